@@ -1,0 +1,1 @@
+"""The way to a server: the only package that speaks HTTP as a client."""

@@ -1,0 +1,325 @@
+"""The messages of the sync protocol, version 1: msgpack-encoded structs, and the limits that both sides keep.
+
+A field may be added at the end of a struct with a default; anything else is a new protocol version.
+"""
+
+import msgspec
+
+from remote.protocol.ids import ChunkId, DeviceId, NodeId, Rev, SpaceId, UserId
+from remote.protocol.nodes import NodeState, NodeVersion
+
+PROTOCOL_VERSION = 1
+CONTENT_TYPE = "application/vnd.satchel+msgpack"
+
+CHANGES_MAX = 2_000
+"""Changes in one commit."""
+COMMIT_BODY_MAX = 16 << 20
+"""Bytes of an encoded commit."""
+FOLDERS_MAX = 1_000
+"""Folders in one list request."""
+CHILDREN_MAX = 10_000
+"""Children in one list answer; the rest follows with `after`."""
+COMMITS_MAX = 1_000
+"""Commits in one changes answer."""
+CHUNKS_MAX = 2_000
+"""Chunks named in one want, get or urls request."""
+SMALL_CHUNK_MAX = 256 << 10
+"""Sealed chunks up to this size travel in batches and are stored in packs; larger ones have an object each."""
+CHUNK_MAX = (4 << 20) + (64 << 10)
+"""Sealed bytes of one chunk at the most."""
+PUT_BODY_MAX = 4 << 20
+"""Sealed bytes in one put request, all chunks together."""
+GET_ANSWER_MAX = 8 << 20
+"""Sealed bytes in one get answer; what does not fit is left out and asked for again."""
+PACK_MAX = 1 << 20
+POLL_SECONDS_MAX = 300
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Any answer that is no success: a code of `errors.BY_CODE` and a sentence that names what was wrong."""
+
+    code: str
+    message: str
+    retry_after_seconds: float = 0.0
+
+
+class LoginRequest(msgspec.Struct, frozen=True):
+    """Signs a new device in."""
+
+    user: str
+    password: str
+    device_name: str
+
+
+class LoginAnswer(msgspec.Struct, frozen=True):
+    """The device's identity; the token is shown this once and stored hashed."""
+
+    token: str
+    device: DeviceId
+    user: UserId
+    user_name: str
+    home: SpaceId
+    instance: str
+    """A random name of the server's instance, so that a client notices another server behind the same address."""
+
+
+class NodeRange(msgspec.Struct, frozen=True):
+    """Node ids `first` .. `first + count - 1`, leased to this device for ever."""
+
+    first: NodeId
+    count: int
+
+
+class Space(msgspec.Struct, frozen=True):
+    """A space as its member sees it. `quota` and `used` are bytes, quota 0 means unlimited."""
+
+    space: SpaceId
+    name: str
+    role: str
+    """owner, manager, editor or viewer."""
+    head: Rev
+    floor: Rev
+    quota: int
+    used: int
+    domain_secret: bytes
+    """32 bytes: the secret from which chunk keys of this space's deduplication domain are derived."""
+    free: int = 0
+    """Bytes that the server can still store for this space."""
+
+
+class Spaces(msgspec.Struct, frozen=True):
+    """Every space of the device's user; `now_ns` is the server's clock."""
+
+    spaces: tuple[Space, ...]
+    now_ns: int
+
+
+class FolderQuery(msgspec.Struct, frozen=True, array_like=True):
+    """A folder to list, from the name after `after` (bytewise order; empty: from the first)."""
+
+    folder: NodeId
+    after: bytes = b""
+
+
+class ListRequest(msgspec.Struct, frozen=True):
+    """Children of many folders, now or (`as_of` > 0) as of a rev."""
+
+    folders: tuple[FolderQuery, ...]
+    as_of: Rev = Rev(0)
+
+
+class FolderListing(msgspec.Struct, frozen=True, array_like=True):
+    """Children in bytewise order of their name in this folder; `more`: ask again after the last one.
+
+    A node with two names in one folder comes once for each name. `gone`: no such folder as of that rev.
+    `names[i]` is the name in this folder of `children[i]`.
+    """
+
+    folder: NodeId
+    names: tuple[bytes, ...]
+    children: tuple[NodeVersion, ...]
+    more: bool = False
+    gone: bool = False
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """One consistent answer as of `rev`; folders that did not fit any more are left out: ask for them again."""
+
+    rev: Rev
+    folders: tuple[FolderListing, ...]
+
+
+class NodesRequest(msgspec.Struct, frozen=True):
+    """The states of nodes, now or as of a rev."""
+
+    nodes: tuple[NodeId, ...]
+    as_of: Rev = Rev(0)
+
+
+class Nodes(msgspec.Struct, frozen=True):
+    """One for each node asked for, in order; None for a node that never was (as of that rev)."""
+
+    rev: Rev
+    nodes: tuple[NodeVersion | None, ...]
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True):
+    """The complete new state of one node, or (None) its removal, made on top of `base` (0: the node is new).
+
+    `edited_ns`: when it was edited, by the server's clock as the device knows it.
+    `is_touch`: only a folder's times moved; never refused for its base, the newer times win.
+    `is_conflict`: this state lost a merge: keep it in the journal as a version with a mark, leave the node as it is
+    (never refused for its base).
+    `overrides`: this state won a merge over that rev, which from now on carries the mark.
+    """
+
+    node: NodeId
+    base: Rev
+    edited_ns: int
+    state: NodeState | None
+    is_touch: bool = False
+    is_conflict: bool = False
+    overrides: Rev = Rev(0)
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """Changes that are taken whole or not at all; invariants hold after all of them, in whatever order they stand.
+
+    `op_id`: 16 random bytes; a commit with an op id seen before in this space gets the old answer.
+    """
+
+    op_id: bytes
+    changes: tuple[Change, ...]
+
+
+class CommitAnswer(msgspec.Struct, frozen=True):
+    """The rev of the accepted commit, or (rev 0) why it was refused, with the winners: the nodes in the way as they
+    are now (those with a newer rev, the holders of taken names, removed parents, folders not empty).
+    """
+
+    rev: Rev
+    now_ns: int
+    winners: tuple[NodeVersion, ...] = ()
+    reason: str = ""
+
+
+class JournalCommit(msgspec.Struct, frozen=True, array_like=True):
+    """One accepted commit. Versions that only keep a lost conflict are not among `changes`."""
+
+    rev: Rev
+    time_ns: int
+    device: DeviceId
+    changes: tuple[NodeVersion, ...]
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """Whole commits after the cursor, oldest first; ask again while `head` is greater than the last one's rev."""
+
+    head: Rev
+    now_ns: int
+    commits: tuple[JournalCommit, ...]
+
+
+class PollRequest(msgspec.Struct, frozen=True):
+    """Wait until one of these spaces has a rev greater than given, at most `wait_seconds`."""
+
+    cursors: dict[SpaceId, Rev]
+    wait_seconds: int = 60
+
+
+class PollAnswer(msgspec.Struct, frozen=True):
+    """Heads of those that moved; empty after the wait. `spaces_changed`: ask for the list of spaces again."""
+
+    heads: dict[SpaceId, Rev]
+    now_ns: int
+    spaces_changed: bool = False
+
+
+class WantRequest(msgspec.Struct, frozen=True):
+    """Chunks that the device could send, each with its sealed size in bytes."""
+
+    chunks: tuple[tuple[ChunkId, int], ...]
+
+
+class WantAnswer(msgspec.Struct, frozen=True):
+    """Those that must be sent; a chunk over SMALL_CHUNK_MAX comes with the URL to PUT it to."""
+
+    missing: tuple[ChunkId, ...]
+    urls: dict[ChunkId, str]
+
+
+class PutRequest(msgspec.Struct, frozen=True):
+    """Sealed small chunks, at most PUT_BODY_MAX bytes together; one folder's files belong in one request."""
+
+    chunks: tuple[bytes, ...]
+
+
+class PutAnswer(msgspec.Struct, frozen=True):
+    """The ids of the chunks, in order, all durably stored."""
+
+    ids: tuple[ChunkId, ...]
+
+
+class ChunkPart(msgspec.Struct, frozen=True, array_like=True):
+    """A whole sealed chunk (`frames` 0), or its header and the frames `first` .. `first + frames - 1`."""
+
+    id: ChunkId
+    first: int = 0
+    frames: int = 0
+
+
+class GetRequest(msgspec.Struct, frozen=True):
+    """Chunks or parts of chunks to read."""
+
+    parts: tuple[ChunkPart, ...]
+
+
+class GetAnswer(msgspec.Struct, frozen=True):
+    """The bytes of the first parts asked for, in order, as many as fit: at least one; ask again for the rest."""
+
+    parts: tuple[bytes, ...]
+
+
+class UrlsRequest(msgspec.Struct, frozen=True):
+    """Chunks to read directly from the object store."""
+
+    chunks: tuple[ChunkId, ...]
+
+
+class UrlsAnswer(msgspec.Struct, frozen=True):
+    """A signed GET URL for each chunk that has an object of its own; chunks in packs are read with get."""
+
+    urls: dict[ChunkId, str]
+    expires_seconds: int
+
+
+class MomentsRequest(msgspec.Struct, frozen=True):
+    """The newest moments at which a folder, or anything below it, changed, at most `limit` (1 .. 10,000)."""
+
+    folder: NodeId
+    limit: int = 1_000
+
+
+class Moment(msgspec.Struct, frozen=True, array_like=True):
+    """A commit, by its rev and the server's time."""
+
+    rev: Rev
+    time_ns: int
+
+
+class Moments(msgspec.Struct, frozen=True):
+    """Newest first."""
+
+    moments: tuple[Moment, ...]
+
+
+class AsOfRequest(msgspec.Struct, frozen=True):
+    """Which rev was the last one at this time?"""
+
+    time_ns: int
+
+
+class HistoryRequest(msgspec.Struct, frozen=True):
+    """The versions of one node, newest first, older than `before` (0: from the newest), at most `limit` (1 .. 1,000)."""
+
+    node: NodeId
+    before: Rev = Rev(0)
+    limit: int = 1_000
+
+
+class Version(msgspec.Struct, frozen=True):
+    """One version of a node with who made it when; `is_conflict`: it lost against another edit."""
+
+    rev: Rev
+    time_ns: int
+    edited_ns: int
+    user_name: str
+    device_name: str
+    state: NodeState | None
+    is_conflict: bool = False
+
+
+class History(msgspec.Struct, frozen=True):
+    """Newest first."""
+
+    versions: tuple[Version, ...]

@@ -1,0 +1,84 @@
+"""Service: the small interface of what a server answers; the cache is given one and knows nothing of HTTP."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from remote.protocol.ids import NOW, ChunkId, NodeId, Rev, SpaceId
+from remote.protocol.messages import (
+    Changes,
+    ChunkPart,
+    Commit,
+    CommitAnswer,
+    FolderQuery,
+    History,
+    Listing,
+    Moment,
+    Moments,
+    NodeRange,
+    Nodes,
+    PollAnswer,
+    Spaces,
+)
+
+
+class Service(Protocol):
+    """What a server answers to one signed-in device.
+
+    Every method may raise any `RemoteError`; `Unreachable` within the deadline that the Service was made with, never
+    later. Each is safe to cancel and safe to call again: a repeated request does nothing twice.
+    """
+
+    async def spaces(self) -> Spaces:
+        """The spaces of the device's user."""
+        ...
+
+    async def lease_range(self) -> NodeRange:
+        """A fresh range of node ids for this device."""
+        ...
+
+    async def list_folders(self, space: SpaceId, folders: Sequence[FolderQuery], as_of: Rev = NOW) -> Listing:
+        """Children of these folders; see `Listing` for what may be left out."""
+        ...
+
+    async def nodes(self, space: SpaceId, nodes: Sequence[NodeId], as_of: Rev = NOW) -> Nodes:
+        """The states of these nodes, in order."""
+        ...
+
+    async def changes(self, space: SpaceId, since: Rev) -> Changes:
+        """Commits after `since`; raises CursorTooOld below the floor."""
+        ...
+
+    async def poll(self, cursors: Mapping[SpaceId, Rev], wait_seconds: int) -> PollAnswer:
+        """Waits for a space to move beyond its cursor."""
+        ...
+
+    async def commit(self, space: SpaceId, commit: Commit) -> CommitAnswer:
+        """Takes the commit or refuses it whole; raises ChunkMissing, QuotaExceeded."""
+        ...
+
+    async def send_chunks(self, space: SpaceId, chunks: Mapping[ChunkId, bytes]) -> int:
+        """Stores these sealed chunks, sending only what the server asks for; returns the bytes that were sent."""
+        ...
+
+    async def wanted(self, space: SpaceId, chunks: Mapping[ChunkId, int]) -> set[ChunkId]:
+        """Which of these chunks (id -> sealed size in bytes) the server does not hold for this space."""
+        ...
+
+    async def get_parts(self, space: SpaceId, parts: Sequence[ChunkPart]) -> list[bytes]:
+        """The bytes of all these parts, in order, as many requests as that takes; raises NotFound for an unknown chunk.
+
+        Bytes are as received: the caller checks them (sealing.open_chunk, sealing.open_frames).
+        """
+        ...
+
+    async def moments(self, space: SpaceId, folder: NodeId, limit: int) -> Moments:
+        """The newest moments at which the folder or anything below it changed."""
+        ...
+
+    async def as_of(self, space: SpaceId, time_ns: int) -> Moment:
+        """The last commit at or before this time (server clock); rev 0 when there was none."""
+        ...
+
+    async def history(self, space: SpaceId, node: NodeId, before: Rev = NOW, limit: int = 1_000) -> History:
+        """The versions of one node, newest first."""
+        ...

@@ -1,0 +1,1 @@
+"""The server: accounts, spaces with their journals, and the chunk store."""
