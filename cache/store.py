@@ -27,9 +27,7 @@ MAP_SIZE: Final = 256 << 30
 CHECKPOINT_BYTES: Final = 8 << 20
 CHECKPOINT_PUTS: Final = 8_192
 
-_HEADER: Final = struct.Struct(
-    "<IIQ"
-)  # length of the body, CRC-32 of the rest, sequence number
+_HEADER: Final = struct.Struct("<IIQ")  # length of the body, CRC-32 of the rest, sequence number
 _META: Final = b"meta"
 _SEQUENCE: Final = b"sequence"
 _FORMAT: Final = b"format"
@@ -122,9 +120,7 @@ class Store:
         return int.from_bytes(value, "big") if value else 0
 
     def _open_journal(self, path: Path) -> None:
-        self._wal_fd = os.open(
-            path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
+        self._wal_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         replayed = False
         for sequence, puts in _read_journal(self._wal_fd):
             # A power cut may bring back an older journal than the checkpoint: its records are in already.
@@ -164,9 +160,7 @@ class Store:
                 found.append((key, value))
         return found
 
-    def walk(
-        self, table: int, *, prefix: bytes = b"", page: int = 1_000
-    ) -> Iterator[tuple[bytes, bytes]]:
+    def walk(self, table: int, *, prefix: bytes = b"", page: int = 1_000) -> Iterator[tuple[bytes, bytes]]:
         """All pairs with this prefix, read by the page: the table may change between two of them."""
         first = prefix
         while True:
@@ -214,9 +208,7 @@ class Store:
         if written != len(record):
             # A torn record would end the replay before everything that follows it.
             os.ftruncate(self._wal_fd, self._wal_bytes)
-            raise DiskFull(
-                f"The disk of {self._path} is full: the change was not made. Make room on this disk."
-            )
+            raise DiskFull(f"The disk of {self._path} is full: the change was not made. Make room on this disk.")
         self._wal_bytes += written
 
     def _apply(self, puts: list[_Put]) -> None:
@@ -280,10 +272,7 @@ def _read_journal(fd: int) -> Iterator[tuple[int, list[_Put]]]:
     while offset + _HEADER.size <= len(data):
         length, checksum, sequence = _HEADER.unpack_from(data, offset)
         end = offset + _HEADER.size + length
-        if (
-            end > len(data)
-            or zlib.crc32(memoryview(data)[offset + 8 : end]) != checksum
-        ):
+        if end > len(data) or zlib.crc32(memoryview(data)[offset + 8 : end]) != checksum:
             return
         body = data[offset + _HEADER.size : end]
         yield (

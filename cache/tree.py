@@ -1,0 +1,387 @@
+"""Tree: the local view of a space, whole, and for nodes that differ from it what was agreed and what is news.
+
+Keeps records and the name index together and says which nodes are dirty. Decides nothing: `local` makes edits of
+programs, `merge` judges, `sync` carries out. Used from the event loop's thread only.
+"""
+
+import enum
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+
+from cache.errors import NoSuchNode
+from cache.store import Change, Store
+from remote.protocol.ids import ROOT, NodeId, Rev
+from remote.protocol.nodes import ROOT_NAME, Kind, Name, NodeState, NodeVersion
+
+
+class Table(enum.IntEnum):
+    """Tables of the state store, in the order of STATE_TABLES; their keys and values are in FORMAT.md."""
+
+    NODES = 0
+    NAMES = 1
+    DIRTY = 2
+    NEWS = 3
+    LOST = 4
+    STAGED = 5
+    STAGED_BYTES = 6
+    PINS = 7
+    SETTINGS = 8
+
+
+STATE_TABLES: Final = tuple(table.name.lower() for table in Table)
+
+_RECORDS_KEPT: Final = 16_384
+_IDS_AT_ONCE: Final = 4_096
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """What is known of one node.
+
+    `local`: what the mount shows, None when removed here. `rev`, `synced`: what both sides last agreed on (0, None:
+    the server never had it; a rev with None: removed there); `synced` is kept apart only while `is_dirty`.
+    `staged`: id of the staging whose content replaces `local.content`, 0 for none; `staged_size` its size in bytes.
+    `is_listed`: every child of this folder is known here. `is_listing`: on the way there, so news of children counts.
+    """
+
+    rev: Rev
+    local: NodeState | None
+    is_dirty: bool = False
+    synced: NodeState | None = None
+    staged: int = 0
+    staged_size: int = 0
+    is_listed: bool = False
+    is_listing: bool = False
+
+    @property
+    def agreed(self) -> NodeState | None:
+        """The state that both sides last agreed on."""
+        return self.synced if self.is_dirty else self.local
+
+    @property
+    def size(self) -> int:
+        """Bytes of content as the mount shows it."""
+        if self.staged:
+            return self.staged_size
+        state = self.local
+        if state is None:
+            return 0
+        if state.content is not None:
+            return state.content.size
+        return len(state.target)
+
+
+class Child(msgspec.Struct, frozen=True, array_like=True):
+    """One name in a folder."""
+
+    name: bytes
+    node: NodeId
+    kind: Kind
+
+
+class LostEdit(msgspec.Struct, frozen=True, array_like=True):
+    """A local edit that lost a merge and is still to be kept as a version on the server."""
+
+    state: NodeState
+    edited_ns: int
+    staged: int = 0
+
+
+_record_decoder = msgspec.msgpack.Decoder(Record)
+_version_decoder = msgspec.msgpack.Decoder(NodeVersion)
+_lost_decoder = msgspec.msgpack.Decoder(LostEdit)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def node_key(node: NodeId) -> bytes:
+    """The key of a node in the tables."""
+    return node.to_bytes(8, "big")
+
+
+def name_key(parent: NodeId, name: bytes) -> bytes:
+    """The key of a name: names of one folder stand together, in bytewise order."""
+    return parent.to_bytes(8, "big") + name
+
+
+class Edit:
+    """Changes to records and names that are kept together or not at all (see Store.change)."""
+
+    def __init__(self, tree: "Tree", change: Change) -> None:
+        self._tree = tree
+        self.change = change
+        self._records: dict[NodeId, Record | None] = {}
+
+    def record(self, node: NodeId) -> Record | None:
+        """The record as this edit leaves it."""
+        try:
+            return self._records[node]
+        except KeyError:
+            return self._tree.record(node)
+
+    def get(self, node: NodeId) -> Record:
+        """The record; raises NoSuchNode."""
+        record = self.record(node)
+        if record is None:
+            raise NoSuchNode(f"There is no node {node} here.")
+        return record
+
+    def holder(self, name: Name) -> NodeId | None:
+        """The node to which this name leads."""
+        value = self.change.get(Table.NAMES, name_key(name.parent, name.name))
+        return NodeId(int.from_bytes(value[:8], "big")) if value else None
+
+    def put(self, node: NodeId, record: Record) -> None:
+        """Replaces a record; the name index and the dirty index follow."""
+        self._index_names(node, self.record(node), record.local)
+        self._records[node] = record
+        self.change.put(Table.NODES, node_key(node), _encode(record))
+
+    def drop(self, node: NodeId) -> None:
+        """Forgets a node."""
+        self._index_names(node, self.record(node), None)
+        self._records[node] = None
+        self.change.delete(Table.NODES, node_key(node))
+        self.mark_clean(node)
+
+    def mark_dirty(self, node: NodeId, edited_ns: int) -> None:
+        """Puts a node among those to be planned for."""
+        self.change.put(Table.DIRTY, node_key(node), edited_ns.to_bytes(8, "big"))
+
+    def mark_clean(self, node: NodeId) -> None:
+        """Takes a node from those to be planned for."""
+        if self.change.get(Table.DIRTY, node_key(node)) is not None:
+            self.change.delete(Table.DIRTY, node_key(node))
+
+    def edited_ns(self, node: NodeId) -> int:
+        """When a dirty node was last edited here, 0 when it is clean."""
+        value = self.change.get(Table.DIRTY, node_key(node))
+        return int.from_bytes(value, "big") if value else 0
+
+    def set_local(self, node: NodeId, state: NodeState | None, edited_ns: int) -> None:
+        """What a program made of a node here: the record becomes dirty, or vanishes if nobody else ever saw it."""
+        record = self.record(node)
+        if record is None:
+            if state is not None:
+                self.put(node, Record(rev=Rev(0), local=state, is_dirty=True, is_listed=state.kind is Kind.FOLDER))
+                self.mark_dirty(node, edited_ns)
+            return
+        if state is None and record.rev == 0:
+            self.drop(node)
+            return
+        self.put(
+            node,
+            msgspec.structs.replace(
+                record,
+                local=state,
+                is_dirty=True,
+                synced=record.agreed,
+                staged=record.staged if state else 0,
+                staged_size=record.staged_size if state else 0,
+            ),
+        )
+        self.mark_dirty(node, edited_ns)
+
+    def touch(self, folder: NodeId, now_ns: int) -> None:
+        """A folder's times move because its entries changed."""
+        record = self.record(folder)
+        if record is not None and record.local is not None:
+            state = msgspec.structs.replace(record.local, mtime_ns=now_ns, ctime_ns=now_ns)
+            self.set_local(folder, state, self.edited_ns(folder) or now_ns)
+
+    def keep_news(self, version: NodeVersion) -> None:
+        """Remembers what the server told of a node until it can be merged."""
+        self.change.put(Table.NEWS, node_key(version.node), _encode(version))
+
+    def forget_news(self, node: NodeId) -> None:
+        """The news is merged."""
+        if self.change.get(Table.NEWS, node_key(node)) is not None:
+            self.change.delete(Table.NEWS, node_key(node))
+
+    def keep_lost(self, node: NodeId, lost: LostEdit) -> None:
+        """Remembers a local edit that lost, until the server has it as a version."""
+        self.change.put(Table.LOST, node_key(node) + lost.edited_ns.to_bytes(8, "big"), _encode(lost))
+
+    def _index_names(self, node: NodeId, record: Record | None, state: NodeState | None) -> None:
+        before = record.local.names if record is not None and record.local is not None else ()
+        after = state.names if state is not None else ()
+        if before == after:
+            return
+        for name in before:
+            # A name may have been given to another node within this edit (rename over it).
+            if name not in after and self.holder(name) == node:
+                self.change.delete(Table.NAMES, name_key(name.parent, name.name))
+        if state is not None:
+            value = node_key(node) + bytes([state.kind])
+            for name in after:
+                if name not in before and name != ROOT_NAME:
+                    self.change.put(Table.NAMES, name_key(name.parent, name.name), value)
+
+    def committed(self) -> dict[NodeId, Record | None]:
+        """The records of this edit, for the tree's memory."""
+        return self._records
+
+
+class Tree:
+    """The records of one space in a state store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._records: dict[NodeId, Record | None] = {}
+        self._next_id = 0
+        self._ids_end = 0
+
+    @property
+    def store(self) -> Store:
+        """The state store that the tree lives in."""
+        return self._store
+
+    def record(self, node: NodeId) -> Record | None:
+        """The record of a node, or None."""
+        try:
+            return self._records[node]
+        except KeyError:
+            pass
+        value = self._store.get(Table.NODES, node_key(node))
+        if value is None:
+            return None
+        record = _record_decoder.decode(value)
+        if len(self._records) >= _RECORDS_KEPT:
+            self._records.clear()
+        self._records[node] = record
+        return record
+
+    def child(self, parent: NodeId, name: bytes) -> NodeId | None:
+        """The node to which a name leads in the local view."""
+        value = self._store.get(Table.NAMES, name_key(parent, name))
+        return NodeId(int.from_bytes(value[:8], "big")) if value else None
+
+    def children(self, folder: NodeId, after: bytes = b"", limit: int = 1 << 62) -> list[Child]:
+        """Names of a folder in bytewise order, from the one after `after` on."""
+        prefix = node_key(folder)
+        first = prefix + after + b"\0" if after else prefix
+        return [
+            Child(key[8:], NodeId(int.from_bytes(value[:8], "big")), Kind(value[8]))
+            for key, value in self._store.scan(Table.NAMES, first, prefix=prefix, limit=limit)
+        ]
+
+    def has_children(self, folder: NodeId) -> bool:
+        """Whether the local view of a folder has any entry."""
+        return bool(self._store.scan(Table.NAMES, prefix=node_key(folder), limit=1))
+
+    @contextmanager
+    def edit(self) -> Iterator[Edit]:
+        """An edit; kept when the block ends well."""
+        edit: Edit | None = None
+        with self._store.change() as change:
+            edit = Edit(self, change)
+            yield edit
+        for node, record in edit.committed().items():
+            if record is None:
+                self._records.pop(node, None)
+            else:
+                self._records[node] = record
+
+    def dirty(self, limit: int = 1 << 62) -> list[tuple[NodeId, int]]:
+        """Dirty nodes with the time (ns) of their last edit here, by node id."""
+        return [
+            (NodeId(int.from_bytes(key, "big")), int.from_bytes(value, "big"))
+            for key, value in self._store.scan(Table.DIRTY, limit=limit)
+        ]
+
+    def edited_ns(self, node: NodeId) -> int:
+        """When a dirty node was last edited here, 0 when it is clean."""
+        value = self._store.get(Table.DIRTY, node_key(node))
+        return int.from_bytes(value, "big") if value else 0
+
+    def is_all_sent(self) -> bool:
+        """Whether nothing is dirty and no lost edit waits."""
+        return not self._store.count(Table.DIRTY) and not self._store.count(Table.LOST)
+
+    def dirty_count(self) -> int:
+        """How many nodes are dirty."""
+        return self._store.count(Table.DIRTY)
+
+    def news(self) -> list[NodeVersion]:
+        """What the server told and could not be merged yet."""
+        return [_version_decoder.decode(value) for _, value in self._store.scan(Table.NEWS)]
+
+    def news_of(self, node: NodeId) -> NodeVersion | None:
+        """The unmerged news of one node."""
+        value = self._store.get(Table.NEWS, node_key(node))
+        return _version_decoder.decode(value) if value else None
+
+    def lost(self) -> list[tuple[bytes, NodeId, LostEdit]]:
+        """Edits that lost and still wait to be kept as versions, with their keys."""
+        return [
+            (key, NodeId(int.from_bytes(key[:8], "big")), _lost_decoder.decode(value))
+            for key, value in self._store.scan(Table.LOST)
+        ]
+
+    def setting(self, name: str) -> bytes | None:
+        """A value of the settings table."""
+        return self._store.get(Table.SETTINGS, name.encode())
+
+    def set_setting(self, name: str, value: bytes) -> None:
+        """Keeps a value in the settings table."""
+        with self._store.change() as change:
+            change.put(Table.SETTINGS, name.encode(), value)
+
+    @property
+    def cursor(self) -> Rev:
+        """The last rev that this device has applied."""
+        value = self.setting("cursor")
+        return Rev(int.from_bytes(value, "big")) if value else Rev(0)
+
+    def set_cursor(self, rev: Rev, edit: Edit) -> None:
+        """Moves the cursor with the changes that came with it."""
+        edit.change.put(Table.SETTINGS, b"cursor", rev.to_bytes(8, "big"))
+
+    def lease(self, first: NodeId, count: int) -> None:
+        """Takes a leased range of node ids into use."""
+        self.set_setting("range", first.to_bytes(8, "big") + (first + count).to_bytes(8, "big"))
+        self._next_id = self._ids_end = 0
+
+    @property
+    def has_range(self) -> bool:
+        """Whether this device has node ids left to give."""
+        value = self.setting("range")
+        return value is not None and int.from_bytes(value[:8], "big") < int.from_bytes(value[8:], "big")
+
+    def new_node(self) -> NodeId:
+        """A node id never given before, also not before a crash: ids are set aside by the thousand."""
+        if self._next_id >= self._ids_end:
+            value = self.setting("range")
+            if value is None:
+                raise NoSuchNode("This device has no range of node ids yet: it must reach the server once.")
+            first, end = int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big")
+            if first >= end:
+                raise NoSuchNode("This device's node ids are used up: it must reach the server for a new range.")
+            self._next_id, self._ids_end = first, min(first + _IDS_AT_ONCE, end)
+            self.set_setting("range", self._ids_end.to_bytes(8, "big") + end.to_bytes(8, "big"))
+        node = NodeId(self._next_id)
+        self._next_id += 1
+        return node
+
+    def make_root(self) -> None:
+        """Makes the root's record when there is none yet (it exists on every server with the space)."""
+        if self.record(ROOT) is None:
+            now = time.time_ns()
+            state = NodeState(Kind.FOLDER, (ROOT_NAME,), 0o755, 0, 0, now, now, now, now)
+            with self.edit() as edit:
+                edit.put(ROOT, Record(rev=Rev(0), local=state))
+
+    def path_of(self, node: NodeId) -> bytes:
+        """A path of the node in the local view, relative to the root, for messages; b"?" when it has none."""
+        parts: list[bytes] = []
+        while node != ROOT:
+            record = self.record(node)
+            state = record and (record.local or record.agreed)
+            if not state or not state.names or len(parts) > 4_096:
+                return b"/".join([b"?", *reversed(parts)])
+            name = state.names[0]
+            parts.append(name.name)
+            node = name.parent
+        return b"/".join(reversed(parts))
