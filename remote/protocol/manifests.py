@@ -77,7 +77,7 @@ def starts(entries: Sequence[Entry]) -> list[int]:
 def overlapping(
     entries: Sequence[Entry], start: int, stop: int, offsets: Sequence[int] | None = None
 ) -> Iterator[tuple[int, Entry]]:
-    """The entries that have bytes within start .. stop, each with its offset; `offsets`: `starts(entries)`, if known."""
+    """The entries with bytes within start .. stop, each with its offset; `offsets`: `starts(entries)`, if known."""
     if start >= stop:
         return
     offsets = starts(entries) if offsets is None else offsets

@@ -8,7 +8,6 @@ its own. So one frame can be fetched, checked and opened without the rest. See P
 import hashlib
 import os
 import struct
-import threading
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -162,7 +161,8 @@ def open_blob(key: bytes, blob: Buffer) -> bytes:
 
 def _compressed_frames(content: memoryview) -> list[tuple[Buffer, bool]]:
     """Each frame with whether it is compressed; after one that did not shrink, a sample of the next decides."""
-    compress = _thread.compressor.compress
+    # Made anew for each chunk: that is cheap beside the rest, and contexts are not to be shared between threads.
+    compress = zstandard.ZstdCompressor(compression_params=_COMPRESSION).compress
     frames: list[tuple[Buffer, bool]] = []
     is_shrinking = True
     for offset in range(0, len(content), FRAME):
@@ -212,6 +212,7 @@ def _open(entry: Entry, part: Buffer, first: int, frames: int, lengths: list[int
     if len(entry.key) != 32:
         raise _damaged(entry, f"has a key of {len(entry.key)} bytes")
     cipher = AESGCM(entry.key)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=FRAME)
     opened = []
     for number, word in enumerate(words):
         try:
@@ -220,16 +221,16 @@ def _open(entry: Entry, part: Buffer, first: int, frames: int, lengths: list[int
             raise _damaged(entry, f"was changed or has another key (frame {first + number})") from None
         expected = LEAF_PLAIN_MAX if lengths is None else lengths[first + number]
         if word & _COMPRESSED:
-            frame = _decompressed(entry, frame, expected)
+            frame = _decompressed(entry, decompressor, frame, expected)
         if len(frame) > expected or (lengths is not None and len(frame) < expected):
             raise _damaged(entry, f"has {len(frame)} bytes of content in frame {first + number}, not {expected}")
         opened.append(frame)
     return opened[0] if len(opened) == 1 else b"".join(opened)
 
 
-def _decompressed(entry: Entry, frame: bytes, expected: int) -> bytes:
+def _decompressed(entry: Entry, decompressor: zstandard.ZstdDecompressor, frame: bytes, expected: int) -> bytes:
     try:
-        return _thread.decompressor.decompress(frame, max_output_size=expected, allow_extra_data=False)
+        return decompressor.decompress(frame, max_output_size=expected, allow_extra_data=False)
     except zstandard.ZstdError:
         raise _damaged(entry, "has a frame that does not decompress to its length") from None
 
@@ -257,14 +258,3 @@ def _nonce(number: int) -> bytes:
 
 def _damaged(entry: Entry, what: str) -> ChunkDamaged:
     return ChunkDamaged(f"Chunk {entry.id.hex()} {what}.")
-
-
-class _PerThread(threading.local):
-    """zstd contexts: costly to make, and not to be shared between threads."""
-
-    def __init__(self) -> None:
-        self.compressor = zstandard.ZstdCompressor(compression_params=_COMPRESSION)
-        self.decompressor = zstandard.ZstdDecompressor(max_window_size=FRAME)
-
-
-_thread = _PerThread()
