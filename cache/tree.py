@@ -6,7 +6,7 @@ programs, `merge` judges, `sync` carries out. Used from the event loop's thread 
 
 import enum
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -30,6 +30,7 @@ class Table(enum.IntEnum):
     STAGED_BYTES = 6
     PINS = 7
     SETTINGS = 8
+    SLOTS = 9
 
 
 STATE_TABLES: Final = tuple(table.name.lower() for table in Table)
@@ -45,6 +46,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     the server never had it; a rev with None: removed there); `synced` is kept apart only while `is_dirty`.
     `staged`: id of the staging whose content replaces `local.content`, 0 for none; `staged_size` its size in bytes.
     `is_listed`: every child of this folder is known here. `is_listing`: on the way there, so news of children counts.
+    `overrides`: the rev whose content lost against the local one, to be marked as a conflict with the next commit.
     """
 
     rev: Rev
@@ -55,6 +57,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     staged_size: int = 0
     is_listed: bool = False
     is_listing: bool = False
+    overrides: Rev = Rev(0)
 
     @property
     def agreed(self) -> NodeState | None:
@@ -74,12 +77,21 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
         return len(state.target)
 
 
+def _slots(record: Record | None) -> tuple[Name, ...]:
+    """Names that a dirty node has in the agreed view: taken on the server until its change is committed."""
+    return record.synced.names if record is not None and record.is_dirty and record.synced is not None else ()
+
+
 class Child(msgspec.Struct, frozen=True, array_like=True):
     """One name in a folder."""
 
     name: bytes
     node: NodeId
     kind: Kind
+
+
+def _child(key: bytes, value: bytes) -> Child:
+    return Child(key[8:], NodeId(int.from_bytes(value[:8], "big")), Kind(value[8]))
 
 
 class LostEdit(msgspec.Struct, frozen=True, array_like=True):
@@ -113,6 +125,7 @@ class Edit:
         self._tree = tree
         self.change = change
         self._records: dict[NodeId, Record | None] = {}
+        self._named: dict[NodeId, set[bytes]] = {}
 
     def record(self, node: NodeId) -> Record | None:
         """The record as this edit leaves it."""
@@ -128,6 +141,34 @@ class Edit:
             raise NoSuchNode(f"There is no node {node} here.")
         return record
 
+    def children(self, folder: NodeId) -> list[Child]:
+        """Names of a folder as this edit leaves them, in no order."""
+        prefix = node_key(folder)
+        found = {key: value for key, value in self._tree.store.scan(Table.NAMES, prefix=prefix)}
+        for key in self._named.get(folder, ()):
+            value = self.change.get(Table.NAMES, key)
+            if value is None:
+                found.pop(key, None)
+            else:
+                found[key] = value
+        return [_child(key, value) for key, value in found.items()]
+
+    def has_children(self, folder: NodeId) -> bool:
+        """Whether a folder has any entry as this edit leaves it."""
+        touched = self._named.get(folder, set())
+        if any(self.change.get(Table.NAMES, key) is not None for key in touched):
+            return True
+        return any(
+            key not in touched
+            for key, _ in self._tree.store.scan(Table.NAMES, prefix=node_key(folder), limit=len(touched) + 1)
+        )
+
+    def unindex(self, node: NodeId, names: Iterable[Name]) -> None:
+        """Frees names of a node before its record is replaced, so that others may take them in any order."""
+        for name in names:
+            if self.holder(name) == node:
+                self._set_name(name, None)
+
     def holder(self, name: Name) -> NodeId | None:
         """The node to which this name leads."""
         value = self.change.get(Table.NAMES, name_key(name.parent, name.name))
@@ -135,13 +176,17 @@ class Edit:
 
     def put(self, node: NodeId, record: Record) -> None:
         """Replaces a record; the name index and the dirty index follow."""
-        self._index_names(node, self.record(node), record.local)
+        before = self.record(node)
+        self._index_names(node, before, record.local)
+        self._index_slots(node, before, record)
         self._records[node] = record
         self.change.put(Table.NODES, node_key(node), _encode(record))
 
     def drop(self, node: NodeId) -> None:
         """Forgets a node."""
-        self._index_names(node, self.record(node), None)
+        before = self.record(node)
+        self._index_names(node, before, None)
+        self._index_slots(node, before, None)
         self._records[node] = None
         self.change.delete(Table.NODES, node_key(node))
         self.mark_clean(node)
@@ -212,12 +257,37 @@ class Edit:
         for name in before:
             # A name may have been given to another node within this edit (rename over it).
             if name not in after and self.holder(name) == node:
-                self.change.delete(Table.NAMES, name_key(name.parent, name.name))
+                self._set_name(name, None)
         if state is not None:
             value = node_key(node) + bytes([state.kind])
             for name in after:
                 if name not in before and name != ROOT_NAME:
-                    self.change.put(Table.NAMES, name_key(name.parent, name.name), value)
+                    self._set_name(name, value)
+
+    def _set_name(self, name: Name, value: bytes | None) -> None:
+        key = name_key(name.parent, name.name)
+        self._named.setdefault(name.parent, set()).add(key)
+        if value is None:
+            self.change.delete(Table.NAMES, key)
+        else:
+            self.change.put(Table.NAMES, key, value)
+
+    def _index_slots(self, node: NodeId, before: Record | None, after: Record | None) -> None:
+        old = _slots(before)
+        new = _slots(after)
+        if old == new:
+            return
+        for name in old:
+            key = name_key(name.parent, name.name)
+            if name not in new and self.change.get(Table.SLOTS, key) == node_key(node):
+                self.change.delete(Table.SLOTS, key)
+        for name in new:
+            self.change.put(Table.SLOTS, name_key(name.parent, name.name), node_key(node))
+
+    def slot_holder(self, name: Name) -> NodeId | None:
+        """The dirty node that has this name in the agreed view."""
+        value = self.change.get(Table.SLOTS, name_key(name.parent, name.name))
+        return NodeId(int.from_bytes(value, "big")) if value else None
 
     def committed(self) -> dict[NodeId, Record | None]:
         """The records of this edit, for the tree's memory."""
@@ -262,10 +332,7 @@ class Tree:
         """Names of a folder in bytewise order, from the one after `after` on."""
         prefix = node_key(folder)
         first = prefix + after + b"\0" if after else prefix
-        return [
-            Child(key[8:], NodeId(int.from_bytes(value[:8], "big")), Kind(value[8]))
-            for key, value in self._store.scan(Table.NAMES, first, prefix=prefix, limit=limit)
-        ]
+        return [_child(key, value) for key, value in self._store.scan(Table.NAMES, first, prefix=prefix, limit=limit)]
 
     def has_children(self, folder: NodeId) -> bool:
         """Whether the local view of a folder has any entry."""
@@ -295,6 +362,18 @@ class Tree:
         """When a dirty node was last edited here, 0 when it is clean."""
         value = self._store.get(Table.DIRTY, node_key(node))
         return int.from_bytes(value, "big") if value else 0
+
+    def slot_holder(self, name: Name) -> NodeId | None:
+        """The dirty node that has this name in the agreed view."""
+        value = self._store.get(Table.SLOTS, name_key(name.parent, name.name))
+        return NodeId(int.from_bytes(value, "big")) if value else None
+
+    def slot_holders(self, folder: NodeId, limit: int = 1 << 62) -> list[NodeId]:
+        """The dirty nodes that the agreed view has in this folder."""
+        return [
+            NodeId(int.from_bytes(value, "big"))
+            for _, value in self._store.scan(Table.SLOTS, prefix=node_key(folder), limit=limit)
+        ]
 
     def is_all_sent(self) -> bool:
         """Whether nothing is dirty and no lost edit waits."""

@@ -1,0 +1,235 @@
+"""Merge: pure decisions. What becomes of a node that changed here and elsewhere, and in what order edits are sent.
+
+No I/O and no clock: everything it needs is given, so every decision can be replayed in a test. The rules are the
+table in DESIGN section 6; each branch below is one of its rows.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from cache.tree import Record
+from remote.protocol.ids import NodeId
+from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a record becomes with the news taken in.
+
+    `record` None: forget the node. `is_local_lost`: the content here lost and must be kept as a version;
+    the record no longer refers to its staging.
+    """
+
+    record: Record | None
+    is_local_lost: bool = False
+
+
+def settle(record: Record | None, news: NodeVersion, edited_ns: int, is_kept_alive: bool) -> Settled:
+    """Takes what the server says of a node into its record.
+
+    `edited_ns`: when the node was last edited here, by the server's clock. `is_kept_alive`: a folder that still has
+    entries made or edited here, so that its removal elsewhere cannot stand.
+    """
+    if record is None:
+        return Settled(_clean(None, news) if news.state is not None else None)
+    if news.rev <= record.rev:
+        return Settled(record)
+    if not record.is_dirty:
+        if news.state is None and is_kept_alive and record.local is not None:
+            return Settled(replace(record, rev=news.rev, is_dirty=True, synced=None))
+        return Settled(_clean(record, news) if news.state is not None else None)
+    if news.state is None:
+        return _settle_removal_elsewhere(record, news, is_kept_alive)
+    if record.local is None:
+        return _settle_removal_here(record, news, news.state)
+    return _merge(record, record.local, news, news.state, is_local_newer=edited_ns > news.edited_ns)
+
+
+def _clean(record: Record | None, news: NodeVersion) -> Record:
+    is_folder = news.state is not None and news.state.kind is Kind.FOLDER
+    return Record(
+        rev=news.rev,
+        local=news.state,
+        is_listed=is_folder and record is not None and record.is_listed,
+        is_listing=is_folder and record is not None and record.is_listing,
+    )
+
+
+def _settle_removal_elsewhere(record: Record, news: NodeVersion, is_kept_alive: bool) -> Settled:
+    """Edit against delete: the edit lives; a folder of which only the times moved was not edited."""
+    if record.local is None:
+        return Settled(None)
+    is_edit = is_kept_alive or record.synced is None or not is_touch(record.local, record.synced) or bool(record.staged)
+    return Settled(replace(record, rev=news.rev, synced=None) if is_edit else None)
+
+
+def _settle_removal_here(record: Record, news: NodeVersion, there: NodeState) -> Settled:
+    """Delete against edit: the edit lives; mere times or permissions elsewhere do not bring a node back."""
+    agreed = record.synced
+    is_edit = (
+        agreed is None
+        or there.content != agreed.content
+        or there.names != agreed.names
+        or there.target != agreed.target
+    )
+    if is_edit:
+        return Settled(_clean(record, news))
+    return Settled(replace(record, rev=news.rev, synced=there))
+
+
+def _merge(record: Record, here: NodeState, news: NodeVersion, there: NodeState, *, is_local_newer: bool) -> Settled:
+    agreed = record.synced
+    is_content_here = bool(record.staged) or agreed is None or here.content != agreed.content
+    is_content_there = agreed is None or there.content != agreed.content
+    is_same = not record.staged and here.content == there.content
+    is_conflict = is_content_here and is_content_there and not is_same and here.kind is Kind.FILE
+    takes_local = is_content_here and (not is_content_there or is_local_newer or is_same)
+
+    def pick(field: Callable[[NodeState], T]) -> T:
+        local, remote = field(here), field(there)
+        if agreed is not None and local == field(agreed):
+            return remote
+        if agreed is not None and remote == field(agreed):
+            return local
+        return local if is_local_newer else remote
+
+    source = here if takes_local else there
+    merged = NodeState(
+        kind=here.kind,
+        names=_merge_names(agreed.names if agreed else (), here.names, there.names, here.kind, is_local_newer),
+        mode=pick(lambda state: state.mode),
+        uid=pick(lambda state: state.uid),
+        gid=pick(lambda state: state.gid),
+        mtime_ns=source.mtime_ns if is_content_here or is_content_there else pick(lambda state: state.mtime_ns),
+        ctime_ns=max(here.ctime_ns, there.ctime_ns),
+        atime_ns=pick(lambda state: state.atime_ns),
+        birth_ns=there.birth_ns,
+        rdev=there.rdev,
+        target=pick(lambda state: state.target),
+        xattrs=_merge_xattrs(agreed.xattrs if agreed else {}, here.xattrs, there.xattrs, is_local_newer),
+        content=source.content,
+    )
+    keeps_staging = takes_local and bool(record.staged)
+    is_dirty = keeps_staging or not is_touch(merged, there)
+    if not is_dirty:
+        return Settled(replace(_clean(record, news), local=there), is_local_lost=is_conflict and not takes_local)
+    settled = replace(
+        record,
+        rev=news.rev,
+        local=merged,
+        is_dirty=True,
+        synced=there,
+        staged=record.staged if keeps_staging else 0,
+        staged_size=record.staged_size if keeps_staging else 0,
+        overrides=news.rev if is_conflict and takes_local else record.overrides,
+    )
+    return Settled(settled, is_local_lost=is_conflict and not takes_local)
+
+
+def _merge_names(
+    agreed: tuple[Name, ...], here: tuple[Name, ...], there: tuple[Name, ...], kind: Kind, is_local_newer: bool
+) -> tuple[Name, ...]:
+    """Move against move: the newest wins; hard links made or removed on both sides all count."""
+    if here in (there, agreed):
+        return there
+    if there == agreed:
+        return here
+    if kind is Kind.FOLDER or (len(here) == 1 and len(there) == 1):
+        return here if is_local_newer else there
+    removed = (set(agreed) - set(here)) | (set(agreed) - set(there))
+    return tuple(sorted((set(here) | set(there)) - removed)) or (here if is_local_newer else there)
+
+
+def _merge_xattrs(
+    agreed: dict[bytes, bytes], here: dict[bytes, bytes], there: dict[bytes, bytes], is_local_newer: bool
+) -> dict[bytes, bytes]:
+    merged: dict[bytes, bytes] = {}
+    for key in sorted({*here, *there}):
+        base, local, remote = agreed.get(key), here.get(key), there.get(key)
+        value = remote if local == base else local if remote == base or is_local_newer else remote
+        if value is not None:
+            merged[key] = value
+    return merged
+
+
+def is_touch(one: NodeState, other: NodeState) -> bool:
+    """Whether two states differ in nothing but times (for a folder) or in nothing at all."""
+    if one == other:
+        return True
+    if one.kind is not Kind.FOLDER:
+        return replace(one, ctime_ns=0) == replace(other, ctime_ns=0)
+    return replace(one, mtime_ns=0, ctime_ns=0, atime_ns=0) == replace(other, mtime_ns=0, ctime_ns=0, atime_ns=0)
+
+
+def free_name(name: bytes, is_taken: Callable[[bytes], bool]) -> bytes:
+    """`name (2)`, `name (3)` ... before the extension: the first that is not taken, at most 255 bytes long."""
+    stem, dot, extension = name.rpartition(b".")
+    if not stem:
+        stem, dot, extension = name, b"", b""
+    for number in range(2, 1_000_000):
+        suffix = b" (%d)" % number + dot + extension
+        candidate = stem[: max(1, 255 - len(suffix))] + suffix
+        if len(candidate) <= 255 and not is_taken(candidate):
+            return candidate
+    raise ValueError("there is no free name like this one")
+
+
+def units(nodes: Iterable[NodeId], needs: Callable[[NodeId], Sequence[NodeId]]) -> list[list[NodeId]]:
+    """The nodes and all they need, as groups to be committed together, each after the groups that it needs.
+
+    `needs(node)` names the dirty nodes whose change must be committed earlier or together with it; two that need
+    each other are one group. Tarjan's strongly connected components, without recursion.
+    """
+    index: dict[NodeId, int] = {}
+    low: dict[NodeId, int] = {}
+    on_stack: set[NodeId] = set()
+    stack: list[NodeId] = []
+    groups: list[list[NodeId]] = []
+    for start in nodes:
+        if start in index:
+            continue
+        work: list[tuple[NodeId, list[NodeId]]] = [(start, list(needs(start)))]
+        index[start] = low[start] = len(index)
+        stack.append(start)
+        on_stack.add(start)
+        while work:
+            node, left = work[-1]
+            if left:
+                other = left.pop()
+                if other not in index:
+                    index[other] = low[other] = len(index)
+                    stack.append(other)
+                    on_stack.add(other)
+                    work.append((other, list(needs(other))))
+                elif other in on_stack:
+                    low[node] = min(low[node], index[other])
+                continue
+            work.pop()
+            if work:
+                low[work[-1][0]] = min(low[work[-1][0]], low[node])
+            if low[node] == index[node]:
+                group: list[NodeId] = []
+                while True:
+                    member = stack.pop()
+                    on_stack.discard(member)
+                    group.append(member)
+                    if member == node:
+                        break
+                groups.append(group)
+    return groups
+
+
+def batches(groups: Sequence[Sequence[NodeId]], limit: int) -> list[list[NodeId]]:
+    """Groups filled into commits of at most `limit` changes, in order; a larger group gets a commit of its own."""
+    filled: list[list[NodeId]] = []
+    for group in groups:
+        if filled and len(filled[-1]) + len(group) <= limit:
+            filled[-1].extend(group)
+        else:
+            filled.append(list(group))
+    return filled
