@@ -108,7 +108,7 @@ def _manifest_fault(manifest: Manifest) -> str | None:
     if len(manifest.entries) > ENTRIES_MAX:
         return f"has {len(manifest.entries)} entries, where at most {ENTRIES_MAX} are allowed"
     for number, entry in enumerate(manifest.entries):
-        fault = _entry_fault(entry) or (manifest.depth and _branch_fault(entry))
+        fault = _entry_fault(entry) or (_branch_fault(entry) if manifest.depth else _chunk_fault(entry))
         if fault:
             return f"has an entry {fault} (number {number})"
     total = sum(entry.length for entry in manifest.entries) + len(manifest.inline)
@@ -132,6 +132,12 @@ def _base_fault(base: Base) -> str | None:
     if len(base.id) != _ID or len(base.key) != _ID:
         return f"with a base id of {len(base.id)} and a base key of {len(base.key)} bytes"
     return None if 0 < base.length <= PLAIN_MAX else f"with a base of {base.length} bytes"
+
+
+def _chunk_fault(entry: Entry) -> str | None:
+    """What is wrong with an entry that should stand for content."""
+    is_too_long = not entry.is_hole and entry.length > PLAIN_MAX
+    return f"of {entry.length} bytes, where one chunk holds at most {PLAIN_MAX}" if is_too_long else None
 
 
 def _branch_fault(entry: Entry) -> str | None:
