@@ -147,10 +147,12 @@ class News:
             if mine.target == theirs.target and mine.rdev == theirs.rdev:
                 self._edit.drop(holder)
                 return record
-        taken = free_name(name.name, lambda candidate: self._edit.holder(Name(name.parent, candidate)) is not None)
-        names = tuple(Name(name.parent, taken) if own == name else own for own in mine.names)
+        names = tuple(Name(name.parent, self._free_name(name)) if own == name else own for own in mine.names)
         self._edit.set_local(holder, replace(mine, names=names), self._edit.edited_ns(holder))
         return record
+
+    def _free_name(self, name: Name) -> bytes:
+        return free_name(name.name, lambda candidate: self._edit.holder(Name(name.parent, candidate)) is not None)
 
     def _settle_same_file(
         self, node: NodeId, record: Record, theirs: NodeState, holder: NodeId, other: Record, mine: NodeState
@@ -203,12 +205,7 @@ class News:
                 name = record.synced.names[0]
                 holder = self._edit.holder(name)
                 if holder not in (None, member):
-                    name = Name(
-                        name.parent,
-                        free_name(
-                            name.name, lambda free, at=name.parent: self._edit.holder(Name(at, free)) is not None
-                        ),  # type: ignore[misc]
-                    )
+                    name = Name(name.parent, self._free_name(name))
                 self._edit.put(member, replace(record, local=replace(record.local, names=(name,))))
                 return
 
@@ -230,6 +227,8 @@ def acknowledge(edit: Edit, node: NodeId, sent: NodeState | None, rev: Rev, is_t
             # Made, sent and removed here meanwhile: the removal is still to be told.
             edit.put(node, Record(rev=rev, local=None, is_dirty=True, synced=sent))
             edit.mark_dirty(node, sent.ctime_ns)
+        return
+    if record.rev > rev:
         return
     if sent is None:
         if record.local is None:

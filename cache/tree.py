@@ -126,6 +126,8 @@ class Edit:
         self.change = change
         self._records: dict[NodeId, Record | None] = {}
         self._named: dict[NodeId, set[bytes]] = {}
+        self.released: set[int] = set()
+        self.taken: set[int] = {0}
 
     def record(self, node: NodeId) -> Record | None:
         """The record as this edit leaves it."""
@@ -179,6 +181,7 @@ class Edit:
         before = self.record(node)
         self._index_names(node, before, record.local)
         self._index_slots(node, before, record)
+        self._count_staged(before, record)
         self._records[node] = record
         self.change.put(Table.NODES, node_key(node), _encode(record))
 
@@ -187,6 +190,7 @@ class Edit:
         before = self.record(node)
         self._index_names(node, before, None)
         self._index_slots(node, before, None)
+        self._count_staged(before, None)
         self._records[node] = None
         self.change.delete(Table.NODES, node_key(node))
         self.mark_clean(node)
@@ -213,7 +217,7 @@ class Edit:
                 self.put(node, Record(rev=Rev(0), local=state, is_dirty=True, is_listed=state.kind is Kind.FOLDER))
                 self.mark_dirty(node, edited_ns)
             return
-        if state is None and record.rev == 0:
+        if state is None and record.rev == 0 and node not in self._tree.sending:
             self.drop(node)
             return
         self.put(
@@ -247,6 +251,7 @@ class Edit:
 
     def keep_lost(self, node: NodeId, lost: LostEdit) -> None:
         """Remembers a local edit that lost, until the server has it as a version."""
+        self.taken.add(lost.staged)
         self.change.put(Table.LOST, node_key(node) + lost.edited_ns.to_bytes(8, "big"), _encode(lost))
 
     def _index_names(self, node: NodeId, record: Record | None, state: NodeState | None) -> None:
@@ -272,6 +277,12 @@ class Edit:
         else:
             self.change.put(Table.NAMES, key, value)
 
+    def _count_staged(self, before: Record | None, after: Record | None) -> None:
+        old, new = before.staged if before else 0, after.staged if after else 0
+        if old != new:
+            self.released.add(old)
+            self.taken.add(new)
+
     def _index_slots(self, node: NodeId, before: Record | None, after: Record | None) -> None:
         old = _slots(before)
         new = _slots(after)
@@ -289,9 +300,10 @@ class Edit:
         value = self.change.get(Table.SLOTS, name_key(name.parent, name.name))
         return NodeId(int.from_bytes(value, "big")) if value else None
 
-    def committed(self) -> dict[NodeId, Record | None]:
-        """The records of this edit, for the tree's memory."""
-        return self._records
+    def differences(self) -> Iterator[tuple[NodeId, Record | None, Record | None]]:
+        """Each node that was touched, with its record before and after."""
+        for node, record in self._records.items():
+            yield node, self._tree.record(node), record
 
 
 class Tree:
@@ -302,6 +314,16 @@ class Tree:
         self._records: dict[NodeId, Record | None] = {}
         self._next_id = 0
         self._ids_end = 0
+        self.released: set[int] = set()
+        """Stagings that no record names any more: to be let go of when no program has them open."""
+        value = self.setting("sending")
+        self.sending: set[NodeId] = set(msgspec.msgpack.decode(value, type=list[NodeId])) if value else set()
+        """Nodes in a commit whose answer is not known: the server may or may not have them."""
+
+    def set_sending(self, nodes: Iterable[NodeId]) -> None:
+        """Notes which nodes are on their way, before they are sent, and (empty) when the answer is taken in."""
+        self.sending = set(nodes)
+        self.set_setting("sending", _encode(sorted(self.sending)))
 
     @property
     def store(self) -> Store:
@@ -341,11 +363,12 @@ class Tree:
     @contextmanager
     def edit(self) -> Iterator[Edit]:
         """An edit; kept when the block ends well."""
-        edit: Edit | None = None
         with self._store.change() as change:
             edit = Edit(self, change)
             yield edit
-        for node, record in edit.committed().items():
+            after = {node: record for node, _, record in edit.differences()}
+        self.released |= edit.released - edit.taken
+        for node, record in after.items():
             if record is None:
                 self._records.pop(node, None)
             else:
@@ -382,6 +405,10 @@ class Tree:
     def dirty_count(self) -> int:
         """How many nodes are dirty."""
         return self._store.count(Table.DIRTY)
+
+    def nodes(self) -> list[NodeId]:
+        """Every node that has a record."""
+        return [NodeId(int.from_bytes(key, "big")) for key, _ in self._store.walk(Table.NODES)]
 
     def news(self) -> list[NodeVersion]:
         """What the server told and could not be merged yet."""

@@ -1,0 +1,229 @@
+"""Pull: brings what the server says into the tree: the journal after our cursor, and folders when they are listed."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import trio
+from msgspec.structs import replace
+
+from cache import news
+from cache.errors import NoSuchNode
+from cache.tree import Edit, Tree
+from remote.protocol.errors import CursorTooOld
+from remote.protocol.ids import DeviceId, NodeId, SpaceId
+from remote.protocol.messages import FolderListing, FolderQuery, JournalCommit
+from remote.protocol.nodes import Kind, Name, NodeVersion
+from remote.protocol.service import Service
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What the mount shows differently now: names that lead elsewhere, and nodes whose attributes or content moved."""
+
+    names: frozenset[Name]
+    nodes: frozenset[NodeId]
+    contents: frozenset[NodeId]
+
+
+class Clock:
+    """How far this machine's clock is from the server's."""
+
+    def __init__(self) -> None:
+        self.correction_ns = 0
+        """To be added to local time to get the server's."""
+
+    def heard(self, now_ns: int) -> None:
+        """Takes the server's time from an answer; small differences are the network's."""
+        difference = now_ns - time.time_ns()
+        self.correction_ns = difference if abs(difference) > 1_000_000_000 else 0
+
+
+class Pull:
+    """Brings one space's news in; `lock` is held while news or the answer to a commit change the tree."""
+
+    def __init__(
+        self,
+        service: Service,
+        space: SpaceId,
+        device: DeviceId,
+        tree: Tree,
+        clock: Clock,
+        is_busy: Callable[[NodeId], bool],
+        on_effects: Callable[[Effects], None],
+    ) -> None:
+        self._service = service
+        self._space = space
+        self._device = device
+        self._tree = tree
+        self._clock = clock
+        self._is_busy = is_busy
+        self._on_effects = on_effects
+        self._listing: dict[NodeId, trio.Event] = {}
+        self.lock = trio.Lock()
+
+    async def catch_up(self) -> None:
+        """Applies the journal up to the server's head."""
+        while True:
+            try:
+                answer = await self._service.changes(self._space, self._tree.cursor)
+            except CursorTooOld:
+                await self._start_over()
+                continue
+            self._clock.heard(answer.now_ns)
+            async with self.lock:
+                for commit in answer.commits:
+                    if commit.rev > self._tree.cursor:
+                        self._apply(commit)
+                        await trio.lowlevel.checkpoint()
+            if not answer.commits or answer.commits[-1].rev >= answer.head:
+                return
+
+    def _apply(self, commit: JournalCommit) -> None:
+        with self._tree.edit() as edit:
+            versions = commit.changes
+            if commit.device == self._device:
+                versions = self._take_own(edit, commit)
+            self._news(edit).take(versions)
+            self._tree.set_cursor(commit.rev, edit)
+            effects = effects_of(edit)
+        self._on_effects(effects)
+
+    def _take_own(self, edit: Edit, commit: JournalCommit) -> tuple[NodeVersion, ...]:
+        """Our own commit comes back: it is news only where its answer was lost (a crash) or the server merged it."""
+        left: list[NodeVersion] = []
+        for version in commit.changes:
+            record = edit.record(version.node)
+            if record is None or record.rev >= commit.rev:
+                continue
+            if version.node in self._tree.sending:
+                news.acknowledge(edit, version.node, version.state, commit.rev, is_touch=False, is_unchanged=False)
+            else:
+                left.append(version)
+        return tuple(left)
+
+    def _news(self, edit: Edit) -> news.News:
+        return news.News(edit, self._is_busy, self._clock.correction_ns)
+
+    def take_winners(self, versions: Sequence[NodeVersion]) -> None:
+        """Takes in the states that made the server refuse a commit; the caller holds `lock`."""
+        self._take(versions)
+
+    def retry_waiting(self) -> None:
+        """Takes in news that waited for a file to be closed; the caller holds `lock`."""
+        waiting = self._tree.news()
+        if waiting:
+            self._take(waiting)
+
+    def _take(self, versions: Sequence[NodeVersion]) -> None:
+        with self._tree.edit() as edit:
+            for version in versions:
+                record = edit.record(version.node)
+                if record is not None and version.rev <= record.rev:
+                    edit.forget_news(version.node)
+            self._news(edit).take(versions)
+            effects = effects_of(edit)
+        self._on_effects(effects)
+
+    async def list_folder(self, folder: NodeId) -> None:
+        """Returns when all children of the folder are known; raises RemoteError, NoSuchNode."""
+        while not self._is_listed(folder):
+            running = self._listing.get(folder)
+            if running is not None:
+                await running.wait()
+                continue
+            done = self._listing[folder] = trio.Event()
+            try:
+                await self.list_folders([folder])
+            finally:
+                del self._listing[folder]
+                done.set()
+
+    def _is_listed(self, folder: NodeId) -> bool:
+        record = self._tree.record(folder)
+        if record is None or record.local is None or record.local.kind is not Kind.FOLDER:
+            raise NoSuchNode(f"There is no folder {folder} here.")
+        return record.is_listed
+
+    async def list_folders(self, folders: Sequence[NodeId]) -> int:
+        """Lists these folders whole; returns how many children came. For many, asks for many at once."""
+        self._mark(folders, is_listing=True)
+        left = {folder: b"" for folder in folders}
+        found = 0
+        while left:
+            queries = [FolderQuery(folder, after) for folder, after in left.items()]
+            listing = await self._service.list_folders(self._space, queries)
+            async with self.lock:
+                if listing.rev < self._tree.cursor:
+                    # Computed before news that is applied already: what it says may be over.
+                    continue
+                for answer in listing.folders:
+                    found += len(answer.children)
+                    self._take_listing(answer, left)
+        return found
+
+    def _take_listing(self, answer: FolderListing, left: dict[NodeId, bytes]) -> None:
+        folder = answer.folder
+        with self._tree.edit() as edit:
+            self._news(edit).take(answer.children)
+            record = edit.record(folder)
+            if record is not None and not answer.more:
+                edit.put(folder, replace(record, is_listed=True, is_listing=False))
+            effects = effects_of(edit)
+        if answer.more and answer.names:
+            left[folder] = answer.names[-1]
+        else:
+            left.pop(folder, None)
+        self._on_effects(effects)
+
+    def _mark(self, folders: Iterable[NodeId], *, is_listing: bool) -> None:
+        with self._tree.edit() as edit:
+            for folder in folders:
+                record = edit.record(folder)
+                if record is not None and not record.is_listed:
+                    edit.put(folder, replace(record, is_listing=is_listing))
+
+    async def _start_over(self) -> None:
+        """The journal no longer reaches back to our cursor: everything that is listed is listed anew."""
+        head = next(one.head for one in (await self._service.spaces()).spaces if one.space == self._space)
+        known = [node for node in self._tree.nodes() if self._knows(node)]
+        async with self.lock:
+            for start in range(0, len(known), 1_000):
+                batch = known[start : start + 1_000]
+                answer = await self._service.nodes(self._space, batch)
+                now = [
+                    version if version is not None else NodeVersion(node, answer.rev, 0, None)
+                    for node, version in zip(batch, answer.nodes, strict=True)
+                ]
+                self._take(now)
+            with self._tree.edit() as edit:
+                for node in known:
+                    record = edit.record(node)
+                    if record is not None and record.is_listed and record.rev:
+                        edit.put(node, replace(record, is_listed=False))
+                self._tree.set_cursor(head, edit)
+
+    def _knows(self, node: NodeId) -> bool:
+        record = self._tree.record(node)
+        return record is not None and record.rev > 0
+
+
+def effects_of(edit: Edit) -> Effects:
+    """What the mount shows differently after this edit; ask before the edit ends."""
+    names: set[Name] = set()
+    nodes: set[NodeId] = set()
+    contents: set[NodeId] = set()
+    for node, before, after in edit.differences():
+        old = before.local if before is not None else None
+        new = after.local if after is not None else None
+        if old is new or old == new:
+            continue
+        old_names = set(old.names) if old is not None else set()
+        new_names = set(new.names) if new is not None else set()
+        names |= old_names ^ new_names
+        if old is None:
+            continue
+        nodes.add(node)
+        if new is not None and old.content != new.content:
+            contents.add(node)
+    return Effects(frozenset(names), frozenset(nodes), frozenset(contents))
