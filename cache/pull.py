@@ -1,14 +1,16 @@
 """Pull: brings what the server says into the tree: the journal after our cursor, and folders when they are listed."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import trio
 from msgspec.structs import replace
 
 from cache import news
 from cache.errors import NoSuchNode
+from cache.staging import Staging
 from cache.tree import Edit, Tree
 from remote.protocol.errors import CursorTooOld
 from remote.protocol.ids import DeviceId, NodeId, SpaceId
@@ -24,6 +26,34 @@ class Effects:
     names: frozenset[Name]
     nodes: frozenset[NodeId]
     contents: frozenset[NodeId]
+
+
+class Home(NamedTuple):
+    """What a device mounts: a space, with the secret its chunk keys are derived from; and who the device is."""
+
+    space: SpaceId
+    device: DeviceId
+    secret: bytes
+
+
+class Mount(Protocol):
+    """What synchronisation asks of the mount, and tells it; every method answers at once."""
+
+    def is_busy(self, node: NodeId) -> bool:
+        """Whether a program has the file open for writing: its content is not replaced now."""
+        ...
+
+    def is_held(self, node: NodeId) -> bool:
+        """Whether something was written to the file that is not flushed yet."""
+        ...
+
+    def show(self, effects: Effects) -> None:
+        """The tree shows something else now, which the kernel must learn."""
+        ...
+
+    def let_go(self, node: NodeId, staging: Staging) -> None:
+        """The server has this content: whoever writes on begins a new staging."""
+        ...
 
 
 class Clock:
@@ -42,35 +72,26 @@ class Clock:
 class Pull:
     """Brings one space's news in; `lock` is held while news or the answer to a commit change the tree."""
 
-    def __init__(
-        self,
-        service: Service,
-        space: SpaceId,
-        device: DeviceId,
-        tree: Tree,
-        clock: Clock,
-        is_busy: Callable[[NodeId], bool],
-        on_effects: Callable[[Effects], None],
-    ) -> None:
-        self._service = service
-        self._space = space
-        self._device = device
+    def __init__(self, service: Service, home: Home, tree: Tree, clock: Clock, mount: Mount) -> None:
+        self.service = service
+        self.home = home
+        self.clock = clock
+        self.mount = mount
         self._tree = tree
-        self._clock = clock
-        self._is_busy = is_busy
-        self._on_effects = on_effects
         self._listing: dict[NodeId, trio.Event] = {}
         self.lock = trio.Lock()
+        self.unlisted: set[NodeId] = set()
+        """Folders that came with news and are not listed yet."""
 
     async def catch_up(self) -> None:
         """Applies the journal up to the server's head."""
         while True:
             try:
-                answer = await self._service.changes(self._space, self._tree.cursor)
+                answer = await self.service.changes(self.home.space, self._tree.cursor)
             except CursorTooOld:
                 await self._start_over()
                 continue
-            self._clock.heard(answer.now_ns)
+            self.clock.heard(answer.now_ns)
             async with self.lock:
                 for commit in answer.commits:
                     if commit.rev > self._tree.cursor:
@@ -82,12 +103,12 @@ class Pull:
     def _apply(self, commit: JournalCommit) -> None:
         with self._tree.edit() as edit:
             versions = commit.changes
-            if commit.device == self._device:
+            if commit.device == self.home.device:
                 versions = self._take_own(edit, commit)
             self._news(edit).take(versions)
             self._tree.set_cursor(commit.rev, edit)
             effects = effects_of(edit)
-        self._on_effects(effects)
+        self._show(effects, edit)
 
     def _take_own(self, edit: Edit, commit: JournalCommit) -> tuple[NodeVersion, ...]:
         """Our own commit comes back: it is news only where its answer was lost (a crash) or the server merged it."""
@@ -102,8 +123,12 @@ class Pull:
                 left.append(version)
         return tuple(left)
 
+    def _show(self, effects: Effects, edit: Edit) -> None:
+        self.unlisted.update(edit.unlisted)
+        self.mount.show(effects)
+
     def _news(self, edit: Edit) -> news.News:
-        return news.News(edit, self._is_busy, self._clock.correction_ns)
+        return news.News(edit, self.mount.is_busy, self.clock.correction_ns)
 
     def take_winners(self, versions: Sequence[NodeVersion]) -> None:
         """Takes in the states that made the server refuse a commit; the caller holds `lock`."""
@@ -123,7 +148,7 @@ class Pull:
                     edit.forget_news(version.node)
             self._news(edit).take(versions)
             effects = effects_of(edit)
-        self._on_effects(effects)
+        self._show(effects, edit)
 
     async def list_folder(self, folder: NodeId) -> None:
         """Returns when all children of the folder are known; raises RemoteError, NoSuchNode."""
@@ -148,11 +173,11 @@ class Pull:
     async def list_folders(self, folders: Sequence[NodeId]) -> int:
         """Lists these folders whole; returns how many children came. For many, asks for many at once."""
         self._mark(folders, is_listing=True)
-        left = {folder: b"" for folder in folders}
+        left = dict.fromkeys(folders, b"")
         found = 0
         while left:
             queries = [FolderQuery(folder, after) for folder, after in left.items()]
-            listing = await self._service.list_folders(self._space, queries)
+            listing = await self.service.list_folders(self.home.space, queries)
             async with self.lock:
                 if listing.rev < self._tree.cursor:
                     # Computed before news that is applied already: what it says may be over.
@@ -174,7 +199,7 @@ class Pull:
             left[folder] = answer.names[-1]
         else:
             left.pop(folder, None)
-        self._on_effects(effects)
+        self._show(effects, edit)
 
     def _mark(self, folders: Iterable[NodeId], *, is_listing: bool) -> None:
         with self._tree.edit() as edit:
@@ -185,12 +210,12 @@ class Pull:
 
     async def _start_over(self) -> None:
         """The journal no longer reaches back to our cursor: everything that is listed is listed anew."""
-        head = next(one.head for one in (await self._service.spaces()).spaces if one.space == self._space)
+        head = next(one.head for one in (await self.service.spaces()).spaces if one.space == self.home.space)
         known = [node for node in self._tree.nodes() if self._knows(node)]
         async with self.lock:
             for start in range(0, len(known), 1_000):
                 batch = known[start : start + 1_000]
-                answer = await self._service.nodes(self._space, batch)
+                answer = await self.service.nodes(self.home.space, batch)
                 now = [
                     version if version is not None else NodeVersion(node, answer.rev, 0, None)
                     for node, version in zip(batch, answer.nodes, strict=True)
@@ -216,7 +241,8 @@ def effects_of(edit: Edit) -> Effects:
     for node, before, after in edit.differences():
         old = before.local if before is not None else None
         new = after.local if after is not None else None
-        if old is new or old == new:
+        is_restaged = before is not None and after is not None and before.staged != after.staged
+        if not is_restaged and (old is new or old == new):
             continue
         old_names = set(old.names) if old is not None else set()
         new_names = set(new.names) if new is not None else set()
@@ -224,6 +250,6 @@ def effects_of(edit: Edit) -> Effects:
         if old is None:
             continue
         nodes.add(node)
-        if new is not None and old.content != new.content:
+        if new is not None and (is_restaged or old.content != new.content):
             contents.add(node)
     return Effects(frozenset(names), frozenset(nodes), frozenset(contents))

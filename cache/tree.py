@@ -65,6 +65,11 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
         return self.synced if self.is_dirty else self.local
 
     @property
+    def is_unlisted_folder(self) -> bool:
+        """Whether it is a folder of which children may be unknown here."""
+        return self.local is not None and self.local.kind is Kind.FOLDER and not self.is_listed
+
+    @property
     def size(self) -> int:
         """Bytes of content as the mount shows it."""
         if self.staged:
@@ -128,6 +133,7 @@ class Edit:
         self._named: dict[NodeId, set[bytes]] = {}
         self.released: set[int] = set()
         self.taken: set[int] = {0}
+        self.unlisted: set[NodeId] = set()
 
     def record(self, node: NodeId) -> Record | None:
         """The record as this edit leaves it."""
@@ -146,7 +152,7 @@ class Edit:
     def children(self, folder: NodeId) -> list[Child]:
         """Names of a folder as this edit leaves them, in no order."""
         prefix = node_key(folder)
-        found = {key: value for key, value in self._tree.store.scan(Table.NAMES, prefix=prefix)}
+        found = dict(self._tree.store.scan(Table.NAMES, prefix=prefix))
         for key in self._named.get(folder, ()):
             value = self.change.get(Table.NAMES, key)
             if value is None:
@@ -182,6 +188,8 @@ class Edit:
         self._index_names(node, before, record.local)
         self._index_slots(node, before, record)
         self._count_staged(before, record)
+        if record.is_unlisted_folder:
+            self.unlisted.add(node)
         self._records[node] = record
         self.change.put(Table.NODES, node_key(node), _encode(record))
 
@@ -374,11 +382,11 @@ class Tree:
             else:
                 self._records[node] = record
 
-    def dirty(self, limit: int = 1 << 62) -> list[tuple[NodeId, int]]:
-        """Dirty nodes with the time (ns) of their last edit here, by node id."""
+    def dirty(self, limit: int = 1 << 62, after: NodeId = NodeId(0)) -> list[tuple[NodeId, int]]:  # noqa: B008
+        """Dirty nodes with the time (ns) of their last edit here, by node id, from the one after `after` on."""
         return [
             (NodeId(int.from_bytes(key, "big")), int.from_bytes(value, "big"))
-            for key, value in self._store.scan(Table.DIRTY, limit=limit)
+            for key, value in self._store.scan(Table.DIRTY, node_key(NodeId(after + 1)), limit=limit)
         ]
 
     def edited_ns(self, node: NodeId) -> int:

@@ -1,0 +1,256 @@
+"""Sync: keeps one space and its server in step, both ways, for as long as it runs; survives any absence of the server."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from cache.pull import Pull
+from cache.push import Push
+from cache.tree import Table, Tree
+from remote.protocol.errors import BadRequest, NotAllowed, NotFound, NotSignedIn, RemoteError, Unreachable
+from remote.protocol.ids import ROOT, NodeId
+
+DEBOUNCE_SECONDS: Final = 0.02
+POLL_SECONDS: Final = 60
+_RETRY_SECONDS: Final = (0.25, 30.0)
+_FOLDERS_AT_ONCE: Final = 200
+_WALK_PAUSE_SECONDS: Final = 0.05
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """A node that could not be sent, why, and in how many seconds it is tried again."""
+
+    path: bytes
+    sentence: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far this device and the server are in step."""
+
+    is_online: bool
+    trouble: str
+    """Why the server cannot be talked to, empty when it can."""
+    pending_nodes: int
+    stuck: tuple[Stuck, ...]
+    cursor: int
+    unlisted_folders: int
+
+
+class Sync:
+    """Runs Pull and Push; `run` ends only when cancelled."""
+
+    def __init__(self, tree: Tree, pull: Pull, push: Push, *, is_walking: bool = True) -> None:
+        """`is_walking`: list all folders in the background, so that names work offline."""
+        self._tree = tree
+        self._pull = pull
+        self._push = push
+        self._is_walking = is_walking
+        self._is_online = False
+        self._trouble = "the server was not reached yet"
+        self._caught_up = trio.Event()
+        self._moved = trio.Event()
+        self._retry = trio.Event()
+
+    async def run(self) -> None:
+        """Keeps in step until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_pull)
+            nursery.start_soon(self._run_push, nursery)
+            if self._is_walking:
+                nursery.start_soon(self._walk)
+
+    def standing(self) -> Standing:
+        """How things are now."""
+        now = trio.current_time()
+        stuck = tuple(
+            Stuck(self._tree.path_of(node), trouble.sentence, max(0.0, trouble.again_at - now))
+            for node, trouble in list(self._push.troubles.items())[:1_000]
+        )
+        return Standing(
+            is_online=self._is_online,
+            trouble=self._trouble,
+            pending_nodes=self._tree.dirty_count() + self._tree.store.count(Table.LOST),
+            stuck=stuck,
+            cursor=self._tree.cursor,
+            unlisted_folders=len(self._pull.unlisted),
+        )
+
+    def trouble_of(self, node: NodeId) -> str:
+        """Why this node cannot be sent, empty when nothing is known to be in its way."""
+        trouble = self._push.troubles.get(node)
+        return trouble.sentence if trouble is not None else ""
+
+    async def sent(self, node: NodeId | None) -> None:
+        """Returns when the server has all that was edited here: of everything, or of a node and what is below it."""
+        self._push.wake()
+        while not self._is_sent(node):
+            moved = self._moved
+            await moved.wait()
+
+    def _is_sent(self, node: NodeId | None) -> bool:
+        if self._tree.is_all_sent():
+            return True
+        if node is None:
+            return False
+        return not any(self._is_below(dirty, node) for dirty, _ in self._tree.dirty()) and not any(
+            self._is_below(lost, node) for _, lost, _ in self._tree.lost()
+        )
+
+    def _is_below(self, node: NodeId, top: NodeId) -> bool:
+        """Whether the node is `top` or under it, here or in the agreed view."""
+        seen: set[NodeId] = set()
+        todo = [node]
+        while todo:
+            node = todo.pop()
+            if node == top:
+                return True
+            if node in seen or node == ROOT:
+                continue
+            seen.add(node)
+            record = self._tree.record(node)
+            for state in (record.local, record.agreed) if record is not None else ():
+                if state is not None:
+                    todo.extend(name.parent for name in state.names)
+        return False
+
+    # The server's side
+
+    async def _run_pull(self) -> None:
+        failures = 0
+        while True:
+            with self._connection() as connection:
+                if not self._tree.has_range:
+                    leased = await self._pull.service.lease_range()
+                    self._tree.lease(leased.first, leased.count)
+                await self._pull.catch_up()
+                self._arrived()
+                failures = 0
+                answer = await self._pull.service.poll({self._pull.home.space: self._tree.cursor}, POLL_SECONDS)
+                self._pull.clock.heard(answer.now_ns)
+            if connection.failed:
+                failures += 1
+                self._is_online = False
+                await self._pause(failures)
+
+    def _arrived(self) -> None:
+        if not self._caught_up.is_set():
+            # What was on its way when this device last stopped has come back with the journal, or never arrived.
+            if self._tree.sending and not self._push.is_sending:
+                self._tree.set_sending(())
+            self._caught_up.set()
+        was_online = self._is_online
+        self._is_online = True
+        self._trouble = ""
+        if not was_online:
+            self._retry.set()
+            self._push.wake()
+        self._tell()
+
+    def _tell(self) -> None:
+        self._moved.set()
+        self._moved = trio.Event()
+
+    @contextmanager
+    def _connection(self) -> "Iterator[_Attempt]":
+        """Takes in what keeps us from the server; anything else is a fault of ours and ends the daemon."""
+        attempt = _Attempt()
+        try:
+            yield attempt
+        except Unreachable as error:
+            attempt.failed = True
+            self._trouble = str(error)
+        except NotSignedIn as error:
+            attempt.failed = True
+            self._trouble = (
+                f"This device is not signed in any more ({error}). Sign in again: satchel login. Nothing is lost."
+            )
+        except (NotAllowed, NotFound, BadRequest) as error:
+            attempt.failed = True
+            self._trouble = f"The server refuses this device's space: {error}"
+        except RemoteError as error:
+            attempt.failed = True
+            self._trouble = str(error)
+
+    async def _pause(self, failures: int) -> None:
+        """Waits longer after each failure, with jitter, so that a thousand devices do not return at once."""
+        longest = min(_RETRY_SECONDS[1], _RETRY_SECONDS[0] * 2 ** min(failures, 10))
+        with trio.move_on_after(longest * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter, not a secret
+            await self._retry.wait()
+        self._retry = trio.Event()
+
+    def retry_now(self) -> None:
+        """Somebody has reason to think that the server is back."""
+        self._retry.set()
+
+    # Our side
+
+    async def _run_push(self, nursery: trio.Nursery) -> None:
+        failures = 0
+        while True:
+            await self._caught_up.wait()
+            with trio.move_on_after(self._push.seconds_to_next_try()):
+                await self._push.changed.wait()
+            self._push.changed = trio.Event()
+            await trio.sleep(DEBOUNCE_SECONDS)
+            with self._connection() as connection:
+                async with self._pull.lock:
+                    self._pull.retry_waiting()
+                while await self._push.run_once(nursery):
+                    self._tell()
+                failures = 0
+            self._tell()
+            if connection.failed:
+                failures += 1
+                self._push.wake()
+                await self._pause(failures)
+
+    async def _walk(self) -> None:
+        """Lists folders in the background, from those known at the start on."""
+        await self._caught_up.wait()
+        await self._find_unlisted()
+        failures = 0
+        while True:
+            folders = self._next_unlisted()
+            if folders:
+                with self._connection() as connection:
+                    await self._pull.list_folders(folders)
+                    failures = 0
+                if connection.failed:
+                    self._pull.unlisted.update(folders)
+                    failures += 1
+                    await self._pause(failures)
+                self._tell()
+                await trio.sleep(_WALK_PAUSE_SECONDS)
+            else:
+                moved = self._moved
+                await moved.wait()
+
+    async def _find_unlisted(self) -> None:
+        for count, node in enumerate(self._tree.nodes()):
+            record = self._tree.record(node)
+            if record is not None and record.is_unlisted_folder:
+                self._pull.unlisted.add(node)
+            if count % 500 == 0:
+                await trio.lowlevel.checkpoint()
+
+    def _next_unlisted(self) -> list[NodeId]:
+        folders: list[NodeId] = []
+        while self._pull.unlisted and len(folders) < _FOLDERS_AT_ONCE:
+            node = self._pull.unlisted.pop()
+            record = self._tree.record(node)
+            if record is not None and record.is_unlisted_folder:
+                folders.append(node)
+        return folders
+
+
+class _Attempt:
+    """Whether talking to the server failed."""
+
+    failed = False
