@@ -130,5 +130,6 @@ def test_folder_with_files_in_it_is_refused(machine: Machine) -> None:
     (folder / "mine").write_text("here before")
     result = machine.run(folder)
     assert result.returncode == 1
-    assert "is not empty" in result.stderr
+    assert "is no empty folder" in result.stderr
     assert (folder / "mine").read_text() == "here before"
+    assert machine.processes() == []
