@@ -1,0 +1,145 @@
+"""HttpService: the Service of the protocol, answered by a server over HTTP; and signing in, before there is one."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from remote.client.patience import Patience
+from remote.client.session import Session, open_session
+from remote.client.traffic import Traffic
+from remote.client.transfer import Transfer
+from remote.protocol.ids import NOW, ChunkId, NodeId, Rev, SpaceId
+from remote.protocol.messages import (
+    COMMITS_MAX,
+    FOLDERS_MAX,
+    POLL_SECONDS_MAX,
+    AsOfRequest,
+    Changes,
+    ChunkPart,
+    Commit,
+    CommitAnswer,
+    FolderQuery,
+    History,
+    HistoryRequest,
+    Listing,
+    ListRequest,
+    LoginAnswer,
+    LoginRequest,
+    Moment,
+    Moments,
+    MomentsRequest,
+    NodeRange,
+    Nodes,
+    NodesRequest,
+    PollAnswer,
+    PollRequest,
+    Spaces,
+)
+
+DEADLINE_SECONDS = 20.0
+
+
+class HttpService:
+    """A `remote.protocol.service.Service`; made by `connect`. Safe to use from many trio tasks at once."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._transfer = Transfer(session)
+
+    async def spaces(self) -> Spaces:
+        """The spaces of the device's user."""
+        return await self._session.ask(Spaces, "GET", "v1/spaces")
+
+    async def lease_range(self) -> NodeRange:
+        """A fresh range of node ids for this device."""
+        return await self._session.ask(NodeRange, "POST", "v1/ranges")
+
+    async def list_folders(self, space: SpaceId, folders: Sequence[FolderQuery], as_of: Rev = NOW) -> Listing:
+        """Children of these folders; those beyond FOLDERS_MAX are left out, as any others that do not fit."""
+        request = ListRequest(tuple(folders[:FOLDERS_MAX]), as_of)
+        return await self._session.ask(Listing, "POST", f"v1/spaces/{space}/list", request)
+
+    async def nodes(self, space: SpaceId, nodes: Sequence[NodeId], as_of: Rev = NOW) -> Nodes:
+        """The states of these nodes, in order."""
+        request = NodesRequest(tuple(nodes), as_of)
+        return await self._session.ask(Nodes, "POST", f"v1/spaces/{space}/nodes", request)
+
+    async def changes(self, space: SpaceId, since: Rev) -> Changes:
+        """Commits after `since`; raises CursorTooOld below the floor."""
+        return await self._session.ask(Changes, "GET", f"v1/spaces/{space}/changes?since={since}")
+
+    async def poll(self, cursors: Mapping[SpaceId, Rev], wait_seconds: int) -> PollAnswer:
+        """Waits for a space to move beyond its cursor; asked once only, as the caller asks again anyway."""
+        seconds = max(0, min(wait_seconds, POLL_SECONDS_MAX))
+        return await self._session.wait(PollAnswer, "v1/poll", PollRequest(dict(cursors), seconds), seconds)
+
+    async def commit(self, space: SpaceId, commit: Commit) -> CommitAnswer:
+        """Takes the commit or refuses it whole; raises ChunkMissing, QuotaExceeded. The op id makes retries safe."""
+        return await self._session.ask(CommitAnswer, "POST", f"v1/spaces/{space}/commits", commit)
+
+    async def send_chunks(self, space: SpaceId, chunks: Mapping[ChunkId, bytes]) -> int:
+        """Stores these sealed chunks, sending only what the server asks for; returns the bytes that were sent."""
+        return await self._transfer.send(space, chunks)
+
+    async def wanted(self, space: SpaceId, chunks: Mapping[ChunkId, int]) -> set[ChunkId]:
+        """Which of these chunks (id -> sealed size in bytes) the server does not hold for this space."""
+        return set((await self._transfer.want(space, chunks)).missing)
+
+    async def get_parts(self, space: SpaceId, parts: Sequence[ChunkPart]) -> list[bytes]:
+        """The bytes of all these parts, in order, unchecked; raises NotFound for an unknown chunk.
+
+        Whole chunks (`frames` 0) cost a request for their URLs first; a chunk known to be small comes in one round
+        trip when asked for by all of its frames, which gives the same bytes.
+        """
+        return await self._transfer.get(space, parts)
+
+    async def moments(self, space: SpaceId, folder: NodeId, limit: int) -> Moments:
+        """The newest moments at which the folder or anything below it changed."""
+        return await self._session.ask(Moments, "POST", f"v1/spaces/{space}/moments", MomentsRequest(folder, limit))
+
+    async def as_of(self, space: SpaceId, time_ns: int) -> Moment:
+        """The last commit at or before this time (server clock); rev 0 when there was none."""
+        return await self._session.ask(Moment, "POST", f"v1/spaces/{space}/as-of", AsOfRequest(time_ns))
+
+    async def history(self, space: SpaceId, node: NodeId, before: Rev = NOW, limit: int = COMMITS_MAX) -> History:
+        """The versions of one node, newest first."""
+        request = HistoryRequest(node, before, limit)
+        return await self._session.ask(History, "POST", f"v1/spaces/{space}/history", request)
+
+
+@asynccontextmanager
+async def connect(
+    url: str,
+    token: str,
+    *,
+    deadline_seconds: float = DEADLINE_SECONDS,
+    allow_insecure: bool = False,
+    traffic: Traffic | None = None,
+    patience: Patience | None = None,
+) -> AsyncIterator[HttpService]:
+    """A Service that speaks with the server at this address; nothing is sent yet, so that it works offline too.
+
+    Each request is answered, or raises Unreachable, within `deadline_seconds` (retries included) and the time that
+    its bytes take at 64 KiB/s. Raises BadRequest for an address that cannot be used, or not safely.
+    """
+    patience = patience or Patience(deadline_seconds)
+    async with open_session(
+        url, token, patience, allow_insecure=allow_insecure, traffic=traffic or Traffic()
+    ) as session:
+        yield HttpService(session)
+
+
+async def login(url: str, user: str, password: str, device_name: str, *, allow_insecure: bool = False) -> LoginAnswer:
+    """Signs this device in; raises NotSignedIn when name and password do not match."""
+    patience = Patience(DEADLINE_SECONDS)
+    async with open_session(url, "", patience, allow_insecure=allow_insecure, traffic=Traffic()) as session:
+        # Once: each time it arrives makes a device.
+        return await session.ask_once(LoginAnswer, "POST", "v1/login", LoginRequest(user, password, device_name))
+
+
+async def health(url: str, *, allow_insecure: bool = False) -> None:
+    """Returns when a Satchel server answers at this address; raises what is wrong otherwise."""
+    patience = Patience(DEADLINE_SECONDS, tries=1)
+    async with open_session(url, "", patience, allow_insecure=allow_insecure, traffic=Traffic()) as session:
+        await session.ask(msgspec.Raw, "GET", "v1/health")

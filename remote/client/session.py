@@ -1,0 +1,112 @@
+"""Session: messages there and back, under one token, with deadlines and retries; knows no particular request."""
+
+import functools
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import msgspec
+import trio
+
+from remote.client.answers import message_of
+from remote.client.patience import Patience, allow_for
+from remote.client.traffic import Traffic
+from remote.client.wire import Wire, check_secure, checked_base, is_loopback, resolved, system_trust
+from remote.protocol.messages import CONTENT_TYPE, PROTOCOL_VERSION
+
+Message = TypeVar("Message")
+
+ANSWER_MAX = 64 << 20
+"""Bytes of any answer at the most."""
+CONNECTIONS = 8
+"""For messages; as many again for objects, and one for the long poll."""
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Session:
+    """One server, one token. `objects` is the pool of connections for signed URLs."""
+
+    def __init__(
+        self,
+        base: str,
+        token: str,
+        patience: Patience,
+        messages: Wire,
+        waiting: Wire,
+        objects: Wire,
+        *,
+        allow_insecure: bool,
+    ) -> None:
+        self.patience = patience
+        self.objects = objects
+        self._base = base
+        self._messages = messages
+        self._waiting = waiting
+        self._allow_insecure = allow_insecure
+        # One decoder for each kind of message: making one costs more than using it.
+        self._decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {}
+        self._headers = {
+            "satchel-protocol": str(PROTOCOL_VERSION),
+            "content-type": CONTENT_TYPE,
+            "accept": CONTENT_TYPE,
+            **({"authorization": f"Bearer {token}"} if token else {}),
+        }
+
+    async def ask(self, kind: type[Message], method: str, path: str, request: msgspec.Struct | None = None) -> Message:
+        """The server's answer to a request, decoded as `kind`; tried again as `patience` says."""
+        body = None if request is None else _encoder.encode(request)
+        return await self.patience.over(lambda scope: self._once(scope, self._messages, kind, method, path, body))
+
+    async def ask_once(
+        self, kind: type[Message], method: str, path: str, request: msgspec.Struct | None = None
+    ) -> Message:
+        """As `ask`, but sent a single time: for what must not happen twice."""
+        body = None if request is None else _encoder.encode(request)
+        patience = replace(self.patience, tries=1)
+        return await patience.over(lambda scope: self._once(scope, self._messages, kind, method, path, body))
+
+    async def wait(self, kind: type[Message], path: str, request: msgspec.Struct, wait_seconds: float) -> Message:
+        """The answer to a request that the server may leave open for `wait_seconds`, on a connection of its own."""
+        body = _encoder.encode(request)
+        patience = replace(self.patience, tries=1, deadline_seconds=self.patience.deadline_seconds + wait_seconds)
+        return await patience.over(lambda scope: self._once(scope, self._waiting, kind, "POST", path, body))
+
+    def object_url(self, url: str) -> str:
+        """The absolute form of a signed URL that the server gave; raises BadRequest for an insecure one."""
+        absolute = resolved(self._base, url)
+        check_secure(absolute, allow_insecure=self._allow_insecure)
+        return absolute
+
+    async def _once(
+        self, scope: trio.CancelScope, wire: Wire, kind: type[Message], method: str, path: str, body: bytes | None
+    ) -> Message:
+        content = bytearray()
+        allow_for(scope, len(body or b""))
+        async with wire.exchange(method, self._base + path, self._headers, body) as answer:
+            allow_for(scope, min(ANSWER_MAX, answer.length or 0))
+            await answer.read_into(content, ANSWER_MAX)
+        return message_of(answer.status, answer.headers, content, self._decoder(kind))
+
+    def _decoder(self, kind: type[Message]) -> msgspec.msgpack.Decoder[Message]:
+        decoder: msgspec.msgpack.Decoder[Message] | None = self._decoders.get(kind)
+        if decoder is None:
+            decoder = self._decoders[kind] = msgspec.msgpack.Decoder(kind)
+        return decoder
+
+
+@asynccontextmanager
+async def open_session(
+    url: str, token: str, patience: Patience, *, allow_insecure: bool, traffic: Traffic
+) -> AsyncIterator[Session]:
+    """A session with the server at this address; nothing is sent yet. Raises BadRequest for an unusable address."""
+    base = checked_base(url, allow_insecure=allow_insecure)
+    trust = await trio.to_thread.run_sync(system_trust)
+    deadline = patience.deadline_seconds
+    wire = functools.partial(Wire, traffic, trust=trust, connect_seconds=deadline, may_use_proxy=not is_loopback(base))
+    async with AsyncExitStack() as stack:
+        messages = await stack.enter_async_context(wire(connections=CONNECTIONS, stall_seconds=deadline))
+        objects = await stack.enter_async_context(wire(connections=2 * CONNECTIONS, stall_seconds=deadline))
+        waiting = await stack.enter_async_context(wire(connections=1, stall_seconds=None))
+        yield Session(base, token, patience, messages, waiting, objects, allow_insecure=allow_insecure)

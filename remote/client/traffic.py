@@ -1,0 +1,29 @@
+"""What went over the wire: counted where it happens, so that retries and cut transfers are in it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass
+class Traffic:
+    """Bytes and requests since it was made: bodies as they were moved, and HTTP heads as they are written out.
+
+    TLS, TCP and connection set-up are not in it.
+    """
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    requests: int = 0
+
+    def sent_head(self, method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Counts a request and its head."""
+        self.requests += 1
+        self.sent_bytes += len(method) + len(target) + len("  HTTP/1.1\r\n\r\n") + _headers_length(headers)
+
+    def received_head(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Counts the head of an answer."""
+        self.received_bytes += len("HTTP/1.1 200 OK\r\n\r\n") + _headers_length(headers)
+
+
+def _headers_length(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    return sum(len(name) + len(value) + len(": \r\n") for name, value in headers)

@@ -1,0 +1,246 @@
+"""Transfer: chunks there and back. Small ones travel many in a request, large ones each by its signed URL.
+
+Readers and senders have limits of their own, so that a read never waits behind an upload.
+"""
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import trio
+
+from remote.client.answers import object_fault
+from remote.client.patience import allow_for, together
+from remote.client.session import Session
+from remote.protocol.errors import NotAllowed, NotFound, ServerFault
+from remote.protocol.ids import ChunkId, SpaceId
+from remote.protocol.messages import (
+    CHUNK_MAX,
+    CHUNKS_MAX,
+    GET_ANSWER_MAX,
+    PUT_BODY_MAX,
+    SMALL_CHUNK_MAX,
+    ChunkPart,
+    GetAnswer,
+    GetRequest,
+    PutAnswer,
+    PutRequest,
+    UrlsAnswer,
+    UrlsRequest,
+    WantAnswer,
+    WantRequest,
+)
+from remote.protocol.sealing import FRAME
+
+Item = TypeVar("Item")
+
+OBJECTS_READ_AT_ONCE = 6
+OBJECTS_SENT_AT_ONCE = 4
+BATCHES_READ_AT_ONCE = 4
+BATCHES_SENT_AT_ONCE = 2
+URLS_KEPT = 20_000
+_PUT_CHUNKS_MAX = 1_000
+_EXPIRY_MARGIN_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class _SignedUrl:
+    url: str
+    expires: float
+    """By trio's clock."""
+
+
+class Transfer:
+    """Moves sealed chunks for one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._object_readers = trio.CapacityLimiter(OBJECTS_READ_AT_ONCE)
+        self._object_senders = trio.CapacityLimiter(OBJECTS_SENT_AT_ONCE)
+        self._batch_readers = trio.CapacityLimiter(BATCHES_READ_AT_ONCE)
+        self._batch_senders = trio.CapacityLimiter(BATCHES_SENT_AT_ONCE)
+        self._urls: dict[tuple[SpaceId, ChunkId], _SignedUrl] = {}
+
+    async def want(self, space: SpaceId, chunks: Mapping[ChunkId, int]) -> WantAnswer:
+        """Which of these chunks (id -> sealed size) must be sent, and where to."""
+        missing: list[ChunkId] = []
+        urls: dict[ChunkId, str] = {}
+        for batch in _batches(list(chunks.items()), CHUNKS_MAX):
+            path = f"v1/spaces/{space}/chunks/want"
+            answer = await self._session.ask(WantAnswer, "POST", path, WantRequest(tuple(batch)))
+            missing += answer.missing
+            urls.update(answer.urls)
+        if not chunks.keys() >= set(missing):
+            raise ServerFault("The server wants chunks that it was not offered.")
+        return WantAnswer(tuple(missing), urls)
+
+    async def send(self, space: SpaceId, chunks: Mapping[ChunkId, bytes]) -> int:
+        """Sends those of these chunks that the server asks for; returns their bytes."""
+        wanted = await self.want(space, {chunk: len(data) for chunk, data in chunks.items()})
+        missing = set(wanted.missing)
+        small = [chunk for chunk in chunks if chunk in missing and len(chunks[chunk]) <= SMALL_CHUNK_MAX]
+        large = [chunk for chunk in chunks if chunk in missing and len(chunks[chunk]) > SMALL_CHUNK_MAX]
+        jobs = [partial(self._put_batch, space, batch, chunks) for batch in _put_batches(small, chunks)]
+        jobs += [partial(self._put_object, space, chunk, chunks[chunk], wanted.urls.get(chunk)) for chunk in large]
+        await together(jobs)
+        return sum(len(chunks[chunk]) for chunk in missing)
+
+    async def get(self, space: SpaceId, parts: Sequence[ChunkPart]) -> list[bytes]:
+        """The bytes of all these parts, in order."""
+        found: dict[int, bytes] = {}
+        urls = await self._signed_urls(space, {part.id for part in parts if not part.frames})
+        direct = [number for number, part in enumerate(parts) if not part.frames and part.id in urls]
+        others = [number for number, part in enumerate(parts) if part.frames or part.id not in urls]
+        jobs = [partial(self._get_object, space, parts, number, urls[parts[number].id], found) for number in direct]
+        jobs += [partial(self._get_batch, space, parts, batch, found) for batch in _get_batches(others, parts)]
+        await together(jobs)
+        return [found[number] for number in range(len(parts))]
+
+    async def _put_batch(self, space: SpaceId, batch: Sequence[ChunkId], chunks: Mapping[ChunkId, bytes]) -> None:
+        async with self._batch_senders:
+            request = PutRequest(tuple(chunks[chunk] for chunk in batch))
+            answer = await self._session.ask(PutAnswer, "POST", f"v1/spaces/{space}/chunks/put", request)
+        if list(answer.ids) != list(batch):
+            raise ServerFault("The server stored other chunks than it was sent.")
+
+    async def _put_object(self, space: SpaceId, chunk: ChunkId, data: bytes, url: str | None) -> None:
+        async with self._object_senders:
+            try:
+                await self._put_to(url, chunk, data)
+            except (NotAllowed, NotFound):
+                # The URL may have expired while others were sent: ask once more.
+                wanted = await self.want(space, {chunk: len(data)})
+                if wanted.missing:
+                    await self._put_to(wanted.urls.get(chunk), chunk, data)
+
+    async def _put_to(self, url: str | None, chunk: ChunkId, data: bytes) -> None:
+        if url is None:
+            raise ServerFault(f"The server wants chunk {chunk.hex()} but does not say where to.")
+        absolute = self._session.object_url(url)
+        headers = {
+            "content-type": "application/octet-stream",
+            "if-none-match": "*",
+            "x-amz-checksum-sha256": base64.b64encode(chunk).decode(),
+        }
+
+        async def attempt(scope: trio.CancelScope) -> None:
+            allow_for(scope, len(data))
+            body = bytearray()
+            async with self._session.objects.exchange("PUT", absolute, headers, data) as answer:
+                await answer.read_into(body, FRAME)
+            # 409 and 412: it is there already, and its name is the checksum of its bytes.
+            if not (200 <= answer.status < 300 or answer.status in {409, 412}):
+                raise object_fault(answer.status, answer.headers, body)
+
+        await self._session.patience.over(attempt)
+
+    async def _get_object(
+        self, space: SpaceId, parts: Sequence[ChunkPart], number: int, url: str, found: dict[int, bytes]
+    ) -> None:
+        """Puts a whole chunk into `found`; when its URL is refused, by way of the server."""
+        try:
+            async with self._object_readers:
+                found[number] = await self._get_from(url)
+        except (NotAllowed, NotFound):
+            self._urls.pop((space, parts[number].id), None)
+            await self._get_batch(space, parts, [number], found)
+
+    async def _get_from(self, url: str) -> bytes:
+        absolute = self._session.object_url(url)
+        content = bytearray()
+
+        async def attempt(scope: trio.CancelScope) -> None:
+            have = len(content)
+            headers = {"range": f"bytes={have}-"} if have else {}
+            async with self._session.objects.exchange("GET", absolute, headers) as answer:
+                if not 200 <= answer.status < 300:
+                    fault = bytearray()
+                    await answer.read_into(fault, FRAME)
+                    raise object_fault(answer.status, answer.headers, fault)
+                is_continued = answer.status == 206 and answer.headers.get("content-range", "").startswith(
+                    f"bytes {have}-"
+                )
+                if not is_continued:
+                    content.clear()
+                allow_for(scope, min(CHUNK_MAX, answer.length or 0))
+                await answer.read_into(content, CHUNK_MAX)
+
+        await self._session.patience.over(attempt)
+        return bytes(content)
+
+    async def _get_batch(
+        self, space: SpaceId, parts: Sequence[ChunkPart], numbers: Sequence[int], found: dict[int, bytes]
+    ) -> None:
+        left = list(numbers)
+        while left:
+            async with self._batch_readers:
+                request = GetRequest(tuple(parts[number] for number in left))
+                answer = await self._session.ask(GetAnswer, "POST", f"v1/spaces/{space}/chunks/get", request)
+            if not 0 < len(answer.parts) <= len(left):
+                raise ServerFault(f"The server answered {len(answer.parts)} parts where {len(left)} were asked for.")
+            found.update(zip(left, answer.parts, strict=False))
+            left = left[len(answer.parts) :]
+
+    async def _signed_urls(self, space: SpaceId, chunks: set[ChunkId]) -> dict[ChunkId, str]:
+        """A signed URL for each of these chunks that has an object of its own."""
+        now = trio.current_time()
+        urls: dict[ChunkId, str] = {}
+        unknown: list[ChunkId] = []
+        for chunk in chunks:
+            known = self._urls.get((space, chunk))
+            if known is not None and known.expires > now:
+                urls[chunk] = known.url
+            else:
+                unknown.append(chunk)
+        for batch in _batches(unknown, CHUNKS_MAX):
+            path = f"v1/spaces/{space}/chunks/urls"
+            answer = await self._session.ask(UrlsAnswer, "POST", path, UrlsRequest(tuple(batch)))
+            urls.update(answer.urls)
+            self._keep(space, answer, now)
+        return urls
+
+    def _keep(self, space: SpaceId, answer: UrlsAnswer, asked: float) -> None:
+        expires = asked + answer.expires_seconds - _EXPIRY_MARGIN_SECONDS
+        for chunk, url in answer.urls.items():
+            self._urls.pop((space, chunk), None)
+            self._urls[space, chunk] = _SignedUrl(url, expires)
+        # A dict keeps its order of insertion: the first ones are the oldest.
+        while len(self._urls) > URLS_KEPT:
+            del self._urls[next(iter(self._urls))]
+
+
+def _batches(items: Sequence[Item], most: int) -> Iterator[Sequence[Item]]:
+    for first in range(0, len(items), most):
+        yield items[first : first + most]
+
+
+def _put_batches(small: Sequence[ChunkId], chunks: Mapping[ChunkId, bytes]) -> Iterator[list[ChunkId]]:
+    """These chunks in their order, as few requests as their sizes allow: neighbours stay together."""
+    batch: list[ChunkId] = []
+    size = 0
+    for chunk in small:
+        length = len(chunks[chunk])
+        if batch and (size + length > PUT_BODY_MAX or len(batch) == _PUT_CHUNKS_MAX):
+            yield batch
+            batch, size = [], 0
+        batch.append(chunk)
+        size += length
+    if batch:
+        yield batch
+
+
+def _get_batches(numbers: Sequence[int], parts: Sequence[ChunkPart]) -> Iterator[list[int]]:
+    """Requests whose answers probably fit; the size of a whole chunk is not known here, it is taken for small."""
+    batch: list[int] = []
+    size = 0
+    for number in numbers:
+        length = parts[number].frames * FRAME
+        if batch and (size + length > GET_ANSWER_MAX or len(batch) == CHUNKS_MAX):
+            yield batch
+            batch, size = [], 0
+        batch.append(number)
+        size += length
+    if batch:
+        yield batch

@@ -1,0 +1,176 @@
+"""The one module that speaks httpx: single HTTP exchanges, counted and bounded, failing only as Unreachable or
+ServerFault. What an answer means, deadlines and retries are the session's.
+"""
+
+import ipaddress
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+from remote.client.traffic import Traffic
+from remote.protocol.errors import BadRequest, ServerFault, Unreachable
+
+PIECE = 65_536
+"""Bytes of a body that are handed on and counted at once."""
+_IDLE_SECONDS = 30.0
+
+
+class Answer:
+    """Status and headers of an answer whose body is still to be read."""
+
+    def __init__(self, response: httpx.Response, traffic: Traffic) -> None:
+        self._response = response
+        self._traffic = traffic
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+
+    @property
+    def length(self) -> int | None:
+        """The length of the body, as far as the peer says."""
+        text = self.headers.get("content-length", "")
+        return int(text) if text.isascii() and text.isdigit() else None
+
+    async def read_into(self, content: bytearray, most: int) -> None:
+        """Appends the body to `content` as it comes, so that what came before a cut is not lost.
+
+        Raises Unreachable when it is cut, ServerFault when `content` would come to hold more than `most` bytes.
+        """
+        if len(content) + (self.length or 0) > most:
+            raise ServerFault(f"The answer has {self.length} bytes, where at most {most} were expected.")
+        try:
+            async for piece in self._response.aiter_raw():
+                self._traffic.received_bytes += len(piece)
+                if len(content) + len(piece) > most:
+                    # The rest is not looked at; who asked closes the connection.
+                    break
+                content += piece
+            else:
+                return
+        except (httpx.TransportError, httpx.StreamError) as error:
+            raise Unreachable(f"The connection was cut in the middle of an answer ({_reason(error)}).") from error
+        raise ServerFault(f"The answer has more than the {most} bytes that were expected.")
+
+
+class Wire:
+    """A pool of at most `connections` kept-alive connections; without an answer or any progress for
+    `stall_seconds` (None: for ever), an exchange fails. Close it with `async with`.
+    """
+
+    def __init__(
+        self,
+        traffic: Traffic,
+        *,
+        connections: int,
+        connect_seconds: float,
+        stall_seconds: float | None,
+        trust: ssl.SSLContext,
+        may_use_proxy: bool,
+    ) -> None:
+        self._traffic = traffic
+        limits = httpx.Limits(
+            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=_IDLE_SECONDS
+        )
+        self._client = httpx.AsyncClient(
+            verify=trust,
+            limits=limits,
+            timeout=httpx.Timeout(stall_seconds, connect=connect_seconds, pool=None),
+            trust_env=may_use_proxy,
+            headers={"accept": "*/*", "accept-encoding": "identity", "user-agent": "satchel"},
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.__aexit__(kind, error, trace)
+
+    @asynccontextmanager
+    async def exchange(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | memoryview | None = None
+    ) -> AsyncIterator[Answer]:
+        """The answer to one request; raises Unreachable when none comes. Redirects are not followed."""
+        content = None if body is None else self._counted(body)
+        sized = dict(headers) if body is None else {**headers, "content-length": str(len(body))}
+        try:
+            request = self._client.build_request(method, url, headers=sized, content=content)
+        except httpx.InvalidURL as error:
+            raise ServerFault(f"An address cannot be used: {error}") from error
+        try:
+            response = await self._client.send(request, stream=True)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise Unreachable(f"{_host(url)} cannot be reached ({_reason(error)}).") from error
+        except httpx.TransportError as error:
+            self._traffic.sent_head(method, request.url.raw_path, request.headers.raw)
+            raise Unreachable(f"{_host(url)} did not answer ({_reason(error)}).") from error
+        self._traffic.sent_head(method, request.url.raw_path, request.headers.raw)
+        self._traffic.received_head(response.headers.raw)
+        try:
+            yield Answer(response, self._traffic)
+        finally:
+            await response.aclose()
+
+    async def _counted(self, body: bytes | memoryview) -> AsyncIterator[bytes]:
+        view = memoryview(body)
+        for offset in range(0, len(view), PIECE):
+            piece = bytes(view[offset : offset + PIECE])
+            yield piece
+            self._traffic.sent_bytes += len(piece)
+
+
+def system_trust() -> ssl.SSLContext:
+    """The certificates that this machine trusts (or those of SSL_CERT_FILE, SSL_CERT_DIR)."""
+    return ssl.create_default_context()
+
+
+def checked_base(url: str, *, allow_insecure: bool) -> str:
+    """The server's address with a slash behind; raises BadRequest for one that cannot be used, or not safely."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == -1:
+        raise BadRequest(f"{url!r} is no address of a server: it has to look like https://drive.example.org.")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise BadRequest("The address of the server must not hold a name, password, query or fragment.")
+    check_secure(url, allow_insecure=allow_insecure)
+    return url.rstrip("/") + "/"
+
+
+def check_secure(url: str, *, allow_insecure: bool) -> None:
+    """Raises BadRequest for plain HTTP to another machine, unless that is allowed."""
+    if urlsplit(url).scheme != "https" and not allow_insecure and not is_loopback(url):
+        raise BadRequest(
+            f"{_host(url)} would be reached by plain http: anybody on the way could read files and use this sign-in. "
+            "Use https, or allow insecure connections if you know the network."
+        )
+
+
+def is_loopback(url: str) -> bool:
+    """Whether this address is on this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def resolved(base: str, url: str) -> str:
+    """A URL as the server gave it: absolute, or relative to the server's address (`/v1/…` counts from there, too)."""
+    return url if urlsplit(url).scheme else urljoin(base, url.lstrip("/"))
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
