@@ -1,0 +1,205 @@
+"""Blobs: the files that hold content of chunks, by number; knows nothing of what is in them.
+
+Functions that take a path or a descriptor may run in any thread; everything else belongs to the event loop's thread.
+"""
+
+import ctypes
+import errno
+import logging
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NewType
+
+import xxhash
+
+from cache.errors import DiskFull
+from remote.protocol.sealing import FRAME, Buffer
+
+log = logging.getLogger(__name__)
+
+OPEN_MAX: Final = 256
+"""Blob files kept open."""
+_KEEP_SIZE_PUNCH_HOLE: Final = 0x01 | 0x02
+_COPY: Final = 8 << 20
+_NAME: Final = re.compile("[0-9a-f]{16}")
+
+BlobId = NewType("BlobId", int)
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+class Blobs:
+    """The blob files below `directory`, a bounded number of them open."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = os.fspath(directory)
+        self._fds: OrderedDict[BlobId, int] = OrderedDict()
+
+    def path(self, blob: BlobId) -> str:
+        """Where the blob lies, or would lie."""
+        return f"{self._directory}/{blob & 0xFF:02x}/{blob:016x}"
+
+    def fd(self, blob: BlobId) -> int | None:
+        """A descriptor to read from until the next call of any method, or None when there is no such file."""
+        fd = self._fds.get(blob)
+        if fd is not None:
+            self._fds.move_to_end(blob)
+            return fd
+        try:
+            fd = os.open(self.path(blob), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return None
+        self._fds[blob] = fd
+        if len(self._fds) > OPEN_MAX:
+            os.close(self._fds.popitem(last=False)[1])
+        return fd
+
+    def forget(self, blob: BlobId) -> None:
+        """Closes the blob, so that unlinking it gives its room back."""
+        fd = self._fds.pop(blob, None)
+        if fd is not None:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Closes all files."""
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+    def folders(self) -> Iterator[str]:
+        """The folders in which blobs lie."""
+        for number in range(256):
+            yield f"{self._directory}/{number:02x}"
+
+
+def blobs_in(folder: str) -> list[BlobId]:
+    """Blobs in one folder; foreign files are passed over."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    return [BlobId(int(name, 16)) for name in names if _NAME.fullmatch(name)]
+
+
+def sums_of(view: Buffer) -> list[int]:
+    """The xxh3 sum of each frame."""
+    view = memoryview(view)
+    return [xxhash.xxh3_64_intdigest(view[at : at + FRAME]) for at in range(0, len(view), FRAME)]
+
+
+def read_at(fd: int, offset: int, length: int) -> bytearray:
+    """The bytes there, shorter only where the file ends."""
+    data = bytearray(length)
+    view = memoryview(data)
+    done = 0
+    while done < length:
+        count = os.preadv(fd, [view[done:]], offset + done)
+        if count == 0:
+            return data[:done]
+        done += count
+    return data
+
+
+def write_at(path: str, offset: int, data: Buffer) -> int:
+    """Writes into the blob, made when it is not there, and returns its allocated bytes; raises DiskFull."""
+    fd = _open_to_write(path)
+    try:
+        view = memoryview(data)
+        done = 0
+        while done < len(view):
+            done += os.pwrite(fd, view[done:], offset + done)
+        return os.fstat(fd).st_blocks * 512
+    except OSError as error:
+        raise disk_full(path, error) from error
+    finally:
+        os.close(fd)
+
+
+def punch(path: str, stretches: Sequence[tuple[int, int]]) -> int:
+    """Gives the room of (offset, length) stretches back and returns what is still allocated; raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        for offset, length in stretches:
+            if _libc.fallocate(fd, _KEEP_SIZE_PUNCH_HOLE, offset, length) != 0:
+                number = ctypes.get_errno()
+                if number not in {errno.EOPNOTSUPP, errno.ENOSYS}:
+                    raise OSError(number, os.strerror(number), path)
+                return _fill_with_zeros_instead(fd, stretches)
+        return os.fstat(fd).st_blocks * 512
+    finally:
+        os.close(fd)
+
+
+def move(source: str, path: str, pieces: Sequence[tuple[int, int]]) -> None:
+    """Makes the file `source` the blob, by renaming, or across file systems by copying (offset, length) pieces."""
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    try:
+        os.rename(source, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy(source, path, pieces)
+        os.unlink(source)
+
+
+def unlink(path: str) -> None:
+    """Removes the blob; nothing when it is gone already."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.warning("%s cannot be removed from the cache: %s.", path, error.strerror)
+
+
+def allocated(path: str) -> int:
+    """The bytes that the blob takes on disk."""
+    return os.stat(path, follow_symlinks=False).st_blocks * 512
+
+
+def disk_full(path: str, error: OSError) -> DiskFull:
+    """What to tell when a write into the cache failed."""
+    return DiskFull(f"The cache took no more ({error.strerror}: {path}). Make room on its disk.")
+
+
+def _open_to_write(path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        try:
+            return os.open(path, flags, 0o600)
+        except FileNotFoundError:  # the first blob in this folder, or somebody wiped the cache
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            return os.open(path, flags, 0o600)
+    except OSError as error:
+        raise disk_full(path, error) from error
+
+
+def _copy(source: str, path: str, pieces: Sequence[tuple[int, int]]) -> None:
+    source_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fd = _open_to_write(path)
+        try:
+            for offset, length in pieces:
+                for at in range(offset, offset + length, _COPY):
+                    data = read_at(source_fd, at, min(_COPY, offset + length - at))
+                    if os.pwrite(fd, data, at) < len(data):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            unlink(path)
+            raise disk_full(path, error) from error
+        finally:
+            os.close(fd)
+    finally:
+        os.close(source_fd)
+
+
+def _fill_with_zeros_instead(fd: int, stretches: Sequence[tuple[int, int]]) -> int:
+    """Where a file system cannot punch holes the room comes back with the whole blob; no old bytes stay readable."""
+    zeros = bytes(FRAME)
+    for offset, length in stretches:
+        for at in range(offset, offset + length, FRAME):
+            os.pwrite(fd, zeros[: min(FRAME, offset + length - at)], at)
+    return os.fstat(fd).st_blocks * 512

@@ -1,0 +1,690 @@
+"""Chunks: clean content by chunk id, in the cache directory, every byte checked before it is given out.
+
+A chunk's content lies in the store (small) or in a blob file at an offset: a file of its own, sparse while only some
+frames are held, or one that was a staging file and holds many. Nothing here is precious: whatever is missing, cut,
+changed or foreign counts as not held and is fetched again. A crash leaves at worst files that `sweep` removes.
+
+Everything runs on the event loop's thread but `Slot.write`.
+"""
+
+import logging
+import os
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+import trio
+import xxhash
+
+from cache import blobs
+from cache.blobs import BlobId, Blobs
+from cache.errors import StoreDamaged
+from cache.store import Change, Store
+from remote.protocol.ids import ChunkId, PlainHash
+from remote.protocol.nodes import Entry
+from remote.protocol.sealing import FRAME, Buffer, frame_count
+
+log = logging.getLogger(__name__)
+
+TABLES: Final = ("chunks", "small", "blobs", "queue", "plain", "plain_queue", "facts")
+"""Tables of the cache's store; their keys and values are in FORMAT.md."""
+SMALL_MAX: Final = 64 << 10
+"""Bytes of content up to which a fetched chunk lies in the store."""
+PLAIN_COUNT_MAX: Final = 400_000
+"""Plain hashes remembered."""
+SMALL_BYTES_PER_CHECKPOINT: Final = 4 << 20
+BLOB_BYTES_PER_CHECKPOINT: Final = 256 << 20
+THREADS: Final = 6
+
+_CHUNKS, _SMALL, _BLOBS, _QUEUE, _PLAIN, _PLAIN_QUEUE, _FACTS = range(len(TABLES))
+
+_CHUNK: Final = struct.Struct("<QQQII")  # position in the queue, blob, offset, length, held frames; then a sum for each
+_SMALL_HEAD: Final = struct.Struct("<QQ")  # position in the queue, sum
+_BLOB: Final = struct.Struct("<QI")  # allocated bytes, chunks in it
+_SUM: Final = struct.Struct("<Q")
+_PLAIN_VALUE: Final = struct.Struct("<32s32sI")  # chunk id, key, sealed size
+_USED: Final = b"used"
+_PAGE: Final = 4096
+
+_T = TypeVar("_T")
+
+
+class _Place(NamedTuple):
+    """A row of the table `chunks`."""
+
+    position: int
+    blob: BlobId
+    offset: int
+    length: int
+    frames: int
+    sums: bytes
+
+    def pack(self) -> bytes:
+        return _CHUNK.pack(*self[:5]) + self.sums
+
+    def sum_of(self, frame: int) -> int:
+        return int(_SUM.unpack_from(self.sums, 8 * frame)[0])
+
+
+class Known(NamedTuple):
+    """A chunk that the server holds for content with some plain hash."""
+
+    id: ChunkId
+    key: bytes
+    sealed_size: int
+
+
+@dataclass
+class Slot:
+    """A place for content of one chunk that a thread may write to, between `reserve` and `settle`."""
+
+    entry: Entry
+    blob: BlobId
+    offset: int
+    path: str
+    is_new: bool
+    users: int = 0
+    allocated: int = 0
+    written: list[tuple[int, list[int]]] = field(default_factory=list)
+
+    def write(self, first: int, plain: Buffer) -> None:
+        """Writes frames from number `first` on; raises DiskFull."""
+        sums = blobs.sums_of(plain)
+        self.allocated = blobs.write_at(self.path, self.offset + first * FRAME, plain)
+        self.written.append((first, sums))
+
+
+def open_chunks(directory: Path) -> "Chunks":
+    """The chunks in a cache directory; a store that cannot be read is thrown away. Close both `.store` and it."""
+    path = directory / "chunks.mdb"
+    try:
+        store = Store(path, TABLES, has_journal=False)
+    except StoreDamaged as damage:
+        log.warning("The index of the cache was thrown away, cached content is fetched again: %s", damage)
+        path.unlink(missing_ok=True)
+        store = Store(path, TABLES, has_journal=False)
+    return Chunks(store, directory)
+
+
+class Chunks:
+    """What the cache directory holds, by chunk id."""
+
+    def __init__(self, store: Store, directory: Path) -> None:
+        self.store: Final = store
+        self.directory: Final = directory
+        self._blobs = Blobs(directory / "blobs")
+        self._limiter = trio.CapacityLimiter(THREADS)
+        # Chunks that a thread reads or writes just now: not to be dropped.
+        self._holds: Counter[ChunkId] = Counter()
+        self._slots: dict[ChunkId, Slot] = {}
+        used = store.get(_FACTS, _USED)
+        self._used = int.from_bytes(used, "little") if used is not None else 0
+        oldest = store.scan(_QUEUE, limit=1)
+        newest = store.last(_QUEUE)
+        self._next_position = int.from_bytes(newest[0], "big") + 1 if newest else 1
+        # One byte for each position from _first_position on: read since the hand passed by.
+        self._first_position = int.from_bytes(oldest[0][0], "big") if oldest else 1
+        self._visited = bytearray(self._next_position - self._first_position)
+        last_blob = store.last(_BLOBS)
+        self._next_blob = max(int.from_bytes(last_blob[0], "big") + 1 if last_blob else 1, time.time_ns())
+        self._first_new_blob = self._next_blob
+        newest_plain = store.last(_PLAIN_QUEUE)
+        self._next_plain = int.from_bytes(newest_plain[0], "big") + 1 if newest_plain else 1
+        self._unsaved_small = 0
+        self._unsaved_blob = 0
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes that held content takes on disk: what is allocated to blobs, and pages of the store for small ones."""
+        return self._used
+
+    def close(self) -> None:
+        """Lets go of all files; the store is closed by who opened it."""
+        self._blobs.close()
+
+    # Reading
+
+    def held(self, entry: Entry) -> int:
+        """A bit for each frame that is held, frame 0 the lowest; `whole(entry)` when all are."""
+        if entry.length <= SMALL_MAX and self.store.has(_SMALL, entry.id):
+            return 1
+        value = self.store.get(_CHUNKS, entry.id)
+        if value is None:
+            return 0
+        _, _, _, length, frames = _CHUNK.unpack_from(value)
+        return int(frames) if length == entry.length else 0
+
+    def read(self, entry: Entry, start: int, stop: int) -> Buffer | None:
+        """Bytes [start, stop) of the chunk's content if they can be had without waiting for a disk."""
+        if entry.length <= SMALL_MAX:
+            small = self._read_small(entry.id)
+            if small is not None:
+                return small[start:stop] if len(small) == entry.length else None
+        value = self.store.get(_CHUNKS, entry.id)
+        if value is None:
+            return None
+        position, blob, offset, length, frames = _CHUNK.unpack_from(value)
+        first, end = start // FRAME, -(-stop // FRAME)
+        needed = (1 << end) - (1 << first)
+        if length != entry.length or frames & needed != needed:
+            return None
+        fd = self._blobs.fd(blob)
+        if fd is None:
+            self._lose(entry.id, "its file is gone")
+            return None
+        begin = first * FRAME
+        data = bytearray(min(end * FRAME, length) - begin)
+        try:
+            count = os.preadv(fd, [data], offset + begin, os.RWF_NOWAIT)
+        except OSError:  # not in the page cache, or a file system that cannot tell
+            return None
+        if count < len(data):
+            return None
+        view = memoryview(data)
+        for frame in range(first, end):
+            at = frame * FRAME - begin
+            found = xxhash.xxh3_64_intdigest(view[at : at + FRAME])
+            if found != _SUM.unpack_from(value, _CHUNK.size + 8 * frame)[0]:
+                self._damage(entry.id, [frame], is_zero=not any(view[at : at + FRAME]))
+                return None
+        self._visit(position)
+        return data if stop - start == len(data) else view[start - begin : stop - begin]
+
+    async def read_slow(self, entry: Entry, start: int, stop: int) -> Buffer | None:
+        """Bytes [start, stop) of the chunk's content, read in a thread; None when they are not held."""
+        if entry.length <= SMALL_MAX and self.store.has(_SMALL, entry.id):
+            return self.read(entry, start, stop)
+        place = self._place(entry.id)
+        first, end = start // FRAME, -(-stop // FRAME)
+        needed = (1 << end) - (1 << first)
+        if place is None or place.length != entry.length or place.frames & needed != needed:
+            return None
+        shared_fd = self._blobs.fd(place.blob)
+        if shared_fd is None:
+            self._lose(entry.id, "its file is gone")
+            return None
+        # Shares the file's position and so the kernel's read-ahead, but outlives the one that is kept open.
+        fd = os.dup(shared_fd)
+        try:
+            with self.holding([entry.id]):
+                data, bad = await self._in_thread(partial(_read_checked, fd, place, first, end))
+        finally:
+            os.close(fd)
+        if bad:
+            now = self._place(entry.id)
+            if now is not None and now.blob == place.blob:
+                self._damage(entry.id, bad, is_zero=not any(data))
+            return None
+        self._visit(place.position)
+        begin = first * FRAME
+        return data if stop - start == len(data) else memoryview(data)[start - begin : stop - begin]
+
+    def read_leaf(self, chunk_id: ChunkId) -> bytes | None:
+        """The content kept by `add_leaf`."""
+        return self._read_small(chunk_id)
+
+    # Taking in
+
+    async def add(self, entry: Entry, plain: Buffer) -> None:
+        """Keeps the whole content of a chunk, checked by the caller; raises DiskFull."""
+        if len(plain) != entry.length:
+            raise ValueError(f"chunk {entry.id.hex()} has {entry.length} bytes, not {len(plain)}")
+        if entry.length <= SMALL_MAX:
+            self.add_small(entry.id, plain)
+        elif self.held(entry) != whole(entry):
+            await self.add_frames(entry, 0, plain)
+
+    async def add_frames(self, entry: Entry, first: int, plain: Buffer) -> None:
+        """Keeps frames from number `first` on, the last one as long as the chunk has it; raises DiskFull."""
+        with self.reserve(entry) as slot:
+            await self._in_thread(partial(slot.write, first, plain))
+
+    def add_small(self, chunk_id: ChunkId, plain: Buffer) -> None:
+        """Keeps content of a small chunk in the store."""
+        if self.store.has(_SMALL, chunk_id):
+            return
+        value = _SMALL_HEAD.pack(self._next_position, xxhash.xxh3_64_intdigest(plain)) + plain
+        with self.store.change() as change:
+            change.put(_SMALL, chunk_id, value)
+            self._enqueue(change, chunk_id)
+            self._account(change, _small_cost(len(value)))
+        self._unsaved_small += len(value)
+        self._keep_pace()
+
+    add_leaf = add_small
+    """Keeps the content of a leaf of a manifest, whose length no entry tells."""
+
+    @contextmanager
+    def reserve(self, entry: Entry) -> Iterator[Slot]:
+        """A slot for frames of a chunk; what was written when the block ends, however it does, is held from then on."""
+        slot = self._slots.get(entry.id)
+        if slot is None:
+            place = self._place(entry.id)
+            if place is not None and place.length != entry.length:
+                self._lose(entry.id, "its row was wrong")
+                place = None
+            blob = place.blob if place is not None else self._new_blob()
+            offset = place.offset if place is not None else 0
+            slot = Slot(entry, blob, offset, self._blobs.path(blob), is_new=place is None)
+            self._slots[entry.id] = slot
+        slot.users += 1
+        try:
+            with self.holding([entry.id]):
+                yield slot
+        finally:
+            slot.users -= 1
+            if slot.users == 0:
+                del self._slots[entry.id]
+            self._settle(slot)
+
+    async def adopt(
+        self, path: Path, pieces: Sequence[tuple[Entry, int]], sums: Sequence[Sequence[int]] | None = None
+    ) -> None:
+        """Takes the file at `path` for the cache's own, with chunks whole at these offsets; raises DiskFull, OSError.
+
+        `sums`: `blobs.sums_of` of each piece, if the caller had the bytes in hand. A chunk held already stays where
+        it is. When this fails, the file may still be at `path` or be gone.
+        """
+        blob = self._new_blob()
+        target = self._blobs.path(blob)
+        taken = {}
+        for number, (entry, offset) in enumerate(pieces):
+            if entry.id and self.held(entry) != whole(entry) and entry.id not in taken:
+                taken[entry.id] = (entry, offset, sums[number] if sums is not None else None)
+        if not taken:
+            await self._in_thread(partial(path.unlink, missing_ok=True))
+            return
+        found, allocated = await self._in_thread(partial(_adopt, str(path), target, list(taken.values())))
+        kept = 0
+        empty: list[BlobId] = []
+        with self.store.change() as change:
+            for (entry, offset, _), frame_sums in zip(taken.values(), found, strict=True):
+                if frame_sums is None or entry.id in self._holds or self.held(entry) == whole(entry):
+                    continue
+                self._remove(change, entry.id, empty, {})
+                place = _Place(self._next_position, blob, offset, entry.length, whole(entry), _pack_sums(frame_sums))
+                change.put(_CHUNKS, entry.id, place.pack())
+                self._enqueue(change, entry.id)
+                kept += 1
+            change.put(_BLOBS, _number(blob), _BLOB.pack(allocated, kept))
+            self._account(change, allocated)
+        await self._remove_empty(empty if kept else [*empty, blob])
+        self._unsaved_blob += allocated
+        self._keep_pace()
+
+    # Letting go
+
+    @contextmanager
+    def holding(self, ids: Iterable[ChunkId]) -> Iterator[None]:
+        """Keeps these chunks from being dropped while the block runs."""
+        held = list(ids)
+        self._holds.update(held)
+        try:
+            yield
+        finally:
+            for chunk_id in held:
+                self._holds[chunk_id] -= 1
+                if not self._holds[chunk_id]:
+                    del self._holds[chunk_id]
+
+    def is_being_used(self, chunk_id: ChunkId) -> bool:
+        """Whether something reads or writes the chunk just now."""
+        return chunk_id in self._holds
+
+    async def drop(self, ids: Iterable[ChunkId]) -> int:
+        """Lets go of these chunks, but those being used, and returns how many bytes that gave back."""
+        before = self._used
+        empty: list[BlobId] = []
+        holes: dict[BlobId, list[tuple[int, int]]] = {}
+        with self.store.change() as change:
+            for chunk_id in ids:
+                if chunk_id not in self._holds:
+                    self._remove(change, chunk_id, empty, holes)
+        # Rows first, then files: a crash between leaves what sweep removes.
+        freed = before - self._used
+        freed += await self._remove_empty(empty)
+        if holes:
+            freed += await self._punch(holes)
+        return freed
+
+    def queue(self, after: int, limit: int) -> list[tuple[int, ChunkId]]:
+        """Chunks in the order in which they came in, after a position; for eviction."""
+        found = self.store.scan(_QUEUE, _number(after + 1), limit=limit)
+        return [(int.from_bytes(key, "big"), ChunkId(value)) for key, value in found]
+
+    def take_visited(self, position: int) -> bool:
+        """Whether the chunk was read since this was last asked."""
+        at = position - self._first_position
+        if not 0 <= at < len(self._visited) or not self._visited[at]:
+            return False
+        self._visited[at] = 0
+        return True
+
+    def weight(self, chunk_id: ChunkId) -> int:
+        """About how many bytes dropping the chunk gives back."""
+        place = self._place(chunk_id)
+        if place is not None:
+            return place.frames.bit_count() * FRAME
+        value = self.store.get(_SMALL, chunk_id)
+        return _small_cost(len(value)) if value is not None else 0
+
+    async def sweep(self) -> int:
+        """Removes files that no row names, as a crash leaves them, and returns how many; run once after the start.
+
+        Also finds out how much of what the rows count is really there.
+        """
+        after = 0
+        empty: list[BlobId] = []
+        while rows := self.store.scan(_BLOBS, _number(after), limit=500):
+            known = [BlobId(int.from_bytes(key, "big")) for key, _ in rows]
+            after = known[-1] + 1
+            found = await self._in_thread(partial(_allocated_all, [self._blobs.path(blob) for blob in known]))
+            with self.store.change() as change:
+                for blob, (key, value), allocated in zip(known, rows, found, strict=True):
+                    if blob >= self._first_new_blob or change.get(_BLOBS, key) != value:
+                        continue
+                    before, count = _BLOB.unpack(value)
+                    if count == 0:
+                        empty.append(blob)
+                    elif before != allocated:
+                        change.put(_BLOBS, key, _BLOB.pack(allocated, count))
+                        self._account(change, allocated - before)
+        await self._remove_empty(empty)
+        return len(empty) + await self._sweep_files()
+
+    async def _sweep_files(self) -> int:
+        count = 0
+        for folder in self._blobs.folders():
+            found = await self._in_thread(partial(blobs.blobs_in, folder))
+            orphans = [
+                blob for blob in found if blob < self._first_new_blob and not self.store.has(_BLOBS, _number(blob))
+            ]
+            if orphans:
+                await self._in_thread(partial(_unlink_all, [self._blobs.path(blob) for blob in orphans]))
+                count += len(orphans)
+        return count
+
+    # Plain hashes
+
+    def known_plain(self, plain_hash: PlainHash) -> Known | None:
+        """The chunk that this content was sealed to, as far as remembered."""
+        value = self.store.get(_PLAIN, plain_hash)
+        if value is None:
+            return None
+        chunk_id, key, sealed_size = _PLAIN_VALUE.unpack_from(value)
+        return Known(ChunkId(chunk_id), key, sealed_size)
+
+    def note_plain(self, plain_hash: PlainHash, chunk_id: ChunkId, key: bytes, sealed_size: int) -> None:
+        """Remembers what content was sealed to, once the server has it; the oldest are forgotten."""
+        with self.store.change() as change:
+            if change.get(_PLAIN, plain_hash) is None:
+                change.put(_PLAIN_QUEUE, _number(self._next_plain), plain_hash)
+                self._next_plain += 1
+            change.put(_PLAIN, plain_hash, _PLAIN_VALUE.pack(chunk_id, key, sealed_size))
+            if self.store.count(_PLAIN_QUEUE) >= PLAIN_COUNT_MAX:
+                for number, oldest in self.store.scan(_PLAIN_QUEUE, limit=8):
+                    change.delete(_PLAIN_QUEUE, number)
+                    change.delete(_PLAIN, oldest)
+
+    def forget_plain(self, plain_hash: PlainHash) -> None:
+        """Forgets it, when the server turned out not to have the chunk."""
+        with self.store.change() as change:
+            change.delete(_PLAIN, plain_hash)
+
+    # Inside
+
+    async def _in_thread(self, job: Callable[[], _T]) -> _T:
+        return await trio.to_thread.run_sync(job, limiter=self._limiter)
+
+    def _place(self, chunk_id: ChunkId) -> _Place | None:
+        value = self.store.get(_CHUNKS, chunk_id)
+        if value is None:
+            return None
+        position, blob, offset, length, frames = _CHUNK.unpack_from(value)
+        return _Place(position, BlobId(blob), offset, length, frames, value[_CHUNK.size :])
+
+    def _read_small(self, chunk_id: ChunkId) -> bytes | None:
+        value = self.store.get(_SMALL, chunk_id)
+        if value is None:
+            return None
+        position, expected = _SMALL_HEAD.unpack_from(value)
+        plain = value[_SMALL_HEAD.size :]
+        if xxhash.xxh3_64_intdigest(plain) != expected:
+            self._lose(chunk_id, "its bytes in the store were changed")
+            return None
+        self._visit(position)
+        return plain
+
+    def _visit(self, position: int) -> None:
+        at = position - self._first_position
+        if 0 <= at < len(self._visited):
+            self._visited[at] = 1
+
+    def _enqueue(self, change: Change, chunk_id: ChunkId) -> None:
+        change.put(_QUEUE, _number(self._next_position), chunk_id)
+        self._next_position += 1
+        self._visited.append(0)
+
+    def _account(self, change: Change, more: int) -> None:
+        self._used += more
+        change.put(_FACTS, _USED, max(0, self._used).to_bytes(8, "little"))
+
+    def _new_blob(self) -> BlobId:
+        self._next_blob += 1
+        return BlobId(self._next_blob - 1)
+
+    def _settle(self, slot: Slot) -> None:
+        """Makes what was written into a slot held."""
+        entry = slot.entry
+        place = self._place(entry.id)
+        if not slot.written or (place is not None and place.blob != slot.blob):
+            if slot.is_new and slot.users == 0 and (place is None or place.blob != slot.blob):
+                self._blobs.forget(slot.blob)
+                blobs.unlink(slot.path)
+            return
+        with self.store.change() as change:
+            if place is None:
+                place = _Place(self._next_position, slot.blob, 0, entry.length, 0, bytes(8 * frame_count(entry.length)))
+                self._enqueue(change, entry.id)
+            frames = place.frames
+            sums = bytearray(place.sums)
+            for first, found in slot.written:
+                frames |= ((1 << len(found)) - 1) << first
+                sums[8 * first : 8 * (first + len(found))] = _pack_sums(found)
+            slot.written.clear()
+            change.put(_CHUNKS, entry.id, place._replace(frames=frames, sums=bytes(sums)).pack())
+            known = change.get(_BLOBS, _number(slot.blob))
+            allocated, count = _BLOB.unpack(known) if known is not None else (0, 1)
+            change.put(_BLOBS, _number(slot.blob), _BLOB.pack(slot.allocated, count))
+            self._account(change, slot.allocated - allocated)
+        self._unsaved_blob += slot.allocated - allocated
+        self._keep_pace()
+
+    def _remove(
+        self,
+        change: Change,
+        chunk_id: ChunkId,
+        empty: list[BlobId],
+        holes: dict[BlobId, list[tuple[int, int]]],
+    ) -> None:
+        """Takes the rows of a chunk away, and notes what becomes of its blob."""
+        small = change.get(_SMALL, chunk_id)
+        if small is not None:
+            change.delete(_SMALL, chunk_id)
+            change.delete(_QUEUE, _number(_SMALL_HEAD.unpack_from(small)[0]))
+            self._account(change, -_small_cost(len(small)))
+        place = self._place(chunk_id) if change.get(_CHUNKS, chunk_id) is not None else None
+        if place is None:
+            return
+        change.delete(_CHUNKS, chunk_id)
+        change.delete(_QUEUE, _number(place.position))
+        row = change.get(_BLOBS, _number(place.blob))
+        if row is None:
+            return
+        allocated, count = _BLOB.unpack(row)
+        change.put(_BLOBS, _number(place.blob), _BLOB.pack(allocated, max(0, count - 1)))
+        if count <= 1:
+            empty.append(place.blob)
+            holes.pop(place.blob, None)
+        else:
+            holes.setdefault(place.blob, []).append((place.offset, place.length))
+
+    async def _remove_empty(self, empty: Sequence[BlobId]) -> int:
+        """Unlinks blobs without chunks and returns what that gave back."""
+        if not empty:
+            return 0
+        for blob in empty:
+            self._blobs.forget(blob)
+        with trio.CancelScope(shield=True):
+            await self._in_thread(partial(_unlink_all, [self._blobs.path(blob) for blob in empty]))
+        freed = 0
+        with self.store.change() as change:
+            for blob in empty:
+                row = change.get(_BLOBS, _number(blob))
+                if row is not None:
+                    freed += _BLOB.unpack(row)[0]
+                    change.delete(_BLOBS, _number(blob))
+            self._account(change, -freed)
+        return freed
+
+    async def _punch(self, holes: dict[BlobId, list[tuple[int, int]]]) -> int:
+        """Gives the room of dropped chunks back in blobs that hold others too."""
+        paths = [self._blobs.path(blob) for blob in holes]
+        with trio.CancelScope(shield=True):
+            left = await self._in_thread(partial(_punch_all, list(zip(paths, holes.values(), strict=True))))
+        freed = 0
+        with self.store.change() as change:
+            for blob, allocated in zip(holes, left, strict=True):
+                row = change.get(_BLOBS, _number(blob))
+                if row is not None and allocated is not None:
+                    before, count = _BLOB.unpack(row)
+                    change.put(_BLOBS, _number(blob), _BLOB.pack(allocated, count))
+                    freed += before - allocated
+            self._account(change, -freed)
+        return freed
+
+    def _damage(self, chunk_id: ChunkId, bad: Sequence[int], *, is_zero: bool) -> None:
+        """Makes frames whose bytes are not what was written count as not held."""
+        place = self._place(chunk_id)
+        if place is None:
+            return
+        # Zeros are what an eviction leaves whose rows a kill brought back: nothing is wrong with the disk.
+        level = logging.INFO if is_zero else logging.WARNING
+        log.log(level, "Chunk %s: cached bytes are not what was written; they are fetched again.", chunk_id.hex())
+        frames = place.frames
+        for frame in bad:
+            frames &= ~(1 << frame)
+        with self.store.change() as change:
+            change.put(_CHUNKS, chunk_id, place._replace(frames=frames).pack())
+
+    def _lose(self, chunk_id: ChunkId, why: str) -> None:
+        """Takes the rows of a chunk away whose bytes are gone."""
+        log.info("Chunk %s is not in the cache any more (%s).", chunk_id.hex(), why)
+        if chunk_id in self._holds:
+            return
+        empty: list[BlobId] = []
+        with self.store.change() as change:
+            self._remove(change, chunk_id, empty, {})
+            for blob in empty:
+                row = change.get(_BLOBS, _number(blob))
+                if row is not None:
+                    self._blobs.forget(blob)
+                    blobs.unlink(self._blobs.path(blob))
+                    change.delete(_BLOBS, _number(blob))
+                    self._account(change, -_BLOB.unpack(row)[0])
+
+    def _keep_pace(self) -> None:
+        """Bounds what a kill makes the cache forget, and the memory that the store's open transaction takes."""
+        if self._unsaved_small >= SMALL_BYTES_PER_CHECKPOINT or self._unsaved_blob >= BLOB_BYTES_PER_CHECKPOINT:
+            self._unsaved_small = self._unsaved_blob = 0
+            self.store.checkpoint()
+
+
+def whole(entry: Entry) -> int:
+    """The bits of all frames of a chunk."""
+    return (1 << frame_count(entry.length)) - 1
+
+
+def _number(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
+def _pack_sums(sums: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(sums)}Q", *sums)
+
+
+def _small_cost(length: int) -> int:
+    """What a value of the store takes: pages of its own when it is over half a page."""
+    return -(-(length + 16) // _PAGE) * _PAGE if length > _PAGE // 2 else length + 64
+
+
+def _read_checked(fd: int, place: _Place, first: int, end: int) -> tuple[bytearray, list[int]]:
+    """Frames as they lie on disk, and which of them are not what was written."""
+    begin = first * FRAME
+    stop = min(end * FRAME, place.length)
+    try:
+        data = blobs.read_at(fd, place.offset + begin, stop - begin)
+    except OSError as error:
+        log.warning("Blob %x cannot be read: %s.", place.blob, error.strerror)
+        return bytearray(), list(range(first, end))
+    found = blobs.sums_of(data)
+    if len(data) < stop - begin:
+        found = (found[:-1] + [-1] * (end - first))[: end - first]
+    return data, [first + at for at, frame_sum in enumerate(found) if frame_sum != place.sum_of(first + at)]
+
+
+def _adopt(
+    source: str, path: str, taken: Sequence[tuple[Entry, int, Sequence[int] | None]]
+) -> tuple[list[Sequence[int] | None], int]:
+    """Moves a file, punches what is no chunk, and returns the sums of each (None: not whole) and allocated bytes."""
+    pieces = sorted((offset, entry.length) for entry, offset, _ in taken)
+    blobs.move(source, path, pieces)
+    found: list[Sequence[int] | None] = []
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        for entry, offset, sums in taken:
+            if offset + entry.length > size:
+                found.append(None)
+                continue
+            found.append(blobs.sums_of(blobs.read_at(fd, offset, entry.length)) if sums is None else sums)
+    finally:
+        os.close(fd)
+    gaps = []
+    at = 0
+    for offset, length in [*pieces, (size, 0)]:
+        if offset - at >= _PAGE:
+            gaps.append((at, offset - at))
+        at = max(at, offset + length)
+    return found, blobs.punch(path, gaps) if gaps else blobs.allocated(path)
+
+
+def _allocated_all(paths: Sequence[str]) -> list[int]:
+    found = []
+    for path in paths:
+        try:
+            found.append(blobs.allocated(path))
+        except OSError:
+            found.append(0)
+    return found
+
+
+def _unlink_all(paths: Sequence[str]) -> None:
+    for path in paths:
+        blobs.unlink(path)
+
+
+def _punch_all(work: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> list[int | None]:
+    left: list[int | None] = []
+    for path, stretches in work:
+        try:
+            left.append(blobs.punch(path, stretches))
+        except OSError:
+            left.append(None)
+    return left
