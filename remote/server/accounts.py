@@ -1,0 +1,213 @@
+"""Accounts: who may sign in, which devices are signed in, and the ranges of node ids they hold."""
+
+import asyncio
+import hashlib
+import secrets
+import unicodedata
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import argon2
+
+from remote.protocol.errors import BadRequest, Busy, NotAllowed, NotSignedIn, ServerFault
+from remote.protocol.ids import NODE_RANGE_BITS, ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
+from remote.protocol.messages import LoginAnswer, LoginRequest, NodeRange
+from remote.protocol.nodes import ROOT_NAME, Kind, NodeState
+from remote.server.database import accounts as account_rows
+from remote.server.database import spaces as space_rows
+from remote.server.database import trees
+from remote.server.database.accounts import Account, Device
+from remote.server.database.connection import Database, Session
+from remote.server.database.spaces import JournalRow, SpaceRow
+from remote.server.keys import MasterKey, fresh_key
+from remote.server.limits import check_label, check_password
+from remote.server.states import encode_state
+
+RANGES_MAX = 4_096
+"""Ranges of one user: 16 million million nodes; who asks for more asks in a loop."""
+RANGE_NUMBER_MAX = (1 << 31) - 1
+HASHING_MAX = 2
+"""Passwords hashed at a time: each takes 64 MiB and a core."""
+HASHING_WAITING_MAX = 32
+FAILURES_FREE = 5
+"""Wrong passwords in a row before the next one has to wait."""
+FAILURE_WAIT_MAX_SECONDS = 60.0
+FAILURES_REMEMBERED = 10_000
+
+
+def login_name(name: str) -> str:
+    """What a name is looked up by: case and Unicode form do not matter."""
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def hash_password(password: str) -> str:
+    """The argon2id string to store."""
+    if not password:
+        raise BadRequest("The password is empty.")
+    check_password(password)
+    return _hasher.hash(password)
+
+
+def add_user(session: Session, master: MasterKey, name: str, password_hash: str, now_ns: int) -> Account:
+    """A new account with its home space; raises BadRequest when the name is taken or cannot be one."""
+    check_label("The user name", name)
+    if account_rows.user_of_login(session, login_name(name)) is not None:
+        raise BadRequest(f"There is a user {name} already.")
+    user, home = UserId(_random_id()), SpaceId(_random_id())
+    account = Account(user, name, password_hash, home)
+    account_rows.add_account(session, login_name(name), account, now_ns)
+    _add_home(session, master, account, now_ns)
+    return account
+
+
+def token_hash(token: str) -> bytes:
+    """What is stored of a token: it has 256 random bits, so a plain hash does."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+class Accounts:
+    """Signs devices in and out, and says which device a token belongs to."""
+
+    def __init__(self, database: Database, instance: str, now_ns: Callable[[], int]) -> None:
+        self._database = database
+        self._instance = instance
+        self._now_ns = now_ns
+        self._failures = _Failures(now_ns)
+        self._hashing = ThreadPoolExecutor(HASHING_MAX, thread_name_prefix="password")
+        self._hashing_count = 0
+
+    async def login(self, request: LoginRequest) -> LoginAnswer:
+        """A new device of the user; raises NotSignedIn, or Busy after too many wrong passwords."""
+        check_label("device_name", request.device_name)
+        check_password(request.password)
+        name = login_name(request.user)
+        self._failures.check(name)
+        account = await self._database.read(lambda session: _account_of(session, name))
+        if not await self._is_right(account, request.password) or account is None:
+            self._failures.add(name)
+            raise NotSignedIn("Name and password do not match.")
+        self._failures.forget(name)
+        token = secrets.token_urlsafe(32)
+        device = Device(account.user, DeviceId(_random_id()), account.user_name, token_hash(token))
+        await self._database.write(
+            lambda session: account_rows.add_device(session, device, request.device_name, self._now_ns())
+        )
+        return LoginAnswer(token, device.device, device.user, device.user_name, account.home, self._instance)
+
+    async def device(self, token: str) -> Device:
+        """Who holds this token; raises NotSignedIn."""
+        hashed = token_hash(token)
+        found = await self._database.read(lambda session: account_rows.device_of_token(session, hashed))
+        if found is None:
+            raise NotSignedIn("This device is not signed in, or was signed out: sign in again.")
+        return found
+
+    async def logout(self, device: Device) -> None:
+        """Ends the device's token."""
+        await self._database.write(lambda session: account_rows.revoke_device(session, device))
+
+    async def lease_range(self, device: Device) -> NodeRange:
+        """A range of node ids that nobody else ever gets."""
+        number = await self._database.write(lambda session: _lease(session, device))
+        return NodeRange(NodeId(number << NODE_RANGE_BITS), 1 << NODE_RANGE_BITS)
+
+    def close(self) -> None:
+        """Waits for passwords that are being hashed."""
+        self._hashing.shutdown(cancel_futures=True)
+
+    async def _is_right(self, account: Account | None, password: str) -> bool:
+        if self._hashing_count >= HASHING_WAITING_MAX:
+            raise Busy("Too many devices are signing in: try again in a moment.", 2.0)
+        self._hashing_count += 1
+        try:
+            # An unknown name costs the same time as a known one, so that time does not tell them apart.
+            stored = account.password_hash if account is not None else _NOBODY
+            verify = asyncio.get_running_loop().run_in_executor(self._hashing, _verify, stored, password)
+            return await verify and account is not None
+        finally:
+            self._hashing_count -= 1
+
+
+@dataclass(frozen=True)
+class _Failed:
+    count: int
+    last_ns: int
+
+
+class _Failures:
+    """Wrong passwords in a row by name, the latest of them only."""
+
+    def __init__(self, now_ns: Callable[[], int]) -> None:
+        self._now_ns = now_ns
+        self._failed: OrderedDict[str, _Failed] = OrderedDict()
+
+    def check(self, name: str) -> None:
+        failed = self._failed.get(name)
+        if failed is None or failed.count < FAILURES_FREE:
+            return
+        wait_seconds = min(FAILURE_WAIT_MAX_SECONDS, 2.0 ** min(failed.count - FAILURES_FREE, 10))
+        left_seconds = wait_seconds - (self._now_ns() - failed.last_ns) / 1e9
+        if left_seconds > 0:
+            raise Busy(f"Too many wrong passwords: try again in {left_seconds:.0f} seconds.", left_seconds)
+
+    def add(self, name: str) -> None:
+        count = self._failed[name].count if name in self._failed else 0
+        self._failed[name] = _Failed(count + 1, self._now_ns())
+        self._failed.move_to_end(name)
+        if len(self._failed) > FAILURES_REMEMBERED:
+            self._failed.popitem(last=False)
+
+    def forget(self, name: str) -> None:
+        self._failed.pop(name, None)
+
+
+def _add_home(session: Session, master: MasterKey, account: Account, now_ns: int) -> None:
+    """The user's home space; its first commit, by no device, is its root folder."""
+    rev = Rev(1)
+    wrapped_key = master.wrap(fresh_key())
+    space_rows.add_space(session, SpaceRow(account.home, account.user_name, Rev(0), Rev(0), 0, 0, 0, wrapped_key))
+    space_rows.add_member(session, account.home, account.user, "owner")
+    account_rows.add_mount(session, account.user, account.home)
+    root = NodeState(Kind.FOLDER, (ROOT_NAME,), 0o755, 0, 0, now_ns, now_ns, now_ns, now_ns)
+    state, nowhere = encode_state(root), NodeId(0)
+    trees.put_nodes(session, account.home, [trees.NodeRow(ROOT, rev, now_ns, Kind.FOLDER, nowhere, 0, state, None)])
+    trees.add_versions(
+        session, account.home, rev, [trees.VersionRow(ROOT, now_ns, state, None, trees.WAS_STATE, Rev(0))]
+    )
+    space_rows.add_moments(session, account.home, [ROOT], rev)
+    birth = JournalRow(rev, now_ns, account.user, DeviceId(0))
+    space_rows.add_commit(session, account.home, birth, secrets.token_bytes(16), 0)
+
+
+def _account_of(session: Session, name: str) -> Account | None:
+    user = account_rows.user_of_login(session, name)
+    return account_rows.account(session, user) if user is not None else None
+
+
+def _lease(session: Session, device: Device) -> int:
+    if account_rows.range_count(session, device.user) >= RANGES_MAX:
+        raise NotAllowed(f"Your devices hold {RANGES_MAX} ranges of node ids, which is all that one user gets.")
+    for _ in range(100):
+        # Number 0 holds the ids with a fixed meaning.
+        number = secrets.randbelow(RANGE_NUMBER_MAX) + 1
+        if account_rows.add_range(session, number, device.user, device.device):
+            return number
+    raise ServerFault("No free range of node ids was found.")
+
+
+def _random_id() -> int:
+    return secrets.randbelow((1 << 63) - 1) + 1
+
+
+def _verify(stored: str, password: str) -> bool:
+    try:
+        return _hasher.verify(stored, password)
+    except argon2.exceptions.VerificationError:
+        return False
+
+
+_hasher = argon2.PasswordHasher(type=argon2.Type.ID)
+_NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$bm9ib2R5LW5vYm9keS0w$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+"""A hash with the same costs that no password has."""

@@ -1,0 +1,234 @@
+"""Answers: one method for each request of a signed-in device. Checks the right, then lets threads do the work."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from remote.protocol.errors import NotSignedIn
+from remote.protocol.ids import ChunkId, Rev, SpaceId
+from remote.protocol.messages import (
+    POLL_SECONDS_MAX,
+    AsOfRequest,
+    Changes,
+    Commit,
+    CommitAnswer,
+    GetAnswer,
+    GetRequest,
+    History,
+    HistoryRequest,
+    Listing,
+    ListRequest,
+    Moment,
+    Moments,
+    MomentsRequest,
+    Nodes,
+    NodesRequest,
+    PollAnswer,
+    PollRequest,
+    PutAnswer,
+    PutRequest,
+    Space,
+    Spaces,
+    UrlsAnswer,
+    UrlsRequest,
+    WantAnswer,
+    WantRequest,
+)
+from remote.server import commits, reading
+from remote.server.chunks import Chunks
+from remote.server.database import accounts as account_rows
+from remote.server.database.accounts import Device
+from remote.server.database.chunks import Place
+from remote.server.database.connection import Database, Session
+from remote.server.database.spaces import SpaceRow, role_of, space_row
+from remote.server.hub import Hub
+from remote.server.keyring import Keyring
+from remote.server.keys import SpaceKey
+from remote.server.leaves import Leaves
+from remote.server.limits import check_count, check_rev
+from remote.server.objects.store import Objects
+from remote.server.rights import Right, member_space
+
+Result = TypeVar("Result")
+SpaceJob = Callable[[Session, SpaceRow, SpaceKey], Result]
+
+CURSORS_MAX = 1_000
+FILE_THREADS = 8
+
+
+class Answers:
+    """What an instance answers to its devices."""
+
+    def __init__(self, database: Database, objects: Objects, keyring: Keyring, domain_secret: bytes, hub: Hub) -> None:
+        self._database = database
+        self._objects = objects
+        self._keyring = keyring
+        self._domain_secret = domain_secret
+        self._hub = hub
+        self._chunks = Chunks(database, objects)
+        self._leaves = Leaves(self._chunks.read_whole)
+        self._files = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="objects")
+
+    def close(self) -> None:
+        """Waits for files that are being read or written."""
+        self._files.shutdown()
+
+    async def spaces(self, device: Device) -> Spaces:
+        """The spaces of the device's user."""
+        free_bytes = await self._in_file_thread(self._objects.free_bytes)
+        found = await self._database.read(lambda session: _memberships(session, device))
+        spaces = tuple(self._space(row, role, free_bytes) for row, role in found)
+        return Spaces(spaces, time.time_ns())
+
+    async def list_folders(self, device: Device, space: SpaceId, request: ListRequest) -> Listing:
+        """Children of many folders."""
+        return await self._read(
+            device, space, lambda session, row, key: reading.list_folders(session, row, key, request)
+        )
+
+    async def nodes(self, device: Device, space: SpaceId, request: NodesRequest) -> Nodes:
+        """The states of nodes."""
+        return await self._read(device, space, lambda session, row, key: reading.nodes(session, row, key, request))
+
+    async def changes(self, device: Device, space: SpaceId, since: Rev) -> Changes:
+        """Commits after a cursor."""
+        return await self._read(
+            device, space, lambda session, row, key: reading.changes(session, row, key, since, time.time_ns())
+        )
+
+    async def moments(self, device: Device, space: SpaceId, request: MomentsRequest) -> Moments:
+        """The newest moments of a folder."""
+        return await self._read(device, space, lambda session, row, key: reading.moments(session, row, request))
+
+    async def as_of(self, device: Device, space: SpaceId, request: AsOfRequest) -> Moment:
+        """The last commit at or before a time."""
+        return await self._read(device, space, lambda session, row, key: reading.as_of(session, row, request))
+
+    async def history(self, device: Device, space: SpaceId, request: HistoryRequest) -> History:
+        """The versions of a node."""
+        return await self._read(device, space, lambda session, row, key: reading.history(session, row, key, request))
+
+    async def commit(self, device: Device, space: SpaceId, commit: Commit) -> CommitAnswer:
+        """Takes the commit or refuses it whole, and tells those who wait for the space."""
+
+        def take(session: Session) -> CommitAnswer:
+            row = member_space(session, space, device, Right.WRITE)
+            key = self._keyring.key(row)
+            return commits.take(session, row, device, commit.op_id, drafts, key, time.time_ns())
+
+        drafts = await self._read(
+            device,
+            space,
+            lambda session, row, key: commits.prepare(session, space, commit, key, self._leaves),
+            Right.WRITE,
+        )
+        answer = await self._database.write(take)
+        if answer.rev:
+            self._hub.moved(space)
+        return answer
+
+    async def poll(self, device: Device, request: PollRequest) -> PollAnswer:
+        """The heads of spaces that are beyond their cursors, as soon as there is one."""
+        check_count("cursors", len(request.cursors), CURSORS_MAX)
+        for rev in request.cursors.values():
+            check_rev("a cursor", rev)
+        deadline = asyncio.get_running_loop().time() + min(max(request.wait_seconds, 1), POLL_SECONDS_MAX)
+        # Entered before looking: a commit between the look and the wait sets the event.
+        waiter = self._hub.enter(request.cursors, device.token_hash)
+        try:
+            while True:
+                waiter.event.clear()
+                answer = await self._database.read(lambda session: _moved(session, device, request))
+                if waiter.is_signed_out:
+                    raise NotSignedIn("This device was signed out.")
+                if answer.heads or answer.spaces_changed or self._hub.is_closed:
+                    return answer
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        await waiter.event.wait()
+                except TimeoutError:
+                    return PollAnswer({}, time.time_ns())
+        finally:
+            self._hub.leave(waiter)
+
+    async def want(self, device: Device, space: SpaceId, request: WantRequest) -> WantAnswer:
+        """Which chunks must be sent, and where the large ones go."""
+
+        def spaces(session: Session) -> list[SpaceId]:
+            member_space(session, space, device, Right.WRITE)
+            return [other for other in account_rows.mounts(session, device.user) if other != space]
+
+        others = await self._database.read(spaces)
+        return await self._in_file_thread(lambda: self._chunks.want(space, others, request))
+
+    async def put(self, device: Device, space: SpaceId, request: PutRequest) -> PutAnswer:
+        """Stores small chunks."""
+        await self._check(device, space, Right.WRITE)
+        return await self._in_file_thread(lambda: self._chunks.put(space, request))
+
+    async def get(self, device: Device, space: SpaceId, request: GetRequest) -> GetAnswer:
+        """Chunks or parts of chunks."""
+        await self._check(device, space, Right.READ)
+        return await self._in_file_thread(lambda: self._chunks.get(space, request))
+
+    async def urls(self, device: Device, space: SpaceId, request: UrlsRequest) -> UrlsAnswer:
+        """Signed GET URLs."""
+        await self._check(device, space, Right.READ)
+        return await self._in_file_thread(lambda: self._chunks.urls(space, request))
+
+    async def object_place(self, space: SpaceId, chunk: ChunkId) -> Place:
+        """Where a chunk lies, for the holder of a signed URL."""
+        return await self._in_file_thread(lambda: self._chunks.place(space, chunk))
+
+    async def object_bytes(self, place: Place, start: int, length: int) -> bytes:
+        """Bytes of a chunk, for the holder of a signed URL."""
+        return await self._in_file_thread(lambda: self._chunks.read(place, start, length))
+
+    async def has_object(self, space: SpaceId, chunk: ChunkId) -> bool:
+        """Whether the space may read the chunk already, for the holder of a signed URL."""
+        return await self._in_file_thread(lambda: self._chunks.may_read(space, chunk))
+
+    async def object_received(self, space: SpaceId, chunk: ChunkId, size: int) -> None:
+        """Notes a chunk that came whole through a signed URL."""
+        await self._in_file_thread(lambda: self._chunks.received(space, chunk, size))
+
+    async def _read(self, device: Device, space: SpaceId, job: SpaceJob[Result], right: Right = Right.READ) -> Result:
+        def read(session: Session) -> Result:
+            row = member_space(session, space, device, right)
+            return job(session, row, self._keyring.key(row))
+
+        return await self._database.read(read)
+
+    async def _check(self, device: Device, space: SpaceId, right: Right) -> None:
+        await self._database.read(lambda session: member_space(session, space, device, right))
+
+    async def _in_file_thread(self, job: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._files, job)
+
+    def _space(self, row: SpaceRow, role: str, free_bytes: int) -> Space:
+        free = min(free_bytes, max(0, row.quota - row.used)) if row.quota else free_bytes
+        return Space(row.space, row.name, role, row.head, row.floor, row.quota, row.used, self._domain_secret, free)
+
+
+def _memberships(session: Session, device: Device) -> list[tuple[SpaceRow, str]]:
+    found: list[tuple[SpaceRow, str]] = []
+    for space in account_rows.mounts(session, device.user):
+        role, row = role_of(session, space, device.user), space_row(session, space)
+        if role is not None and row is not None:
+            found.append((row, role))
+    return found
+
+
+def _moved(session: Session, device: Device, request: PollRequest) -> PollAnswer:
+    heads: dict[SpaceId, Rev] = {}
+    spaces_changed = False
+    for space, cursor in request.cursors.items():
+        row = space_row(session, space) if role_of(session, space, device.user) is not None else None
+        if row is None:
+            spaces_changed = True
+        elif row.head != cursor:
+            # Also when it is behind the cursor: a server restored from a backup has news of its own.
+            heads[space] = row.head
+    return PollAnswer(heads, time.time_ns(), spaces_changed)

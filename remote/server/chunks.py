@@ -1,0 +1,177 @@
+"""Chunks: what must be sent, where it is kept, and who may read it.
+
+A space may read a chunk when a member proved to have it: by sending its bytes, or by being a member of another space
+that may read it. Nothing here ever tells whether somebody else's space holds a chunk.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from remote.protocol import sealing
+from remote.protocol.errors import BadRequest, NotFound, ServerFault, TooLarge
+from remote.protocol.ids import ChunkId, SpaceId
+from remote.protocol.messages import (
+    CHUNKS_MAX,
+    GET_ANSWER_MAX,
+    SMALL_CHUNK_MAX,
+    ChunkPart,
+    GetAnswer,
+    GetRequest,
+    PutAnswer,
+    PutRequest,
+    UrlsAnswer,
+    UrlsRequest,
+    WantAnswer,
+    WantRequest,
+)
+from remote.server.database import chunks as chunk_rows
+from remote.server.database.chunks import Place
+from remote.server.database.connection import Database, Session
+from remote.server.limits import check_chunk_ids, check_chunk_size, check_count
+from remote.server.objects.packs import build_pack, plan_packs
+from remote.server.objects.store import GET_URL_SECONDS, ObjectMissing, Objects, object_name, pack_name
+
+
+class Chunks:
+    """The chunk store of an instance. Methods block on the disk: call them from a thread."""
+
+    def __init__(self, database: Database, objects: Objects) -> None:
+        self._database = database
+        self._objects = objects
+
+    def want(self, space: SpaceId, others: Sequence[SpaceId], request: WantRequest) -> WantAnswer:
+        """Which chunks must be sent; those that a space in `others` may read may be read in this one from now on."""
+        check_chunk_ids([chunk for chunk, _ in request.chunks])
+        sizes: dict[ChunkId, int] = {}
+        for at, (chunk, size) in enumerate(request.chunks):
+            check_chunk_size(f"chunks[{at}]", size)
+            if sizes.setdefault(chunk, size) != size:
+                raise BadRequest(f"chunks[{at}]: chunk {chunk.hex()} is given with two sizes.")
+        missing, readable_elsewhere = self._database.read_now(
+            lambda session: _split(session, space, others, list(sizes))
+        )
+        if readable_elsewhere:
+            self._database.write_now(lambda session: chunk_rows.add_references(session, space, readable_elsewhere))
+        urls = {
+            chunk: self._objects.put_url(space, chunk, sizes[chunk])
+            for chunk in missing
+            if sizes[chunk] > SMALL_CHUNK_MAX
+        }
+        return WantAnswer(tuple(missing), urls)
+
+    def put(self, space: SpaceId, request: PutRequest) -> PutAnswer:
+        """Stores small chunks, each once, and lets the space read them; all durable on return."""
+        check_count("chunks", len(request.chunks), CHUNKS_MAX)
+        for at, data in enumerate(request.chunks):
+            check_chunk_size(f"chunks[{at}]", len(data))
+            if len(data) > SMALL_CHUNK_MAX:
+                raise TooLarge(
+                    f"chunks[{at}] has {len(data)} bytes; chunks over {SMALL_CHUNK_MAX} bytes go to the URL that want gives."
+                )
+        ids = [ChunkId(hashlib.sha256(data).digest()) for data in request.chunks]
+        sent = dict(zip(ids, request.chunks, strict=True))
+        fresh = self._database.read_now(
+            lambda session: [chunk for chunk in sent if chunk_rows.place(session, chunk) is None]
+        )
+        places: list[Place] = []
+        for group in plan_packs((chunk, sent[chunk]) for chunk in fresh):
+            pack, body, found = build_pack(group)
+            # The bytes first, then what refers to them, then the answer.
+            self._objects.write(pack_name(pack), body)
+            places += found
+        self._database.write_now(lambda session: _add(session, space, places, sent))
+        return PutAnswer(tuple(ids))
+
+    def received(self, space: SpaceId, chunk: ChunkId, size: int) -> None:
+        """Notes that the chunk came whole through its URL and lies durably in an object of its own."""
+        place = Place(chunk, size, None)
+        self._database.write_now(lambda session: _add(session, space, [place], [chunk]))
+
+    def may_read(self, space: SpaceId, chunk: ChunkId) -> bool:
+        """Whether members of the space may read the chunk."""
+        return self._database.read_now(lambda session: chunk_rows.may_read(session, space, chunk))
+
+    def place(self, space: SpaceId, chunk: ChunkId) -> Place:
+        """Where a chunk of this space lies; raises NotFound."""
+        return self._database.read_now(lambda session: _readable(session, space, [chunk]))[0]
+
+    def get(self, space: SpaceId, request: GetRequest) -> GetAnswer:
+        """The bytes of the first parts, as many as fit, at least one."""
+        check_count("parts", len(request.parts), CHUNKS_MAX)
+        check_chunk_ids([part.id for part in request.parts])
+        for at, part in enumerate(request.parts):
+            if part.first < 0 or part.frames < 0 or (part.first and not part.frames):
+                raise BadRequest(f"parts[{at}]: {part.frames} frames from number {part.first} on make no part.")
+        places = self._database.read_now(lambda session: _readable(session, space, [part.id for part in request.parts]))
+        found: list[bytes] = []
+        room = GET_ANSWER_MAX
+        for part, place in zip(request.parts, places, strict=True):
+            # A part is no longer than its chunk, so most parts that cannot fit need not be read to know it.
+            if found and not part.frames and place.size > room:
+                break
+            data = self._part(place, part)
+            if found and len(data) > room:
+                break
+            found.append(data)
+            room -= len(data)
+        return GetAnswer(tuple(found))
+
+    def urls(self, space: SpaceId, request: UrlsRequest) -> UrlsAnswer:
+        """Signed GET URLs of those chunks that are objects of their own."""
+        check_chunk_ids(request.chunks)
+        places = self._database.read_now(lambda session: _readable(session, space, request.chunks))
+        urls = {place.id: self._objects.get_url(space, place.id) for place in places if place.pack is None}
+        return UrlsAnswer(urls, GET_URL_SECONDS)
+
+    def read(self, place: Place, start: int, length: int) -> bytes:
+        """Bytes of a stored chunk; raises ServerFault when the store lost it."""
+        name = object_name(place.id) if place.pack is None else pack_name(place.pack)
+        try:
+            return self._objects.read(name, place.offset + start, length)
+        except ObjectMissing as error:
+            raise ServerFault(f"Chunk {place.id.hex()} should be in the store, but {error}.") from error
+
+    def read_whole(self, session: Session, chunk: ChunkId) -> bytes:
+        """The sealed bytes of a chunk that the caller knows to be readable."""
+        place = chunk_rows.place(session, chunk)
+        if place is None:
+            raise NotFound(f"There is no chunk {chunk.hex()}.")
+        return self.read(place, 0, place.size)
+
+    def _part(self, place: Place, part: ChunkPart) -> bytes:
+        if not part.frames:
+            return self.read(place, 0, place.size)
+        header = sealing.header_of(self.read(place, 0, min(place.size, sealing.HEADER_MAX)))
+        start, length = sealing.part_range(header, part.first, part.frames)
+        if start + length > place.size:
+            raise BadRequest(f"Chunk {place.id.hex()} ends before the frames that its header tells of.")
+        return header + self.read(place, start, length)
+
+
+def _split(
+    session: Session, space: SpaceId, others: Sequence[SpaceId], chunks: Iterable[ChunkId]
+) -> tuple[list[ChunkId], list[ChunkId]]:
+    """Chunks that no space of the asker may read, and those that only another one may."""
+    missing = chunk_rows.not_readable(session, space, chunks)
+    elsewhere: list[ChunkId] = []
+    for other in others:
+        still_missing = chunk_rows.not_readable(session, other, missing)
+        still = set(still_missing)
+        elsewhere += [chunk for chunk in missing if chunk not in still]
+        missing = still_missing
+    return missing, elsewhere
+
+
+def _add(session: Session, space: SpaceId, places: Iterable[Place], chunks: Iterable[ChunkId]) -> None:
+    chunk_rows.add_places(session, places)
+    chunk_rows.add_references(session, space, chunks)
+
+
+def _readable(session: Session, space: SpaceId, chunks: Iterable[ChunkId]) -> list[Place]:
+    places: list[Place] = []
+    for chunk in chunks:
+        place = chunk_rows.place(session, chunk) if chunk_rows.may_read(session, space, chunk) else None
+        if place is None:
+            raise NotFound(f"There is no chunk {chunk.hex()} in this space.")
+        places.append(place)
+    return places

@@ -1,0 +1,247 @@
+"""Commits: taken whole or refused whole, in the order in which they get their rev.
+
+`prepare` does what needs no order (checks, encoding, sealing, looking chunks up) in a reader's thread; `take` is the
+short part that runs alone, in the writer's.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from remote.protocol.errors import QuotaExceeded
+from remote.protocol.ids import NodeId, Rev, SpaceId
+from remote.protocol.messages import Change, Commit, CommitAnswer
+from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
+from remote.server.database import accounts as account_rows
+from remote.server.database import spaces as space_rows
+from remote.server.database import trees
+from remote.server.database.accounts import Device
+from remote.server.database.connection import Session
+from remote.server.database.spaces import JournalRow, SpaceRow
+from remote.server.invariants import Present, Refusal, judge, parent_after, settled_states
+from remote.server.keys import SpaceKey
+from remote.server.leaves import Leaves
+from remote.server.limits import check_commit
+from remote.server.states import decode_state, encode_manifest, encode_state, version
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One change, ready to be written: its state encoded, its content named and sealed."""
+
+    change: Change
+    state: bytes | None
+    content_id: bytes | None
+    sealed: bytes | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of content."""
+        content = self.change.state.content if self.change.state is not None else None
+        return content.size if content is not None else 0
+
+
+def prepare(session: Session, space: SpaceId, commit: Commit, key: SpaceKey, leaves: Leaves) -> list[Draft]:
+    """The changes ready to be written; raises BadRequest and ChunkMissing."""
+    check_commit(commit)
+    manifests = [change.state.content for change in commit.changes if change.state and change.state.content]
+    leaves.check(session, space, manifests)
+    return [_draft(change, key) for change in commit.changes]
+
+
+def take(
+    session: Session, row: SpaceRow, device: Device, op_id: bytes, drafts: Sequence[Draft], key: SpaceKey, now_ns: int
+) -> CommitAnswer:
+    """The answer to the commit, which is written when the answer has a rev; raises BadRequest and QuotaExceeded."""
+    seen = space_rows.rev_of_op(session, row.space, op_id)
+    if seen is not None:
+        return CommitAnswer(seen, now_ns)
+    tree = _StoredTree(session, row.space, device)
+    refusal = judge(tree, [draft.change for draft in drafts])
+    if refusal is not None:
+        return CommitAnswer(Rev(0), now_ns, _winners(session, row.space, refusal, key), refusal.reason)
+    rev = Rev(row.head + 1)
+    writing = _plan(tree, drafts, rev)
+    used = row.used + writing.growth
+    if writing.growth > 0 and row.quota and used > row.quota:
+        raise QuotaExceeded(
+            f"{row.name} holds {row.used} of {row.quota} bytes; this commit needs {writing.growth} more."
+        )
+    _write(session, row.space, rev, writing)
+    # Strictly increasing, whatever the clock does: a time says exactly one rev.
+    time_ns = max(now_ns, row.last_time_ns + 1)
+    space_rows.add_commit(session, row.space, JournalRow(rev, time_ns, device.user, device.device), op_id, used)
+    return CommitAnswer(rev, now_ns)
+
+
+class _StoredTree:
+    """invariants.Tree from the database; each node is looked up once."""
+
+    def __init__(self, session: Session, space: SpaceId, device: Device) -> None:
+        self._session = session
+        self._space = space
+        self._device = device
+        self._rows: dict[NodeId, trees.NodeRow | None] = {}
+        self._names: dict[NodeId, tuple[Name, ...]] = {}
+        self._ranges: dict[int, bool] = {}
+
+    def row(self, node: NodeId) -> trees.NodeRow | None:
+        if node not in self._rows:
+            self._rows[node] = trees.node_row(self._session, self._space, node)
+        return self._rows[node]
+
+    def state(self, node: NodeId) -> NodeState | None:
+        row = self.row(node)
+        return decode_state(row.state) if row is not None and row.state is not None else None
+
+    def present(self, node: NodeId) -> Present | None:
+        row = self.row(node)
+        return None if row is None else Present(row.rev, row.kind, row.parent, row.state is None)
+
+    def names(self, node: NodeId) -> tuple[Name, ...]:
+        if node not in self._names:
+            state = self.state(node)
+            self._names[node] = state.names if state is not None else ()
+        return self._names[node]
+
+    def holder(self, name: Name) -> NodeId | None:
+        return trees.holder(self._session, self._space, name.parent, name.name)
+
+    def children(self, folder: NodeId, limit: int) -> Sequence[NodeId]:
+        return trees.child_ids(self._session, self._space, folder, limit)
+
+    def holds_range(self, range_number: int) -> bool:
+        if range_number not in self._ranges:
+            self._ranges[range_number] = account_rows.holds_range(self._session, self._device.user, range_number)
+        return self._ranges[range_number]
+
+    def parent_now(self, folder: NodeId) -> NodeId | None:
+        row = self.row(folder)
+        return row.parent if row is not None and row.state is not None else None
+
+    def has_version(self, node: NodeId, rev: Rev) -> bool:
+        return trees.has_version(self._session, self._space, node, rev)
+
+
+@dataclass
+class _Writing:
+    """The rows of one commit."""
+
+    nodes: list[trees.NodeRow] = field(default_factory=list)
+    versions: list[trees.VersionRow] = field(default_factory=list)
+    ended: list[trees.NameRow] = field(default_factory=list)
+    added: list[trees.NameRow] = field(default_factory=list)
+    lost: list[tuple[NodeId, Rev]] = field(default_factory=list)
+    manifests: dict[bytes, bytes] = field(default_factory=dict)
+    above_before: set[NodeId] = field(default_factory=set)
+    above_after: set[NodeId] = field(default_factory=set)
+    growth: int = 0
+
+
+def _draft(change: Change, key: SpaceKey) -> Draft:
+    if change.state is None:
+        return Draft(change, None, None, None)
+    state = encode_state(change.state)
+    if change.state.content is None:
+        return Draft(change, state, None, None)
+    manifest = encode_manifest(change.state.content)
+    return Draft(change, state, key.content_id(manifest), key.seal(manifest))
+
+
+def _plan(tree: _StoredTree, drafts: Sequence[Draft], rev: Rev) -> _Writing:
+    writing = _Writing()
+    settled = settled_states([draft.change for draft in drafts])
+    for draft in drafts:
+        effective: Draft | None = draft
+        if draft.change.is_touch:
+            effective = _touched(tree, draft)
+        if effective is None:
+            continue
+        change = effective.change
+        mark = trees.LOST if change.is_conflict else trees.WAS_STATE
+        writing.versions.append(
+            trees.VersionRow(
+                change.node, change.edited_ns, effective.state, effective.content_id, mark, change.overrides
+            )
+        )
+        if effective.content_id is not None and effective.sealed is not None:
+            writing.manifests[effective.content_id] = effective.sealed
+        if not change.is_conflict:
+            _plan_state(tree, effective, settled, rev, writing)
+    return writing
+
+
+def _plan_state(
+    tree: _StoredTree, draft: Draft, settled: Mapping[NodeId, NodeState | None], rev: Rev, writing: _Writing
+) -> None:
+    """What a change that takes effect does to the present."""
+    change, state = draft.change, draft.change.state
+    row = tree.row(change.node)
+    had = tree.names(change.node)
+    has = state.names if state is not None else ()
+    writing.ended += [(name.parent, name.name, change.node) for name in had if name not in has]
+    writing.added += [(name.parent, name.name, change.node) for name in has if name not in had]
+    if change.overrides:
+        writing.lost.append((change.node, change.overrides))
+    kind = state.kind if state is not None else Kind(row.kind) if row is not None else Kind.FILE
+    parent = state.names[0].parent if state is not None and kind == Kind.FOLDER else NodeId(0)
+    writing.nodes.append(
+        trees.NodeRow(change.node, rev, change.edited_ns, kind, parent, draft.size, draft.state, draft.content_id)
+    )
+    writing.growth += draft.size - (row.size if row is not None else 0)
+    is_folder = kind == Kind.FOLDER
+    _climb([change.node] if is_folder else [name.parent for name in had], tree.parent_now, writing.above_before)
+    _climb(
+        [change.node] if is_folder else [name.parent for name in has],
+        lambda folder: parent_after(tree, settled, folder),
+        writing.above_after,
+    )
+
+
+def _touched(tree: _StoredTree, draft: Draft) -> Draft | None:
+    """The folder as it is, with the newer of the times; None when that changes nothing, or the folder is gone."""
+    row, state = tree.row(draft.change.node), tree.state(draft.change.node)
+    touch = draft.change.state
+    if row is None or state is None or touch is None:
+        return None
+    newer = msgspec.structs.replace(
+        state,
+        mtime_ns=max(state.mtime_ns, touch.mtime_ns),
+        ctime_ns=max(state.ctime_ns, touch.ctime_ns),
+        atime_ns=max(state.atime_ns, touch.atime_ns),
+    )
+    if newer == state:
+        return None
+    edited_ns = max(row.edited_ns, draft.change.edited_ns)
+    change = msgspec.structs.replace(draft.change, state=newer, edited_ns=edited_ns)
+    return replace(draft, change=change, state=encode_state(newer))
+
+
+def _climb(folders: Iterable[NodeId], parent_of: Callable[[NodeId], NodeId | None], passed: set[NodeId]) -> None:
+    """Adds these folders and all above them; where somebody passed already, the rest of the way is known."""
+    for start in folders:
+        at: NodeId | None = start
+        while at and at not in passed:
+            passed.add(at)
+            at = parent_of(at)
+
+
+def _write(session: Session, space: SpaceId, rev: Rev, writing: _Writing) -> None:
+    # Names end before names begin: a name that moves from one node to another is free in between.
+    trees.end_names(session, space, writing.ended, rev)
+    trees.add_names(session, space, writing.added, rev)
+    trees.add_manifests(session, space, writing.manifests.items())
+    trees.put_nodes(session, space, writing.nodes)
+    trees.mark_lost(session, space, writing.lost)
+    trees.add_versions(session, space, rev, writing.versions)
+    space_rows.add_moments(session, space, writing.above_before | writing.above_after, rev)
+
+
+def _winners(session: Session, space: SpaceId, refusal: Refusal, key: SpaceKey) -> tuple[NodeVersion, ...]:
+    found = (trees.stored_now(session, space, node) for node in refusal.winners)
+    return tuple(
+        version(key, stored.node, stored.rev, stored.edited_ns, stored.state, stored.manifest)
+        for stored in found
+        if stored is not None
+    )

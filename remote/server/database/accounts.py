@@ -1,0 +1,139 @@
+"""Statements on accounts, devices, tokens and leased ranges (keyed by user), and on the directories that lead to them."""
+
+from dataclasses import dataclass
+
+from remote.protocol.ids import DeviceId, SpaceId, UserId
+from remote.server.database.connection import Session
+
+
+@dataclass(frozen=True)
+class Account:
+    """One user as stored; `password_hash` is an argon2id string."""
+
+    user: UserId
+    user_name: str
+    password_hash: str
+    home: SpaceId
+
+
+@dataclass(frozen=True)
+class Device:
+    """Who is asking: a signed-in device and its user."""
+
+    user: UserId
+    device: DeviceId
+    user_name: str
+    token_hash: bytes
+
+
+def setting(session: Session, name: str) -> bytes | None:
+    """A value of the instance, or None."""
+    found = session.row("SELECT value FROM setting WHERE name = ?", name)
+    return bytes(found[0]) if found else None
+
+
+def put_setting(session: Session, name: str, value: bytes) -> None:
+    """Writes a value of the instance once."""
+    session.run("INSERT INTO setting (name, value) VALUES (?, ?)", name, value)
+
+
+def user_of_login(session: Session, login_name: str) -> UserId | None:
+    """Who signs in under this name."""
+    found = session.row("SELECT user_id FROM login WHERE login_name = ?", login_name)
+    return UserId(found[0]) if found else None
+
+
+def account(session: Session, user: UserId) -> Account | None:
+    """The account of a user."""
+    found = session.row("SELECT user_name, password_hash, home FROM account WHERE user_id = ?", user)
+    return Account(user, found[0], found[1], SpaceId(found[2])) if found else None
+
+
+def add_account(session: Session, login_name: str, account: Account, now_ns: int) -> None:
+    """Writes an account and the name it signs in under."""
+    session.run("INSERT INTO login (login_name, user_id) VALUES (?, ?)", login_name, account.user)
+    session.run(
+        "INSERT INTO account (user_id, user_name, password_hash, home, created_ns) VALUES (?, ?, ?, ?, ?)",
+        account.user,
+        account.user_name,
+        account.password_hash,
+        account.home,
+        now_ns,
+    )
+
+
+def add_mount(session: Session, user: UserId, space: SpaceId) -> None:
+    """Notes that the user is a member of the space."""
+    session.run("INSERT INTO mount (user_id, space_id) VALUES (?, ?)", user, space)
+
+
+def mounts(session: Session, user: UserId) -> list[SpaceId]:
+    """The spaces that the user is a member of."""
+    found = session.rows("SELECT space_id FROM mount WHERE user_id = ? ORDER BY space_id", user)
+    return [SpaceId(row[0]) for row in found]
+
+
+def add_device(session: Session, device: Device, device_name: str, now_ns: int) -> None:
+    """Writes a signed-in device and the way from its token to it."""
+    session.run(
+        "INSERT INTO device (user_id, device_id, device_name, token_hash, created_ns, is_revoked)"
+        " VALUES (?, ?, ?, ?, ?, 0)",
+        device.user,
+        device.device,
+        device_name,
+        device.token_hash,
+        now_ns,
+    )
+    session.run(
+        "INSERT INTO token (token_hash, user_id, device_id) VALUES (?, ?, ?)",
+        device.token_hash,
+        device.user,
+        device.device,
+    )
+
+
+def device_of_token(session: Session, token_hash: bytes) -> Device | None:
+    """The device that holds this token, unless it was revoked."""
+    found = session.row("SELECT user_id, device_id FROM token WHERE token_hash = ?", token_hash)
+    if found is None:
+        return None
+    user, device = UserId(found[0]), DeviceId(found[1])
+    stands = session.row("SELECT is_revoked FROM device WHERE user_id = ? AND device_id = ?", user, device)
+    owner = account(session, user)
+    if stands is None or stands[0] or owner is None:
+        return None
+    return Device(user, device, owner.user_name, token_hash)
+
+
+def revoke_device(session: Session, device: Device) -> None:
+    """Ends the device's token; the device stays, for the history that names it."""
+    session.run("UPDATE device SET is_revoked = 1 WHERE user_id = ? AND device_id = ?", device.user, device.device)
+    session.run("DELETE FROM token WHERE token_hash = ?", device.token_hash)
+
+
+def device_name(session: Session, user: UserId, device: DeviceId) -> str:
+    """What the device called itself; empty for the server itself."""
+    found = session.row("SELECT device_name FROM device WHERE user_id = ? AND device_id = ?", user, device)
+    return str(found[0]) if found else ""
+
+
+def add_range(session: Session, range_number: int, user: UserId, device: DeviceId) -> bool:
+    """Leases a range, unless it is leased already."""
+    taken = session.run(
+        "INSERT INTO node_range (range_number, user_id) VALUES (?, ?) ON CONFLICT DO NOTHING", range_number, user
+    )
+    if taken:
+        session.run("INSERT INTO lease (user_id, range_number, device_id) VALUES (?, ?, ?)", user, range_number, device)
+    return bool(taken)
+
+
+def range_count(session: Session, user: UserId) -> int:
+    """How many ranges the user's devices hold."""
+    found = session.row("SELECT count(*) FROM lease WHERE user_id = ?", user)
+    return int(found[0]) if found else 0
+
+
+def holds_range(session: Session, user: UserId, range_number: int) -> bool:
+    """Whether one of the user's devices leased this range."""
+    sql = "SELECT 1 FROM lease WHERE user_id = ? AND range_number = ?"
+    return session.row(sql, user, range_number) is not None

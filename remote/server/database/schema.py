@@ -1,0 +1,112 @@
+"""The tables: each with its shard key first in every key, no sequences, no foreign keys across groups.
+
+Types are those that SQLite and PostgreSQL both take. Groups and their shard keys: a space's tables `space_id`, an
+account's tables `user_id`; directories are keyed by what they are looked up with. `setting` belongs to the instance.
+"""
+
+FORMAT = 1
+"""The version of these tables; written into `setting` when an instance is made."""
+
+NEVER = (1 << 63) - 1
+"""The `until_rev` of a name that is current."""
+
+_CLUSTERED = "WITHOUT ROWID"
+
+SHARD_KEYS: dict[str, str] = {
+    "setting": "",
+    "space": "space_id",
+    "member": "space_id",
+    "node": "space_id",
+    "name": "space_id",
+    "journal": "space_id",
+    "version": "space_id",
+    "op_seen": "space_id",
+    "manifest": "space_id",
+    "moment": "space_id",
+    "chunk_reference": "space_id",
+    "account": "user_id",
+    "mount": "user_id",
+    "device": "user_id",
+    "lease": "user_id",
+    "login": "login_name",
+    "token": "token_hash",
+    "node_range": "range_number",
+    "chunk": "chunk_id",
+}
+"""The column that every statement on a table must bind."""
+
+TABLES: tuple[str, ...] = (
+    f"CREATE TABLE setting (name TEXT NOT NULL, value BYTEA NOT NULL, PRIMARY KEY (name)) {_CLUSTERED}",
+    # head: the newest rev; floor: the oldest cursor that the journal still answers; wrapped_key: by the master key.
+    f"""CREATE TABLE space (
+        space_id BIGINT NOT NULL, name TEXT NOT NULL, head BIGINT NOT NULL, floor BIGINT NOT NULL,
+        quota BIGINT NOT NULL, used BIGINT NOT NULL, last_time_ns BIGINT NOT NULL, wrapped_key BYTEA NOT NULL,
+        PRIMARY KEY (space_id)) {_CLUSTERED}""",
+    f"""CREATE TABLE member (
+        space_id BIGINT NOT NULL, user_id BIGINT NOT NULL, role TEXT NOT NULL,
+        PRIMARY KEY (space_id, user_id)) {_CLUSTERED}""",
+    # The present. A removed node stays, with state NULL: its id is never used again and its rev is a base to return on.
+    # parent: of a folder, so that walking up needs no decoding; 0 for everything else.
+    f"""CREATE TABLE node (
+        space_id BIGINT NOT NULL, node_id BIGINT NOT NULL, rev BIGINT NOT NULL, edited_ns BIGINT NOT NULL,
+        kind SMALLINT NOT NULL, parent BIGINT NOT NULL, size BIGINT NOT NULL, state BYTEA, content_id BYTEA,
+        PRIMARY KEY (space_id, node_id)) {_CLUSTERED}""",
+    # Valid for from_rev <= rev < until_rev. The key makes a current name unique in its folder, keeps current names
+    # together in order, and what ended after a rev in one range behind it.
+    f"""CREATE TABLE name (
+        space_id BIGINT NOT NULL, parent BIGINT NOT NULL, until_rev BIGINT NOT NULL, name BYTEA NOT NULL,
+        node_id BIGINT NOT NULL, from_rev BIGINT NOT NULL,
+        PRIMARY KEY (space_id, parent, until_rev, name)) {_CLUSTERED}""",
+    f"""CREATE TABLE journal (
+        space_id BIGINT NOT NULL, rev BIGINT NOT NULL, time_ns BIGINT NOT NULL, user_id BIGINT NOT NULL,
+        device_id BIGINT NOT NULL, op_id BYTEA NOT NULL,
+        PRIMARY KEY (space_id, rev)) {_CLUSTERED}""",
+    "CREATE UNIQUE INDEX journal_by_time ON journal (space_id, time_ns)",
+    # mark: 0 it was the node's state, 1 it was and then lost a merge, 2 it lost a merge and never was.
+    f"""CREATE TABLE version (
+        space_id BIGINT NOT NULL, rev BIGINT NOT NULL, ordinal INTEGER NOT NULL, node_id BIGINT NOT NULL,
+        edited_ns BIGINT NOT NULL, state BYTEA, content_id BYTEA, mark SMALLINT NOT NULL, overrides BIGINT NOT NULL,
+        PRIMARY KEY (space_id, rev, ordinal)) {_CLUSTERED}""",
+    "CREATE INDEX version_by_node ON version (space_id, node_id, rev)",
+    f"""CREATE TABLE op_seen (
+        space_id BIGINT NOT NULL, op_id BYTEA NOT NULL, rev BIGINT NOT NULL,
+        PRIMARY KEY (space_id, op_id)) {_CLUSTERED}""",
+    # body: the encoded manifest, sealed by the space's key; content_id: its hash, keyed by the space's key.
+    f"""CREATE TABLE manifest (
+        space_id BIGINT NOT NULL, content_id BYTEA NOT NULL, body BYTEA NOT NULL,
+        PRIMARY KEY (space_id, content_id)) {_CLUSTERED}""",
+    f"""CREATE TABLE moment (
+        space_id BIGINT NOT NULL, folder BIGINT NOT NULL, rev BIGINT NOT NULL,
+        PRIMARY KEY (space_id, folder, rev)) {_CLUSTERED}""",
+    f"""CREATE TABLE chunk_reference (
+        space_id BIGINT NOT NULL, chunk_id BYTEA NOT NULL,
+        PRIMARY KEY (space_id, chunk_id)) {_CLUSTERED}""",
+    f"""CREATE TABLE account (
+        user_id BIGINT NOT NULL, user_name TEXT NOT NULL, password_hash TEXT NOT NULL, home BIGINT NOT NULL,
+        created_ns BIGINT NOT NULL,
+        PRIMARY KEY (user_id)) {_CLUSTERED}""",
+    # The spaces of a user: member seen from the other side.
+    f"""CREATE TABLE mount (
+        user_id BIGINT NOT NULL, space_id BIGINT NOT NULL,
+        PRIMARY KEY (user_id, space_id)) {_CLUSTERED}""",
+    f"""CREATE TABLE device (
+        user_id BIGINT NOT NULL, device_id BIGINT NOT NULL, device_name TEXT NOT NULL, token_hash BYTEA NOT NULL,
+        created_ns BIGINT NOT NULL, is_revoked SMALLINT NOT NULL,
+        PRIMARY KEY (user_id, device_id)) {_CLUSTERED}""",
+    f"""CREATE TABLE lease (
+        user_id BIGINT NOT NULL, range_number BIGINT NOT NULL, device_id BIGINT NOT NULL,
+        PRIMARY KEY (user_id, range_number)) {_CLUSTERED}""",
+    f"""CREATE TABLE login (
+        login_name TEXT NOT NULL, user_id BIGINT NOT NULL,
+        PRIMARY KEY (login_name)) {_CLUSTERED}""",
+    f"""CREATE TABLE token (
+        token_hash BYTEA NOT NULL, user_id BIGINT NOT NULL, device_id BIGINT NOT NULL,
+        PRIMARY KEY (token_hash)) {_CLUSTERED}""",
+    f"""CREATE TABLE node_range (
+        range_number BIGINT NOT NULL, user_id BIGINT NOT NULL,
+        PRIMARY KEY (range_number)) {_CLUSTERED}""",
+    # pack NULL: the chunk is an object of its own.
+    f"""CREATE TABLE chunk (
+        chunk_id BYTEA NOT NULL, size INTEGER NOT NULL, pack BYTEA, pack_offset INTEGER NOT NULL,
+        PRIMARY KEY (chunk_id)) {_CLUSTERED}""",
+)

@@ -1,0 +1,142 @@
+"""Statements on spaces, their members and their journal (keyed by space)."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from remote.protocol.ids import DeviceId, NodeId, Rev, SpaceId, UserId
+from remote.server.database.connection import Row, Session
+
+
+@dataclass(frozen=True)
+class SpaceRow:
+    """One space as stored; `wrapped_key` is sealed by the master key."""
+
+    space: SpaceId
+    name: str
+    head: Rev
+    floor: Rev
+    quota: int
+    used: int
+    last_time_ns: int
+    wrapped_key: bytes
+
+
+@dataclass(frozen=True)
+class JournalRow:
+    """One accepted commit."""
+
+    rev: Rev
+    time_ns: int
+    user: UserId
+    device: DeviceId
+
+
+def space_row(session: Session, space: SpaceId) -> SpaceRow | None:
+    """The space, or None."""
+    found = session.row(
+        "SELECT name, head, floor, quota, used, last_time_ns, wrapped_key FROM space WHERE space_id = ?", space
+    )
+    return SpaceRow(space, *found) if found else None
+
+
+def add_space(session: Session, row: SpaceRow) -> None:
+    """Writes a new space."""
+    session.run(
+        "INSERT INTO space (space_id, name, head, floor, quota, used, last_time_ns, wrapped_key)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        row.space,
+        row.name,
+        row.head,
+        row.floor,
+        row.quota,
+        row.used,
+        row.last_time_ns,
+        row.wrapped_key,
+    )
+
+
+def set_quota(session: Session, space: SpaceId, quota: int) -> None:
+    """Sets how many bytes the space may hold; 0: any number."""
+    session.run("UPDATE space SET quota = ? WHERE space_id = ?", quota, space)
+
+
+def add_member(session: Session, space: SpaceId, user: UserId, role: str) -> None:
+    """Makes the user a member of the space."""
+    session.run("INSERT INTO member (space_id, user_id, role) VALUES (?, ?, ?)", space, user, role)
+
+
+def role_of(session: Session, space: SpaceId, user: UserId) -> str | None:
+    """The user's role in the space; None when not a member."""
+    found = session.row("SELECT role FROM member WHERE space_id = ? AND user_id = ?", space, user)
+    return str(found[0]) if found else None
+
+
+def rev_of_op(session: Session, space: SpaceId, op_id: bytes) -> Rev | None:
+    """The rev that this op id became, when it was accepted before."""
+    found = session.row("SELECT rev FROM op_seen WHERE space_id = ? AND op_id = ?", space, op_id)
+    return Rev(found[0]) if found else None
+
+
+def add_commit(session: Session, space: SpaceId, row: JournalRow, op_id: bytes, used: int) -> None:
+    """Moves the space's head to this commit; `used` is the new sum of its file sizes."""
+    session.run(
+        "UPDATE space SET head = ?, used = ?, last_time_ns = ? WHERE space_id = ?", row.rev, used, row.time_ns, space
+    )
+    session.run(
+        "INSERT INTO journal (space_id, rev, time_ns, user_id, device_id, op_id) VALUES (?, ?, ?, ?, ?, ?)",
+        space,
+        row.rev,
+        row.time_ns,
+        row.user,
+        row.device,
+        op_id,
+    )
+    session.run("INSERT INTO op_seen (space_id, op_id, rev) VALUES (?, ?, ?)", space, op_id, row.rev)
+
+
+def add_moments(session: Session, space: SpaceId, folders: Iterable[NodeId], rev: Rev) -> None:
+    """Notes that these folders, or something below them, changed with this rev."""
+    session.run_many(
+        "INSERT INTO moment (space_id, folder, rev) VALUES (?, ?, ?)", [(space, folder, rev) for folder in folders]
+    )
+
+
+def journal_after(session: Session, space: SpaceId, since: Rev, limit: int) -> list[JournalRow]:
+    """The oldest commits after a rev."""
+    found = session.rows(
+        "SELECT rev, time_ns, user_id, device_id FROM journal WHERE space_id = ? AND rev > ? ORDER BY rev LIMIT ?",
+        space,
+        since,
+        limit,
+    )
+    return [JournalRow(*row) for row in found]
+
+
+def journal_row(session: Session, space: SpaceId, rev: Rev) -> JournalRow | None:
+    """One commit."""
+    found = session.row(
+        "SELECT rev, time_ns, user_id, device_id FROM journal WHERE space_id = ? AND rev = ?", space, rev
+    )
+    return JournalRow(*found) if found else None
+
+
+def last_commit_at(session: Session, space: SpaceId, time_ns: int) -> tuple[Rev, int] | None:
+    """The rev and time of the last commit at or before a time."""
+    found = session.row(
+        "SELECT rev, time_ns FROM journal WHERE space_id = ? AND time_ns <= ? ORDER BY time_ns DESC LIMIT 1",
+        space,
+        time_ns,
+    )
+    return (Rev(found[0]), found[1]) if found else None
+
+
+def moments(session: Session, space: SpaceId, folder: NodeId, limit: int) -> Iterator[Row]:
+    """(rev, time_ns) of the newest commits that changed the folder or something below it."""
+    return session.rows(
+        "SELECT moment.rev, journal.time_ns FROM moment"
+        " JOIN journal ON journal.space_id = moment.space_id AND journal.rev = moment.rev"
+        " WHERE moment.space_id = ? AND moment.folder = ? ORDER BY moment.rev DESC LIMIT ?",
+        space,
+        folder,
+        limit,
+    )

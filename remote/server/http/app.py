@@ -1,0 +1,26 @@
+"""The ASGI application of one instance."""
+
+from litestar import Litestar
+from litestar.exceptions import HTTPException
+
+from remote.protocol.errors import RemoteError
+from remote.server.http import objects
+from remote.server.http.problems import answer_fault, answer_http_exception, answer_remote_error
+from remote.server.http.routes import Routes
+from remote.server.instance import Instance
+
+
+def make_app(instance: Instance) -> Litestar:
+    """The application that answers for this instance."""
+    return Litestar(
+        route_handlers=[*Routes(instance).handlers, *objects.handlers(instance)],
+        exception_handlers={
+            RemoteError: answer_remote_error,
+            HTTPException: answer_http_exception,
+            Exception: answer_fault,
+        },
+        openapi_config=None,
+        logging_config=None,
+        # Each route has a limit of its own, see bodies.
+        request_max_body_size=None,
+    )

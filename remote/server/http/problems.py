@@ -1,0 +1,90 @@
+"""How an error travels: an HTTP status and a Problem, never a stack trace."""
+
+import logging
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from remote.protocol.errors import (
+    BadRequest,
+    Busy,
+    ChunkDamaged,
+    ChunkMissing,
+    CursorTooOld,
+    NotAllowed,
+    NotFound,
+    NotSignedIn,
+    QuotaExceeded,
+    RemoteError,
+    ServerFault,
+    TooLarge,
+    Unreachable,
+)
+from remote.protocol.messages import CONTENT_TYPE, PROTOCOL_VERSION, Problem
+
+log = logging.getLogger(__name__)
+
+# Of a request, nothing but its line is used here: user, auth and state may be of any type.
+AnyRequest = Request[Any, Any, Any]
+
+STATUSES: dict[type[RemoteError], int] = {
+    BadRequest: 400,
+    NotSignedIn: 401,
+    NotAllowed: 403,
+    NotFound: 404,
+    ChunkMissing: 409,
+    CursorTooOld: 410,
+    TooLarge: 413,
+    ChunkDamaged: 422,
+    Busy: 429,
+    ServerFault: 500,
+    Unreachable: 503,
+    QuotaExceeded: 507,
+}
+PROTOCOL_HEADER = "Satchel-Protocol"
+
+
+def message_response(message: msgspec.Struct, status_code: int = 200) -> Response[bytes]:
+    """An answer of the protocol."""
+    return Response(
+        msgspec.msgpack.encode(message),
+        status_code=status_code,
+        media_type=CONTENT_TYPE,
+        headers={PROTOCOL_HEADER: str(PROTOCOL_VERSION)},
+    )
+
+
+def answer_remote_error(request: AnyRequest, error: RemoteError) -> Response[bytes]:
+    """The error with its own code."""
+    if isinstance(error, ServerFault):
+        log.error("%s %s failed: %s", request.method, request.url.path, error)
+    retry_after_seconds = error.retry_after_seconds if isinstance(error, Busy) else 0.0
+    response = message_response(Problem(error.code, str(error), retry_after_seconds), STATUSES[type(error)])
+    if retry_after_seconds:
+        response.headers["Retry-After"] = str(max(1, round(retry_after_seconds)))
+    if isinstance(error, NotSignedIn):
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def answer_http_exception(request: AnyRequest, error: HTTPException) -> Response[bytes]:
+    """What the framework refused: an unknown path or method, a request that is none."""
+    if error.status_code >= 500:
+        return answer_fault(request, error)
+    path = request.url.path[:200]
+    if error.status_code == 404:
+        problem = Problem(NotFound.code, f"There is no {path} here.")
+    elif error.status_code == 405:
+        problem = Problem(BadRequest.code, f"{path} does not answer {request.method}.")
+    else:
+        problem = Problem(BadRequest.code, f"The request cannot be understood: {error.detail}")
+    return message_response(problem, error.status_code)
+
+
+def answer_fault(request: AnyRequest, error: Exception) -> Response[bytes]:
+    """A fault of the server: logged whole here, told in one sentence there."""
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    fault = ServerFault("The server failed at this request; its log says why. Nothing is known to be lost.")
+    return message_response(Problem(fault.code, str(fault)), STATUSES[ServerFault])

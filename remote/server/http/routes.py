@@ -1,0 +1,159 @@
+"""The routes of the sync protocol: which message each takes, how large it may be, and what answers it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+from litestar import Response, get, post
+from litestar.handlers import HTTPRouteHandler
+
+from remote.protocol.errors import Busy
+from remote.protocol.ids import SpaceId
+from remote.protocol.messages import (
+    CHUNKS_MAX,
+    COMMIT_BODY_MAX,
+    PROTOCOL_VERSION,
+    PUT_BODY_MAX,
+    AsOfRequest,
+    Commit,
+    GetRequest,
+    HistoryRequest,
+    ListRequest,
+    LoginRequest,
+    MomentsRequest,
+    NodesRequest,
+    PollRequest,
+    PutRequest,
+    UrlsRequest,
+    WantRequest,
+)
+from remote.server.database.accounts import Device
+from remote.server.http.bodies import check_protocol, read_message, space_of, token_of
+from remote.server.http.problems import AnyRequest, message_response
+from remote.server.instance import Instance
+from remote.server.limits import as_rev
+
+Message = TypeVar("Message", bound=msgspec.Struct)
+SpaceAnswer = Callable[[Device, SpaceId, Message], Awaitable[msgspec.Struct]]
+
+SMALL_BODY_MAX = 1 << 20
+LOGIN_BODY_MAX = 16 << 10
+_PUT_BODY_MAX = PUT_BODY_MAX + 64 + 5 * CHUNKS_MAX
+"""Each chunk has up to 5 bytes of framing."""
+LARGE_BODIES_MAX = 64
+"""Large bodies held in memory at a time: 1 GiB at the worst."""
+
+
+class Done(msgspec.Struct, frozen=True):
+    """It was done, and there is nothing to say about it."""
+
+
+class Routes:
+    """All routes of the sync protocol for one instance, as `handlers`."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._large_bodies = 0
+        answers = instance.answers
+        self.handlers: list[HTTPRouteHandler] = [
+            self._health(),
+            self._login(),
+            self._of_device("/v1/logout", self._logout),
+            self._of_device("/v1/ranges", instance.accounts.lease_range),
+            self._spaces(),
+            self._poll(),
+            self._changes(),
+            self._in_space("list", ListRequest, SMALL_BODY_MAX, answers.list_folders),
+            self._in_space("nodes", NodesRequest, SMALL_BODY_MAX, answers.nodes),
+            self._in_space("commits", Commit, COMMIT_BODY_MAX, answers.commit),
+            self._in_space("moments", MomentsRequest, SMALL_BODY_MAX, answers.moments),
+            self._in_space("as-of", AsOfRequest, SMALL_BODY_MAX, answers.as_of),
+            self._in_space("history", HistoryRequest, SMALL_BODY_MAX, answers.history),
+            self._in_space("chunks/want", WantRequest, SMALL_BODY_MAX, answers.want),
+            self._in_space("chunks/put", PutRequest, _PUT_BODY_MAX, answers.put),
+            self._in_space("chunks/get", GetRequest, SMALL_BODY_MAX, answers.get),
+            self._in_space("chunks/urls", UrlsRequest, SMALL_BODY_MAX, answers.urls),
+        ]
+
+    def _health(self) -> HTTPRouteHandler:
+        @get("/v1/health")
+        async def health() -> dict[str, Any]:  # Any: JSON
+            return {"status": "ok", "protocol": PROTOCOL_VERSION}
+
+        return health
+
+    def _login(self) -> HTTPRouteHandler:
+        decoder = msgspec.msgpack.Decoder(LoginRequest)
+
+        @post("/v1/login", status_code=200)
+        async def login(request: AnyRequest) -> Response[bytes]:
+            check_protocol(request)
+            message = await read_message(request, decoder, LOGIN_BODY_MAX)
+            return message_response(await self._instance.accounts.login(message))
+
+        return login
+
+    def _of_device(self, path: str, answer: Callable[[Device], Awaitable[msgspec.Struct]]) -> HTTPRouteHandler:
+        """A POST that needs no more than to know the device."""
+
+        @post(path, status_code=200)
+        async def handler(request: AnyRequest) -> Response[bytes]:
+            return message_response(await answer(await self._device(request)))
+
+        return handler
+
+    def _spaces(self) -> HTTPRouteHandler:
+        @get("/v1/spaces")
+        async def spaces(request: AnyRequest) -> Response[bytes]:
+            return message_response(await self._instance.answers.spaces(await self._device(request)))
+
+        return spaces
+
+    def _poll(self) -> HTTPRouteHandler:
+        decoder = msgspec.msgpack.Decoder(PollRequest)
+
+        @post("/v1/poll", status_code=200)
+        async def poll(request: AnyRequest) -> Response[bytes]:
+            device = await self._device(request)
+            message = await read_message(request, decoder, SMALL_BODY_MAX)
+            return message_response(await self._instance.answers.poll(device, message))
+
+        return poll
+
+    def _changes(self) -> HTTPRouteHandler:
+        @get("/v1/spaces/{space:str}/changes")
+        async def changes(request: AnyRequest) -> Response[bytes]:
+            device = await self._device(request)
+            since = as_rev("since", str(request.query_params.get("since", "")))
+            return message_response(await self._instance.answers.changes(device, space_of(request), since))
+
+        return changes
+
+    def _in_space(self, what: str, kind: type[Message], maximum: int, answer: SpaceAnswer[Message]) -> HTTPRouteHandler:
+        """A POST of one message about one space."""
+        decoder = msgspec.msgpack.Decoder(kind)
+
+        @post(f"/v1/spaces/{{space:str}}/{what}", status_code=200)
+        async def handler(request: AnyRequest) -> Response[bytes]:
+            device = await self._device(request)
+            space = space_of(request)
+            if maximum <= SMALL_BODY_MAX:
+                return message_response(await answer(device, space, await read_message(request, decoder, maximum)))
+            if self._large_bodies >= LARGE_BODIES_MAX:
+                raise Busy("Too many large requests at once: try again in a moment.", 1.0)
+            self._large_bodies += 1
+            try:
+                return message_response(await answer(device, space, await read_message(request, decoder, maximum)))
+            finally:
+                self._large_bodies -= 1
+
+        return handler
+
+    async def _device(self, request: AnyRequest) -> Device:
+        check_protocol(request)
+        return await self._instance.accounts.device(token_of(request))
+
+    async def _logout(self, device: Device) -> msgspec.Struct:
+        await self._instance.accounts.logout(device)
+        self._instance.hub.signed_out(device.token_hash)
+        return Done()

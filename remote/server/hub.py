@@ -1,0 +1,70 @@
+"""The hub: wakes long polls. A hint only; what is true stands in the journal. Lives on the event loop."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from remote.protocol.ids import SpaceId
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(eq=False)
+class Waiter:
+    """One open poll: `event` is set when something happened; `is_signed_out` when its token ended."""
+
+    spaces: frozenset[SpaceId]
+    token_hash: bytes
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+    is_signed_out: bool = False
+
+
+class Hub:
+    """Who waits for which space."""
+
+    def __init__(self) -> None:
+        self._by_space: dict[SpaceId, set[Waiter]] = defaultdict(set)
+        self._by_token: dict[bytes, set[Waiter]] = defaultdict(set)
+        self.is_closed = False
+
+    def enter(self, spaces: Iterable[SpaceId], token_hash: bytes) -> Waiter:
+        """A waiter that hears of everything from now on, until `leave`."""
+        waiter = Waiter(frozenset(spaces), token_hash)
+        for space in waiter.spaces:
+            self._by_space[space].add(waiter)
+        self._by_token[token_hash].add(waiter)
+        if self.is_closed:
+            waiter.event.set()
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Forgets the waiter."""
+        for space in waiter.spaces:
+            _discard(self._by_space, space, waiter)
+        _discard(self._by_token, waiter.token_hash, waiter)
+
+    def moved(self, space: SpaceId) -> None:
+        """Wakes all who wait for this space."""
+        for waiter in self._by_space.get(space, ()):
+            waiter.event.set()
+
+    def signed_out(self, token_hash: bytes) -> None:
+        """Ends the polls of a device."""
+        for waiter in self._by_token.get(token_hash, ()):
+            waiter.is_signed_out = True
+            waiter.event.set()
+
+    def close(self) -> None:
+        """Wakes everybody, now and from now on: the server stops."""
+        self.is_closed = True
+        for waiters in self._by_token.values():
+            for waiter in waiters:
+                waiter.event.set()
+
+
+def _discard(table: dict[Key, set[Waiter]], key: Key, waiter: Waiter) -> None:
+    table[key].discard(waiter)
+    if not table[key]:
+        del table[key]

@@ -1,0 +1,163 @@
+"""The instance: a data directory with its database, objects and keys, made once and opened by one server at a time.
+
+satchel.db (+ -wal, -shm)   everything but content
+objects/ packs/ tmp/        see objects/local.py
+lock                        held while a server runs
+"""
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from remote.protocol.errors import BadRequest
+from remote.server.accounts import Accounts, add_user, hash_password
+from remote.server.answers import Answers
+from remote.server.database import accounts as account_rows
+from remote.server.database.connection import Database, Session, make_tables
+from remote.server.database.schema import FORMAT
+from remote.server.hub import Hub
+from remote.server.keyring import Keyring
+from remote.server.keys import MasterKey, fresh_key, make_master_key, read_master_key, refuse_inside
+from remote.server.objects.local import LocalObjects
+from remote.server.objects.signing import Signer
+
+DATABASE = "satchel.db"
+_DRAFT = "satchel.db.new"
+_LOCK = "lock"
+_KEY_CHECK = b"this is the master key of this instance"
+
+
+class InstanceTrouble(Exception):
+    """The data directory cannot be used as asked; `str()` says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An opened instance, ready to answer."""
+
+    name: str
+    database: Database
+    objects: LocalObjects
+    signer: Signer
+    accounts: Accounts
+    answers: Answers
+    hub: Hub
+
+
+def make(data: Path, key_file: Path) -> bool:
+    """Makes a new instance, and the master key where there is none; False when the directory holds one already."""
+    refuse_inside(key_file, data)
+    if (data / DATABASE).exists():
+        _settings(data, read_master_key(key_file))
+        return False
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    strangers = [path.name for path in data.iterdir() if not path.name.startswith(_DRAFT) and path.name != _LOCK]
+    if strangers:
+        raise InstanceTrouble(f"{data} is not empty ({strangers[0]} is in it): give a new directory with --data DIR.")
+    with _locked(data):
+        master = make_master_key(key_file)
+        for leftover in data.glob(f"{_DRAFT}*"):
+            leftover.unlink()
+        make_tables(data / _DRAFT, lambda session: _fill(session, master))
+        # The database gets its name when it is whole: a kill before this line leaves nothing that looks like one.
+        os.rename(data / _DRAFT, data / DATABASE)
+        _sync(data)
+    return True
+
+
+@contextmanager
+def opened(data: Path, key_file: Path, on_statement: Callable[[str], object] | None = None) -> Iterator[Instance]:
+    """The instance in this directory, which no other server may have open; raises InstanceTrouble or KeyTrouble."""
+    refuse_inside(key_file, data)
+    _check_made(data)
+    with _locked(data):
+        master = read_master_key(key_file)
+        name, domain_secret = _settings(data, master)
+        signer = Signer(master.derive(b"signed urls"), time.time)
+        objects = LocalObjects(data, signer)
+        database = Database(data / DATABASE, on_statement)
+        hub = Hub()
+        accounts = Accounts(database, name, time.time_ns)
+        answers = Answers(database, objects, Keyring(master), domain_secret, hub)
+        try:
+            yield Instance(name, database, objects, signer, accounts, answers, hub)
+        finally:
+            hub.close()
+            accounts.close()
+            answers.close()
+            database.close()
+
+
+def add_account(data: Path, key_file: Path, name: str, password: str) -> None:
+    """A new user with a home, whether a server runs or not; raises BadRequest, InstanceTrouble or KeyTrouble."""
+    _check_made(data)
+    master = read_master_key(key_file)
+    _settings(data, master)
+    try:
+        hashed = hash_password(password)
+        database = Database(data / DATABASE)
+        try:
+            database.write_now(lambda session: add_user(session, master, name, hashed, time.time_ns()))
+        finally:
+            database.close()
+    except BadRequest as error:
+        raise InstanceTrouble(str(error)) from error
+
+
+def _check_made(data: Path) -> None:
+    if not (data / DATABASE).exists():
+        raise InstanceTrouble(f"There is no instance in {data} yet: run satchel-server init --data {data}")
+
+
+@contextmanager
+def _locked(data: Path) -> Iterator[IO[bytes]]:
+    with open(data / _LOCK, "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InstanceTrouble(
+                f"Another satchel-server has {data} open: stop that one first, or give another --data DIR."
+            ) from None
+        yield lock
+
+
+def _settings(data: Path, master: MasterKey) -> tuple[str, bytes]:
+    """The instance's name and domain secret, after the key and the format were checked."""
+    database = Database(data / DATABASE)
+    try:
+        found = database.read_now(
+            lambda session: {
+                name: account_rows.setting(session, name) or b""
+                for name in ("format", "instance", "key_check", "domain_secret")
+            }
+        )
+    finally:
+        database.close()
+    if found["format"] != str(FORMAT).encode():
+        raise InstanceTrouble(
+            f"The data in {data} has format {found['format'].decode(errors='replace')!r};"
+            f" this version reads format {FORMAT}."
+        )
+    master.unwrap(found["key_check"])
+    return found["instance"].decode(), master.unwrap(found["domain_secret"])
+
+
+def _fill(session: Session, master: MasterKey) -> None:
+    account_rows.put_setting(session, "format", str(FORMAT).encode())
+    account_rows.put_setting(session, "instance", secrets.token_hex(16).encode())
+    account_rows.put_setting(session, "key_check", master.wrap(_KEY_CHECK))
+    account_rows.put_setting(session, "domain_secret", master.wrap(fresh_key()))
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

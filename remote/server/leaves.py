@@ -1,0 +1,100 @@
+"""Whether the chunks that a commit names may be read in its space, down through the leaves of long manifests."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Protocol
+
+from remote.protocol import manifests, sealing
+from remote.protocol.errors import BadRequest, ChunkMissing, TooLarge
+from remote.protocol.ids import ChunkId, SpaceId
+from remote.protocol.nodes import Entry, Manifest
+from remote.server.database import chunks as chunk_rows
+from remote.server.database.connection import Session
+
+LEAVES_MAX = 20_000
+"""Leaves that one commit may bring that were not seen before: 10 TB of new content."""
+REMEMBERED_MAX = 100_000
+NAMED_MAX = 5
+"""Missing chunks that an error names."""
+
+_Seen = tuple[SpaceId, Entry, int]
+
+
+class ReadChunk(Protocol):
+    """How a stored chunk is read."""
+
+    def __call__(self, session: Session, chunk: ChunkId) -> bytes:
+        """The sealed bytes."""
+        ...
+
+
+class Leaves:
+    """Checks manifests, and remembers the leaves that it has seen: they are immutable, and references stay."""
+
+    def __init__(self, read_chunk: ReadChunk) -> None:
+        self._read_chunk = read_chunk
+        self._seen: OrderedDict[_Seen, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def check(self, session: Session, space: SpaceId, found: Sequence[Manifest]) -> None:
+        """Raises ChunkMissing for chunks that the space may not read, BadRequest for leaves that are none."""
+        _check_readable(session, space, [entry for manifest in found for entry in manifest.entries])
+        room = LEAVES_MAX
+        for manifest in found:
+            if manifest.depth:
+                for entry in manifest.entries:
+                    room = self._check_leaf(session, space, entry, manifest.depth, room)
+
+    def _check_leaf(self, session: Session, space: SpaceId, entry: Entry, depth: int, room: int) -> int:
+        """How many more leaves may be opened after this one and all below it."""
+        if entry.is_hole or self._has_seen((space, entry, depth)):
+            return room
+        if not room:
+            raise TooLarge(f"This commit brings more than {LEAVES_MAX} leaves that are new: send it in parts.")
+        entries = manifests.decode_leaf(sealing.open_leaf(entry, self._read_chunk(session, entry.id)))
+        _check_leaf_entries(entry, entries, depth)
+        _check_readable(session, space, entries)
+        room -= 1
+        if depth > 1:
+            for child in entries:
+                room = self._check_leaf(session, space, child, depth - 1, room)
+        self._remember((space, entry, depth))
+        return room
+
+    def _has_seen(self, leaf: _Seen) -> bool:
+        with self._lock:
+            if leaf not in self._seen:
+                return False
+            self._seen.move_to_end(leaf)
+            return True
+
+    def _remember(self, leaf: _Seen) -> None:
+        with self._lock:
+            self._seen[leaf] = None
+            if len(self._seen) > REMEMBERED_MAX:
+                self._seen.popitem(last=False)
+
+
+def _check_leaf_entries(leaf: Entry, entries: Sequence[Entry], depth: int) -> None:
+    covered = sum(entry.length for entry in entries)
+    if covered != leaf.length:
+        raise BadRequest(f"Leaf {leaf.id.hex()} covers {covered} bytes but stands for {leaf.length}.")
+    for entry in entries:
+        if depth > 1 and (entry.is_hole or entry.base is not None):
+            raise BadRequest(f"Leaf {leaf.id.hex()} stands above leaves: it may hold neither holes nor deltas.")
+        if depth == 1 and not entry.is_hole and entry.length > sealing.PLAIN_MAX:
+            raise BadRequest(f"Leaf {leaf.id.hex()} has a chunk of {entry.length} bytes; {sealing.PLAIN_MAX} is most.")
+
+
+def _check_readable(session: Session, space: SpaceId, entries: Sequence[Entry]) -> None:
+    named = {entry.id: None for entry in entries if not entry.is_hole}
+    named.update({entry.base.id: None for entry in entries if entry.base is not None})
+    missing = chunk_rows.not_readable(session, space, named)
+    if missing:
+        names = ", ".join(chunk.hex() for chunk in missing[:NAMED_MAX])
+        raise ChunkMissing(f"{len(missing)} chunks were not sent to this space: {names}{_more(missing)}.")
+
+
+def _more(missing: Sequence[ChunkId]) -> str:
+    return " and more" if len(missing) > NAMED_MAX else ""

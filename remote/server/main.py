@@ -1,0 +1,109 @@
+"""satchel-server: the commands of whoever runs a server."""
+
+import getpass
+import logging
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from remote.protocol.errors import RemoteError
+from remote.server import instance
+from remote.server.instance import InstanceTrouble
+from remote.server.keys import KeyTrouble
+from remote.server.places import default_data, default_key_file
+from remote.server.serving import Listen, ListenTrouble, parse_listen, serve
+
+DEFAULT_LISTEN = "127.0.0.1:8750"
+
+_data = click.option(
+    "--data", type=click.Path(path_type=Path), metavar="DIR", help="The server's data (SATCHEL_SERVER_DATA)."
+)
+_key_file = click.option(
+    "--master-key",
+    "key_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The master key, outside the data (SATCHEL_MASTER_KEY_FILE).",
+)
+
+
+@click.group()
+def cli() -> None:
+    """Keeps everybody's files, their history and who may see what."""
+
+
+@cli.command()
+@_data
+@_key_file
+def init(data: Path | None, key_file: Path | None) -> None:
+    """Make a new instance, and its master key where there is none."""
+    data, key_file = data or default_data(), key_file or default_key_file()
+    if instance.make(data, key_file):
+        click.echo(f"Made an instance in {data}.")
+        click.echo(f"Its master key is {key_file}: keep a copy elsewhere; without it nothing can be read.")
+    else:
+        click.echo(f"There is an instance in {data} already; nothing was changed.")
+
+
+@cli.command()
+@_data
+@_key_file
+@click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="HOST:PORT")
+@click.option("--tls-cert", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE")
+@click.option("--tls-key", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE")
+@click.option("--insecure-http", is_flag=True, help="Plain HTTP also where others can reach it.")
+def run(
+    data: Path | None,
+    key_file: Path | None,
+    listen: str,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    insecure_http: bool,
+) -> None:
+    """Answer until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    listening = Listen(*parse_listen(listen), tls_cert, tls_key, insecure_http)
+    listening.check()
+    with instance.opened(data or default_data(), key_file or default_key_file()) as opened:
+        serve(opened, listening, lambda url: click.echo(f"Satchel serves on {url}"))
+
+
+@cli.group()
+def user() -> None:
+    """Accounts."""
+
+
+@user.command()
+@click.argument("name")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input, one line.")
+@_data
+@_key_file
+def add(name: str, password_stdin: bool, data: Path | None, key_file: Path | None) -> None:
+    """Make an account and its home; works while the server runs, too."""
+    password = sys.stdin.readline().rstrip("\r\n") if password_stdin else _asked_password()
+    instance.add_account(data or default_data(), key_file or default_key_file(), name, password)
+    click.echo(f"Made an account for {name}.")
+
+
+def main() -> None:
+    """Runs the command; what goes wrong is said in one sentence, and the exit code is 1."""
+    try:
+        cli(prog_name="satchel-server")
+    except (InstanceTrouble, KeyTrouble, ListenTrouble, RemoteError) as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or 'A file'}: {error.strerror}. Nothing was served.")
+
+
+def _asked_password() -> str:
+    password = getpass.getpass("Password: ")
+    if password != getpass.getpass("Once more: "):
+        raise InstanceTrouble("The two passwords differ; no account was made.")
+    return password
+
+
+def _fail(sentence: str) -> NoReturn:
+    click.echo(f"satchel-server: {sentence}", err=True)
+    sys.exit(1)

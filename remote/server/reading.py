@@ -1,0 +1,220 @@
+"""What a space is and was: listings, states, journal, moments and versions. Each answer is one consistent state.
+
+All functions run in a reader's thread. Answers are bounded in number and in bytes; what does not fit is asked for again.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from remote.protocol.errors import CursorTooOld, NotFound
+from remote.protocol.ids import NOW, DeviceId, NodeId, Rev, SpaceId, UserId
+from remote.protocol.messages import (
+    CHILDREN_MAX,
+    COMMITS_MAX,
+    FOLDERS_MAX,
+    AsOfRequest,
+    Changes,
+    FolderListing,
+    FolderQuery,
+    History,
+    HistoryRequest,
+    JournalCommit,
+    Listing,
+    ListRequest,
+    Moment,
+    Moments,
+    MomentsRequest,
+    Nodes,
+    NodesRequest,
+    Version,
+)
+from remote.protocol.nodes import NAME_MAX, Kind, NodeVersion
+from remote.server.database import accounts as account_rows
+from remote.server.database import spaces as space_rows
+from remote.server.database import trees
+from remote.server.database.connection import Row, Session
+from remote.server.database.spaces import JournalRow, SpaceRow
+from remote.server.keys import SpaceKey
+from remote.server.limits import INT63, check_count, check_limit, check_node, check_rev, check_time
+from remote.server.states import version
+
+ANSWER_BYTES_MAX = 8 << 20
+"""Stored bytes in one answer, after which it ends; one thing more than that may be in it."""
+NODES_MAX = 10_000
+MOMENTS_MAX = 10_000
+VERSIONS_MAX = 1_000
+
+
+@dataclass
+class _Room:
+    """What still fits into an answer."""
+
+    count: int
+    size_bytes: int = ANSWER_BYTES_MAX
+
+    def take(self, *parts: bytes | None) -> None:
+        self.count -= 1
+        self.size_bytes -= sum(len(part) for part in parts if part is not None)
+
+    @property
+    def is_full(self) -> bool:
+        return self.count <= 0 or self.size_bytes <= 0
+
+
+def list_folders(session: Session, row: SpaceRow, key: SpaceKey, request: ListRequest) -> Listing:
+    """Children of these folders, now or as of a rev."""
+    check_count("folders", len(request.folders), FOLDERS_MAX)
+    rev = _rev_asked(row, request.as_of)
+    for at, query in enumerate(request.folders):
+        check_node(f"folders[{at}].folder", query.folder)
+        check_count("bytes in `after`", len(query.after), NAME_MAX)
+    room = _Room(CHILDREN_MAX)
+    listings: list[FolderListing] = []
+    for query in request.folders:
+        if room.is_full:
+            break
+        listings.append(_list_folder(session, row.space, key, query, request.as_of, room))
+    return Listing(rev, tuple(listings))
+
+
+def nodes(session: Session, row: SpaceRow, key: SpaceKey, request: NodesRequest) -> Nodes:
+    """The states of these nodes, now or as of a rev."""
+    check_count("nodes", len(request.nodes), NODES_MAX)
+    rev = _rev_asked(row, request.as_of)
+    for at, node in enumerate(request.nodes):
+        check_node(f"nodes[{at}]", node)
+    found = (_stored(session, row.space, node, request.as_of) for node in request.nodes)
+    return Nodes(rev, tuple(None if stored is None else _version(key, stored) for stored in found))
+
+
+def changes(session: Session, row: SpaceRow, key: SpaceKey, since: Rev, now_ns: int) -> Changes:
+    """Whole commits after a cursor; raises CursorTooOld for a cursor that this journal cannot go on from."""
+    if since < row.floor:
+        raise CursorTooOld(f"The journal of {row.name} begins after rev {row.floor}: list again.")
+    if since > row.head:
+        # A server that was restored from a backup: what the device knows never happened here.
+        raise CursorTooOld(f"The journal of {row.name} ends at rev {row.head} and knows no rev {since}: list again.")
+    journal = space_rows.journal_after(session, row.space, since, COMMITS_MAX)
+    if not journal:
+        return Changes(row.head, now_ns, ())
+    states = trees.changes_between(session, row.space, since, journal[-1].rev)
+    return Changes(row.head, now_ns, tuple(_whole_commits(key, journal, states)))
+
+
+def moments(session: Session, row: SpaceRow, request: MomentsRequest) -> Moments:
+    """The newest moments of a folder."""
+    check_node("folder", request.folder)
+    check_limit(request.limit, MOMENTS_MAX)
+    present = trees.node_row(session, row.space, request.folder)
+    if present is None or present.kind != Kind.FOLDER:
+        raise NotFound(f"There is no folder {request.folder} in {row.name}.")
+    found = space_rows.moments(session, row.space, request.folder, request.limit)
+    return Moments(tuple(Moment(Rev(rev), time_ns) for rev, time_ns in found))
+
+
+def as_of(session: Session, row: SpaceRow, request: AsOfRequest) -> Moment:
+    """The last commit at or before a time; rev 0 when there was none."""
+    check_time("time_ns", request.time_ns)
+    found = space_rows.last_commit_at(session, row.space, request.time_ns)
+    return Moment(*found) if found is not None else Moment(Rev(0), 0)
+
+
+def history(session: Session, row: SpaceRow, key: SpaceKey, request: HistoryRequest) -> History:
+    """The versions of a node, newest first; all of one rev are in the same answer."""
+    check_node("node", request.node)
+    check_rev("before", request.before)
+    check_limit(request.limit, VERSIONS_MAX)
+    if trees.node_row(session, row.space, request.node) is None:
+        raise NotFound(f"There never was a node {request.node} in {row.name}.")
+    before = request.before if request.before != NOW else Rev(INT63)
+    authors = _Authors(session)
+    versions: list[Version] = []
+    room = _Room(request.limit)
+    # One row more: a rev that kept a lost state beside the new one has two rows, which belong together.
+    for found in trees.versions_before(session, row.space, request.node, before, request.limit + 1):
+        if room.is_full and versions[-1].rev != found[0]:
+            break
+        room.take(found[2], found[3])
+        versions.append(_history_version(key, request.node, found, authors))
+    return History(tuple(versions))
+
+
+class _Authors:
+    """Names of users and devices, each looked up once."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._names: dict[tuple[UserId, DeviceId], tuple[str, str]] = {}
+
+    def names(self, user: UserId, device: DeviceId) -> tuple[str, str]:
+        if (user, device) not in self._names:
+            account = account_rows.account(self._session, user)
+            self._names[user, device] = (
+                account.user_name if account is not None else "",
+                account_rows.device_name(self._session, user, device),
+            )
+        return self._names[user, device]
+
+
+def _rev_asked(row: SpaceRow, as_of: Rev) -> Rev:
+    """The rev that an answer is of; raises NotFound for one that is not there (any more)."""
+    check_rev("as_of", as_of)
+    if as_of > row.head:
+        raise NotFound(f"{row.name} has no rev {as_of} yet: it is at rev {row.head}.")
+    if as_of != NOW and as_of < row.floor:
+        raise NotFound(f"{row.name} no longer keeps rev {as_of}: the oldest is {row.floor}.")
+    return row.head if as_of == NOW else as_of
+
+
+def _stored(session: Session, space: SpaceId, node: NodeId, as_of: Rev) -> trees.Stored | None:
+    if as_of == NOW:
+        return trees.stored_now(session, space, node)
+    return trees.stored_as_of(session, space, node, as_of)
+
+
+def _version(key: SpaceKey, stored: trees.Stored) -> NodeVersion:
+    return version(key, stored.node, stored.rev, stored.edited_ns, stored.state, stored.manifest)
+
+
+def _list_folder(
+    session: Session, space: SpaceId, key: SpaceKey, query: FolderQuery, as_of: Rev, room: _Room
+) -> FolderListing:
+    stored = _stored(session, space, query.folder, as_of)
+    if stored is None or (state := _version(key, stored).state) is None or state.kind != Kind.FOLDER:
+        return FolderListing(query.folder, (), (), gone=True)
+    if as_of == NOW:
+        found = trees.children_now(session, space, query.folder, query.after, room.count + 1)
+    else:
+        found = trees.children_as_of(session, space, query.folder, as_of, query.after, room.count + 1)
+    names: list[bytes] = []
+    children: list[NodeVersion] = []
+    for name, node, rev, edited_ns, state_bytes, manifest in found:
+        if room.is_full:
+            return FolderListing(query.folder, tuple(names), tuple(children), more=True)
+        room.take(name, state_bytes, manifest)
+        names.append(name)
+        children.append(version(key, node, rev, edited_ns, state_bytes, manifest))
+    return FolderListing(query.folder, tuple(names), tuple(children))
+
+
+def _whole_commits(key: SpaceKey, journal: list[JournalRow], states: Iterator[Row]) -> Iterator[JournalCommit]:
+    """The commits in order, until the answer is full; never a part of one."""
+    room = _Room(INT63)
+    following = next(states, None)
+    for commit in journal:
+        if room.is_full:
+            return
+        changed: list[NodeVersion] = []
+        while following is not None and following[0] == commit.rev:
+            rev, node, edited_ns, state, manifest = following
+            room.take(state, manifest)
+            changed.append(version(key, node, rev, edited_ns, state, manifest))
+            following = next(states, None)
+        yield JournalCommit(commit.rev, commit.time_ns, commit.device, tuple(changed))
+
+
+def _history_version(key: SpaceKey, node: NodeId, found: Row, authors: _Authors) -> Version:
+    rev, edited_ns, state, manifest, mark, time_ns, user, device = found
+    user_name, device_name = authors.names(user, device)
+    opened = version(key, node, rev, edited_ns, state, manifest).state
+    return Version(rev, time_ns, edited_ns, user_name, device_name, opened, mark != trees.WAS_STATE)

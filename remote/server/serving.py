@@ -1,0 +1,147 @@
+"""Serving: uvicorn on one socket, from the first line until a signal, with open polls ended at once."""
+
+import asyncio
+import ipaddress
+import signal
+import socket
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from remote.server.http.app import make_app
+from remote.server.hub import Hub
+from remote.server.instance import Instance
+
+BACKLOG = 2_048
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients keep an idle connection, so that it is they who close it."""
+STOP_SECONDS = 1
+
+
+class ListenTrouble(Exception):
+    """The address cannot be listened on as asked; `str()` says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where to listen, and with which certificate; without one, plain HTTP."""
+
+    host: str
+    port: int
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    allows_insecure: bool = False
+
+    def check(self) -> None:
+        """Raises ListenTrouble for passwords and files in the clear on a network."""
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ListenTrouble("--tls-cert and --tls-key belong together: give both.")
+        if self.tls_cert is None and not self.allows_insecure and not _is_loopback(self.host):
+            raise ListenTrouble(
+                f"{self.host} can be reached by others, who could read passwords and files on the way. Give --tls-cert"
+                " and --tls-key, listen on 127.0.0.1 behind a proxy that does TLS, or say --insecure-http."
+            )
+
+    def url(self, port: int) -> str:
+        """The address as a person would type it."""
+        scheme = "http" if self.tls_cert is None else "https"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}:{port}"
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT; raises ListenTrouble."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdigit() or not port.isascii() or int(port) > 65_535:
+        raise ListenTrouble(f"{text} is no HOST:PORT, such as 127.0.0.1:8750")
+    return host, int(port)
+
+
+def serve(instance: Instance, listen: Listen, ready: Callable[[str], object]) -> None:
+    """Answers until SIGTERM or SIGINT; `ready` gets the URL when connections are answered."""
+    listen.check()
+    with _bound(listen) as bound:
+        url = listen.url(bound.getsockname()[1])
+        config = uvicorn.Config(
+            make_app(instance),
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=STOP_SECONDS,
+            ssl_certfile=listen.tls_cert,
+            ssl_keyfile=listen.tls_key,
+        )
+        server = _Server(config, instance.hub, lambda: ready(url))
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(_until_signal(server, bound))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with polls that end when it stops and signals that belong to us."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub, ready: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._hub = hub
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._hub.close()
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        # uvicorn raises a signal once more when it is done, which would end the process before the database is closed.
+        yield
+
+
+async def _until_signal(server: _Server, bound: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, server)
+    await server.serve([bound])
+
+
+def _stop(server: _Server) -> None:
+    server.should_exit = True
+
+
+@contextmanager
+def _bound(listen: Listen) -> Generator[socket.socket, None, None]:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ListenTrouble(f"{listen.host} is no address of this machine ({error.strerror}).") from error
+    with bound:
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError as error:
+            raise ListenTrouble(
+                f"{listen.host}:{listen.port} cannot be listened on ({error.strerror}): another program may use that"
+                " port. Give another with --listen HOST:PORT."
+            ) from error
+        yield bound
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
