@@ -116,7 +116,7 @@ class Answers:
         def take(session: Session) -> CommitAnswer:
             row = member_space(session, space, device, Right.WRITE)
             key = self._keyring.key(row)
-            return commits.take(session, row, device, commit.op_id, drafts, key, time.time_ns())
+            return commits.take(session, row, device, commit.op_id, drafts, key=key, now_ns=time.time_ns())
 
         drafts = await self._read(
             device,

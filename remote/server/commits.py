@@ -51,7 +51,14 @@ def prepare(session: Session, space: SpaceId, commit: Commit, key: SpaceKey, lea
 
 
 def take(
-    session: Session, row: SpaceRow, device: Device, op_id: bytes, drafts: Sequence[Draft], key: SpaceKey, now_ns: int
+    session: Session,
+    row: SpaceRow,
+    device: Device,
+    op_id: bytes,
+    drafts: Sequence[Draft],
+    *,
+    key: SpaceKey,
+    now_ns: int,
 ) -> CommitAnswer:
     """The answer to the commit, which is written when the answer has a rev; raises BadRequest and QuotaExceeded."""
     seen = space_rows.rev_of_op(session, row.space, op_id)

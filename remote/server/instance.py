@@ -9,7 +9,7 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from remote.protocol.errors import BadRequest
 from remote.server.accounts import Accounts, add_user, hash_password
 from remote.server.answers import Answers
 from remote.server.database import accounts as account_rows
-from remote.server.database.connection import Database, Session, make_tables
+from remote.server.database.connection import Database, OnStatement, Session, make_tables
 from remote.server.database.schema import FORMAT
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
@@ -72,7 +72,7 @@ def make(data: Path, key_file: Path) -> bool:
 
 
 @contextmanager
-def opened(data: Path, key_file: Path, on_statement: Callable[[str], object] | None = None) -> Iterator[Instance]:
+def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) -> Iterator[Instance]:
     """The instance in this directory, which no other server may have open; raises InstanceTrouble or KeyTrouble."""
     refuse_inside(key_file, data)
     _check_made(data)

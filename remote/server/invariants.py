@@ -1,4 +1,4 @@
-"""Whether a commit may be taken: pure decisions on the tree as it is and as it would be. No I/O, nothing is changed here.
+"""Whether a commit may be taken: pure decisions on the tree as it is and as it would be. Nothing is changed here.
 
 A stale change, a taken name, a removed parent and the like are refused with winners (the nodes in the way); what
 contradicts itself or could never be right is a BadRequest.
@@ -215,7 +215,6 @@ def _walk_up(
         if parent is None:
             return  # a removed parent is in the way already
         at = parent
-    for depth, passed in enumerate(reversed(way), start=depths[at] + 1):
-        depths[passed] = depth
+    depths.update({passed: depth for depth, passed in enumerate(reversed(way), start=depths[at] + 1)})
     if depths[folder] > DEPTH_MAX:
         raise TooLarge(f"Folder {folder} would be {depths[folder]} levels deep; at most {DEPTH_MAX} are allowed.")

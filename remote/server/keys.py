@@ -105,8 +105,8 @@ def read_master_key(key_file: Path) -> MasterKey:
         mode = key_file.stat().st_mode
     except OSError as error:
         raise KeyTrouble(
-            f"The master key file {key_file} cannot be read ({error.strerror}). Give its place with --master-key FILE or"
-            " SATCHEL_MASTER_KEY_FILE; without it the data cannot be opened."
+            f"The master key file {key_file} cannot be read ({error.strerror}). Give its place with --master-key FILE"
+            " or SATCHEL_MASTER_KEY_FILE; without it the data cannot be opened."
         ) from error
     if len(secret) != KEY_SIZE:
         raise KeyTrouble(f"{key_file} is no master key: it holds {len(secret)} bytes, not {KEY_SIZE}.")

@@ -1,4 +1,4 @@
-"""What a request may say at all: pure checks of its values, before anything is looked up. Each refusal names the place."""
+"""What a request may say at all: pure checks, before anything is looked up. Each refusal names the place."""
 
 import unicodedata
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """What a space is and was: listings, states, journal, moments and versions. Each answer is one consistent state.
 
-All functions run in a reader's thread. Answers are bounded in number and in bytes; what does not fit is asked for again.
+All functions run in a reader's thread. Answers are bounded in number and bytes; what does not fit is asked for again.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Statements on accounts, devices, tokens and leased ranges (keyed by user), and on the directories that lead to them."""
+"""Statements on accounts, devices, tokens and leased ranges (keyed by user), and the directories that lead to them."""
 
 from dataclasses import dataclass
 

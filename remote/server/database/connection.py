@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from remote.protocol.errors import Busy, ServerFault
-from remote.server.database.schema import TABLES
+from remote.server.database.schema import PLANNING, TABLES
 
 Result = TypeVar("Result")
 
 # What a column holds is known to the statement's author only; callers give it a type at once.
 Row = tuple[Any, ...]
+
+OnStatement = Callable[[str], object]
 
 READERS = 4
 WAITING_MAX = 1_000
@@ -34,25 +36,33 @@ BUSY_SECONDS = 20.0
 class Session:
     """One connection inside one transaction."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, on_statement: "OnStatement | None" = None) -> None:
         self._connection = connection
+        self._on_statement = on_statement
 
     def row(self, sql: str, *values: object) -> Row | None:
         """The first row, or None."""
-        found: Row | None = self._connection.execute(sql, values).fetchone()
+        found: Row | None = self._execute(sql, values).fetchone()
         return found
 
     def rows(self, sql: str, *values: object) -> Iterator[Row]:
         """The rows, read as they are asked for."""
-        return self._connection.execute(sql, values)
+        return self._execute(sql, values)
 
     def run(self, sql: str, *values: object) -> int:
         """How many rows were written."""
-        return self._connection.execute(sql, values).rowcount
+        return self._execute(sql, values).rowcount
 
     def run_many(self, sql: str, rows: Iterable[Row]) -> None:
         """Runs the statement once for each row of values."""
+        if self._on_statement is not None:
+            self._on_statement(sql)
         self._connection.executemany(sql, rows)
+
+    def _execute(self, sql: str, values: tuple[object, ...]) -> sqlite3.Cursor:
+        if self._on_statement is not None:
+            self._on_statement(sql)
+        return self._connection.execute(sql, values)
 
 
 Job = Callable[[Session], Result]
@@ -67,7 +77,7 @@ class _Waiting:
 class Database:
     """One SQLite file, opened; `close` ends its threads after the writes that wait are done."""
 
-    def __init__(self, path: Path, on_statement: Callable[[str], object] | None = None) -> None:
+    def __init__(self, path: Path, on_statement: OnStatement | None = None) -> None:
         self._path = path
         self._on_statement = on_statement
         self._waiting: queue.Queue[_Waiting | None] = queue.Queue(WAITING_MAX)
@@ -93,7 +103,7 @@ class Database:
         try:
             connection.execute("BEGIN")
             try:
-                return job(Session(connection))
+                return job(Session(connection, self._on_statement))
             finally:
                 connection.execute("ROLLBACK")
         except sqlite3.Error as error:
@@ -128,8 +138,6 @@ class Database:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA cache_size = -65536")
         connection.execute("PRAGMA temp_store = MEMORY")
-        if self._on_statement is not None:
-            connection.set_trace_callback(self._on_statement)
         self._connections.append(connection)
         return connection
 
@@ -154,62 +162,57 @@ class Database:
                     is_last = True
                 else:
                     gathered.append(following)
-            _write_together(self._writer_connection, gathered)
+            self._write_together(gathered)
             if is_last:
                 return
 
+    def _write_together(self, gathered: list[_Waiting]) -> None:
+        """Runs the jobs in one transaction, each behind a savepoint; futures hear of it after the commit is durable."""
+        connection = self._writer_connection
+        waiting = [each for each in gathered if each.future.set_running_or_notify_cancel()]
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            outcomes = [self._run_behind_savepoint(each.job) for each in waiting]
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            fault = ServerFault(f"The server could not write this down, nothing was changed: {error}.")
+            for each in waiting:
+                each.future.set_exception(fault)
+            return
+        for each, (result, refusal) in zip(waiting, outcomes, strict=True):
+            if refusal is None:
+                each.future.set_result(result)
+            else:
+                each.future.set_exception(refusal)
+
+    def _run_behind_savepoint(self, job: Callable[[Session], object]) -> tuple[object, Exception | None]:
+        connection = self._writer_connection
+        connection.execute("SAVEPOINT one")
+        try:
+            result = job(Session(connection, self._on_statement))
+        except sqlite3.OperationalError:
+            # The disk is full or the file is damaged: no job's own fault, and the end of the transaction.
+            raise
+        except Exception as refusal:  # noqa: BLE001  - whatever a job raises belongs to the one who gave it
+            connection.execute("ROLLBACK TO one")
+            connection.execute("RELEASE one")
+            return None, refusal
+        connection.execute("RELEASE one")
+        return result, None
+
 
 def make_tables(path: Path, fill: Job[None]) -> None:
-    """A new database with all tables and what `fill` writes: there as a whole or (killed on the way) not at all."""
+    """A new database with all tables and what `fill` writes; the caller gives it its name when this returns."""
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in TABLES:
+        for statement in (*TABLES, *PLANNING):
             connection.execute(statement)
+        connection.execute("BEGIN IMMEDIATE")
         fill(Session(connection))
         connection.execute("COMMIT")
     finally:
         connection.close()
-
-
-def _write_together(connection: sqlite3.Connection, gathered: list[_Waiting]) -> None:
-    """Runs the jobs in one transaction, each behind a savepoint; futures hear of it after the commit is durable."""
-    outcomes: list[tuple[_Waiting, object, BaseException | None]] = []
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        for waiting in gathered:
-            if waiting.future.set_running_or_notify_cancel():
-                outcomes.append((waiting, *_run_behind_savepoint(connection, waiting.job)))
-        connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        fault = ServerFault(f"The server could not write this down, nothing was changed: {error}.")
-        for waiting in gathered:
-            if not waiting.future.cancelled():
-                waiting.future.set_exception(fault)
-        return
-    for waiting, result, refusal in outcomes:
-        if refusal is None:
-            waiting.future.set_result(result)
-        else:
-            waiting.future.set_exception(refusal)
-
-
-def _run_behind_savepoint(
-    connection: sqlite3.Connection, job: Callable[[Session], object]
-) -> tuple[object, BaseException | None]:
-    connection.execute("SAVEPOINT one")
-    try:
-        result = job(Session(connection))
-    except sqlite3.OperationalError:
-        # The disk is full or the file is damaged: this is nobody's own fault, the transaction ends.
-        raise
-    except Exception as refusal:  # noqa: BLE001  - whatever a job raises belongs to the one who gave it
-        connection.execute("ROLLBACK TO one")
-        connection.execute("RELEASE one")
-        return None, refusal
-    connection.execute("RELEASE one")
-    return result, None

@@ -110,3 +110,19 @@ TABLES: tuple[str, ...] = (
         chunk_id BYTEA NOT NULL, size INTEGER NOT NULL, pack BYTEA, pack_offset INTEGER NOT NULL,
         PRIMARY KEY (chunk_id)) {_CLUSTERED}""",
 )
+
+PLANNING: tuple[str, ...] = (
+    # SQLite chooses its indices by statistics, and without any it reads a space's whole journal to find one node's
+    # versions. These are what ANALYZE would find in a large instance; they have to be there before the first row.
+    "ANALYZE",
+    "DELETE FROM sqlite_stat1",
+    "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('version', 'version', '10000000 1000000 20 1')",
+    "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('version', 'version_by_node', '10000000 1000000 4 2')",
+    "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('name', 'name', '10000000 1000000 20 15 1')",
+    "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('node', 'node', '10000000 1000000 1')",
+    "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('manifest', 'manifest', '10000000 1000000 1')",
+    "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('journal', 'journal', '1000000 100000 1')",
+    "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('journal', 'journal_by_time', '1000000 100000 1')",
+    "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('moment', 'moment', '10000000 1000000 100 1')",
+)
+"""Run once, after TABLES, outside of a transaction."""

@@ -1,9 +1,11 @@
 """Reading requests: bodies within their limit, messages of their type, the token, the protocol's version."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
 import msgspec
+from litestar.exceptions import InternalServerException
 
 from remote.protocol.errors import BadRequest, NotFound, NotSignedIn, TooLarge
 from remote.protocol.ids import SpaceId
@@ -14,6 +16,7 @@ from remote.server.limits import INT63
 Message = TypeVar("Message", bound=msgspec.Struct)
 
 TOKEN_MAX = 256
+STALL_SECONDS = 60
 
 
 def announced_length(request: AnyRequest) -> int | None:
@@ -32,7 +35,8 @@ async def body_pieces(request: AnyRequest, maximum: int) -> AsyncIterator[bytes]
     if announced is not None and announced > maximum:
         raise TooLarge(f"The body has {announced} bytes; at most {maximum} are allowed here.")
     received = 0
-    async for piece in request.stream():
+    pieces = request.stream()
+    while (piece := await _next_piece(pieces)) is not None:
         received += len(piece)
         if received > maximum:
             raise TooLarge(f"The body has more than the {maximum} bytes that are allowed here.")
@@ -46,6 +50,18 @@ async def read_message(request: AnyRequest, decoder: msgspec.msgpack.Decoder[Mes
         return decoder.decode(body)
     except msgspec.MsgspecError as error:
         raise BadRequest(f"The body is not the message that {request.url.path} takes: {error}") from None
+
+
+async def _next_piece(pieces: AsyncIterator[bytes]) -> bytes | None:
+    """The next piece of a body, None at its end."""
+    try:
+        async with asyncio.timeout(STALL_SECONDS):
+            return await anext(pieces, None)
+    except TimeoutError:
+        raise BadRequest(f"Nothing of the body arrived for {STALL_SECONDS} seconds.") from None
+    except InternalServerException:
+        # The framework's name for a client that went away; nobody will read this answer.
+        raise BadRequest("The connection ended in the middle of the body.") from None
 
 
 def check_protocol(request: AnyRequest) -> None:
