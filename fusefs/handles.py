@@ -1,0 +1,261 @@
+"""Handles: open files. Content flows between programs, stagings and the cache here; names and attributes do not.
+
+A file that is open keeps working whatever happens to its names. What was written becomes part of the tree at `flush`.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from msgspec.structs import replace
+
+from cache.errors import ContentDamaged, NoSuchNode
+from cache.eviction import Budget
+from cache.reader import Cursor, Reader
+from cache.staging import Staging, StagingId, Stagings
+from cache.tree import Record, Tree
+from fusefs.errors import Invalid, TooLarge
+from remote.protocol.ids import NodeId
+from remote.protocol.nodes import EMPTY, Manifest, NodeState
+
+SIZE_MAX: Final = 1 << 44
+"""Bytes of one file: 16 TiB."""
+_ROOM_SECONDS: Final = 60.0
+
+
+@dataclass
+class OpenFile:
+    """One file while programs have it open, however often."""
+
+    node: NodeId
+    state: NodeState
+    """As it was when last seen in the tree: all there is of it once its last name is gone."""
+    handles: int = 0
+    writers: int = 0
+    staging: Staging | None = None
+    is_orphan: bool = False
+    is_changed: bool = False
+    """Written to since the last flush."""
+    mtime_ns: int = 0
+    """Time of the last write or utime that is not in the tree yet; 0: the tree knows."""
+
+
+@dataclass
+class Handle:
+    """One open() of a file."""
+
+    file: OpenFile
+    is_writing: bool
+    cursor: Cursor = field(default_factory=Cursor)
+
+
+class OpenFiles:
+    """Every open file of the mount."""
+
+    def __init__(self, tree: Tree, stagings: Stagings, reader: Reader, budget: Budget) -> None:
+        self._tree = tree
+        self._stagings = stagings
+        self._reader = reader
+        self._budget = budget
+        self._files: dict[NodeId, OpenFile] = {}
+
+    def find(self, node: NodeId) -> OpenFile | None:
+        """The file, when a program has it open."""
+        return self._files.get(node)
+
+    def changed(self) -> list[OpenFile]:
+        """Files with something that is not flushed."""
+        return [file for file in self._files.values() if file.is_changed and not file.is_orphan]
+
+    def open(self, node: NodeId, *, is_writing: bool) -> Handle:
+        """Opens a file; raises NoSuchNode."""
+        file = self._files.get(node)
+        if file is None:
+            record = self._tree.record(node)
+            if record is None or record.local is None:
+                raise NoSuchNode(f"There is no file {node} here.")
+            file = self._files[node] = OpenFile(node, record.local)
+        file.handles += 1
+        file.writers += is_writing
+        return Handle(file, is_writing)
+
+    def close(self, handle: Handle) -> None:
+        """Ends a handle; what is not flushed is flushed, and an orphan's content is let go with its last handle."""
+        file = handle.file
+        if file.is_changed:
+            self.flush(file)
+        file.handles -= 1
+        file.writers -= handle.is_writing
+        if file.handles == 0:
+            del self._files[file.node]
+            staging, file.staging = file.staging, None
+            if staging is not None and file.is_orphan:
+                self.discard(staging)
+
+    def discard(self, staging: Staging) -> None:
+        """Lets go of content that no name leads to any more."""
+        with self._tree.store.change() as change:
+            staging.discard(change)
+        staging.remove()
+
+    def release_dropped(self) -> None:
+        """Lets go of stagings that the tree no longer refers to and no program has open."""
+        released, self._tree.released = self._tree.released, set()
+        held = {file.staging.id for file in self._files.values() if file.staging is not None}
+        for staging_id in released:
+            if staging_id in held:
+                continue
+            try:
+                staging = self._stagings.load(StagingId(staging_id))
+            except (KeyError, ContentDamaged):
+                continue
+            self.discard(staging)
+
+    def orphan(self, node: NodeId, state: NodeState) -> None:
+        """The last name of a file is gone: while it is open, it lives on in its handles only."""
+        file = self._files.get(node)
+        if file is not None:
+            self._attach(file)
+            file.state = replace(state, names=())
+            file.is_orphan = True
+
+    # Content
+
+    def size(self, file: OpenFile) -> int:
+        """Bytes of content as a program with the file open sees it."""
+        if file.staging is not None:
+            return file.staging.size
+        record = self._record(file)
+        return record.size if record is not None else (file.state.content or EMPTY).size
+
+    def state(self, file: OpenFile) -> NodeState:
+        """The node's state: the tree's, or the last one of an orphan."""
+        record = self._record(file)
+        if record is not None and record.local is not None:
+            file.state = record.local
+        return file.state
+
+    def cached_bytes(self, node: NodeId) -> int:
+        """Bytes of a file's content that are on this machine."""
+        record = self._tree.record(node)
+        if record is None or record.local is None:
+            return 0
+        if record.staged:
+            return record.staged_size
+        return self._reader.held_bytes(record.local.content or EMPTY)
+
+    def _record(self, file: OpenFile) -> Record | None:
+        return None if file.is_orphan else self._tree.record(file.node)
+
+    def _attach(self, file: OpenFile) -> Staging | None:
+        """The staging of a file that was written to, if there is one."""
+        if file.staging is None:
+            record = self._record(file)
+            if record is not None and record.staged:
+                try:
+                    file.staging = self._stagings.load(StagingId(record.staged))
+                except KeyError:
+                    raise ContentDamaged(f"What was written to node {file.node} is gone from this machine.") from None
+        return file.staging
+
+    def _manifest(self, file: OpenFile) -> Manifest:
+        record = self._record(file)
+        state = record.local if record is not None and record.local is not None else file.state
+        return state.content or EMPTY
+
+    async def read(self, handle: Handle, offset: int, length: int) -> bytes:
+        """Content from `offset` on, shorter only at the end; raises ContentUnavailable, ContentDamaged."""
+        file = handle.file
+        staging = self._attach(file)
+        if staging is None:
+            manifest = self._manifest(file)
+            length = min(length, manifest.size - offset)
+            if length <= 0:
+                return b""
+            data = self._reader.try_read(manifest, offset, length)
+            return data if data is not None else await self._reader.read(manifest, offset, length, handle.cursor)
+        plan = staging.plan_read(offset, length)
+        if len(plan) == 1 and plan[0].is_dirty:
+            return staging.read_dirty(plan[0].offset, plan[0].length)
+        parts: list[bytes] = []
+        for stretch in plan:
+            if stretch.is_dirty:
+                parts.append(staging.read_dirty(stretch.offset, stretch.length))
+            else:
+                parts.append(await self._reader.read(staging.base, stretch.offset, stretch.length, handle.cursor))
+        return b"".join(parts)
+
+    async def write(self, file: OpenFile, offset: int, data: bytes) -> int:
+        """Takes bytes; raises DiskFull, TooLarge."""
+        if offset + len(data) > SIZE_MAX:
+            raise TooLarge(f"A file has at most {SIZE_MAX} bytes.")
+        if not self._budget.has_room(len(data)):
+            await self._budget.wait_for_room(len(data), _ROOM_SECONDS)
+        staging = self._stage(file)
+        staging.write(offset, data)
+        self._note_change(file)
+        if staging.is_crowded:
+            await staging.thin(lambda start, length: self._reader.read(staging.base, start, length))
+        return len(data)
+
+    def truncate(self, file: OpenFile, size: int) -> None:
+        """Makes the content `size` bytes long; raises Invalid, TooLarge, DiskFull."""
+        if size < 0:
+            raise Invalid("A size cannot be negative.")
+        if size > SIZE_MAX:
+            raise TooLarge(f"A file has at most {SIZE_MAX} bytes.")
+        if size != self.size(file):
+            self._stage(file).truncate(size)
+        self._note_change(file)
+
+    def _stage(self, file: OpenFile) -> Staging:
+        staging = self._attach(file)
+        if staging is None:
+            staging = file.staging = self._stagings.create(self._manifest(file))
+        return staging
+
+    @staticmethod
+    def _note_change(file: OpenFile) -> None:
+        file.is_changed = True
+        file.mtime_ns = time.time_ns()
+
+    def flush(self, file: OpenFile) -> bool:
+        """Puts what was written into the tree: from now on it survives a killed daemon. Whether there was anything."""
+        if not file.is_changed or file.is_orphan:
+            file.is_changed = False
+            return False
+        staging = file.staging
+        with self._tree.edit() as edit:
+            record = edit.get(file.node)
+            if record.local is None:
+                return False
+            now_ns = time.time_ns()
+            state = replace(record.local, mtime_ns=file.mtime_ns or record.local.mtime_ns, ctime_ns=now_ns)
+            if staging is not None:
+                edit.put(file.node, replace(record, staged=staging.id, staged_size=staging.size))
+                staging.flush(edit.change)
+            edit.set_local(file.node, state, now_ns)
+        file.is_changed = False
+        file.mtime_ns = 0
+        return True
+
+    async def sync(self, file: OpenFile) -> None:
+        """Returns when the content's bytes are on this disk; the caller then flushes the store."""
+        staging = self._attach(file)
+        if staging is None:
+            return
+        await staging.sync()
+        if not file.is_orphan:
+            with self._tree.store.change() as change:
+                staging.flush(change)
+
+    def drop_content(self, file: OpenFile) -> None:
+        """Programs that have the file open see the tree's content from now on; what they wrote was flushed before."""
+        self.flush(file)
+        file.staging = None
+
+    def let_go(self, node: NodeId, staging: Staging) -> None:
+        """The server has this content: the next write begins a new staging over it."""
+        file = self._files.get(node)
+        if file is not None and file.staging is staging:
+            file.staging = None

@@ -1,0 +1,422 @@
+"""Kernel: the only module that speaks FUSE. Translates each request for Volume or Versions, and tells the kernel what
+changed elsewhere. It decides nothing.
+"""
+
+import errno
+import functools
+import logging
+import os
+import queue
+import stat
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, ParamSpec, TypeVar
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
+
+from cache.errors import NoSuchNode
+from cache.pull import Effects
+from fusefs.errnos import errno_of
+from fusefs.errors import IsFolder, NoEntry, ReadOnly
+from fusefs.handles import Handle
+from fusefs.versions import VERSIONS_NAME, PastHandle, Versions, is_virtual
+from fusefs.volume import Attributes, Caller, Setting, Volume
+from remote.protocol.ids import NodeId
+from remote.protocol.nodes import Name
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS: Final = 3_600.0
+"""How long the kernel may believe what it was told: changes from elsewhere are announced one by one."""
+_BLOCK: Final = 4_096
+_TASKS: Final = 64
+
+
+@dataclass
+class _OpenFolder:
+    """One opendir(): names as of its last rewind, so that offsets stay good while entries come and go."""
+
+    inode: int
+    entries: list[tuple[bytes, int]]
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _answers(handler: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Turns errors of ours into the errno that the kernel wants; anything else is logged and becomes EIO."""
+
+    @functools.wraps(handler)
+    async def answer(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await handler(*args, **kwargs)
+        except FUSEError:
+            raise
+        except Exception as error:
+            number = errno_of(error)
+            if number is None:
+                log.exception("%s failed", handler.__name__)
+                number = errno.EIO
+            elif number == errno.EIO:
+                log.warning("%s: %s", handler.__name__, error)
+            raise FUSEError(number) from error
+
+    return answer
+
+
+class Operations(pyfuse3.Operations):
+    """The requests of one mount."""
+
+    enable_writeback_cache = True
+    supports_dot_lookup = False
+
+    def __init__(self, volume: Volume, versions: Versions) -> None:
+        super().__init__()
+        self._volume = volume
+        self._versions = versions
+        self._handles: dict[int, Handle | PastHandle | _OpenFolder] = {}
+        self._next_handle = 1
+
+    # Names
+
+    @_answers
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        if is_virtual(parent_inode):
+            return self._past(await self._versions.lookup(parent_inode, name), counts=True)
+        if name == VERSIONS_NAME:
+            return self._past(self._versions.of_folder(NodeId(parent_inode)), counts=True)
+        try:
+            return self._entry(await self._volume.lookup(NodeId(parent_inode), name))
+        except NoEntry:
+            return _no_entry()
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for inode, count in inode_list:
+            if is_virtual(inode):
+                self._versions.forget(inode, count)
+
+    @_answers
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        return await self._make(parent_inode, name, stat.S_IFDIR | stat.S_IMODE(mode), ctx)
+
+    @_answers
+    async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
+        return await self._make(parent_inode, name, mode, ctx, rdev=rdev)
+
+    @_answers
+    async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        return await self._make(parent_inode, name, stat.S_IFLNK | 0o777, ctx, target=target)
+
+    @_answers
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        entry = await self._make(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx)
+        handle = self._volume.open(NodeId(entry.st_ino), is_writing=True, is_truncating=False)
+        return FileInfo(fh=self._keep(handle), keep_cache=True), entry
+
+    async def _make(
+        self, parent: int, name: bytes, mode: int, ctx: RequestContext, *, rdev: int = 0, target: bytes = b""
+    ) -> EntryAttributes:
+        _check_writable(parent)
+        caller = Caller(ctx.uid, ctx.gid, ctx.umask)
+        bits = mode if stat.S_ISLNK(mode) else mode & ~ctx.umask
+        return self._entry(await self._volume.make(NodeId(parent), name, bits, caller, rdev=rdev, target=target))
+
+    @_answers
+    async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
+        _check_writable(inode, new_parent_inode)
+        await self._volume.link(NodeId(inode), NodeId(new_parent_inode), new_name)
+        return self._entry(NodeId(inode))
+
+    @_answers
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        _check_writable(parent_inode)
+        await self._volume.unlink(NodeId(parent_inode), name)
+
+    @_answers
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        _check_writable(parent_inode)
+        if name == VERSIONS_NAME:
+            raise ReadOnly("The past cannot be removed.")
+        await self._volume.rmdir(NodeId(parent_inode), name)
+
+    @_answers
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        _check_writable(parent_inode_old, parent_inode_new)
+        if VERSIONS_NAME in (name_old, name_new):
+            raise ReadOnly("The past cannot be moved.")
+        await self._volume.rename(NodeId(parent_inode_old), name_old, NodeId(parent_inode_new), name_new, flags)
+
+    @_answers
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        return self._versions.target(inode) if is_virtual(inode) else self._volume.target(NodeId(inode))
+
+    # Attributes
+
+    @_answers
+    async def getattr(self, inode: int, ctx: RequestContext | None = None) -> EntryAttributes:
+        return self._past(inode) if is_virtual(inode) else self._entry(NodeId(inode))
+
+    @_answers
+    async def setattr(
+        self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        _check_writable(inode)
+        setting = Setting(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        handle = self._handles.get(fh) if fh is not None else None
+        self._volume.set_attributes(NodeId(inode), setting, handle if isinstance(handle, Handle) else None)
+        return self._entry(NodeId(inode))
+
+    @_answers
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        return self._versions.xattr(inode, name) if is_virtual(inode) else self._volume.xattr(NodeId(inode), name)
+
+    @_answers
+    async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
+        return self._versions.xattrs(inode) if is_virtual(inode) else self._volume.xattrs(NodeId(inode))
+
+    @_answers
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        _check_writable(inode)
+        self._volume.set_xattr(NodeId(inode), name, value)
+
+    @_answers
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        _check_writable(inode)
+        self._volume.remove_xattr(NodeId(inode), name)
+
+    @_answers
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        total, free = self._volume.room
+        answer = StatvfsData()
+        answer.f_bsize = answer.f_frsize = _BLOCK
+        answer.f_blocks = total // _BLOCK
+        answer.f_bfree = answer.f_bavail = free // _BLOCK
+        answer.f_files = answer.f_ffree = answer.f_favail = 1 << 40
+        answer.f_namemax = 255
+        return answer
+
+    async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:
+        # With default_permissions the kernel checks; it asks here only where that option is off.
+        return True
+
+    # Folders
+
+    @_answers
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        return self._keep(_OpenFolder(inode, []))
+
+    @_answers
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        folder = self._handles[fh]
+        assert isinstance(folder, _OpenFolder)
+        if start_id == 0:
+            folder.entries = await self._entries(folder.inode)
+        for position in range(start_id, len(folder.entries)):
+            name, inode = folder.entries[position]
+            try:
+                entry = self._past(inode) if is_virtual(inode) else self._entry(NodeId(inode))
+            except NoSuchNode:
+                continue
+            if not pyfuse3.readdir_reply(token, name, entry, position + 1):
+                break
+            if is_virtual(inode) and name not in (b".", b".."):
+                self._versions.count(inode)
+
+    async def _entries(self, inode: int) -> list[tuple[bytes, int]]:
+        dots = [(b".", inode), (b"..", inode)]
+        if is_virtual(inode):
+            return [*dots, *await self._versions.children(inode)]
+        return [*dots, *((child.name, child.node) for child in await self._volume.children(NodeId(inode)))]
+
+    async def releasedir(self, fh: int) -> None:
+        folder = self._handles.pop(fh)
+        if isinstance(folder, _OpenFolder) and is_virtual(folder.inode):
+            self._versions.drop_unseen(inode for name, inode in folder.entries if name not in (b".", b".."))
+
+    @_answers
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._volume.sync_store()
+
+    # Content
+
+    @_answers
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        is_writing = flags & os.O_ACCMODE != os.O_RDONLY
+        if is_virtual(inode):
+            if is_writing or flags & os.O_TRUNC:
+                raise ReadOnly("The past cannot be written to.")
+            return FileInfo(fh=self._keep(self._versions.open(inode)), keep_cache=True)
+        is_truncating = bool(flags & os.O_TRUNC)
+        handle = self._volume.open(NodeId(inode), is_writing=is_writing or is_truncating, is_truncating=is_truncating)
+        return FileInfo(fh=self._keep(handle), keep_cache=True)
+
+    @_answers
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        handle = self._handles[fh]
+        if isinstance(handle, PastHandle):
+            return await self._versions.read(handle, off, size)
+        if isinstance(handle, _OpenFolder):
+            raise IsFolder("A folder has no content.")
+        return await self._volume.files.read(handle, off, size)
+
+    @_answers
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return await self._volume.files.write(self._written(fh).file, off, buf)
+
+    @_answers
+    async def flush(self, fh: int) -> None:
+        handle = self._handles[fh]
+        if isinstance(handle, Handle):
+            self._volume.flush(handle.file)
+
+    @_answers
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        handle = self._handles[fh]
+        if isinstance(handle, Handle):
+            await self._volume.fsync(handle.file)
+
+    async def release(self, fh: int) -> None:
+        handle = self._handles.pop(fh)
+        if isinstance(handle, Handle):
+            self._volume.close(handle)
+
+    # Inside
+
+    def _written(self, fh: int) -> Handle:
+        handle = self._handles[fh]
+        if not isinstance(handle, Handle):
+            raise ReadOnly("The past cannot be written to.")
+        return handle
+
+    def _keep(self, handle: Handle | PastHandle | _OpenFolder) -> int:
+        number = self._next_handle
+        self._next_handle += 1
+        self._handles[number] = handle
+        return number
+
+    def _entry(self, node: NodeId) -> EntryAttributes:
+        return _translated(self._volume.attributes(node), TIMEOUT_SECONDS)
+
+    def _past(self, inode: int, *, counts: bool = False) -> EntryAttributes:
+        attributes, seconds = self._versions.attributes(inode)
+        if counts:
+            self._versions.count(inode)
+        return _translated(attributes, seconds)
+
+
+def _check_writable(*inodes: int) -> None:
+    if any(is_virtual(inode) for inode in inodes):
+        raise ReadOnly("The past cannot be written to.")
+
+
+def _no_entry() -> EntryAttributes:
+    """Inode 0: the kernel remembers that there is no such name."""
+    entry = EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(0)
+    entry.entry_timeout = TIMEOUT_SECONDS
+    return entry
+
+
+def _translated(attributes: Attributes, seconds: float) -> EntryAttributes:
+    entry = EntryAttributes()
+    entry.st_ino = attributes.node
+    entry.generation = 0
+    entry.entry_timeout = entry.attr_timeout = seconds
+    entry.st_mode = attributes.mode
+    entry.st_nlink = attributes.links
+    entry.st_uid = attributes.uid
+    entry.st_gid = attributes.gid
+    entry.st_rdev = attributes.rdev
+    entry.st_size = attributes.size
+    entry.st_blksize = _BLOCK
+    entry.st_blocks = -(-attributes.size // 512)
+    entry.st_atime_ns = attributes.atime_ns
+    entry.st_mtime_ns = attributes.mtime_ns
+    entry.st_ctime_ns = attributes.ctime_ns
+    return entry
+
+
+class Announcer:
+    """Tells the kernel what changed elsewhere, from a thread: the kernel may make it wait for dirty pages."""
+
+    def __init__(self, names_of: Callable[[NodeId], Sequence[Name]]) -> None:
+        """`names_of`: a node's names now; those of changed files are dropped, for the kernel's size and mtime of a
+        file stay what they were (write-back cache) until it forgets the inode."""
+        self._names_of = names_of
+        self._queue: queue.SimpleQueue[tuple[frozenset[Name], frozenset[NodeId], frozenset[NodeId]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
+        self._thread.start()
+
+    def show(self, effects: Effects) -> None:
+        """Queues what changed; returns at once."""
+        names = set(effects.names)
+        for node in effects.nodes:
+            names.update(self._names_of(node))
+        if names or effects.nodes:
+            self._queue.put((frozenset(names), effects.nodes, effects.contents))
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._queue.put(None)
+        self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        while (effects := self._queue.get()) is not None:
+            names, nodes, contents = effects
+            for node in nodes:
+                self._tell(pyfuse3.invalidate_inode, node, node not in contents)
+            for name in names:
+                self._tell(pyfuse3.invalidate_entry, name.parent, name.name)
+            for parent in {name.parent for name in names}:
+                self._tell(pyfuse3.invalidate_inode, parent, True)
+
+    @staticmethod
+    def _tell(announce: Callable[..., None], *args: object) -> None:
+        try:
+            announce(*args)
+        except OSError as error:
+            # ENOENT: the kernel does not know of it. ENOTEMPTY, EBUSY: somebody stands in it. ENODEV: unmounted.
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY, errno.ENODEV, errno.ENOTDIR):
+                log.warning("the kernel did not take news: %s", error.strerror)
+
+
+def mount(operations: Operations, mountpoint: str, source: str, options: frozenset[str]) -> None:
+    """Mounts; after this the folder exists, and requests wait for `serve`. Raises RuntimeError."""
+    pyfuse3.init(operations, mountpoint, {*pyfuse3.default_options, f"fsname={source}", "subtype=satchel", *options})
+
+
+async def serve() -> None:
+    """Answers requests until the folder is unmounted."""
+    await pyfuse3.main(max_tasks=_TASKS)
+
+
+def stop() -> None:
+    """Makes `serve` return."""
+    pyfuse3.terminate()
+
+
+def unmount() -> None:
+    """Takes the folder away, also while programs are in it."""
+    pyfuse3.close(unmount=True)

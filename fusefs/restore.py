@@ -1,0 +1,106 @@
+"""Restore: brings a path back as it was, as ordinary edits of this device that move no content."""
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+from msgspec.structs import replace
+
+from cache.errors import NoSuchNode
+from fusefs.errors import NoEntry
+from fusefs.versions import Versions
+from fusefs.volume import Volume
+from remote.protocol.ids import ROOT, NodeId, Rev
+from remote.protocol.nodes import Kind, Name, NodeState
+
+_STEPS: Final = 200
+
+
+@dataclass(frozen=True)
+class Restored:
+    """How many files and folders were brought back or set back."""
+
+    nodes: int
+    rev: Rev
+
+
+class Restore:
+    """Restores within one volume."""
+
+    def __init__(self, volume: Volume, versions: Versions) -> None:
+        self._volume = volume
+        self._versions = versions
+
+    async def path(self, path: bytes, rev: Rev) -> Restored:
+        """Makes the path what it was as of `rev`; what came into a folder since then stays. Raises NoEntry."""
+        parts = [part for part in path.split(b"/") if part]
+        node = ROOT
+        state = await self._versions.state_at(ROOT, rev)
+        folder = ROOT
+        for number, part in enumerate(parts):
+            child = next(
+                (version for name, version in await self._versions.children_at(node, rev) if name == part), None
+            )
+            if child is None or child.state is None:
+                raise NoEntry(f"{os.fsdecode(path)} did not exist at rev {rev}. satchel versions shows when it did.")
+            node, state = child.node, child.state
+            if number < len(parts) - 1:
+                folder = await self._folder(folder, part, state)
+        if state is None:
+            raise NoEntry(f"Nothing existed at rev {rev}.")
+        count = (
+            await self._content(ROOT, node, state, rev)
+            if not parts
+            else await self._put(folder, parts[-1], node, state, rev)
+        )
+        return Restored(count, rev)
+
+    async def _folder(self, parent: NodeId, name: bytes, state: NodeState) -> NodeId:
+        """The live folder of this name, made when it is gone."""
+        try:
+            return await self._volume.lookup(parent, name)
+        except NoEntry:
+            return self._make(parent, name, state)
+
+    async def _put(self, parent: NodeId, name: bytes, node: NodeId, state: NodeState, rev: Rev) -> int:
+        try:
+            live = await self._volume.lookup(parent, name)
+        except NoEntry:
+            live = self._make(parent, name, state)
+        else:
+            live = await self._set_back(parent, name, live, state)
+        if state.kind is Kind.FOLDER:
+            return 1 + await self._content(live, node, state, rev)
+        return 1
+
+    async def _content(self, live: NodeId, node: NodeId, state: NodeState, rev: Rev) -> int:
+        count = 0
+        for position, (name, child) in enumerate(await self._versions.children_at(node, rev)):
+            if child.state is not None:
+                count += await self._put(live, name, child.node, child.state, rev)
+            if position % _STEPS == 0:
+                await trio.lowlevel.checkpoint()
+        return count
+
+    async def _set_back(self, parent: NodeId, name: bytes, live: NodeId, state: NodeState) -> NodeId:
+        record = self._volume.tree.record(live)
+        if record is None or record.local is None:
+            raise NoSuchNode(f"There is no node {live} here.")
+        if record.local.kind is not state.kind:
+            if record.local.kind is Kind.FOLDER:
+                raise NoEntry(f"{os.fsdecode(name)} is a folder now and was none then: move it away first.")
+            await self._volume.unlink(parent, name)
+            return self._make(parent, name, state)
+        self._volume.set_back(live, state)
+        return live
+
+    def _make(self, parent: NodeId, name: bytes, state: NodeState) -> NodeId:
+        node = self._volume.tree.new_node()
+        now_ns = time.time_ns()
+        with self._volume.tree.edit() as edit:
+            edit.set_local(node, replace(state, names=(Name(parent, name),), ctime_ns=now_ns), now_ns)
+            edit.touch(parent, now_ns)
+        self._volume.changed_here([Name(parent, name)], [])
+        return node

@@ -1,0 +1,288 @@
+"""Versions: `.versions` in every folder: the folder as it was at any time, read-only, served from manifests.
+
+Its inodes are virtual: numbers with the highest usable bit set, given when something is looked up and taken back when
+the kernel forgets it. What is known about the past never changes, so answers are kept on disk.
+"""
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import trio
+from msgspec.structs import replace
+
+from cache.errors import NoSuchNode
+from cache.past import Past
+from cache.reader import Cursor, Reader
+from fusefs import moments
+from fusefs.errors import Invalid, IsFolder, NoAttribute, NoEntry, NotFolder
+from fusefs.volume import Attributes, Owner, file_mode
+from remote.protocol.errors import NotFound
+from remote.protocol.ids import NodeId, Rev, SpaceId
+from remote.protocol.messages import FolderQuery
+from remote.protocol.nodes import EMPTY, Kind, NodeState, NodeVersion
+from remote.protocol.service import Service
+
+VERSIONS_NAME: Final = b".versions"
+_VIRTUAL: Final = 1 << 62
+_FOR_EVER_SECONDS: Final = 3_600.0
+_SETTLED_NS: Final = 5_000_000_000
+"""A moment younger than this may still get commits, by clocks that differ."""
+_MOMENTS_MAX: Final = 10_000
+
+
+def is_virtual(inode: int) -> bool:
+    """Whether an inode belongs to the past."""
+    return inode >= _VIRTUAL
+
+
+@dataclass(frozen=True)
+class MomentsFolder:
+    """The folder `.versions` of a live folder."""
+
+    folder: NodeId
+
+
+@dataclass(frozen=True)
+class PastNode:
+    """A node as of a rev."""
+
+    node: NodeId
+    rev: Rev
+
+
+@dataclass
+class _Inode:
+    what: MomentsFolder | PastNode
+    state: NodeState | None
+    seconds: float
+    lookups: int = 0
+
+
+@dataclass
+class PastHandle:
+    """One open() of a file of the past."""
+
+    state: NodeState
+    cursor: Cursor = field(default_factory=Cursor)
+
+
+_children_encoder = msgspec.msgpack.Encoder()
+_children_decoder = msgspec.msgpack.Decoder(list[tuple[bytes, NodeVersion]])
+
+
+class Versions:
+    """The past of one space."""
+
+    def __init__(
+        self, service: Service, space: SpaceId, reader: Reader, past: Past, owner: Owner | None, seconds: float = 15.0
+    ) -> None:
+        """`seconds`: how long a question may take before it fails."""
+        self._service = service
+        self._space = space
+        self._reader = reader
+        self._past = past
+        self._owner = owner
+        self._seconds = seconds
+        self._inodes: dict[int, _Inode] = {}
+        self._numbers: dict[MomentsFolder | PastNode, int] = {}
+        self._next = _VIRTUAL
+
+    # Inodes
+
+    def of_folder(self, folder: NodeId) -> int:
+        """The inode of the folder's `.versions`."""
+        return self._inode(MomentsFolder(folder), None, 1.0)
+
+    def count(self, inode: int) -> None:
+        """The kernel was told of the inode once more."""
+        self._find(inode).lookups += 1
+
+    def forget(self, inode: int, count: int) -> None:
+        """The kernel has forgotten the inode so many times."""
+        found = self._inodes.get(inode)
+        if found is not None:
+            found.lookups -= count
+            if found.lookups <= 0:
+                del self._inodes[inode]
+                del self._numbers[found.what]
+
+    def drop_unseen(self, inodes: Iterable[int]) -> None:
+        """Takes numbers back that the kernel was never told."""
+        for inode in inodes:
+            self.forget(inode, 0)
+
+    def _inode(self, what: MomentsFolder | PastNode, state: NodeState | None, seconds: float) -> int:
+        number = self._numbers.get(what)
+        if number is None:
+            number, self._next = self._next, self._next + 1
+            self._numbers[what] = number
+            self._inodes[number] = _Inode(what, state, seconds)
+        return number
+
+    def _find(self, inode: int) -> _Inode:
+        found = self._inodes.get(inode)
+        if found is None:
+            raise NoSuchNode(f"There is no node {inode} of the past any more.")
+        return found
+
+    def _state(self, inode: int) -> NodeState:
+        state = self._find(inode).state
+        if state is None:
+            raise IsFolder("This is a folder of moments.")
+        return state
+
+    # Names
+
+    async def lookup(self, inode: int, name: bytes) -> int:
+        """The inode that a name leads to; raises NoEntry."""
+        what = self._find(inode).what
+        if isinstance(what, MomentsFolder):
+            try:
+                time_ns = moments.parse(os.fsdecode(name))
+            except Invalid:
+                raise NoEntry("This is no time.") from None
+            return await self._at(what.folder, time_ns)
+        for child_name, child in await self.children_at(what.node, what.rev):
+            if child_name == name and child.state is not None:
+                return self._inode(PastNode(child.node, what.rev), child.state, _FOR_EVER_SECONDS)
+        raise NoEntry("There was no such name at that time.")
+
+    async def _at(self, folder: NodeId, time_ns: int) -> int:
+        rev = await self.rev_at(time_ns)
+        state = await self.state_at(folder, rev)
+        if state is None:
+            raise NoEntry("The folder did not exist at that time.")
+        is_settled = time_ns < time.time_ns() - _SETTLED_NS
+        return self._inode(PastNode(folder, rev), state, _FOR_EVER_SECONDS if is_settled else 0.0)
+
+    async def children(self, inode: int) -> list[tuple[bytes, int]]:
+        """The names in a folder of the past, or the moments, with their inodes."""
+        what = self._find(inode).what
+        if isinstance(what, PastNode):
+            found = await self.children_at(what.node, what.rev)
+            return [
+                (name, self._inode(PastNode(child.node, what.rev), child.state, _FOR_EVER_SECONDS))
+                for name, child in found
+            ]
+        with trio.fail_after(self._seconds):
+            answer = await self._service.moments(self._space, what.folder, _MOMENTS_MAX)
+        labelled = moments.shown(answer.moments, time.time_ns())
+        newest = await self.state_at(what.folder, labelled[0][1].rev) if labelled else None
+        if newest is None:
+            return []
+        return [
+            (
+                os.fsencode(label),
+                # Asking for the folder's attributes at each moment would be a request each; its times are known.
+                self._inode(PastNode(what.folder, moment.rev), replace(newest, mtime_ns=moment.time_ns), 1.0),
+            )
+            for label, moment in labelled
+        ]
+
+    # Looking
+
+    def attributes(self, inode: int) -> tuple[Attributes, float]:
+        """What stat(2) shows, and for how many seconds the kernel may believe it."""
+        found = self._find(inode)
+        state = found.state
+        if state is None:
+            now_ns = time.time_ns()
+            uid, gid = (self._owner.uid, self._owner.gid) if self._owner else (0, 0)
+            mode = file_mode(Kind.FOLDER, 0o555)
+            return Attributes(NodeId(inode), mode, 1, uid, gid, 0, 0, now_ns, now_ns, now_ns, now_ns), found.seconds
+        size = len(state.target) if state.kind is Kind.SYMLINK else (state.content or EMPTY).size
+        shown = Attributes(
+            node=NodeId(inode),
+            mode=file_mode(state.kind, state.mode),
+            links=1,
+            uid=self._owner.uid if self._owner else state.uid,
+            gid=self._owner.gid if self._owner else state.gid,
+            rdev=state.rdev,
+            size=size,
+            atime_ns=state.atime_ns,
+            mtime_ns=state.mtime_ns,
+            ctime_ns=state.ctime_ns,
+            birth_ns=state.birth_ns,
+        )
+        return shown, found.seconds
+
+    def target(self, inode: int) -> bytes:
+        """Where a symlink pointed."""
+        return self._state(inode).target
+
+    def xattr(self, inode: int, name: bytes) -> bytes:
+        """The value of an extended attribute; raises NoAttribute."""
+        state = self._find(inode).state
+        value = state.xattrs.get(name) if state is not None else None
+        if value is None:
+            raise NoAttribute("There is no such attribute.")
+        return value
+
+    def xattrs(self, inode: int) -> list[bytes]:
+        """Names of the extended attributes."""
+        state = self._find(inode).state
+        return sorted(state.xattrs) if state is not None else []
+
+    def open(self, inode: int) -> PastHandle:
+        """Opens a file of the past for reading."""
+        return PastHandle(self._state(inode))
+
+    async def read(self, handle: PastHandle, offset: int, length: int) -> bytes:
+        """Content, shorter only at the end; raises ContentUnavailable, ContentDamaged."""
+        manifest = handle.state.content or EMPTY
+        length = min(length, manifest.size - offset)
+        if length <= 0:
+            return b""
+        data = self._reader.try_read(manifest, offset, length)
+        return data if data is not None else await self._reader.read(manifest, offset, length, handle.cursor)
+
+    # Asking the server
+
+    async def rev_at(self, time_ns: int) -> Rev:
+        """The last rev at this time; raises NoEntry before the first."""
+        with trio.fail_after(self._seconds):
+            moment = await self._service.as_of(self._space, time_ns)
+        if moment.rev == 0:
+            raise NoEntry("Nothing existed at that time.")
+        return moment.rev
+
+    async def state_at(self, node: NodeId, rev: Rev) -> NodeState | None:
+        """A node's state as of a rev, None when it did not exist."""
+        key = b"node %d %d %d" % (self._space, rev, node)
+        kept = await self._past.get(key)
+        if kept is not None:
+            return msgspec.msgpack.decode(kept, type=NodeState | None)
+        try:
+            with trio.fail_after(self._seconds):
+                answer = await self._service.nodes(self._space, [node], rev)
+        except NotFound:
+            return None
+        version = answer.nodes[0]
+        state = version.state if version is not None else None
+        await self._past.put(key, msgspec.msgpack.encode(state))
+        return state
+
+    async def children_at(self, folder: NodeId, rev: Rev) -> list[tuple[bytes, NodeVersion]]:
+        """The names in a folder as of a rev, with their nodes as of then."""
+        key = b"list %d %d %d" % (self._space, rev, folder)
+        kept = await self._past.get(key)
+        if kept is not None:
+            return _children_decoder.decode(kept)
+        found: list[tuple[bytes, NodeVersion]] = []
+        after = b""
+        with trio.fail_after(self._seconds):
+            while True:
+                answer = await self._service.list_folders(self._space, [FolderQuery(folder, after)], rev)
+                for listing in answer.folders:
+                    if listing.gone:
+                        raise NotFolder("There was no such folder at that time.")
+                    found.extend(zip(listing.names, listing.children, strict=True))
+                if not answer.folders or not answer.folders[0].more:
+                    break
+                after = answer.folders[0].names[-1]
+        await self._past.put(key, _children_encoder.encode(found))
+        return found

@@ -1,0 +1,594 @@
+"""Volume: what each request of a program means for the tree. No FUSE types; the content of files is handles.py's.
+
+Handlers that find everything in memory or in the tree never wait; only folders not listed yet, content not held yet
+and syncs do.
+"""
+
+import os
+import stat
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import trio
+from msgspec.structs import replace
+
+from cache.errors import NoSuchNode
+from cache.pull import Effects
+from cache.sync import Sync
+from cache.tree import Child, Edit, Record, Tree
+from fusefs.errors import (
+    Exists,
+    Invalid,
+    IsFolder,
+    NameTooLong,
+    NoAttribute,
+    NoEntry,
+    NotEmpty,
+    NotFolder,
+    NotPermitted,
+    NotSupported,
+    TooLarge,
+    TooManyNames,
+)
+from fusefs.handles import Handle, OpenFile, OpenFiles
+from remote.protocol.ids import ROOT, NodeId
+from remote.protocol.nodes import (
+    EMPTY,
+    NAME_MAX,
+    NAMES_MAX,
+    SYMLINK_MAX,
+    XATTR_NAME_MAX,
+    XATTR_SIZE_MAX,
+    XATTR_TOTAL_MAX,
+    Kind,
+    Name,
+    NodeState,
+)
+
+RENAME_NOREPLACE: Final = 1
+RENAME_EXCHANGE: Final = 2
+
+_TYPES: Final = {
+    Kind.FILE: stat.S_IFREG,
+    Kind.FOLDER: stat.S_IFDIR,
+    Kind.SYMLINK: stat.S_IFLNK,
+    Kind.FIFO: stat.S_IFIFO,
+    Kind.SOCKET: stat.S_IFSOCK,
+    Kind.CHARACTER_DEVICE: stat.S_IFCHR,
+    Kind.BLOCK_DEVICE: stat.S_IFBLK,
+}
+_KINDS: Final = {file_type: kind for kind, file_type in _TYPES.items()}
+
+
+def file_mode(kind: Kind, bits: int) -> int:
+    """st_mode: the type and the permission bits."""
+    return _TYPES[kind] | bits
+
+
+class Attributes(NamedTuple):
+    """What stat(2) shows of a node; times in nanoseconds, size in bytes."""
+
+    node: NodeId
+    mode: int
+    links: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    birth_ns: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a program sets of a node's attributes; None leaves a thing as it is."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class Caller(NamedTuple):
+    """Who asks."""
+
+    uid: int
+    gid: int
+    umask: int
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whom files belong to as the mount shows it; None: to whom they were given."""
+
+    uid: int
+    gid: int
+
+
+class Space(NamedTuple):
+    """Room on the server in bytes, as `df` shows it."""
+
+    total: int
+    free: int
+
+
+class Volume:
+    """One mounted space."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        files: OpenFiles,
+        sync: Sync,
+        *,
+        owner: Owner | None,
+        list_folder: Callable[[NodeId], Awaitable[None]],
+        wake: Callable[[], None],
+        show: Callable[[Effects], None],
+        listing_seconds: float = 15.0,
+    ) -> None:
+        """`list_folder` asks the server for a folder's children; `wake` says that something is to be sent,
+        `show` tells the kernel of changes that no program asked for through it.
+        """
+        self.tree = tree
+        self.files = files
+        self.sync = sync
+        self._owner = owner
+        self._list_folder = list_folder
+        self._wake = wake
+        self._show = show
+        self._listing_seconds = listing_seconds
+        self.room = Space(0, 0)
+
+    # Looking
+
+    async def lookup(self, folder: NodeId, name: bytes) -> NodeId:
+        """The node that a name leads to; raises NoEntry, NotFolder, RemoteError when the folder cannot be listed."""
+        node = self.tree.child(folder, name)
+        if node is not None:
+            return node
+        if len(name) > NAME_MAX:
+            raise NameTooLong(f"A name has at most {NAME_MAX} bytes.")
+        await self._ensure_listed(folder)
+        node = self.tree.child(folder, name)
+        if node is None:
+            raise NoEntry("There is no such name.")
+        return node
+
+    async def children(self, folder: NodeId) -> list[Child]:
+        """The names in a folder, all of them."""
+        await self._ensure_listed(folder)
+        return self.tree.children(folder)
+
+    async def _ensure_listed(self, folder: NodeId) -> None:
+        record = self._record(folder)
+        if record.local is None or record.local.kind is not Kind.FOLDER:
+            raise NotFolder("This is no folder.")
+        if not record.is_listed:
+            with trio.fail_after(self._listing_seconds):
+                await self._list_folder(folder)
+
+    def _record(self, node: NodeId) -> Record:
+        record = self.tree.record(node)
+        if record is None or record.local is None:
+            raise NoSuchNode(f"There is no node {node} here.")
+        return record
+
+    def attributes(self, node: NodeId) -> Attributes:
+        """What stat(2) shows; raises NoSuchNode."""
+        file = self.files.find(node)
+        if file is not None:
+            state, size = self.files.state(file), self.files.size(file)
+            mtime_ns = file.mtime_ns or state.mtime_ns
+        else:
+            record = self._record(node)
+            assert record.local is not None
+            state, size, mtime_ns = record.local, record.size, record.local.mtime_ns
+        owner = self._owner
+        return Attributes(
+            node=node,
+            mode=file_mode(state.kind, state.mode),
+            # As other filesystems that do not count subfolders do: 1 tells programs that the number says nothing.
+            links=1 if state.kind is Kind.FOLDER else len(state.names),
+            uid=owner.uid if owner else state.uid,
+            gid=owner.gid if owner else state.gid,
+            rdev=state.rdev,
+            size=size,
+            atime_ns=max(state.atime_ns, 0),
+            mtime_ns=mtime_ns,
+            ctime_ns=max(state.ctime_ns, file.mtime_ns if file is not None else 0),
+            birth_ns=state.birth_ns,
+        )
+
+    def target(self, node: NodeId) -> bytes:
+        """Where a symlink points."""
+        state = self._record(node).local
+        if state is None or state.kind is not Kind.SYMLINK:
+            raise Invalid("This is no symlink.")
+        return state.target
+
+    # Making and removing names
+
+    async def make(
+        self, folder: NodeId, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes = b""
+    ) -> NodeId:
+        """A new node of the type in `mode` under this name; raises Exists, NameTooLong, NotFolder."""
+        await self._ensure_free(folder, name)
+        if len(target) > SYMLINK_MAX:
+            raise NameTooLong(f"A symlink's target has at most {SYMLINK_MAX} bytes.")
+        kind = _KINDS.get(stat.S_IFMT(mode) or stat.S_IFREG)
+        if kind is None:
+            raise Invalid("There is no such type of file.")
+        now_ns = time.time_ns()
+        parent = self._record(folder).local
+        assert parent is not None
+        gid, bits = caller.gid, stat.S_IMODE(mode)
+        if parent.mode & stat.S_ISGID:
+            gid = parent.gid
+            bits |= stat.S_ISGID if kind is Kind.FOLDER else 0
+        node = self.tree.new_node()
+        state = NodeState(
+            kind=kind,
+            names=(Name(folder, name),),
+            mode=0o777 if kind is Kind.SYMLINK else bits,
+            uid=caller.uid,
+            gid=gid,
+            mtime_ns=now_ns,
+            ctime_ns=now_ns,
+            atime_ns=now_ns,
+            birth_ns=now_ns,
+            rdev=rdev if kind in (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE) else 0,
+            target=target,
+            content=EMPTY if kind is Kind.FILE else None,
+        )
+        with self.tree.edit() as edit:
+            edit.set_local(node, state, now_ns)
+            edit.touch(folder, now_ns)
+        self._wake()
+        return node
+
+    async def link(self, node: NodeId, folder: NodeId, name: bytes) -> None:
+        """One more name for a node; raises NotPermitted for folders, TooManyNames."""
+        await self._ensure_free(folder, name)
+        state = self._record(node).local
+        assert state is not None
+        if state.kind is Kind.FOLDER:
+            raise NotPermitted("A folder has one name only.")
+        if len(state.names) >= NAMES_MAX:
+            raise TooManyNames(f"A node has at most {NAMES_MAX} names.")
+        now_ns = time.time_ns()
+        with self.tree.edit() as edit:
+            edit.set_local(node, replace(state, names=(*state.names, Name(folder, name)), ctime_ns=now_ns), now_ns)
+            edit.touch(folder, now_ns)
+        self._wake()
+
+    async def unlink(self, folder: NodeId, name: bytes) -> None:
+        """Takes a name from a node that is no folder; with its last name the node goes, once nobody has it open."""
+        node = await self.lookup(folder, name)
+        state = self._record(node).local
+        assert state is not None
+        if state.kind is Kind.FOLDER:
+            raise IsFolder("This is a folder: rmdir removes it.")
+        now_ns = time.time_ns()
+        with self.tree.edit() as edit:
+            self._remove_name(edit, node, state, Name(folder, name), now_ns)
+            edit.touch(folder, now_ns)
+        self._after_removal()
+
+    async def rmdir(self, folder: NodeId, name: bytes) -> None:
+        """Removes an empty folder; raises NotFolder, NotEmpty."""
+        node = await self.lookup(folder, name)
+        state = self._record(node).local
+        assert state is not None
+        await self._ensure_empty(node, state)
+        now_ns = time.time_ns()
+        with self.tree.edit() as edit:
+            edit.set_local(node, None, now_ns)
+            edit.touch(folder, now_ns)
+        self._after_removal()
+
+    async def rename(self, folder: NodeId, name: bytes, new_folder: NodeId, new_name: bytes, flags: int) -> None:
+        """As renameat2(2), with RENAME_NOREPLACE and RENAME_EXCHANGE."""
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
+            raise Invalid("This kind of rename is not known.")
+        _check_name(new_name)
+        node = await self.lookup(folder, name)
+        await self._ensure_listed(new_folder)
+        other = self.tree.child(new_folder, new_name)
+        source, target = Name(folder, name), Name(new_folder, new_name)
+        if flags & RENAME_EXCHANGE:
+            self._exchange(node, source, other, target)
+            return
+        if other is not None and flags & RENAME_NOREPLACE:
+            raise Exists("The name is taken.")
+        if other == node:
+            return
+        state = self._record(node).local
+        assert state is not None
+        if state.kind is Kind.FOLDER:
+            self._check_no_cycle(node, new_folder)
+        if other is not None:
+            await self._check_replaceable(state, other)
+        now_ns = time.time_ns()
+        with self.tree.edit() as edit:
+            if other is not None:
+                replaced = edit.get(other).local
+                assert replaced is not None
+                self._remove_name(edit, other, replaced, target, now_ns)
+            edit.set_local(node, _renamed(state, source, target, now_ns), now_ns)
+            edit.touch(folder, now_ns)
+            if new_folder != folder:
+                edit.touch(new_folder, now_ns)
+        self._after_removal()
+
+    def _exchange(self, node: NodeId, source: Name, other: NodeId | None, target: Name) -> None:
+        if other is None:
+            raise NoEntry("There is nothing to exchange with.")
+        if other == node:
+            return
+        now_ns = time.time_ns()
+        one, two = self._record(node).local, self._record(other).local
+        assert one is not None
+        assert two is not None
+        if one.kind is Kind.FOLDER:
+            self._check_no_cycle(node, target.parent)
+        if two.kind is Kind.FOLDER:
+            self._check_no_cycle(other, source.parent)
+        with self.tree.edit() as edit:
+            edit.set_local(node, _renamed(one, source, target, now_ns), now_ns)
+            edit.set_local(other, _renamed(two, target, source, now_ns), now_ns)
+            edit.touch(source.parent, now_ns)
+            if target.parent != source.parent:
+                edit.touch(target.parent, now_ns)
+        self._wake()
+
+    async def _check_replaceable(self, state: NodeState, other: NodeId) -> None:
+        replaced = self._record(other).local
+        assert replaced is not None
+        if state.kind is Kind.FOLDER:
+            await self._ensure_empty(other, replaced)
+        elif replaced.kind is Kind.FOLDER:
+            raise IsFolder("A folder has this name.")
+
+    async def _ensure_empty(self, node: NodeId, state: NodeState) -> None:
+        if state.kind is not Kind.FOLDER:
+            raise NotFolder("This is no folder.")
+        await self._ensure_listed(node)
+        if self.tree.has_children(node):
+            raise NotEmpty("The folder is not empty.")
+
+    def _check_no_cycle(self, node: NodeId, folder: NodeId) -> None:
+        while folder != ROOT:
+            if folder == node:
+                raise Invalid("A folder cannot be moved into itself.")
+            state = self._record(folder).local
+            assert state is not None
+            folder = state.names[0].parent
+
+    def _remove_name(self, edit: Edit, node: NodeId, state: NodeState, name: Name, now_ns: int) -> None:
+        names = tuple(own for own in state.names if own != name)
+        if names:
+            edit.set_local(node, replace(state, names=names, ctime_ns=now_ns), now_ns)
+            return
+        if state.kind is Kind.FILE:
+            self.files.orphan(node, replace(state, ctime_ns=now_ns))
+        edit.set_local(node, None, now_ns)
+
+    def _after_removal(self) -> None:
+        self.files.release_dropped()
+        self._wake()
+
+    async def _ensure_free(self, folder: NodeId, name: bytes) -> None:
+        _check_name(name)
+        await self._ensure_listed(folder)
+        if self.tree.child(folder, name) is not None:
+            raise Exists("The name is taken.")
+
+    # Attributes
+
+    def set_attributes(self, node: NodeId, setting: Setting, handle: Handle | None) -> None:
+        """chmod, chown, truncate and utime in one; raises NoSuchNode, Invalid, TooLarge, DiskFull."""
+        file = handle.file if handle is not None else self.files.find(node)
+        if setting.size is not None:
+            self._truncate(node, setting.size, file)
+            file = self.files.find(node)
+        if file is not None and (file.is_orphan or file.is_changed):
+            self._set_on_open_file(file, setting)
+            if file.is_orphan:
+                return
+            setting = Setting(mode=setting.mode, uid=setting.uid, gid=setting.gid, atime_ns=setting.atime_ns)
+        state = self._record(node).local
+        assert state is not None
+        changed = _applied(state, setting)
+        if changed != state:
+            now_ns = time.time_ns()
+            with self.tree.edit() as edit:
+                edit.set_local(node, replace(changed, ctime_ns=now_ns), now_ns)
+            self._wake()
+
+    @staticmethod
+    def _set_on_open_file(file: OpenFile, setting: Setting) -> None:
+        if file.is_orphan:
+            file.state = replace(_applied(file.state, setting), ctime_ns=time.time_ns())
+            file.mtime_ns = setting.mtime_ns or file.mtime_ns
+        elif setting.mtime_ns is not None:
+            # Kept in memory until the flush that comes anyway: one edit for each written file, not two.
+            file.mtime_ns = setting.mtime_ns
+
+    def _truncate(self, node: NodeId, size: int, file: OpenFile | None) -> None:
+        state = self.files.state(file) if file is not None else self._record(node).local
+        if state is None or state.kind is not Kind.FILE:
+            raise (
+                IsFolder("Only files have a size that can be set.")
+                if state and state.kind is Kind.FOLDER
+                else Invalid("Only files have a size that can be set.")
+            )
+        handle = self.files.open(node, is_writing=True) if file is None else None
+        target = handle.file if handle is not None else file
+        assert target is not None
+        try:
+            self.files.truncate(target, size)
+            if not target.writers or handle is not None:
+                self.flush(target)
+        finally:
+            if handle is not None:
+                self.files.close(handle)
+
+    def set_back(self, node: NodeId, state: NodeState) -> None:
+        """Gives a node the content, permissions and attributes of an older state of it; its names stay."""
+        record = self._record(node)
+        assert record.local is not None
+        now_ns = time.time_ns()
+        kept = replace(state, names=record.local.names, ctime_ns=now_ns, birth_ns=record.local.birth_ns)
+        file = self.files.find(node)
+        if file is not None:
+            self.files.drop_content(file)
+        with self.tree.edit() as edit:
+            edit.put(node, replace(edit.get(node), staged=0, staged_size=0))
+            edit.set_local(node, kept, now_ns)
+        self.files.release_dropped()
+        self.changed_here([], [node])
+
+    def changed_here(self, names: Sequence[Name], nodes: Sequence[NodeId]) -> None:
+        """Sends and shows an edit that did not come through the kernel."""
+        self._wake()
+        self._show(Effects(frozenset(names), frozenset(nodes), frozenset(nodes)))
+
+    # Open files
+
+    def open(self, node: NodeId, *, is_writing: bool, is_truncating: bool) -> Handle:
+        """Opens a file; raises NoSuchNode, IsFolder."""
+        handle = self.files.open(node, is_writing=is_writing)
+        if is_truncating and self.files.size(handle.file):
+            self.files.truncate(handle.file, 0)
+        return handle
+
+    def flush(self, file: OpenFile) -> None:
+        """What close(2) promises: what was written survives a killed daemon, and is on its way."""
+        if self.files.flush(file):
+            self._wake()
+
+    def flush_all(self) -> None:
+        """Flushes every open file."""
+        for file in self.files.changed():
+            self.flush(file)
+
+    async def fsync(self, file: OpenFile) -> None:
+        """What fsync(2) promises: everything written so far survives a power cut of this machine."""
+        await self.files.sync(file)
+        self.flush(file)
+        await self.sync_store()
+
+    async def sync_store(self) -> None:
+        """Returns when every change to the tree so far survives a power cut."""
+        await trio.to_thread.run_sync(self.tree.store.sync)
+
+    def close(self, handle: Handle) -> None:
+        """Ends a handle."""
+        was_changed = handle.file.is_changed
+        self.files.close(handle)
+        if was_changed or handle.is_writing:
+            self._wake()
+
+    # Extended attributes
+
+    def xattr(self, node: NodeId, name: bytes) -> bytes:
+        """The value of an extended attribute, ours included; raises NoAttribute."""
+        if name.startswith(b"user.satchel."):
+            return self._own_xattr(node, name)
+        if name.startswith(b"system."):
+            raise NotSupported("Access control lists are not kept.")
+        value = self._state(node).xattrs.get(name)
+        if value is None:
+            raise NoAttribute("There is no such attribute.")
+        return value
+
+    def xattrs(self, node: NodeId) -> list[bytes]:
+        """Names of the attributes that programs gave; ours are not listed, so that copies do not carry them along."""
+        return sorted(self._state(node).xattrs)
+
+    def set_xattr(self, node: NodeId, name: bytes, value: bytes) -> None:
+        """Sets one; raises NotPermitted for ours, NotSupported for ACLs, TooLarge."""
+        if name.startswith(b"user.satchel."):
+            raise NotPermitted("These attributes tell how things are; they cannot be set.")
+        if name.startswith(b"system."):
+            raise NotSupported("Access control lists are not kept.")
+        state = self._state(node)
+        if len(name) > XATTR_NAME_MAX or len(value) > XATTR_SIZE_MAX:
+            raise TooLarge(f"An attribute has at most {XATTR_SIZE_MAX} bytes.")
+        xattrs = {**state.xattrs, name: value}
+        if sum(len(key) + len(item) for key, item in xattrs.items()) > XATTR_TOTAL_MAX:
+            raise TooLarge(f"All attributes of a node have at most {XATTR_TOTAL_MAX} bytes.")
+        self._set_xattrs(node, state, xattrs)
+
+    def remove_xattr(self, node: NodeId, name: bytes) -> None:
+        """Removes one; raises NoAttribute."""
+        state = self._state(node)
+        if name not in state.xattrs:
+            raise NoAttribute("There is no such attribute.")
+        self._set_xattrs(node, state, {key: value for key, value in state.xattrs.items() if key != name})
+
+    def _set_xattrs(self, node: NodeId, state: NodeState, xattrs: dict[bytes, bytes]) -> None:
+        file = self.files.find(node)
+        now_ns = time.time_ns()
+        if file is not None and file.is_orphan:
+            file.state = replace(state, xattrs=xattrs, ctime_ns=now_ns)
+            return
+        with self.tree.edit() as edit:
+            edit.set_local(node, replace(state, xattrs=xattrs, ctime_ns=now_ns), now_ns)
+        self._wake()
+
+    def _state(self, node: NodeId) -> NodeState:
+        file = self.files.find(node)
+        state = self.files.state(file) if file is not None else self._record(node).local
+        assert state is not None
+        return state
+
+    def _own_xattr(self, node: NodeId, name: bytes) -> bytes:
+        record = self._record(node)
+        file = self.files.find(node)
+        is_pending = record.is_dirty or (file is not None and file.is_changed)
+        trouble = self.sync.trouble_of(node)
+        match name.removeprefix(b"user.satchel."):
+            case b"state":
+                return b"error" if trouble else b"pending" if is_pending else b"synced"
+            case b"pending_bytes":
+                has_content = bool(record.staged) or (file is not None and file.is_changed)
+                return b"%d" % (self.attributes(node).size if has_content else 0)
+            case b"cached_bytes":
+                return b"%d" % self.files.cached_bytes(node)
+            case b"error":
+                return os.fsencode(trouble)
+            case b"node":
+                return b"%d" % node
+            case b"rev":
+                return b"%d" % record.rev
+        raise NoAttribute("There is no such attribute.")
+
+
+def _check_name(name: bytes) -> None:
+    if len(name) > NAME_MAX:
+        raise NameTooLong(f"A name has at most {NAME_MAX} bytes.")
+    if not name or name in {b".", b".."} or b"/" in name or b"\0" in name:
+        raise Invalid("This is no name.")
+
+
+def _renamed(state: NodeState, source: Name, target: Name, now_ns: int) -> NodeState:
+    return replace(state, names=tuple(target if own == source else own for own in state.names), ctime_ns=now_ns)
+
+
+def _applied(state: NodeState, setting: Setting) -> NodeState:
+    return replace(
+        state,
+        mode=state.mode if setting.mode is None else stat.S_IMODE(setting.mode),
+        uid=state.uid if setting.uid is None else setting.uid,
+        gid=state.gid if setting.gid is None else setting.gid,
+        atime_ns=state.atime_ns if setting.atime_ns is None else setting.atime_ns,
+        mtime_ns=state.mtime_ns if setting.mtime_ns is None else setting.mtime_ns,
+    )
