@@ -3,15 +3,12 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-import msgspec
-
 from remote.client.patience import Patience
 from remote.client.session import Session, open_session
 from remote.client.traffic import Traffic
 from remote.client.transfer import Transfer
 from remote.protocol.ids import NOW, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import (
-    COMMITS_MAX,
     FOLDERS_MAX,
     POLL_SECONDS_MAX,
     AsOfRequest,
@@ -102,7 +99,7 @@ class HttpService:
         """The last commit at or before this time (server clock); rev 0 when there was none."""
         return await self._session.ask(Moment, "POST", f"v1/spaces/{space}/as-of", AsOfRequest(time_ns))
 
-    async def history(self, space: SpaceId, node: NodeId, before: Rev = NOW, limit: int = COMMITS_MAX) -> History:
+    async def history(self, space: SpaceId, node: NodeId, before: Rev = NOW, limit: int = 1_000) -> History:
         """The versions of one node, newest first."""
         request = HistoryRequest(node, before, limit)
         return await self._session.ask(History, "POST", f"v1/spaces/{space}/history", request)
@@ -139,7 +136,7 @@ async def login(url: str, user: str, password: str, device_name: str, *, allow_i
 
 
 async def health(url: str, *, allow_insecure: bool = False) -> None:
-    """Returns when a Satchel server answers at this address; raises what is wrong otherwise."""
+    """Returns when a Satchel server of our protocol version answers at this address; raises what is wrong otherwise."""
     patience = Patience(DEADLINE_SECONDS, tries=1)
     async with open_session(url, "", patience, allow_insecure=allow_insecure, traffic=Traffic()) as session:
-        await session.ask(msgspec.Raw, "GET", "v1/health")
+        await session.check_health("v1/health")

@@ -13,16 +13,22 @@ from remote.client.answers import message_of
 from remote.client.patience import Patience, allow_for
 from remote.client.traffic import Traffic
 from remote.client.wire import Wire, check_secure, checked_base, is_loopback, resolved, system_trust
+from remote.protocol.errors import ServerFault, Unreachable
 from remote.protocol.messages import CONTENT_TYPE, PROTOCOL_VERSION
 
 Message = TypeVar("Message")
 
 ANSWER_MAX = 64 << 20
 """Bytes of any answer at the most."""
+PAGE_MAX = 65_536
 CONNECTIONS = 8
 """For messages; as many again for objects, and one for the long poll."""
 
 _encoder = msgspec.msgpack.Encoder()
+
+
+class _Health(msgspec.Struct):
+    protocol: int
 
 
 class Session:
@@ -72,6 +78,24 @@ class Session:
         body = _encoder.encode(request)
         patience = replace(self.patience, tries=1, deadline_seconds=self.patience.deadline_seconds + wait_seconds)
         return await patience.over(lambda scope: self._once(scope, self._waiting, kind, "POST", path, body))
+
+    async def check_health(self, path: str) -> None:
+        """Returns when a server of our protocol version answers there; its health page is JSON, for other tools too."""
+        content = bytearray()
+
+        async def once(scope: trio.CancelScope) -> None:
+            async with self._messages.exchange("GET", self._base + path, {}) as answer:
+                await answer.read_into(content, PAGE_MAX)
+                if answer.status != 200:
+                    raise Unreachable(f"There is no healthy Satchel server at {self._base} ({answer.status}).")
+
+        await self.patience.over(once)
+        try:
+            health = msgspec.json.decode(content, type=_Health)
+        except msgspec.DecodeError:
+            raise Unreachable(f"What answers at {self._base} is no Satchel server.") from None
+        if health.protocol != PROTOCOL_VERSION:
+            raise ServerFault(f"The server speaks version {health.protocol} of the protocol, not {PROTOCOL_VERSION}.")
 
     def object_url(self, url: str) -> str:
         """The absolute form of a signed URL that the server gave; raises BadRequest for an insecure one."""

@@ -156,6 +156,7 @@ class Transfer:
             headers = {"range": f"bytes={have}-"} if have else {}
             async with self._session.objects.exchange("GET", absolute, headers) as answer:
                 if not 200 <= answer.status < 300:
+                    content.clear()
                     fault = bytearray()
                     await answer.read_into(fault, FRAME)
                     raise object_fault(answer.status, answer.headers, fault)

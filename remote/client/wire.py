@@ -42,18 +42,21 @@ class Answer:
         """
         if len(content) + (self.length or 0) > most:
             raise ServerFault(f"The answer has {self.length} bytes, where at most {most} were expected.")
+        is_over = False
         try:
             async for piece in self._response.aiter_raw():
                 self._traffic.received_bytes += len(piece)
-                if len(content) + len(piece) > most:
-                    # The rest is not looked at; who asked closes the connection.
-                    break
-                content += piece
-            else:
-                return
+                is_over = is_over or len(content) + len(piece) > most
+                if is_over:
+                    # Leaving the loop would leave httpx's generators unfinished; closed, they end by themselves.
+                    await self._response.aclose()
+                else:
+                    content += piece
         except (httpx.TransportError, httpx.StreamError) as error:
-            raise Unreachable(f"The connection was cut in the middle of an answer ({_reason(error)}).") from error
-        raise ServerFault(f"The answer has more than the {most} bytes that were expected.")
+            if not is_over:
+                raise Unreachable(f"The connection was cut in the middle of an answer ({_reason(error)}).") from error
+        if is_over:
+            raise ServerFault(f"The answer has more than the {most} bytes that were expected.")
 
 
 class Wire:
