@@ -11,7 +11,7 @@ import stat
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
@@ -24,7 +24,7 @@ from fusefs.handles import Handle
 from fusefs.versions import VERSIONS_NAME, PastHandle, Versions, is_virtual
 from fusefs.volume import Attributes, Caller, Setting, Volume
 from remote.protocol.ids import NodeId
-from remote.protocol.nodes import Name
+from remote.protocol.nodes import Kind, Name
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,9 @@ TIMEOUT_SECONDS: Final = 3_600.0
 """How long the kernel may believe what it was told: changes from elsewhere are announced one by one."""
 _BLOCK: Final = 4_096
 _TASKS: Final = 64
+_EXPECTED: Final = frozenset(
+    (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY, errno.ENODEV, errno.ENOTDIR, errno.ENOTCONN, errno.ECONNABORTED)
+)
 
 
 @dataclass
@@ -79,6 +82,8 @@ class Operations(pyfuse3.Operations):
         self._versions = versions
         self._handles: dict[int, Handle | PastHandle | _OpenFolder] = {}
         self._next_handle = 1
+        self.is_own: Callable[[int], bool] = lambda _: False
+        """Whether a request repeats a change from elsewhere (see Announcer): it is answered, and changes nothing."""
 
     # Names
 
@@ -174,6 +179,8 @@ class Operations(pyfuse3.Operations):
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
         _check_writable(inode)
+        if self.is_own(ctx.pid):
+            return self._entry(NodeId(inode))
         setting = Setting(
             mode=attr.st_mode if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,
@@ -357,25 +364,39 @@ def _translated(attributes: Attributes, seconds: float) -> EntryAttributes:
 
 
 class Announcer:
-    """Tells the kernel what changed elsewhere, from a thread: the kernel may make it wait for dirty pages."""
+    """Tells the kernel what changed elsewhere, from a thread: the kernel may make it wait for dirty pages.
 
-    def __init__(self, names_of: Callable[[NodeId], Sequence[Name]]) -> None:
-        """`names_of`: a node's names now; those of changed files are dropped, for the kernel's size and mtime of a
-        file stay what they were (write-back cache) until it forgets the inode."""
-        self._names_of = names_of
-        self._queue: queue.SimpleQueue[tuple[frozenset[Name], frozenset[NodeId], frozenset[NodeId]] | None] = (
-            queue.SimpleQueue()
-        )
+    With the write-back cache the kernel keeps its own size and mtime of every file it knows. So names of changed files
+    are dropped, which makes it forget files that nobody has open; for those that are open the thread repeats the
+    change through our own mount (`is_own` recognises its requests), which the kernel takes as the truth.
+    """
+
+    def __init__(self, mountpoint: bytes, volume: Volume) -> None:
+        self._mountpoint = mountpoint
+        self._volume = volume
+        self._queue: queue.SimpleQueue[_News | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
         self._thread.start()
+
+    def is_own(self, pid: int) -> bool:
+        """Whether a request comes from the thread that repeats changes; its pid is the thread's id."""
+        return pid == self._thread.native_id
 
     def show(self, effects: Effects) -> None:
         """Queues what changed; returns at once."""
         names = set(effects.names)
+        resized: list[_Resized] = []
         for node in effects.nodes:
-            names.update(self._names_of(node))
+            record = self._volume.tree.record(node)
+            if record is None or record.local is None:
+                continue
+            if record.local.kind is not Kind.FOLDER:
+                names.update(record.local.names)
+            if node in effects.contents and self._volume.files.find(node) is not None:
+                path = self._mountpoint + b"/" + self._volume.tree.path_of(node)
+                resized.append(_Resized(path, record.size, record.local.atime_ns, record.local.mtime_ns))
         if names or effects.nodes:
-            self._queue.put((frozenset(names), effects.nodes, effects.contents))
+            self._queue.put(_News(frozenset(names), effects.nodes, effects.contents, tuple(resized)))
 
     def close(self) -> None:
         """Ends the thread."""
@@ -383,23 +404,39 @@ class Announcer:
         self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
-        while (effects := self._queue.get()) is not None:
-            names, nodes, contents = effects
-            for node in nodes:
-                self._tell(pyfuse3.invalidate_inode, node, node not in contents)
-            for name in names:
-                self._tell(pyfuse3.invalidate_entry, name.parent, name.name)
-            for parent in {name.parent for name in names}:
-                self._tell(pyfuse3.invalidate_inode, parent, True)
+        while (news := self._queue.get()) is not None:
+            for name in news.names:
+                _tell(pyfuse3.invalidate_entry, name.parent, name.name)
+            for one in news.resized:
+                _tell(os.truncate, one.path, one.size)
+                _tell(functools.partial(os.utime, ns=(one.atime_ns, one.mtime_ns)), one.path)
+            for node in news.nodes:
+                _tell(pyfuse3.invalidate_inode, node, node not in news.contents)
+            for parent in {name.parent for name in news.names}:
+                _tell(pyfuse3.invalidate_inode, parent, True)
 
-    @staticmethod
-    def _tell(announce: Callable[..., None], *args: object) -> None:
-        try:
-            announce(*args)
-        except OSError as error:
-            # ENOENT: the kernel does not know of it. ENOTEMPTY, EBUSY: somebody stands in it. ENODEV: unmounted.
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY, errno.ENODEV, errno.ENOTDIR):
-                log.warning("the kernel did not take news: %s", error.strerror)
+
+class _Resized(NamedTuple):
+    path: bytes
+    size: int
+    atime_ns: int
+    mtime_ns: int
+
+
+class _News(NamedTuple):
+    names: frozenset[Name]
+    nodes: frozenset[NodeId]
+    contents: frozenset[NodeId]
+    resized: tuple[_Resized, ...]
+
+
+def _tell(announce: Callable[..., None], *args: object) -> None:
+    try:
+        announce(*args)
+    except OSError as error:
+        # ENOENT: the kernel does not know of it. ENOTEMPTY, EBUSY: somebody stands in it. ENOTCONN: unmounted.
+        if error.errno not in _EXPECTED:
+            log.warning("the kernel did not take news: %s", error.strerror)
 
 
 def mount(operations: Operations, mountpoint: str, source: str, options: frozenset[str]) -> None:
