@@ -95,7 +95,7 @@ class Upload:
             else await self._reader.read(staging.base, stretch.offset, stretch.length)
             for stretch in staging.plan_read(0, staging.size)
         ]
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
     async def large(self, staging: Staging) -> Prepared:
         """Prepares one staging of any size with bounded memory, cutting only around what was edited."""
@@ -185,7 +185,7 @@ class Upload:
     def _read_in_thread(
         self, stretches: Sequence[Stretch], fd: int, base: Manifest, offset: int, length: int
     ) -> Buffer:
-        parts: list[bytes] = []
+        parts: list[Buffer] = []
         index = bisect_right(stretches, offset, key=lambda stretch: stretch.offset) - 1
         stop = offset + length
         while offset < stop:

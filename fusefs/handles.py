@@ -15,6 +15,7 @@ from cache.reader import Cursor, Reader
 from cache.staging import Staging, StagingId, Stagings
 from cache.tree import Record, Tree
 from fusefs.errors import Invalid, TooLarge
+from remote.protocol.cutting import Buffer
 from remote.protocol.ids import NodeId
 from remote.protocol.nodes import EMPTY, Manifest, NodeState
 
@@ -163,7 +164,7 @@ class OpenFiles:
         state = record.local if record is not None and record.local is not None else file.state
         return state.content or EMPTY
 
-    async def read(self, handle: Handle, offset: int, length: int) -> bytes:
+    async def read(self, handle: Handle, offset: int, length: int) -> Buffer:
         """Content from `offset` on, shorter only at the end; raises ContentUnavailable, ContentDamaged."""
         file = handle.file
         staging = self._attach(file)
@@ -172,12 +173,12 @@ class OpenFiles:
             length = min(length, manifest.size - offset)
             if length <= 0:
                 return b""
-            data = self._reader.try_read(manifest, offset, length)
+            data = self._reader.try_read(manifest, offset, length, handle.cursor)
             return data if data is not None else await self._reader.read(manifest, offset, length, handle.cursor)
         plan = staging.plan_read(offset, length)
         if len(plan) == 1 and plan[0].is_dirty:
             return staging.read_dirty(plan[0].offset, plan[0].length)
-        parts: list[bytes] = []
+        parts: list[Buffer] = []
         for stretch in plan:
             if stretch.is_dirty:
                 parts.append(staging.read_dirty(stretch.offset, stretch.length))
@@ -195,8 +196,14 @@ class OpenFiles:
         staging.write(offset, data)
         self._note_change(file)
         if staging.is_crowded:
-            await staging.thin(lambda start, length: self._reader.read(staging.base, start, length))
+            await self._thin(staging)
         return len(data)
+
+    async def _thin(self, staging: Staging) -> None:
+        async def read_base(offset: int, length: int) -> bytes:
+            return bytes(await self._reader.read(staging.base, offset, length))
+
+        await staging.thin(read_base)
 
     def truncate(self, file: OpenFile, size: int) -> None:
         """Makes the content `size` bytes long; raises Invalid, TooLarge, DiskFull."""

@@ -23,6 +23,7 @@ from fusefs.errors import IsFolder, NoEntry, ReadOnly
 from fusefs.handles import Handle
 from fusefs.versions import VERSIONS_NAME, PastHandle, Versions, is_virtual
 from fusefs.volume import Attributes, Caller, Setting, Volume
+from remote.protocol.cutting import Buffer
 from remote.protocol.ids import NodeId
 from remote.protocol.nodes import Kind, Name
 
@@ -278,7 +279,7 @@ class Operations(pyfuse3.Operations):
         return FileInfo(fh=self._keep(handle), keep_cache=True)
 
     @_answers
-    async def read(self, fh: int, off: int, size: int) -> bytes:
+    async def read(self, fh: int, off: int, size: int) -> Buffer:  # type: ignore[override]  # any buffer is taken
         handle = self._handles[fh]
         if isinstance(handle, PastHandle):
             return await self._versions.read(handle, off, size)

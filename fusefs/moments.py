@@ -41,7 +41,7 @@ def parse(text: str) -> int:
         offset = int(digits[:2]) * 3_600 + int(digits[2:]) * 60
         time_ns -= offset * _SECOND * (1 if zone[0] == "+" else -1)
     if fraction:
-        return time_ns + int(fraction.ljust(9, "0")) + 10 ** (9 - len(fraction)) - 1
+        return time_ns + int(fraction.ljust(9, "0")) + int(10 ** (9 - len(fraction))) - 1
     return time_ns + (_SECOND - 1 if second else 0)
 
 

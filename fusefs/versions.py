@@ -20,6 +20,7 @@ from cache.reader import Cursor, Reader
 from fusefs import moments
 from fusefs.errors import Invalid, IsFolder, NoAttribute, NoEntry, NotFolder
 from fusefs.volume import Attributes, Owner, file_mode
+from remote.protocol.cutting import Buffer
 from remote.protocol.errors import NotFound
 from remote.protocol.ids import NodeId, Rev, SpaceId
 from remote.protocol.messages import FolderQuery
@@ -231,13 +232,13 @@ class Versions:
         """Opens a file of the past for reading."""
         return PastHandle(self._state(inode))
 
-    async def read(self, handle: PastHandle, offset: int, length: int) -> bytes:
+    async def read(self, handle: PastHandle, offset: int, length: int) -> Buffer:
         """Content, shorter only at the end; raises ContentUnavailable, ContentDamaged."""
         manifest = handle.state.content or EMPTY
         length = min(length, manifest.size - offset)
         if length <= 0:
             return b""
-        data = self._reader.try_read(manifest, offset, length)
+        data = self._reader.try_read(manifest, offset, length, handle.cursor)
         return data if data is not None else await self._reader.read(manifest, offset, length, handle.cursor)
 
     # Asking the server
