@@ -15,6 +15,7 @@ from cache.reader import Cursor, Reader
 from cache.staging import Staging, StagingId, Stagings
 from cache.tree import Record, Tree
 from fusefs.errors import Invalid, TooLarge
+from fusefs.siblings import Siblings
 from remote.protocol.cutting import Buffer
 from remote.protocol.ids import NodeId
 from remote.protocol.nodes import EMPTY, Manifest, NodeState
@@ -58,6 +59,7 @@ class OpenFiles:
         self._stagings = stagings
         self._reader = reader
         self._budget = budget
+        self._siblings = Siblings(tree, reader)
         self._files: dict[NodeId, OpenFile] = {}
 
     def find(self, node: NodeId) -> OpenFile | None:
@@ -76,6 +78,8 @@ class OpenFiles:
             if record is None or record.local is None:
                 raise NoSuchNode(f"There is no file {node} here.")
             file = self._files[node] = OpenFile(node, record.local)
+            if not is_writing and not record.staged:
+                self._siblings.opened(record.local)
         file.handles += 1
         file.writers += is_writing
         return Handle(file, is_writing)
