@@ -1,4 +1,4 @@
-"""Siblings: notices a program that opens one small file of a folder after the other, and fetches the next ones for it."""
+"""Siblings: notices a program that opens the small files of a folder one by one, and fetches the next ones for it."""
 
 from typing import Final
 
