@@ -1,0 +1,152 @@
+"""Eviction: keeps the cache within its limit and the disk above its floor, by SIEVE.
+
+The limit is hard and counts everything: clean chunks, content not yet uploaded, and what is just being fetched. Clean
+chunks that nobody needs are dropped, oldest first, but once spared when they were read since the hand last passed.
+What is pinned, not yet uploaded or being read is never dropped: then writers wait for the uploads, and fetched content
+is not kept.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from cache.chunks import Chunks
+from cache.errors import DiskFull
+from remote.protocol.ids import ChunkId
+
+STEP: Final = 64
+"""Chunks that are looked at, or dropped, before others have their turn."""
+FLOOR_MAX: Final = 1 << 30
+FLOOR_SHARE: Final = 0.02
+_LOOK_AGAIN_SECONDS: Final = 0.2
+
+
+class Budget:
+    """How many bytes this device may take on its disk, and the room that is left."""
+
+    def __init__(
+        self,
+        limit_bytes: int,
+        chunks: Chunks,
+        dirty_bytes: Callable[[], int],
+        pinned: Callable[[ChunkId], bool],
+        *,
+        floor_bytes: int | None = None,
+    ) -> None:
+        """`floor_bytes` of the disk stay free for others: None for 1 GiB, or 2 % of a small disk."""
+        self.limit_bytes = limit_bytes
+        self._chunks = chunks
+        self._dirty_bytes = dirty_bytes
+        self._pinned = pinned
+        self._floor_bytes = floor_bytes
+        self._reserved = 0
+        self._hand = 0
+        self._one_at_a_time = trio.Lock()
+        self._changed = trio.Event()
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes taken: clean, dirty, and promised to fetches that go on."""
+        return self._chunks.used_bytes + self._dirty_bytes() + self._reserved
+
+    def has_room(self, n: int) -> bool:
+        """Whether `n` more bytes fit just now, without dropping anything."""
+        return self._lacking(n) <= 0
+
+    @contextmanager
+    def reserved(self, n: int) -> Iterator[None]:
+        """Counts `n` bytes as taken while the block runs that takes them; enter it right after `make_room`."""
+        self._reserved += n
+        try:
+            yield
+        finally:
+            self._reserved -= n
+
+    async def make_room(self, n: int) -> None:
+        """Drops clean chunks until `n` more bytes fit; raises DiskFull when what is left may not be dropped."""
+        if self._lacking(n) <= 0:
+            return
+        if n > self.limit_bytes:
+            raise DiskFull(f"{n} bytes are more than the whole cache may take ({self.limit_bytes}).")
+        async with self._one_at_a_time:
+            rounds = 0
+            while (lacking := self._lacking(n)) > 0:
+                victims, is_end = self._choose(lacking)
+                if victims:
+                    rounds = 0 if await self._chunks.drop(victims) else rounds
+                # A first round may do no more than take the marks of what was read; a third finds nothing new.
+                rounds += is_end
+                if rounds > 2:
+                    raise DiskFull(
+                        f"The cache is full ({self.used_bytes} of {self.limit_bytes} bytes) and everything in it is "
+                        "pinned, in use or not yet uploaded. Wait for the uploads, unpin folders, or raise its size."
+                        if self._over(n) > 0
+                        else "The disk is nearly full: Satchel keeps the last of it free for others. Make room on it."
+                    )
+                await trio.lowlevel.checkpoint()
+
+    async def wait_for_room(self, n: int, seconds: float) -> None:
+        """Returns when `n` more bytes fit, which slows writers to the uploads' pace; raises DiskFull in the end."""
+        deadline = trio.current_time() + seconds
+        while True:
+            changed = self._changed
+            try:
+                await self.make_room(n)
+            except DiskFull:
+                if n > self.limit_bytes or trio.current_time() >= deadline:
+                    raise
+            else:
+                return
+            # Whoever forgets to call `notice` costs a moment, not the write.
+            with trio.move_on_at(min(deadline, trio.current_time() + _LOOK_AGAIN_SECONDS)):
+                await changed.wait()
+
+    def notice(self) -> None:
+        """Tells waiting writers that there may be room now: an upload was accepted, or something was unpinned."""
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+    def _over(self, n: int) -> int:
+        return self.used_bytes + n - self.limit_bytes
+
+    def _lacking(self, n: int) -> int:
+        """Bytes to drop before `n` more fit the limit, and leave the floor of the disk free; 0 or less for none."""
+        over = self._over(n)
+        disk = _disk(self._chunks.directory)
+        if disk is None:
+            return over
+        total, free = disk
+        floor = min(FLOOR_MAX, int(total * FLOOR_SHARE)) if self._floor_bytes is None else self._floor_bytes
+        return max(over, floor + n - free)
+
+    def _choose(self, lacking: int) -> tuple[list[ChunkId], bool]:
+        """The next chunks to drop, and whether the hand reached the newest one and starts over."""
+        victims: list[ChunkId] = []
+        rows = self._chunks.queue(self._hand, STEP)
+        for position, chunk_id in rows:
+            self._hand = position
+            if self._chunks.is_being_used(chunk_id) or self._pinned(chunk_id):
+                continue
+            if self._chunks.take_visited(position):
+                continue
+            victims.append(chunk_id)
+            lacking -= self._chunks.weight(chunk_id)
+            if lacking <= 0:
+                return victims, False
+        is_end = len(rows) < STEP
+        if is_end:
+            self._hand = 0
+        return victims, is_end
+
+
+def _disk(directory: Path) -> tuple[int, int] | None:
+    """Total and free bytes of the disk, None when the directory is not there."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return None
+    return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize

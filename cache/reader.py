@@ -1,0 +1,384 @@
+"""Reader: clean content of files at any offset, from memory, this disk, or the server: only what is asked for.
+
+A small read of a cold chunk fetches the frames that it needs. A program that reads from front to back (see Cursor) gets
+whole chunks, fetched ahead in growing steps. What cannot be had raises: no read is short, or made of zeros, for that.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Final, NamedTuple
+
+import trio
+
+from cache.chunks import Chunks
+from cache.errors import CacheError, ContentDamaged, ContentUnavailable
+from cache.eviction import Budget
+from cache.fetching import Fetch, Fetches
+from remote.protocol.errors import ChunkDamaged
+from remote.protocol.ids import SpaceId
+from remote.protocol.manifests import decode_leaf, overlapping, starts
+from remote.protocol.nodes import Entry, Manifest
+from remote.protocol.sealing import FRAME, Buffer, frame_count
+from remote.protocol.service import Service
+
+READ_SECONDS: Final = 15.0
+AHEAD_MIN: Final = 1 << 20
+AHEAD_MAX: Final = 32 << 20
+GROUP_BYTES: Final = 4 << 20
+"""Content fetched ahead in one request."""
+PREFETCH_COUNT: Final = 256
+PREFETCH_MAX: Final = 256 << 10
+"""Bytes of content up to which a chunk is worth fetching because its siblings are read."""
+LEAVES_KEPT: Final = 128
+_SLACK: Final = 1 << 20
+"""How far the kernel's own read-ahead may put reads out of order."""
+_TRIES: Final = 4
+
+
+class Cursor:
+    """How one open file is being read; notices a program that reads from front to back."""
+
+    __slots__ = ("_last", "ahead", "high", "steps", "window")
+
+    def __init__(self) -> None:
+        self.high = 0
+        """Where the reads have come to."""
+        self.ahead = 0
+        """Up to where content was fetched ahead."""
+        self.window = AHEAD_MIN
+        """Bytes to fetch ahead with the next step."""
+        self.steps = 0
+        """Reads in a row, each going on where the last ended."""
+        self._last = (-1, -1)
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether this is worth fetching ahead for."""
+        return self.steps >= 2
+
+    def note(self, start: int, stop: int) -> None:
+        """Takes one read into account."""
+        if (start, stop) == self._last:
+            return
+        self._last = (start, stop)
+        if self.high - _SLACK <= start <= max(self.high, self.ahead) + (_SLACK if self.steps else 0):
+            if stop > self.high:
+                self.high = stop
+                self.steps += 1
+        else:
+            self.high = self.ahead = stop
+            self.steps = 1
+            self.window = AHEAD_MIN
+
+    def next_step(self, size: int, most: float = AHEAD_MAX) -> tuple[int, int] | None:
+        """What to fetch ahead now, if it is time: the window doubles, up to `most`, each time half of it was read."""
+        window = int(min(self.window, most))
+        if not (window and self.is_sequential) or self.ahead >= size or self.high + window // 2 < self.ahead:
+            return None
+        start = max(self.ahead, self.high)
+        stop = min(size, self.high + window)
+        self.window = min(window * 2, AHEAD_MAX)
+        if stop <= start:
+            return None
+        self.ahead = stop
+        return start, stop
+
+
+@dataclass
+class Counters:
+    """Reads that needed nothing from the server, and those that did."""
+
+    hits: int = 0
+    misses: int = 0
+
+
+class _Leaf(NamedTuple):
+    entries: tuple[Entry, ...]
+    starts: list[int]
+
+
+class _Piece(NamedTuple):
+    """Bytes [start, stop) of the content of one chunk, or of a hole."""
+
+    entry: Entry
+    start: int
+    stop: int
+
+
+class Reader:
+    """Reads content of one space; `run` must be running for anything that is not on this machine."""
+
+    def __init__(
+        self,
+        service: Service,
+        space: SpaceId,
+        chunks: Chunks,
+        budget: Budget,
+        *,
+        read_seconds: float = READ_SECONDS,
+    ) -> None:
+        """`read_seconds`: the longest that a read waits for the server."""
+        self._chunks = chunks
+        self._fetches = Fetches(service, space, chunks, budget)
+        self._read_seconds = read_seconds
+        self._leaves: OrderedDict[bytes, _Leaf] = OrderedDict()
+        self.counters: Final = Counters()
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Sealed bytes that came from the server."""
+        return self._fetches.fetched_bytes
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Owns all fetching, until it is cancelled."""
+        await self._fetches.run(task_status=task_status)
+
+    def try_read(self, manifest: Manifest, offset: int, length: int, cursor: Cursor | None = None) -> Buffer | None:
+        """What `read` would answer, if that needs no waiting, else None."""
+        stop = min(offset + length, manifest.size)
+        if offset >= stop:
+            return b""
+        if cursor is not None:
+            self._note(manifest, offset, stop, cursor)
+        pieces = self._find(manifest, offset, stop)
+        if pieces is None:
+            return None
+        found = []
+        for piece in pieces:
+            data = self._try_piece(piece)
+            if data is None:
+                return None
+            found.append(data)
+        self.counters.hits += 1
+        return found[0] if len(found) == 1 else b"".join(found)
+
+    async def read(self, manifest: Manifest, offset: int, length: int, cursor: Cursor | None = None) -> Buffer:
+        """The content from `offset` on, `length` bytes or up to its end; raises ContentUnavailable, ContentDamaged."""
+        stop = min(offset + length, manifest.size)
+        if offset >= stop:
+            return b""
+        if cursor is not None:
+            self._note(manifest, offset, stop, cursor)
+        with trio.move_on_after(self._read_seconds):
+            # Over a slow line all of a chunk could take longer than a read may wait.
+            is_whole = cursor is not None and cursor.is_sequential and self._fetches.ahead_bytes >= AHEAD_MIN
+            return await self._read(manifest, offset, stop, is_whole=is_whole)
+        raise ContentUnavailable(
+            f"A part of this file is only on the server, which did not answer within {self._read_seconds:g} s."
+        )
+
+    async def entries(self, manifest: Manifest) -> list[Entry]:
+        """All entries of the content in order, leaves fetched as needed; none for inline content."""
+        level = list(manifest.entries)
+        for _ in range(manifest.depth):
+            below: list[Entry] = []
+            for entry in level:
+                leaf = self._leaf(entry) or await self._fetch_leaf(entry)
+                below += leaf.entries
+            level = below
+        return level
+
+    def held_bytes(self, manifest: Manifest) -> int:
+        """Bytes of the content that are on this machine; what lies below a leaf that is not here counts as absent."""
+        if manifest.inline:
+            return manifest.size
+        level = list(manifest.entries)
+        for _ in range(manifest.depth):
+            leaves = [leaf for entry in level if (leaf := self._leaf(entry)) is not None]
+            level = [entry for leaf in leaves for entry in leaf.entries]
+        held = 0
+        for entry in level:
+            frames = self._chunks.held(entry).bit_count()
+            held += entry.length if frames == frame_count(entry.length) else frames * FRAME
+        return held
+
+    def prefetch(self, entries: Iterable[Entry]) -> None:
+        """Begins to fetch small chunks that are likely to be read next, many in one request; waits for nothing.
+
+        Large ones, and those after the first PREFETCH_COUNT, are left out.
+        """
+        small = (entry for entry in entries if entry.length <= PREFETCH_MAX)
+        for group in _groups(islice(small, PREFETCH_COUNT)):
+            self._fetches.want_ahead(group)
+
+    # Where content lies
+
+    def _find(self, manifest: Manifest, start: int, stop: int) -> list[_Piece | Buffer] | None:
+        """The pieces of [start, stop), inline bytes as they are; None when a leaf must be fetched first."""
+        if manifest.inline:
+            return [manifest.inline[start:stop]]
+        pieces: list[_Piece | Buffer] = []
+        is_found = self._collect(manifest.entries, None, manifest.depth, start, stop, pieces)
+        return pieces if is_found else None
+
+    def _collect(
+        self,
+        entries: Sequence[Entry],
+        offsets: Sequence[int] | None,
+        depth: int,
+        start: int,
+        stop: int,
+        pieces: list[_Piece | Buffer],
+    ) -> bool:
+        for at, entry in overlapping(entries, start, stop, offsets):
+            inner_start, inner_stop = max(0, start - at), min(entry.length, stop - at)
+            if depth == 0 or entry.is_hole:
+                pieces.append(_Piece(entry, inner_start, inner_stop))
+                continue
+            leaf = self._leaf(entry)
+            if leaf is None or not self._collect(leaf.entries, leaf.starts, depth - 1, inner_start, inner_stop, pieces):
+                return False
+        return True
+
+    async def _find_slowly(self, manifest: Manifest, start: int, stop: int) -> list[_Piece | Buffer]:
+        """The pieces of [start, stop), with the leaves on the way fetched, those of one level side by side."""
+        level: list[tuple[int, Entry]] = list(overlapping(manifest.entries, start, stop))
+        for _ in range(manifest.depth):
+            missing = [entry for _, entry in level if not entry.is_hole and self._leaf(entry) is None]
+            fetches = [self._fetches.want_leaf(entry) for entry in missing]
+            leaves = {
+                entry.id: self._take_leaf(entry, await fetch.wait())
+                for entry, fetch in zip(missing, fetches, strict=True)
+            }
+            below: list[tuple[int, Entry]] = []
+            for at, entry in level:
+                if entry.is_hole:
+                    below.append((at, entry))
+                    continue
+                leaf = leaves.get(entry.id) or self._leaf(entry) or await self._fetch_leaf(entry)
+                below += [
+                    (at + inner, one) for inner, one in overlapping(leaf.entries, start - at, stop - at, leaf.starts)
+                ]
+            level = below
+        return [_Piece(entry, max(0, start - at), min(entry.length, stop - at)) for at, entry in level]
+
+    def _leaf(self, entry: Entry) -> _Leaf | None:
+        leaf = self._leaves.get(entry.id)
+        if leaf is not None:
+            self._leaves.move_to_end(entry.id)
+            return leaf
+        data = self._chunks.read_leaf(entry.id)
+        return self._take_leaf(entry, data) if data is not None else None
+
+    def _take_leaf(self, entry: Entry, data: Buffer) -> _Leaf:
+        try:
+            entries = decode_leaf(data)
+        except ChunkDamaged as fault:
+            raise ContentDamaged(f"The list of the parts of this file is damaged: {fault}") from fault
+        leaf = _Leaf(entries, starts(entries))
+        if leaf.starts[-1] != entry.length:
+            raise ContentDamaged("The list of the parts of this file does not add up to its size.")
+        self._leaves[entry.id] = leaf
+        if len(self._leaves) > LEAVES_KEPT:
+            self._leaves.popitem(last=False)
+        return leaf
+
+    async def _fetch_leaf(self, entry: Entry) -> _Leaf:
+        return self._take_leaf(entry, await self._fetches.want_leaf(entry).wait())
+
+    # Reading
+
+    def _try_piece(self, piece: _Piece | Buffer) -> Buffer | None:
+        if not isinstance(piece, _Piece):
+            return piece
+        if piece.entry.is_hole:
+            return bytes(piece.stop - piece.start)
+        return self._chunks.read(*piece) or self._fetches.arrived(*piece)
+
+    async def _read(self, manifest: Manifest, start: int, stop: int, *, is_whole: bool) -> Buffer:
+        pieces = self._find(manifest, start, stop)
+        is_miss = pieces is None
+        if pieces is None:
+            pieces = await self._find_slowly(manifest, start, stop)
+        # All fetches begin before the first is waited for.
+        begun = [
+            bool(self._fetches.want(*piece, is_whole=is_whole))
+            for piece in pieces
+            if isinstance(piece, _Piece) and not piece.entry.is_hole
+        ]
+        if is_miss or any(begun):
+            self.counters.misses += 1
+        else:
+            self.counters.hits += 1
+        found = []
+        for piece in pieces:
+            data = self._try_piece(piece)
+            if data is None:
+                assert isinstance(piece, _Piece)
+                data = await self._read_piece(piece, is_whole=is_whole)
+            found.append(data)
+        return found[0] if len(found) == 1 else b"".join(found)
+
+    async def _read_piece(self, piece: _Piece, *, is_whole: bool) -> Buffer:
+        entry, start, stop = piece
+        for _ in range(_TRIES):
+            fetches = self._fetches.want(entry, start, stop, is_whole=is_whole)
+            if not fetches:
+                data = self._chunks.read(entry, start, stop) or await self._chunks.read_slow(entry, start, stop)
+            else:
+                for fetch in fetches:
+                    await fetch.wait()
+                data = await self._assemble(piece, fetches)
+            if data is not None:
+                return data
+        raise ContentUnavailable("The cache let go of a part of this file again before it could be read.")
+
+    async def _assemble(self, piece: _Piece, fetches: Sequence[Fetch]) -> Buffer | None:
+        """The bytes of a piece out of what was fetched and what is held; None when that is no longer held."""
+        entry, at, stop = piece
+        parts: list[Buffer] = []
+        while at < stop:
+            fetch = next((fetch for fetch in fetches if fetch.start <= at < fetch.stop), None)
+            if fetch is not None:
+                end = min(stop, fetch.stop)
+                assert fetch.plain is not None
+                parts.append(memoryview(fetch.plain)[at - fetch.start : end - fetch.start])
+            else:
+                end = min([stop, *(fetch.start for fetch in fetches if fetch.start > at)])
+                data = self._chunks.read(entry, at, end) or await self._chunks.read_slow(entry, at, end)
+                if data is None:
+                    return None
+                parts.append(data)
+            at = end
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    # Ahead
+
+    def _note(self, manifest: Manifest, start: int, stop: int, cursor: Cursor) -> None:
+        cursor.note(start, stop)
+        ahead_bytes = self._fetches.ahead_bytes
+        step = cursor.next_step(manifest.size, ahead_bytes if ahead_bytes >= AHEAD_MIN else 0)
+        if step is not None:
+            self._fetches.start_task(partial(self._read_ahead, manifest, *step, cursor))
+
+    async def _read_ahead(self, manifest: Manifest, start: int, stop: int, cursor: Cursor) -> None:
+        try:
+            pieces = self._find(manifest, start, stop) or await self._find_slowly(manifest, start, stop)
+        except CacheError:
+            return  # whoever reads there is told
+        entries = [piece.entry for piece in pieces if isinstance(piece, _Piece)]
+        ahead = cursor.ahead
+
+        def is_wanted() -> bool:
+            # After a seek `ahead` is somewhere else.
+            return cursor.ahead >= ahead and cursor.high <= stop
+
+        for group in _groups(entries):
+            self._fetches.want_ahead(group, is_wanted)
+
+
+def _groups(entries: Iterable[Entry]) -> Iterable[list[Entry]]:
+    """Entries by about GROUP_BYTES of content."""
+    group: list[Entry] = []
+    size = 0
+    for entry in entries:
+        if group and size + entry.length > GROUP_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(entry)
+        size += entry.length
+    if group:
+        yield group
