@@ -66,7 +66,7 @@ class Chunks:
             check_chunk_size(f"chunks[{at}]", len(data))
             if len(data) > SMALL_CHUNK_MAX:
                 raise TooLarge(
-                    f"chunks[{at}] has {len(data)} bytes; over {SMALL_CHUNK_MAX} bytes, send it to the URL that want gives."
+                    f"chunks[{at}] has {len(data)} bytes; over {SMALL_CHUNK_MAX} it goes to the URL that want gives."
                 )
         ids = [ChunkId(hashlib.sha256(data).digest()) for data in request.chunks]
         sent = dict(zip(ids, request.chunks, strict=True))
