@@ -87,6 +87,8 @@ class Store:
                 sync=True,
                 meminit=False,
                 max_readers=1,
+                # lmdb 3 carries two engines whose files differ: the 0.9 one is the format that other readers know.
+                lib_version=0,
             )
             self._open_tables(tables)
         except lmdb.Error as error:
