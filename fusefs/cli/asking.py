@@ -1,0 +1,40 @@
+"""Asking: this device's daemon, and where a path lies in its mount."""
+
+import os
+from typing import Any
+
+from fusefs import control
+from fusefs.control import ASK_SECONDS, Exit, NoDaemon, Refused
+from fusefs.settings import Places
+
+
+def places() -> Places:
+    """Where this device keeps what it keeps."""
+    return Places.of_environment()
+
+
+# What the verbs answer is JSON of many shapes: each command knows its own.
+def ask(verb: str, *, seconds: float | None = ASK_SECONDS, **fields: object) -> Any:
+    """What this device's daemon answers; raises Refused."""
+    return control.ask(places().socket, verb, seconds=seconds, **fields)
+
+
+def daemon() -> dict[str, Any] | None:
+    """Who answers for this device: `mount`, `pid`; None when nobody does."""
+    try:
+        return dict(ask("ping"))
+    except NoDaemon:
+        return None
+
+
+def path_in_mount(path: str) -> str:
+    """The path relative to the top of this device's mount, "" for the top; a symlink at its end is not followed."""
+    mount = str(ask("ping")["mount"])
+    whole = os.path.abspath(path)
+    if os.path.realpath(whole) == mount:
+        return ""
+    folder = os.path.realpath(os.path.dirname(whole))
+    found = os.path.join(folder, os.path.basename(whole))
+    if not found.startswith(mount + "/"):
+        raise Refused(f"{path} does not lie in this device's drive, which is mounted at {mount}.", Exit.USAGE)
+    return found[len(mount) + 1 :]

@@ -1,0 +1,154 @@
+"""The `satchel` command: what can be said on the command line; each command's work is imported when it is asked for.
+
+Every command answers in one process that must start fast, so nothing heavy is imported here.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import click
+
+from fusefs.control import Exit, Refused
+
+VERSION_NAME: Final = "satchel"
+_F = TypeVar("_F", bound=Callable[..., object])
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name=VERSION_NAME, message="satchel %(version)s")
+def satchel() -> None:
+    """Your drive: mount it, work in it, online or not."""
+
+
+@satchel.command()
+@click.argument("url")
+@click.option("--user", required=True, metavar="NAME", help="Your name at this server.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.option("--device-name", metavar="NAME", help="What this device is called (usual: the name of this machine).")
+@click.option("--insecure-http", is_flag=True, help="Allow plain http to another machine, which anybody can listen to.")
+def login(url: str, user: str, password_stdin: bool, device_name: str | None, insecure_http: bool) -> None:
+    """Sign this device in at the server with this URL."""
+    from fusefs.cli import signing_in  # noqa: PLC0415
+
+    signing_in.login(
+        url, user, is_password_on_stdin=password_stdin, device_name=device_name, allow_insecure=insecure_http
+    )
+
+
+@satchel.command()
+def logout() -> None:
+    """Forget this device's sign-in; files and edits that were not sent stay on this machine."""
+    from fusefs.cli import signing_in  # noqa: PLC0415
+
+    signing_in.logout()
+
+
+@satchel.command()
+@click.argument("folder", metavar="DIR")
+@click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error; for systemd and for looking.")
+@click.option("-o", "options", metavar="OPTIONS", multiple=True, help="Options as mount(8) takes them, by commas.")
+def mount(folder: str, foreground: bool, options: tuple[str, ...]) -> None:
+    """Mount the drive at DIR; returns when it can be used."""
+    from fusefs.cli import mounting  # noqa: PLC0415
+
+    mounting.mount(folder, is_foreground=foreground, options=",".join(options))
+
+
+@satchel.command()
+@click.argument("folder", metavar="DIR")
+@click.option("-z", "--lazy", is_flag=True, help="Take it away at once, also while programs use it.")
+def umount(folder: str, lazy: bool) -> None:
+    """Unmount DIR; what was not sent yet is kept, and sent after the next mount."""
+    from fusefs.cli import mounting  # noqa: PLC0415
+
+    mounting.umount(folder, is_lazy=lazy)
+
+
+@satchel.command()
+@_json
+def status(as_json: bool) -> None:
+    """Say whether your work is safe; exit code 0: all is on the server, 6: not yet, 5: the server is away."""
+    from fusefs.cli import standing  # noqa: PLC0415
+
+    sys.exit(standing.status(as_json=as_json))
+
+
+@satchel.command()
+@click.argument("path", required=False)
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="Give up after this many seconds.")
+def wait(path: str | None, timeout: float | None) -> None:
+    """Return when the server has everything (or PATH and all below it); exit code 6 when it does not in time."""
+    from fusefs.cli import standing  # noqa: PLC0415
+
+    standing.wait(path, timeout)
+
+
+@satchel.command()
+@click.argument("path")
+@_json
+def versions(path: str, as_json: bool) -> None:
+    """List what PATH was before, newest first, with who changed it where."""
+    from fusefs.cli import past  # noqa: PLC0415
+
+    past.versions(path, as_json=as_json)
+
+
+@satchel.command()
+@click.argument("path")
+@click.option("--at", required=True, metavar="TIME|REV", help="A time (2026-11-21T10:15, UTC unless said) or a rev.")
+def restore(path: str, at: str) -> None:
+    """Make PATH again what it was then; what it is now stays a version."""
+    from fusefs.cli import past  # noqa: PLC0415
+
+    past.restore(path, at)
+
+
+@satchel.command()
+@_json
+def stats(as_json: bool) -> None:
+    """Count what went over the wire since this device was set up, and what the cache could answer."""
+    from fusefs.cli import standing  # noqa: PLC0415
+
+    standing.stats(as_json=as_json)
+
+
+@satchel.command()
+@_json
+def doctor(as_json: bool) -> None:
+    """Look at all that a mount needs, and say what to do where something is missing."""
+    from fusefs.cli import doctor as examination  # noqa: PLC0415
+
+    sys.exit(examination.doctor(as_json=as_json))
+
+
+def main() -> None:
+    """The program; ends with an exit code of `fusefs.control.Exit`."""
+    code: object = Exit.OK
+    try:
+        # Not standalone: then click itself would decide about exit codes.
+        code = satchel.main(standalone_mode=False)
+    except Refused as refused:
+        fail(str(refused), refused.code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(Exit.USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        fail("interrupted.", 130)
+    except BrokenPipeError:
+        # Who read our output has seen enough.
+        sys.stderr.close()
+        sys.exit(Exit.OK)
+    sys.exit(code if isinstance(code, int) else Exit.OK)
+
+
+def fail(sentence: str, code: int) -> None:
+    """Says why it cannot be done, and ends."""
+    click.echo(f"satchel: {sentence}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

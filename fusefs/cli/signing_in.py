@@ -1,0 +1,129 @@
+"""Signing in and out: makes this machine a device of an account, and forgets that again."""
+
+import getpass
+import os
+import shutil
+import sys
+
+import trio
+
+from cache.errors import CacheError, StoreInUse
+from cache.store import Store
+from cache.tree import STATE_TABLES, Tree
+from fusefs.cli.asking import daemon, places
+from fusefs.control import Exit, Refused
+from fusefs.settings import IDENTITY, Account, Places, load_account, remove_account, save_account
+from remote.client import service as client
+from remote.protocol.errors import BadRequest, NotAllowed, NotSignedIn, RemoteError, Unreachable
+
+
+def login(url: str, user: str, *, is_password_on_stdin: bool, device_name: str | None, allow_insecure: bool) -> None:
+    """Signs in and keeps the account; raises Refused."""
+    here = places()
+    here.make()
+    password = _password(user, is_password_on_stdin)
+    name = device_name or os.uname().nodename or "unnamed"
+    account = trio.run(_signed_in, url, user, password, name, allow_insecure)
+    running = daemon()
+    if running is None:
+        _make_way(here, account)
+    else:
+        before = load_account(here.account_file)
+        if before is None or before.identity != account.identity:
+            mount = running["mount"]
+            raise Refused(f"{mount} is mounted for another account. Unmount it first: satchel umount {mount}")
+    save_account(here.account_file, account)
+    print(f"Signed in to {account.url} as {account.user_name}; this device is called {account.device_name}.")
+    if running is not None:
+        mount = running["mount"]
+        print(f"The mount still uses the old sign-in. Mount again: satchel umount {mount} && satchel mount {mount}")
+
+
+def _password(user: str, is_on_stdin: bool) -> str:
+    if is_on_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    try:
+        return getpass.getpass(f"Password of {user}: ")
+    except EOFError:
+        raise Refused("No password was given. Without a terminal, use --password-stdin.", Exit.USAGE) from None
+
+
+async def _signed_in(url: str, user: str, password: str, device_name: str, allow_insecure: bool) -> Account:
+    try:
+        answer = await client.login(url, user, password, device_name, allow_insecure=allow_insecure)
+        async with client.connect(url, answer.token, allow_insecure=allow_insecure) as service:
+            spaces = (await service.spaces()).spaces
+    except BadRequest as error:
+        hint = "" if allow_insecure else " (--insecure-http allows it.)" if "plain http" in str(error) else ""
+        raise Refused(f"{error}{hint}", Exit.USAGE) from error
+    except NotSignedIn as error:
+        raise Refused(f"{url} did not take this name and password: {error}", Exit.SIGN_IN) from error
+    except Unreachable as error:
+        raise Refused(f"{error} Nothing was changed here; try again when {url} answers.", Exit.UNREACHABLE) from error
+    except (NotAllowed, RemoteError) as error:
+        raise Refused(f"{url} did not sign this device in: {error}") from error
+    home = next((space for space in spaces if space.space == answer.home), None)
+    if home is None:
+        raise Refused(f"{url} knows {answer.user_name}, but gives no home. Ask who runs the server.")
+    return Account(
+        url=url.rstrip("/"),
+        token=answer.token,
+        device=answer.device,
+        device_name=device_name,
+        user=answer.user,
+        user_name=answer.user_name,
+        space=answer.home,
+        secret=home.domain_secret,
+        instance=answer.instance,
+        allow_insecure=allow_insecure,
+    )
+
+
+def _make_way(here: Places, account: Account) -> None:
+    """Lets go of the files of another account, when the server has all of them; raises Refused when not."""
+    if not here.tree_file.exists():
+        return
+    try:
+        store = Store(here.tree_file, STATE_TABLES, has_journal=True)
+    except StoreInUse as error:
+        raise Refused(str(error)) from error
+    except CacheError as error:
+        raise Refused(f"{error} Then sign in again.") from error
+    try:
+        tree = Tree(store)
+        owner = tree.setting(IDENTITY)
+        if owner is None or owner.decode() == account.identity:
+            return
+        if not tree.is_all_sent():
+            raise Refused(
+                f"This device holds {tree.dirty_count()} changes of another account that its server does not have yet. "
+                "Sign in as before and mount to send them, or use a folder of its own: SATCHEL_HOME=DIR satchel login."
+            )
+    finally:
+        store.close()
+    # Everything in it is on the other server.
+    for file in (here.tree_file, here.tree_file.with_suffix(".wal")):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(here.stagings, ignore_errors=True)
+    for entry in here.cache.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def logout() -> None:
+    """Forgets the account; raises Refused while mounted."""
+    here = places()
+    running = daemon()
+    if running is not None:
+        raise Refused(f"{running['mount']} is still mounted. Unmount it first: satchel umount {running['mount']}")
+    account = load_account(here.account_file)
+    if account is None:
+        print("Nobody is signed in on this device.")
+        return
+    remove_account(here.account_file)
+    print(
+        f"Signed out of {account.url}. Edits that were not sent yet stay in {here.state} and are sent when "
+        f"{account.user_name} signs in here again."
+    )

@@ -1,0 +1,248 @@
+"""Daemon: one mounted drive from start to end; `python -m fusefs.daemon DIR`, started by `satchel mount`.
+
+Composes everything in one nursery. Whatever ends it - a signal, `satchel umount`, umount(8), a fault - it flushes what
+open files hold into the stores and leaves no dead folder behind.
+"""
+
+import argparse
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from cache.chunks import TABLES as CACHE_TABLES
+from cache.errors import CacheError, StoreDamaged, StoreInUse
+from cache.store import Store
+from cache.tree import STATE_TABLES, Tree
+from fusefs import kernel, logs, mounts
+from fusefs.control import Exit, Refused
+from fusefs.drive import Drive, Plan
+from fusefs.mounts import Busy
+from fusefs.settings import IDENTITY, Account, Places, load_account, load_choices
+from fusefs.verbs import Verbs, listen
+from remote.client.service import connect
+from remote.client.traffic import Traffic
+from remote.protocol.errors import BadRequest
+
+log = logging.getLogger(__name__)
+
+_FILES: Final = 65_536
+_LOCK_SECONDS: Final = 5.0
+_READY_SECONDS: Final = 20.0
+_FLUSH_SECONDS: Final = 10.0
+_KERNEL_OPTIONS: Final = frozenset(
+    {"allow_other", "allow_root", "ro", "noatime", "nosuid", "nodev", "noexec", "suid", "dev", "exec"}
+)
+_IGNORED_OPTIONS: Final = frozenset(
+    {"rw", "defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev"}
+)
+_OWN_OPTIONS: Final = {
+    "cache_size": "cache_size_bytes",
+    "free_floor": "free_floor_bytes",
+    "read_seconds": "read_seconds",
+}
+
+
+def parse_options(text: str) -> tuple[frozenset[str], dict[str, str]]:
+    """Options for the kernel, and settings, of `-o`; raises Refused for what is neither."""
+    passed: set[str] = set()
+    settings: dict[str, str] = {}
+    for option in filter(None, text.split(",")):
+        name, has_value, value = option.partition("=")
+        if name in _OWN_OPTIONS and has_value:
+            settings[_OWN_OPTIONS[name]] = value
+        elif option in _KERNEL_OPTIONS:
+            passed.add(option)
+        elif option not in _IGNORED_OPTIONS and not option.startswith("x-"):
+            known = ", ".join(sorted([*(f"{own}=" for own in _OWN_OPTIONS), *_KERNEL_OPTIONS]))
+            raise Refused(f"The mount option {option!r} is not known. There are: {known}.", Exit.USAGE)
+    return frozenset(passed), settings
+
+
+def plan(point: str, options: str) -> Plan:
+    """Reads what is needed to mount; raises Refused."""
+    places = Places.of_environment()
+    places.make()
+    account = load_account(places.account_file)
+    if account is None:
+        raise Refused("This device is not signed in. Sign in first: satchel login URL --user NAME", Exit.SIGN_IN)
+    passed, settings = parse_options(options)
+    return Plan(point, places, account, load_choices(places.choices_file, settings), passed)
+
+
+def open_state(places: Places, account: Account) -> Store:
+    """The state store, made to belong to this account; raises Refused, StoreDamaged."""
+    store = _open_when_free(places.tree_file)
+    tree = Tree(store)
+    owner = tree.setting(IDENTITY)
+    if owner is None:
+        tree.set_setting(IDENTITY, account.identity.encode())
+    elif owner.decode() != account.identity:
+        store.close()
+        raise Refused(
+            f"{places.state} holds the files of another account. Sign in again (satchel login), which puts them away "
+            "when they are all on their server; or use another SATCHEL_HOME."
+        )
+    return store
+
+
+def _open_when_free(file: Path) -> Store:
+    """A daemon that was killed a moment ago holds the store until the kernel has taken it apart."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return Store(file, STATE_TABLES, has_journal=True)
+        except StoreInUse:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
+
+
+def open_cache(places: Places) -> Store:
+    """The store of what can be fetched again: a damaged one is begun anew."""
+    file = places.cache / "chunks.mdb"
+    try:
+        return Store(file, CACHE_TABLES, has_journal=False)
+    except StoreDamaged as error:
+        log.warning("the cache is begun anew: %s", error)
+        file.unlink(missing_ok=True)
+        return Store(file, CACHE_TABLES, has_journal=False)
+
+
+@contextmanager
+def opened(planned: Plan) -> Iterator[tuple[Store, Store]]:
+    """Both stores, closed at the end whatever happens."""
+    state = open_state(planned.places, planned.account)
+    try:
+        cache = open_cache(planned.places)
+        try:
+            yield state, cache
+        finally:
+            cache.close()
+    finally:
+        state.close()
+
+
+async def run(planned: Plan, state: Store, cache: Store, ready: Callable[[], None]) -> None:
+    """Mounts, answers until it is unmounted or told to end, and leaves nothing behind."""
+    account = planned.account
+    traffic = Traffic()
+    async with connect(account.url, account.token, allow_insecure=account.allow_insecure, traffic=traffic) as service:
+        drive = Drive(planned, state, cache, service, traffic)
+        verbs = Verbs(drive, account, planned.point)
+        try:
+            kernel.mount(drive.operations, planned.point, source_of(account), planned.options)
+        except RuntimeError as error:
+            drive.close()
+            raise Refused(
+                f"{planned.point} cannot be mounted ({error}). `satchel doctor` says what is missing."
+            ) from error
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(drive.run)
+                nursery.start_soon(_serve, nursery.cancel_scope)
+                nursery.start_soon(_end_on_signal, verbs, planned.point)
+                with trio.fail_after(_READY_SECONDS):
+                    # Only free space is always asked for anew: this is answered by the loop that just started.
+                    await trio.to_thread.run_sync(os.statvfs, planned.point, abandon_on_cancel=True)
+                nursery.start_soon(verbs.serve, listen(planned.places.socket))
+                log.info("mounted at %s as process %d", planned.point, os.getpid())
+                ready()
+        finally:
+            # No await from here to the end: this also runs when the nursery was cancelled.
+            kernel.unmount()
+            drive.close()
+            planned.places.socket.unlink(missing_ok=True)
+            log.info("unmounted from %s", planned.point)
+
+
+def source_of(account: Account) -> str:
+    """What `mount` and `df` show as the device."""
+    return f"{account.user_name}@{account.url.partition('://')[2]}".replace(",", "_")
+
+
+async def _serve(scope: trio.CancelScope) -> None:
+    """Answers the kernel until the folder is unmounted, which ends everything."""
+    await kernel.serve()
+    scope.cancel()
+
+
+async def _end_on_signal(verbs: Verbs, point: str) -> None:
+    """Unmounts on the first signal, lazily when programs use the folder; the end of the mount ends the rest."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            log.info("%s: unmounting", signal.Signals(number).name)
+            with trio.move_on_after(_FLUSH_SECONDS):
+                await verbs.flush()
+            try:
+                await trio.to_thread.run_sync(lambda: _unmount(point))
+            except OSError as error:
+                log.warning("%s cannot be unmounted: %s", point, error)
+            kernel.stop()
+            return
+
+
+def _unmount(point: str) -> None:
+    try:
+        mounts.unmount(point)
+    except Busy:
+        mounts.unmount(point, is_lazy=True)
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(prog="fusefs.daemon", description="Answers for one mount; see satchel mount.")
+    parser.add_argument("point", metavar="DIR")
+    parser.add_argument("-o", dest="options", default="")
+    parser.add_argument("--foreground", action="store_true")
+    parser.add_argument("--ready-fd", type=int, default=-1)
+    wanted = parser.parse_args()
+    os.umask(0o077)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    sys.exit(_run_logged(wanted.point, wanted.options, wanted.ready_fd, is_foreground=wanted.foreground))
+
+
+def _run_logged(point: str, options: str, ready_fd: int, *, is_foreground: bool) -> int:
+    try:
+        planned = plan(point, options)
+        logs.begin(None if is_foreground else planned.places.log_file)
+        with opened(planned) as (state, cache):
+            trio.run(run, planned, state, cache, lambda: _tell(ready_fd, {"ok": True}), strict_exception_groups=False)
+    except (Refused, CacheError, BadRequest) as error:
+        code = error.code if isinstance(error, Refused) else Exit.FAILURE
+        log.error("not mounted: %s", error)
+        _tell(ready_fd, {"error": str(error), "code": code})
+        if is_foreground:
+            print(f"satchel: {error}", file=sys.stderr)  # noqa: T201 - nobody listens at a pipe
+        return code
+    except BaseException as error:
+        log.critical("ended by a fault: %s", error, exc_info=error)
+        _tell(ready_fd, {"error": f"The daemon failed: {error!r}. Its log says more.", "code": Exit.FAILURE})
+        return Exit.FAILURE
+    return Exit.OK
+
+
+def _tell(ready_fd: int, said: dict[str, object]) -> None:
+    """Says how the start went, once, to who waits for it."""
+    if ready_fd < 0:
+        return
+    try:
+        os.write(ready_fd, json.dumps(said).encode() + b"\n")
+        os.close(ready_fd)
+    except OSError:
+        return
+
+
+if __name__ == "__main__":
+    main()

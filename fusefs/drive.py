@@ -1,0 +1,166 @@
+"""Drive: all parts of one space on one device, put together, and the chores that run beside them."""
+
+import os
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import trio
+
+from cache.chunks import Chunks
+from cache.eviction import Budget
+from cache.past import Past
+from cache.pull import Clock, Effects, Home, Pull
+from cache.push import Push
+from cache.reader import Reader
+from cache.staging import Stagings
+from cache.store import Store
+from cache.sync import Sync
+from cache.tree import Table, Tree
+from cache.upload import Upload
+from fusefs.counting import Counting, Traffic
+from fusefs.face import Face
+from fusefs.handles import OpenFiles
+from fusefs.history import History
+from fusefs.kernel import Announcer, Operations
+from fusefs.restore import Restore
+from fusefs.settings import Account, Choices, Places
+from fusefs.versions import Versions
+from fusefs.volume import Owner, Space, Volume
+from remote.protocol.errors import RemoteError
+from remote.protocol.ids import DeviceId, SpaceId
+from remote.protocol.service import Service
+
+CHECKPOINT_SECONDS: Final = 1.0
+ROOM_SECONDS: Final = 60.0
+_ROOM_AGAIN_SECONDS: Final = 5.0
+_ROOM: Final = "room"
+
+
+class Room(msgspec.Struct, frozen=True, array_like=True):
+    """What the server last said of the space, in bytes; quota 0: none. Before it said anything: plenty."""
+
+    free: int = 1 << 40
+    used: int = 0
+    quota: int = 0
+
+    @property
+    def shown(self) -> Space:
+        """As `df` shows it."""
+        if self.quota:
+            return Space(self.quota, max(0, min(self.free, self.quota - self.used)))
+        return Space(self.used + self.free, self.free)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to mount where, all checked."""
+
+    point: str
+    places: Places
+    account: Account
+    choices: Choices
+    options: frozenset[str]
+
+
+class Drive:
+    """One space on this device, over stores that somebody else opened and will close."""
+
+    def __init__(self, plan: Plan, state: Store, cache: Store, service: Service, traffic: Traffic) -> None:
+        """Nothing runs before `run`."""
+        places, account, choices = plan.places, plan.account, plan.choices
+        # Who is not root sees everything as their own: user ids of other machines say nothing here.
+        owner = Owner(os.getuid(), os.getgid()) if os.getuid() else None
+        self.state, self.cache = state, cache
+        self._service = service
+        self._space = SpaceId(account.space)
+        self.tree = Tree(state)
+        self.tree.make_root()
+        self.stagings = Stagings(state, places.stagings, Table.STAGED, Table.STAGED_BYTES)
+        self.chunks = Chunks(cache, places.cache)
+        self.budget = Budget(
+            choices.cache_size_bytes,
+            self.chunks,
+            lambda: self.stagings.total_bytes,
+            lambda _: False,
+            floor_bytes=choices.free_floor_bytes,
+        )
+        seconds = choices.read_seconds
+        self.reader = Reader(service, self._space, self.chunks, self.budget, read_seconds=seconds)
+        self.files = OpenFiles(self.tree, self.stagings, self.reader, self.budget)
+        face = Face(self.files, self._announce, self.budget.notice)
+        home = Home(self._space, DeviceId(account.device), account.secret)
+        pull = Pull(service, home, self.tree, Clock(), face)
+        upload = Upload(service, self._space, account.secret, self.reader, self.chunks)
+        push = Push(pull, self.tree, self.stagings, self.chunks, upload)
+        self.sync = Sync(self.tree, pull, push, is_walking=choices.background_listing)
+        self.volume = Volume(
+            self.tree,
+            self.files,
+            self.sync,
+            owner=owner,
+            list_folder=pull.list_folder,
+            wake=push.wake,
+            show=self._announce,
+            listing_seconds=seconds,
+        )
+        self.announcer = Announcer(os.fsencode(plan.point), self.volume)
+        self.past = Past(places.cache / "past")
+        self.versions = Versions(service, self._space, self.reader, self.past, owner, seconds)
+        self.restore = Restore(self.volume, self.versions)
+        self.history = History(self.volume, self.versions, service, self._space)
+        self.counting = Counting(self.tree, traffic, self.reader.counters)
+        self.operations = Operations(self.volume, self.versions)
+        self.operations.is_own = self.announcer.is_own
+        kept = self.tree.setting(_ROOM)
+        self.room = msgspec.msgpack.decode(kept, type=Room) if kept else Room()
+        self.volume.room = self.room.shown
+
+    def _announce(self, effects: Effects) -> None:
+        self.announcer.show(effects)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keeps in step with the server, fetches, and keeps what is known, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.reader.run)
+            nursery.start_soon(self.sync.run)
+            nursery.start_soon(self._checkpoint)
+            nursery.start_soon(self._ask_for_room)
+            nursery.start_soon(self.chunks.sweep)
+            task_status.started()
+
+    async def _checkpoint(self) -> None:
+        """A journal that is emptied often is replayed fast after a crash."""
+        while True:
+            await trio.sleep(CHECKPOINT_SECONDS)
+            self.counting.keep()
+            for store in (self.state, self.cache):
+                if store.pending:
+                    store.checkpoint()
+                    await trio.lowlevel.checkpoint()
+
+    async def _ask_for_room(self) -> None:
+        while True:
+            try:
+                spaces = (await self._service.spaces()).spaces
+            except RemoteError:
+                # Sync tells why; the numbers of before are good enough.
+                await trio.sleep(_ROOM_AGAIN_SECONDS)
+                continue
+            for space in spaces:
+                if space.space == self._space:
+                    self._take_room(Room(space.free, space.used, space.quota))
+            await trio.sleep(ROOM_SECONDS)
+
+    def _take_room(self, room: Room) -> None:
+        self.room = room
+        self.volume.room = room.shown
+        self.tree.set_setting(_ROOM, msgspec.msgpack.encode(room))
+
+    def close(self) -> None:
+        """Puts what open files hold into the stores and lets go of everything but them."""
+        self.volume.flush_all()
+        self.counting.keep()
+        self.announcer.close()
+        self.stagings.close()
+        self.chunks.close()

@@ -1,0 +1,37 @@
+"""Face: what synchronisation asks of the mount and tells it (cache.pull.Mount), answered by open files and kernel."""
+
+from collections.abc import Callable
+
+from cache.pull import Effects
+from cache.staging import Staging
+from fusefs.handles import OpenFiles
+from remote.protocol.ids import NodeId
+
+
+class Face:
+    """The mount as synchronisation sees it."""
+
+    def __init__(self, files: OpenFiles, announce: Callable[[Effects], None], notice_room: Callable[[], None]) -> None:
+        """`announce` tells the kernel; `notice_room` tells writers that wait for room."""
+        self._files = files
+        self._announce = announce
+        self._notice_room = notice_room
+
+    def is_busy(self, node: NodeId) -> bool:
+        """Whether a program has the file open for writing."""
+        file = self._files.find(node)
+        return file is not None and file.writers > 0
+
+    def is_held(self, node: NodeId) -> bool:
+        """Whether something was written to the file that is not flushed yet."""
+        file = self._files.find(node)
+        return file is not None and file.is_changed
+
+    def show(self, effects: Effects) -> None:
+        """The tree shows something else now."""
+        self._announce(effects)
+
+    def let_go(self, node: NodeId, staging: Staging) -> None:
+        """The server has this content."""
+        self._files.let_go(node, staging)
+        self._notice_room()

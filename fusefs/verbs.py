@@ -1,0 +1,329 @@
+"""Verbs: the daemon's answers to the commands of its user, on a Unix socket; see `control` for the words."""
+
+import json
+import logging
+import os
+import socket
+import stat
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from cache.errors import CacheError
+from fusefs import moments, mounts
+from fusefs.control import REQUEST_MAX, Exit, Refused, short_path
+from fusefs.drive import Drive
+from fusefs.errors import NoEntry, VolumeError
+from fusefs.history import Old
+from fusefs.mounts import Busy
+from fusefs.settings import Account
+from remote.protocol.errors import NotSignedIn, RemoteError, Unreachable
+from remote.protocol.ids import ROOT, NodeId, Rev
+from remote.protocol.nodes import Kind
+
+log = logging.getLogger(__name__)
+
+PATHS_SHOWN: Final = 10
+_CONNECTIONS: Final = 64
+_REQUEST_SECONDS: Final = 10.0
+_SYNC_SECONDS: Final = 60.0
+_BEFORE_RESTORE_SECONDS: Final = 60.0
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
+
+Fields = dict[str, Any]  # a request's JSON: each verb checks what it uses
+
+
+def listen(path: Path) -> trio.SocketListener:
+    """A socket that only this user can connect to; what a killed daemon left there goes."""
+    path.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with short_path(path) as short:
+        listening.bind(short)
+        os.chmod(short, stat.S_IRUSR | stat.S_IWUSR)
+    listening.listen(_CONNECTIONS)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+
+
+class Verbs:
+    """Answers for one mounted drive."""
+
+    def __init__(self, drive: Drive, account: Account, point: str) -> None:
+        self._drive = drive
+        self._account = account
+        self._point = point
+        self._slots = trio.CapacityLimiter(_CONNECTIONS)
+        self._verbs: dict[str, Callable[[Fields], Awaitable[object]]] = {
+            "ping": self._ping,
+            "status": self._status,
+            "stats": self._stats,
+            "wait": self._wait,
+            "versions": self._versions,
+            "restore": self._restore,
+            "stop": self._stop,
+        }
+
+    async def serve(self, listener: trio.SocketListener) -> None:
+        """Answers until cancelled."""
+        await trio.serve_listeners(self._connected, [listener])
+
+    async def _connected(self, stream: trio.SocketStream) -> None:
+        """One request and its answer; nothing that an asker does ends the daemon."""
+        async with stream:
+            if _peer_uid(stream) not in (os.getuid(), 0):
+                return
+            try:
+                self._slots.acquire_nowait()
+            except trio.WouldBlock:
+                return
+            try:
+                answer = await self._answered(stream)
+                if answer is not None:
+                    # Also while the daemon stops: who asked for that wants to hear of it.
+                    with trio.CancelScope(shield=True), trio.move_on_after(_REQUEST_SECONDS):
+                        await stream.send_all(json.dumps(answer).encode() + b"\n")
+            except trio.BrokenResourceError:
+                return
+            finally:
+                self._slots.release()
+
+    async def _answered(self, stream: trio.SocketStream) -> Fields | None:
+        """The answer, None when the asker has gone."""
+        line = None
+        with trio.move_on_after(_REQUEST_SECONDS):
+            line = await _line(stream)
+        if line is None:
+            return None
+        answer: Fields | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch_for_end, stream, nursery.cancel_scope)
+            answer = await self._answer(line)
+            nursery.cancel_scope.cancel()
+        return answer
+
+    async def _answer(self, line: bytes) -> Fields:
+        try:
+            request = json.loads(line)
+            verb = self._verbs.get(request["verb"])
+            if verb is None:
+                raise Refused(
+                    f"The daemon does not know {request['verb']!r}: it is of another version. Mount again.", Exit.USAGE
+                )
+            return {"ok": await verb(request)}
+        except (ValueError, KeyError, TypeError):
+            return _problem("The daemon did not understand the request.", Exit.USAGE)
+        except Refused as refused:
+            return _problem(str(refused), refused.code)
+        except NotSignedIn as error:
+            return _problem(f"{error} Sign in again: satchel login {self._account.url}", Exit.SIGN_IN)
+        except (Unreachable, TimeoutError, trio.TooSlowError) as error:
+            why = str(error) or "it did not answer in time."
+            return _problem(
+                f"The server could not be asked: {why} Nothing was changed; try again later.", Exit.UNREACHABLE
+            )
+        except (RemoteError, CacheError, VolumeError, OSError) as error:
+            return _problem(str(error), Exit.FAILURE)
+
+    # Verbs
+
+    async def _ping(self, _: Fields) -> object:
+        await trio.lowlevel.checkpoint()
+        return {"mount": self._point, "pid": os.getpid(), "url": self._account.url}
+
+    async def _status(self, _: Fields) -> object:
+        drive = self._drive
+        await trio.lowlevel.checkpoint()
+        standing = drive.sync.standing()
+        open_count = sum(1 for file in drive.files.changed() if not drive.tree.edited_ns(file.node))
+        return {
+            "mount": self._point,
+            "url": self._account.url,
+            "user": self._account.user_name,
+            "device": self._account.device_name,
+            "pid": os.getpid(),
+            "online": standing.is_online,
+            "trouble": standing.trouble,
+            "pending": {
+                "count": standing.pending_nodes + open_count,
+                "bytes": drive.stagings.total_bytes,
+                "paths": self._pending_paths(ROOT),
+            },
+            "stuck": [
+                {"path": os.fsdecode(one.path), "sentence": one.sentence, "seconds": one.seconds}
+                for one in standing.stuck[:PATHS_SHOWN]
+            ],
+            "cache": {"bytes": drive.budget.used_bytes, "limit_bytes": drive.budget.limit_bytes},
+            "quota_bytes": drive.room.quota,
+            "used_bytes": drive.room.used,
+            "free_bytes": drive.room.free,
+            "unlisted_folders": standing.unlisted_folders,
+            "rev": standing.cursor,
+        }
+
+    def _pending_paths(self, top: NodeId) -> list[str]:
+        tree = self._drive.tree
+        prefix = tree.path_of(top)
+        found: list[str] = []
+        for node, _ in tree.dirty(limit=1_000):
+            path = tree.path_of(node)
+            if top == ROOT or path == prefix or path.startswith(prefix + b"/"):
+                found.append(os.fsdecode(path) or self._point)
+            if len(found) == PATHS_SHOWN:
+                break
+        return found
+
+    async def _stats(self, _: Fields) -> object:
+        await trio.lowlevel.checkpoint()
+        drive = self._drive
+        return {
+            **msgspec.structs.asdict(drive.counting.sums()),
+            "cache_bytes": drive.budget.used_bytes,
+            "cache_limit_bytes": drive.budget.limit_bytes,
+            "pending_bytes": drive.stagings.total_bytes,
+        }
+
+    async def _wait(self, fields: Fields) -> object:
+        """Whether the server has everything below a path before the timeout, and what it does not have."""
+        drive = self._drive
+        timeout = fields.get("timeout")
+        node: NodeId | None = None
+        with trio.move_on_after(float("inf") if timeout is None else float(timeout)):
+            await self.flush()
+            path = os.fsencode(str(fields.get("path", "")))
+            node = await self._node(path) if path else None
+            await drive.sync.sent(node)
+            return {"sent": True}
+        standing = drive.sync.standing()
+        paths = self._pending_paths(node or ROOT)
+        reason = "" if standing.is_online else f"The server is away: {standing.trouble}"
+        if standing.stuck:
+            reason = f"{os.fsdecode(standing.stuck[0].path)}: {standing.stuck[0].sentence}"
+        return {"sent": False, "count": standing.pending_nodes, "paths": paths, "reason": reason}
+
+    async def flush(self) -> None:
+        """Takes in what the kernel and open files hold back."""
+        with trio.move_on_after(_SYNC_SECONDS):
+            # Pages that programs have written, of files that are open still.
+            await trio.run_process(["sync", "--file-system", "--", self._point], check=False, capture_stderr=True)
+        self._drive.volume.flush_all()
+
+    async def _node(self, path: bytes) -> NodeId:
+        node = ROOT
+        for part in path.split(b"/"):
+            try:
+                node = await self._drive.volume.lookup(node, part)
+            except NoEntry:
+                raise Refused(f"There is no {os.fsdecode(path)} in {self._point}.") from None
+        return node
+
+    async def _versions(self, fields: Fields) -> object:
+        path = os.fsencode(str(fields["path"]))
+        found = await self._drive.history.of_path(path)
+        is_folder = any(old.version.state is not None and old.version.state.kind is Kind.FOLDER for old in found)
+        told = [_told(old, self._point, path) for old in found]
+        if is_folder or not path:
+            # A folder is what is in it: each moment at which anything below it changed is one to go back to.
+            own = {one["rev"] for one in told}
+            others = await self._drive.history.moments(path)
+            told += [_told_moment(one.rev, one.time_ns) for one in others if one.rev not in own]
+            told.sort(key=lambda one: int(one["rev"]), reverse=True)
+        return told
+
+    async def _restore(self, fields: Fields) -> object:
+        """Brings a path back; first the server must have what it is now, so that nothing is lost by it."""
+        path = os.fsencode(str(fields["path"]))
+        rev, time_ns = await self._moment(str(fields["at"]))
+        await self.flush()
+        with trio.move_on_after(_BEFORE_RESTORE_SECONDS) as scope:
+            await self._drive.sync.sent(None)
+        if scope.cancelled_caught:
+            raise Refused(
+                "What it is now is not on the server yet, and would be lost. `satchel wait` says why; then try again.",
+                Exit.PENDING,
+            )
+        restored = await self._drive.restore.path(path, rev)
+        return {"rev": restored.rev, "nodes": restored.nodes, "time_ns": time_ns}
+
+    async def _moment(self, at: str) -> tuple[Rev, int]:
+        """The rev that a person means by a number or a time, and its time (0: not known)."""
+        if at.isdecimal() and len(at) != len("20261121"):
+            return Rev(int(at)), 0
+        time_ns = moments.parse(at)
+        return await self._drive.versions.rev_at(time_ns), time_ns
+
+    async def _stop(self, fields: Fields) -> object:
+        """Unmounts, which ends the daemon; raises Refused when programs use the mount and `lazy` is not said."""
+        await self.flush()
+        try:
+            await trio.to_thread.run_sync(lambda: mounts.unmount(self._point, is_lazy=bool(fields.get("lazy"))))
+        except Busy:
+            raise Refused(
+                f"{self._point} is in use. Close what uses it, or take it away at once: satchel umount --lazy "
+                f"{self._point}"
+            ) from None
+        return {"unmounted": True}
+
+
+def _told(old: Old, point: str, path: bytes) -> Fields:
+    version = old.version
+    state = version.state
+    return {
+        "rev": version.rev,
+        "time_ns": version.time_ns,
+        "time": moments.name(version.time_ns),
+        "edited_ns": version.edited_ns,
+        "user": version.user_name,
+        "device": version.device_name,
+        "kind": state.kind.name.lower() if state is not None else None,
+        "name": os.fsdecode(old.name),
+        "size_bytes": state.content.size if state is not None and state.content is not None else 0,
+        "is_conflict": version.is_conflict,
+    }
+
+
+def _told_moment(rev: Rev, time_ns: int) -> Fields:
+    return {
+        "rev": rev,
+        "time_ns": time_ns,
+        "time": moments.name(time_ns),
+        "edited_ns": time_ns,
+        "user": "",
+        "device": "",
+        "kind": "folder",
+        "name": "",
+        "size_bytes": 0,
+        "is_conflict": False,
+    }
+
+
+def _problem(sentence: str, code: int) -> Fields:
+    return {"error": sentence, "code": int(code)}
+
+
+def _peer_uid(stream: trio.SocketStream) -> int:
+    packed = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(packed)[1])
+
+
+async def _line(stream: trio.SocketStream) -> bytes | None:
+    """One line; None when the asker goes before its end, or sends too much."""
+    line = b""
+    while not line.endswith(b"\n"):
+        part = await stream.receive_some(REQUEST_MAX)
+        line += part
+        if not part or len(line) > REQUEST_MAX:
+            return None
+    return line
+
+
+async def _watch_for_end(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+    """Nobody waits for an answer any more when the asker has gone."""
+    try:
+        while await stream.receive_some(1):
+            pass
+    except trio.BrokenResourceError:
+        pass
+    scope.cancel()
