@@ -47,7 +47,7 @@ from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.leaves import Leaves
-from remote.server.limits import check_count, check_rev
+from remote.server.limits import check_count, check_rev, check_space
 from remote.server.objects.store import Objects
 from remote.server.rights import Right, member_space
 
@@ -132,7 +132,8 @@ class Answers:
     async def poll(self, device: Device, request: PollRequest) -> PollAnswer:
         """The heads of spaces that are beyond their cursors, as soon as there is one."""
         check_count("cursors", len(request.cursors), CURSORS_MAX)
-        for rev in request.cursors.values():
+        for space, rev in request.cursors.items():
+            check_space("a cursor's space", space)
             check_rev("a cursor", rev)
         deadline = asyncio.get_running_loop().time() + min(max(request.wait_seconds, 1), POLL_SECONDS_MAX)
         # Entered before looking: a commit between the look and the wait sets the event.

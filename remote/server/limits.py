@@ -61,6 +61,11 @@ def check_node(where: str, node: int) -> None:
     _check_range(f"{where} (a node id)", node, 1, INT63)
 
 
+def check_space(where: str, space: int) -> None:
+    """Raises BadRequest for what cannot be a space id."""
+    _check_range(f"{where} (a space id)", space, 1, INT63)
+
+
 def check_rev(where: str, rev: int) -> None:
     """Raises BadRequest for what cannot be a rev."""
     _check_range(f"{where} (a rev)", rev, 0, INT63)

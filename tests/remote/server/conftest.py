@@ -190,6 +190,13 @@ def change(node: NodeId, state: NodeState | None, base: int = 0, **fields: Any) 
     return Change(node, Rev(base), 1_700_000_000_000_000_000, state, **fields)
 
 
+async def signed_in(http: httpx.AsyncClient, name: str, device: str = "desk") -> Asker:
+    """A new device of a user whose password is PASSWORD."""
+    response = await http.post("/v1/login", content=msgspec.msgpack.encode(LoginRequest(name, PASSWORD, device)))
+    assert response.status_code == 200, response.content
+    return Asker(http, msgspec.msgpack.decode(response.content, type=LoginAnswer))
+
+
 class Builders:
     """The functions above, for test modules (which cannot import from here)."""
 
@@ -199,10 +206,11 @@ class Builders:
     change = staticmethod(change)
     chunk_id = staticmethod(chunk_id)
     error_of = staticmethod(error_of)
+    signed_in = staticmethod(signed_in)
     password = PASSWORD
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def build() -> type[Builders]:
     return Builders
 
@@ -254,10 +262,7 @@ def sign_in(instance: Instance, http: httpx.AsyncClient, tmp_path: Path) -> Sign
         if name not in known:
             instances.add_account(tmp_path / "data", tmp_path / "key", name, PASSWORD)
             known.add(name)
-        body = msgspec.msgpack.encode(LoginRequest(name, PASSWORD, f"desk{len(known)}"))
-        response = await http.post("/v1/login", content=body)
-        assert response.status_code == 200, response.content
-        return Asker(http, msgspec.msgpack.decode(response.content, type=LoginAnswer))
+        return await signed_in(http, name, f"desk{len(known)}")
 
     return sign_in
 

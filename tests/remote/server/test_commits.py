@@ -411,7 +411,7 @@ BAD_STATES: dict[str, dict[str, Any]] = {
     "uid": {"uid": 1 << 32},
     "gid": {"gid": -1},
     "mtime": {"mtime_ns": 1 << 63},
-    "birth": {"birth_ns": -(1 << 63) - 1},
+    "birth": {"birth_ns": 1 << 63},
     "rdev of a file": {"rdev": 5},
     "target of a file": {"target": b"x"},
     "no content": {"content": None},
@@ -429,11 +429,7 @@ BAD_STATES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("what", BAD_STATES)
 async def test_states_that_cannot_be(ann: Any, build: Any, what: str) -> None:
-    bad = msgspec.structs.replace(build.file(b"a"), **BAD_STATES[what]) if "birth" != what else None
-    if bad is None:
-        bad = msgspec.structs.replace(build.file(b"a"), birth_ns=-(1 << 63))
-        assert (await ann.commit(build.change(await ann.new_id(), bad))).rev
-        return
+    bad = msgspec.structs.replace(build.file(b"a"), **BAD_STATES[what])
     assert "changes[0].state" in await refused(ann, BadRequest, build.change(await ann.new_id(), bad))
 
 
