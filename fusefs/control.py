@@ -46,6 +46,13 @@ class NoDaemon(Refused):
         super().__init__("Satchel is not mounted on this device. Mount it: satchel mount DIR", Exit.NOT_MOUNTED)
 
 
+class DaemonEnded(Refused):
+    """The daemon ended while it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__("The daemon ended before it answered; its log says why. Mount again: satchel mount DIR")
+
+
 @contextmanager
 def short_path(path: Path) -> Iterator[str]:
     """The path of a socket by a descriptor of its folder: the system takes at most 107 bytes, a home may be deeper."""
@@ -57,7 +64,7 @@ def short_path(path: Path) -> Iterator[str]:
 
 
 # What the verbs answer is JSON of many shapes: each asker knows its own.
-def ask(path: Path, verb: str, *, seconds: float | None = ASK_SECONDS, **fields: object) -> Any:
+def ask(address: Path, verb: str, /, *, seconds: float | None = ASK_SECONDS, **fields: object) -> Any:
     """What the daemon answers; raises NoDaemon, Refused. `seconds` None waits for as long as the daemon lives."""
     request = json.dumps({"verb": verb, **fields}).encode() + b"\n"
     if len(request) > REQUEST_MAX:
@@ -65,12 +72,12 @@ def ask(path: Path, verb: str, *, seconds: float | None = ASK_SECONDS, **fields:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(seconds)
         try:
-            with short_path(path) as short:
+            with short_path(address) as short:
                 connection.connect(short)
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             raise NoDaemon from None
         except OSError as error:
-            raise Refused(f"The daemon cannot be asked at {path}: {error.strerror or error}.") from error
+            raise Refused(f"The daemon cannot be asked at {address}: {error.strerror or error}.") from error
         try:
             connection.sendall(request)
             line = _line(connection)
@@ -82,7 +89,7 @@ def ask(path: Path, verb: str, *, seconds: float | None = ASK_SECONDS, **fields:
         except (BrokenPipeError, ConnectionResetError):
             line = b""
     if not line:
-        raise Refused("The daemon ended before it answered; its log says why. Mount again: satchel mount DIR")
+        raise DaemonEnded
     answer = json.loads(line)
     if "error" in answer:
         raise Refused(str(answer["error"]), int(answer.get("code", Exit.FAILURE)))

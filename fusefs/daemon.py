@@ -218,19 +218,31 @@ def _run_logged(point: str, options: str, ready_fd: int, *, is_foreground: bool)
         planned = plan(point, options)
         logs.begin(None if is_foreground else planned.places.log_file)
         with opened(planned) as (state, cache):
-            trio.run(run, planned, state, cache, lambda: _tell(ready_fd, {"ok": True}), strict_exception_groups=False)
-    except (Refused, CacheError, BadRequest) as error:
+            trio.run(run, planned, state, cache, lambda: _tell(ready_fd, {"ok": True}))
+    except BaseException as fault:  # noqa: BLE001 - the outermost loop: it tells, logs once and ends
+        return _failed(_only(fault), ready_fd, is_foreground=is_foreground)
+    return Exit.OK
+
+
+def _failed(error: BaseException, ready_fd: int, *, is_foreground: bool) -> int:
+    """Logs once why it ended, and tells who waits; the exit code."""
+    if isinstance(error, Refused | CacheError | BadRequest):
         code = error.code if isinstance(error, Refused) else Exit.FAILURE
         log.error("not mounted: %s", error)
         _tell(ready_fd, {"error": str(error), "code": code})
         if is_foreground:
             print(f"satchel: {error}", file=sys.stderr)  # noqa: T201 - nobody listens at a pipe
         return code
-    except BaseException as error:
-        log.critical("ended by a fault: %s", error, exc_info=error)
-        _tell(ready_fd, {"error": f"The daemon failed: {error!r}. Its log says more.", "code": Exit.FAILURE})
-        return Exit.FAILURE
-    return Exit.OK
+    log.critical("ended by a fault: %s", error, exc_info=error)
+    _tell(ready_fd, {"error": f"The daemon failed: {error!r}. Its log says more.", "code": Exit.FAILURE})
+    return Exit.FAILURE
+
+
+def _only(error: BaseException) -> BaseException:
+    """What is in groups of one, as nurseries wrap what ends them."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _tell(ready_fd: int, said: dict[str, object]) -> None:

@@ -35,6 +35,8 @@ CHECKPOINT_SECONDS: Final = 1.0
 ROOM_SECONDS: Final = 60.0
 _ROOM_AGAIN_SECONDS: Final = 5.0
 _ROOM: Final = "room"
+_PAST_SHARE: Final = 32
+"""One part in so many of the cache is for answers about the past."""
 
 
 class Room(msgspec.Struct, frozen=True, array_like=True):
@@ -78,8 +80,9 @@ class Drive:
         self.tree.make_root()
         self.stagings = Stagings(state, places.stagings, Table.STAGED, Table.STAGED_BYTES)
         self.chunks = Chunks(cache, places.cache)
+        past_bytes = choices.cache_size_bytes // _PAST_SHARE
         self.budget = Budget(
-            choices.cache_size_bytes,
+            choices.cache_size_bytes - past_bytes,
             self.chunks,
             lambda: self.stagings.total_bytes,
             lambda _: False,
@@ -105,7 +108,7 @@ class Drive:
             listing_seconds=seconds,
         )
         self.announcer = Announcer(os.fsencode(plan.point), self.volume)
-        self.past = Past(places.cache / "past")
+        self.past = Past(places.cache / "past", past_bytes)
         self.versions = Versions(service, self._space, self.reader, self.past, owner, seconds)
         self.restore = Restore(self.volume, self.versions)
         self.history = History(self.volume, self.versions, service, self._space)
@@ -164,3 +167,4 @@ class Drive:
         self.announcer.close()
         self.stagings.close()
         self.chunks.close()
+        self.past.close()

@@ -134,7 +134,7 @@ def users(folder: str, limit: int = 10) -> list[str]:
     """Programs that hold something below a folder, as "name (process id)"; only those that this user may see."""
     found = []
     for process in Path("/proc").iterdir():
-        if process.name.isdecimal() and _uses(process, folder):
+        if process.name.isdecimal() and int(process.name) != os.getpid() and _uses(process, folder):
             try:
                 name = (process / "comm").read_text().strip()
             except OSError:

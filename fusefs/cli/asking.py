@@ -14,7 +14,7 @@ def places() -> Places:
 
 
 # What the verbs answer is JSON of many shapes: each command knows its own.
-def ask(verb: str, *, seconds: float | None = ASK_SECONDS, **fields: object) -> Any:
+def ask(verb: str, /, *, seconds: float | None = ASK_SECONDS, **fields: object) -> Any:
     """What this device's daemon answers; raises Refused."""
     return control.ask(places().socket, verb, seconds=seconds, **fields)
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from fusefs import mounts
 from fusefs.cli.asking import ask, daemon, places
-from fusefs.control import Exit, NoDaemon, Refused
+from fusefs.control import DaemonEnded, Exit, NoDaemon, Refused
 from fusefs.mounts import Busy, Pulse
 from fusefs.settings import Places, load_account
 
@@ -192,7 +192,7 @@ def _stop(point: str, process: int, *, is_lazy: bool) -> None:
         return
     try:
         ask("stop", seconds=STOP_SECONDS, lazy=is_lazy)
-    except NoDaemon:
+    except (NoDaemon, DaemonEnded):
         pass
     except Refused as error:
         programs = ", ".join(mounts.users(point))
