@@ -6,7 +6,9 @@ SpaceId = NewType("SpaceId", int)
 """Random, 1 .. 2**63 - 1."""
 
 NodeId = NewType("NodeId", int)
-"""Unique on its instance and never reused: range number (31 bits) << 32 | counter; also the inode number."""
+"""Unique on its instance and never reused: range number (30 bits) << 32 | counter; also the inode number.
+
+All are below 2**62: a device may use the inode numbers above for what exists only in its mount."""
 
 Rev = NewType("Rev", int)
 """1, 2, 3 ... in each space, one for each commit; 0 stands for "before the first commit"."""

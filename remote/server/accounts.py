@@ -27,7 +27,7 @@ from remote.server.states import encode_state
 
 RANGES_MAX = 4_096
 """Ranges of one user: 16 million million nodes; who asks for more asks in a loop."""
-RANGE_NUMBER_MAX = (1 << 31) - 1
+RANGE_NUMBER_MAX = (1 << 30) - 1
 HASHING_MAX = 2
 """Passwords hashed at a time: each takes 64 MiB and a core."""
 HASHING_WAITING_MAX = 32
