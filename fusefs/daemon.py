@@ -39,6 +39,7 @@ _FILES: Final = 65_536
 _LOCK_SECONDS: Final = 5.0
 _READY_SECONDS: Final = 20.0
 _FLUSH_SECONDS: Final = 10.0
+_CLOSE_SECONDS: Final = 5.0
 _KERNEL_OPTIONS: Final = frozenset(
     {"allow_other", "allow_root", "ro", "noatime", "nosuid", "nodev", "noexec", "suid", "dev", "exec"}
 )
@@ -158,9 +159,11 @@ async def run(planned: Plan, state: Store, cache: Store, ready: Callable[[], Non
                 log.info("mounted at %s as process %d", planned.point, os.getpid())
                 ready()
         finally:
-            # No await from here to the end: this also runs when the nursery was cancelled.
             kernel.unmount()
             drive.close()
+            # Also when all this was cancelled; nothing is lost where it takes longer.
+            with trio.CancelScope(shield=True), trio.move_on_after(_CLOSE_SECONDS):
+                await drive.past.close()
             planned.places.socket.unlink(missing_ok=True)
             log.info("unmounted from %s", planned.point)
 

@@ -167,4 +167,3 @@ class Drive:
         self.announcer.close()
         self.stagings.close()
         self.chunks.close()
-        self.past.close()

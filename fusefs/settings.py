@@ -56,7 +56,7 @@ class Places:
         """Makes the folders that are missing; raises SettingsError when one cannot be."""
         for folder in (self.config, self.state, self.cache, self.run):
             try:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _make(folder)
             except OSError as error:
                 raise SettingsError(
                     f"The folder {folder} cannot be made ({error.strerror}). Make it, or set SATCHEL_HOME to a folder "
@@ -92,6 +92,13 @@ class Places:
     def socket(self) -> Path:
         """Where the daemon listens for commands."""
         return self.run / "control"
+
+
+def _make(folder: Path) -> None:
+    """Makes a folder and what is missing above it, all private."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _xdg(variable: str, usual: str) -> Path:

@@ -235,7 +235,7 @@ class Verbs:
     async def _restore(self, fields: Fields) -> object:
         """Brings a path back; first the server must have what it is now, so that nothing is lost by it."""
         path = os.fsencode(str(fields["path"]))
-        rev, time_ns = await self._moment(str(fields["at"]))
+        rev = await self._rev(str(fields["at"]))
         await self.flush()
         with trio.move_on_after(_BEFORE_RESTORE_SECONDS) as scope:
             await self._drive.sync.sent(None)
@@ -245,14 +245,13 @@ class Verbs:
                 Exit.PENDING,
             )
         restored = await self._drive.restore.path(path, rev)
-        return {"rev": restored.rev, "nodes": restored.nodes, "time_ns": time_ns}
+        return {"rev": restored.rev, "nodes": restored.nodes}
 
-    async def _moment(self, at: str) -> tuple[Rev, int]:
-        """The rev that a person means by a number or a time, and its time (0: not known)."""
+    async def _rev(self, at: str) -> Rev:
+        """The rev that a person means by a number or a time."""
         if at.isdecimal() and len(at) != len("20261121"):
-            return Rev(int(at)), 0
-        time_ns = moments.parse(at)
-        return await self._drive.versions.rev_at(time_ns), time_ns
+            return Rev(int(at))
+        return await self._drive.versions.rev_at(moments.parse(at))
 
     async def _stop(self, fields: Fields) -> object:
         """Unmounts, which ends the daemon; raises Refused when programs use the mount and `lazy` is not said."""

@@ -1,6 +1,7 @@
 """Past: what a file or folder was before, and making it so again."""
 
 import json
+import os
 from datetime import UTC, datetime
 
 from fusefs.cli.asking import ask, path_in_mount
@@ -21,11 +22,13 @@ def versions(path: str, *, as_json: bool) -> None:
         when = datetime.fromtimestamp(one["time_ns"] / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         what = "removed" if one["kind"] is None else one["kind"] if one["kind"] != "file" else size(one["size_bytes"])
         mark = "   (lost against another edit)" if one["is_conflict"] else ""
-        print(f"{one['rev']:>8}  {when}  {what:>10}  {one['user']} on {one['device']}  {one['path']}{mark}")
+        who = f"  {one['user']} on {one['device']}" if one["user"] else ""
+        name = f"  as {one['name']}" if one["name"] not in ("", os.path.basename(path.rstrip("/"))) else ""
+        print(f"{one['rev']:>8}  {when}  {what:>10}{who}{name}{mark}")
 
 
 def restore(path: str, at: str) -> None:
     """Makes the path what it was then; raises Refused."""
     found = ask("restore", seconds=ANSWER_SECONDS, path=path_in_mount(path), at=at)
-    when = datetime.fromtimestamp(found["time_ns"] / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    print(f"{path} is what it was at {when} (rev {found['rev']}); what it was until now is a version, too.")
+    what = f"{found['nodes']} files and folders below it are" if found["nodes"] > 1 else "It is"
+    print(f"{what} as of rev {found['rev']} again; what {path} was until now is kept as a version.")
