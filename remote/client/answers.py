@@ -19,7 +19,7 @@ _PROBLEM = msgspec.msgpack.Decoder(Problem)
 
 
 def message_of(
-    status: int, headers: Mapping[str, str], body: bytearray, decoder: msgspec.msgpack.Decoder[Message]
+    status: int, headers: Mapping[str, str], body: bytes, decoder: msgspec.msgpack.Decoder[Message]
 ) -> Message:
     """The message in an answer of the server; raises the RemoteError that it is otherwise."""
     if not is_protocol(headers):
@@ -32,7 +32,7 @@ def message_of(
         raise ServerFault(f"The server's answer cannot be read: {error}") from error
 
 
-def problem_of(status: int, headers: Mapping[str, str], body: bytearray) -> RemoteError:
+def problem_of(status: int, headers: Mapping[str, str], body: bytes) -> RemoteError:
     """The error that an answer which is no success stands for."""
     if not is_protocol(headers):
         return _foreign(status, headers)
@@ -46,7 +46,7 @@ def problem_of(status: int, headers: Mapping[str, str], body: bytearray) -> Remo
     return family(problem.message)
 
 
-def object_fault(status: int, headers: Mapping[str, str], body: bytearray) -> RemoteError:
+def object_fault(status: int, headers: Mapping[str, str], body: bytes) -> RemoteError:
     """The error that a refused GET or PUT of a signed URL stands for, whoever keeps the objects."""
     if is_protocol(headers):
         return problem_of(status, headers, body)

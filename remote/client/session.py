@@ -1,8 +1,8 @@
 """Session: messages there and back, under one token, with deadlines and retries; knows no particular request."""
 
 import functools
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -10,9 +10,19 @@ import msgspec
 import trio
 
 from remote.client.answers import message_of
+from remote.client.downloads import Download, Downloads
 from remote.client.patience import Patience, allow_for
 from remote.client.traffic import Traffic
-from remote.client.wire import Wire, check_secure, checked_base, is_loopback, resolved, system_trust
+from remote.client.wire import (
+    Answer,
+    Wire,
+    check_address,
+    checked_base,
+    is_loopback,
+    is_proxied,
+    resolved,
+    system_trust,
+)
 from remote.protocol.errors import ServerFault, Unreachable
 from remote.protocol.messages import CONTENT_TYPE, PROTOCOL_VERSION
 
@@ -21,6 +31,7 @@ Message = TypeVar("Message")
 ANSWER_MAX = 64 << 20
 """Bytes of any answer at the most."""
 PAGE_MAX = 65_536
+"""Bytes of an answer that is only looked at for what went wrong."""
 CONNECTIONS = 8
 """For messages; as many again for objects, and one for the long poll."""
 
@@ -39,10 +50,11 @@ class Session:
         base: str,
         token: str,
         patience: Patience,
+        *,
         messages: Wire,
         waiting: Wire,
         objects: Wire,
-        *,
+        downloads: Downloads,
         allow_insecure: bool,
     ) -> None:
         self.patience = patience
@@ -50,6 +62,7 @@ class Session:
         self._base = base
         self._messages = messages
         self._waiting = waiting
+        self._downloads = downloads
         self._allow_insecure = allow_insecure
         # One decoder for each kind of message: making one costs more than using it.
         self._decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {}
@@ -81,15 +94,14 @@ class Session:
 
     async def check_health(self, path: str) -> None:
         """Returns when a server of our protocol version answers there; its health page is JSON, for other tools too."""
-        content = bytearray()
 
-        async def once(scope: trio.CancelScope) -> None:
+        async def once(_scope: trio.CancelScope) -> bytes:
             async with self._messages.exchange("GET", self._base + path, {}) as answer:
-                await answer.read_into(content, PAGE_MAX)
                 if answer.status != 200:
                     raise Unreachable(f"There is no healthy Satchel server at {self._base} ({answer.status}).")
+                return await answer.read(PAGE_MAX)
 
-        await self.patience.over(once)
+        content = await self.patience.over(once)
         try:
             health = msgspec.json.decode(content, type=_Health)
         except msgspec.DecodeError:
@@ -97,20 +109,25 @@ class Session:
         if health.protocol != PROTOCOL_VERSION:
             raise ServerFault(f"The server speaks version {health.protocol} of the protocol, not {PROTOCOL_VERSION}.")
 
+    def get_object(self, url: str, headers: Mapping[str, str]) -> AbstractAsyncContextManager[Answer | Download]:
+        """The answer to a GET of a signed URL; only httpx knows how to go through a proxy."""
+        if is_proxied(url):
+            return self.objects.exchange("GET", url, headers)
+        return self._downloads.exchange(url, headers)
+
     def object_url(self, url: str) -> str:
-        """The absolute form of a signed URL that the server gave; raises BadRequest for an insecure one."""
+        """The absolute form of a signed URL that the server gave; raises BadRequest for an unusable or insecure one."""
         absolute = resolved(self._base, url)
-        check_secure(absolute, allow_insecure=self._allow_insecure)
+        check_address(absolute, allow_insecure=self._allow_insecure)
         return absolute
 
     async def _once(
         self, scope: trio.CancelScope, wire: Wire, kind: type[Message], method: str, path: str, body: bytes | None
     ) -> Message:
-        content = bytearray()
         allow_for(scope, len(body or b""))
         async with wire.exchange(method, self._base + path, self._headers, body) as answer:
             allow_for(scope, min(ANSWER_MAX, answer.length or 0))
-            await answer.read_into(content, ANSWER_MAX)
+            content = await answer.read(ANSWER_MAX)
         return message_of(answer.status, answer.headers, content, self._decoder(kind))
 
     def _decoder(self, kind: type[Message]) -> msgspec.msgpack.Decoder[Message]:
@@ -133,4 +150,16 @@ async def open_session(
         messages = await stack.enter_async_context(wire(connections=CONNECTIONS, stall_seconds=deadline))
         objects = await stack.enter_async_context(wire(connections=2 * CONNECTIONS, stall_seconds=deadline))
         waiting = await stack.enter_async_context(wire(connections=1, stall_seconds=None))
-        yield Session(base, token, patience, messages, waiting, objects, allow_insecure=allow_insecure)
+        downloads = await stack.enter_async_context(
+            Downloads(traffic, threads=CONNECTIONS, stall_seconds=deadline, trust=trust)
+        )
+        yield Session(
+            base,
+            token,
+            patience,
+            messages=messages,
+            waiting=waiting,
+            objects=objects,
+            downloads=downloads,
+            allow_insecure=allow_insecure,
+        )

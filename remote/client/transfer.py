@@ -13,7 +13,8 @@ import trio
 
 from remote.client.answers import object_fault
 from remote.client.patience import allow_for, together
-from remote.client.session import Session
+from remote.client.session import PAGE_MAX, Session
+from remote.client.wire import CutShort
 from remote.protocol.errors import NotAllowed, NotFound, ServerFault
 from remote.protocol.ids import ChunkId, SpaceId
 from remote.protocol.messages import (
@@ -127,9 +128,8 @@ class Transfer:
 
         async def attempt(scope: trio.CancelScope) -> None:
             allow_for(scope, len(data))
-            body = bytearray()
             async with self._session.objects.exchange("PUT", absolute, headers, data) as answer:
-                await answer.read_into(body, FRAME)
+                body = await answer.read(PAGE_MAX)
             # 409 and 412: it is there already, and its name is the checksum of its bytes.
             if not (200 <= answer.status < 300 or answer.status in {409, 412}):
                 raise object_fault(answer.status, answer.headers, body)
@@ -149,27 +149,27 @@ class Transfer:
 
     async def _get_from(self, url: str) -> bytes:
         absolute = self._session.object_url(url)
-        content = bytearray()
+        have = b""
 
-        async def attempt(scope: trio.CancelScope) -> None:
-            have = len(content)
-            headers = {"range": f"bytes={have}-"} if have else {}
-            async with self._session.objects.exchange("GET", absolute, headers) as answer:
-                if not 200 <= answer.status < 300:
-                    content.clear()
-                    fault = bytearray()
-                    await answer.read_into(fault, FRAME)
-                    raise object_fault(answer.status, answer.headers, fault)
-                is_continued = answer.status == 206 and answer.headers.get("content-range", "").startswith(
-                    f"bytes {have}-"
+        async def attempt(scope: trio.CancelScope) -> bytes:
+            nonlocal have
+            headers = {"range": f"bytes={len(have)}-"} if have else {}
+            async with self._session.get_object(absolute, headers) as answer:
+                is_rest = answer.status == 206 and answer.headers.get("content-range", "").startswith(
+                    f"bytes {len(have)}-"
                 )
-                if not is_continued:
-                    content.clear()
+                have = have if is_rest else b""
+                if not 200 <= answer.status < 300:
+                    raise object_fault(answer.status, answer.headers, await answer.read(PAGE_MAX))
                 allow_for(scope, min(CHUNK_MAX, answer.length or 0))
-                await answer.read_into(content, CHUNK_MAX)
+                try:
+                    rest = await answer.read(CHUNK_MAX - len(have))
+                except CutShort as cut:
+                    have += cut.partial
+                    raise
+            return have + rest
 
-        await self._session.patience.over(attempt)
-        return bytes(content)
+        return await self._session.patience.over(attempt)
 
     async def _get_batch(
         self, space: SpaceId, parts: Sequence[ChunkPart], numbers: Sequence[int], found: dict[int, bytes]

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
@@ -18,6 +19,14 @@ from remote.protocol.errors import BadRequest, ServerFault, Unreachable
 PIECE = 65_536
 """Bytes of a body that are handed on and counted at once."""
 _IDLE_SECONDS = 30.0
+
+
+class CutShort(Unreachable):
+    """The connection was cut in the middle of an answer; `partial` is what came of it."""
+
+    def __init__(self, partial: bytes, reason: Exception) -> None:
+        super().__init__(f"The connection was cut in the middle of an answer ({_reason(reason)}).")
+        self.partial = partial
 
 
 class Answer:
@@ -35,28 +44,27 @@ class Answer:
         text = self.headers.get("content-length", "")
         return int(text) if text.isascii() and text.isdigit() else None
 
-    async def read_into(self, content: bytearray, most: int) -> None:
-        """Appends the body to `content` as it comes, so that what came before a cut is not lost.
-
-        Raises Unreachable when it is cut, ServerFault when `content` would come to hold more than `most` bytes.
-        """
-        if len(content) + (self.length or 0) > most:
+    async def read(self, most: int) -> bytes:
+        """The body; raises CutShort with what came of it, ServerFault when it is longer than `most` bytes."""
+        if (self.length or 0) > most:
             raise ServerFault(f"The answer has {self.length} bytes, where at most {most} were expected.")
-        is_over = False
+        pieces: list[bytes] = []
+        room = most
         try:
             async for piece in self._response.aiter_raw():
                 self._traffic.received_bytes += len(piece)
-                is_over = is_over or len(content) + len(piece) > most
-                if is_over:
+                room -= len(piece)
+                if room >= 0:
+                    pieces.append(piece)
+                else:
                     # Leaving the loop would leave httpx's generators unfinished; closed, they end by themselves.
                     await self._response.aclose()
-                else:
-                    content += piece
         except (httpx.TransportError, httpx.StreamError) as error:
-            if not is_over:
-                raise Unreachable(f"The connection was cut in the middle of an answer ({_reason(error)}).") from error
-        if is_over:
+            if room >= 0:
+                raise CutShort(b"".join(pieces), error) from error
+        if room < 0:
             raise ServerFault(f"The answer has more than the {most} bytes that were expected.")
+        return b"".join(pieces)
 
 
 class Wire:
@@ -135,22 +143,23 @@ def system_trust() -> ssl.SSLContext:
 
 def checked_base(url: str, *, allow_insecure: bool) -> str:
     """The server's address with a slash behind; raises BadRequest for one that cannot be used, or not safely."""
+    check_address(url, allow_insecure=allow_insecure)
     parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if parts.scheme not in {"http", "https"} or not parts.hostname or port == -1:
-        raise BadRequest(f"{url!r} is no address of a server: it has to look like https://drive.example.org.")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise BadRequest("The address of the server must not hold a name, password, query or fragment.")
-    check_secure(url, allow_insecure=allow_insecure)
     return url.rstrip("/") + "/"
 
 
-def check_secure(url: str, *, allow_insecure: bool) -> None:
-    """Raises BadRequest for plain HTTP to another machine, unless that is allowed."""
-    if urlsplit(url).scheme != "https" and not allow_insecure and not is_loopback(url):
+def check_address(url: str, *, allow_insecure: bool) -> None:
+    """Raises BadRequest for what is no http or https address, and for plain http elsewhere unless that is allowed."""
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise BadRequest(f"{url!r} is no address of a server: it has to look like https://drive.example.org.")
+    if urlsplit(url).scheme == "http" and not allow_insecure and not is_loopback(url):
         raise BadRequest(
             f"{_host(url)} would be reached by plain http: anybody on the way could read files and use this sign-in. "
             "Use https, or allow insecure connections if you know the network."
@@ -166,6 +175,14 @@ def is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
+def is_proxied(url: str) -> bool:
+    """Whether the environment names a proxy for this address."""
+    parts = urlsplit(url)
+    proxies = getproxies()
+    is_named = parts.scheme in proxies or "all" in proxies
+    return is_named and not is_loopback(url) and not proxy_bypass(parts.netloc)
+
+
 def resolved(base: str, url: str) -> str:
     """A URL as the server gave it: absolute, or relative to the server's address (`/v1/…` counts from there, too)."""
     return url if urlsplit(url).scheme else urljoin(base, url.lstrip("/"))
@@ -175,5 +192,9 @@ def _host(url: str) -> str:
     return urlsplit(url).netloc
 
 
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _reason(error: BaseException) -> str:
+    """The first words in a chain of causes: the outer errors often have none."""
+    cause: BaseException | None = error
+    while cause is not None and not str(cause):
+        cause = cause.__cause__ or cause.__context__
+    return str(cause) if cause is not None else type(error).__name__

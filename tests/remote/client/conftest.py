@@ -5,7 +5,7 @@ import select
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,27 +123,38 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from remote.server.main import main; main()", *arguments]
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One real server process for all tests: each takes a space of its own by signing another user in."""
-    home = tmp_path_factory.mktemp("server")
+@contextmanager
+def _run_server(home: Path, *arguments: str) -> Iterator[Server]:
+    """A new instance with two accounts, served by a process of its own until the block ends."""
     places = ["--data", str(home / "data"), "--master-key", str(home / "master.key")]
     subprocess.run(command("init", *places), check=True, capture_output=True)
     for name in ("anna", "ben"):
         add = command("user", "add", name, "--password-stdin", *places)
         subprocess.run(add, check=True, capture_output=True, input=name.encode())
-    with subprocess.Popen(
-        command("run", *places, "--listen", "127.0.0.1:0"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    run = command("run", *places, "--listen", "127.0.0.1:0", *arguments)
+    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
         try:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            ready, _, _ = select.select([process.stdout], [], [], 60)
-            line = process.stdout.readline().decode() if ready else ""
-            found = re.search(r"http://\S+", line)
+            is_ready, _, _ = select.select([process.stdout], [], [], 60)
+            line = process.stdout.readline().decode() if is_ready else ""
+            found = re.search(r"https?://\S+", line)
             assert found, f"the server did not start: {line}"
             yield Server(found[0], home / "data")
         finally:
             process.terminate()
-            said = process.stderr.read().decode() if process.stderr else ""
+            said = process.stderr.read().decode()
         assert not said, said
+
+
+@pytest.fixture
+def run_server() -> Callable[..., AbstractContextManager[Server]]:
+    """Runs a server: `with run_server(folder, *arguments) as server`."""
+    return _run_server
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One real server process for all tests that do not need one of their own."""
+    with _run_server(tmp_path_factory.mktemp("server")) as server:
+        yield server

@@ -299,6 +299,8 @@ async def test_loopback_and_https_are_fine(url: str) -> None:
         "https://anna:secret@drive",
         "https://x/?a=b",
         "https://x:99999",
+        "https://x:0",
+        "http://[::1",
         "file:///etc/passwd",
     ],
 )

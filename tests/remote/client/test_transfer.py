@@ -156,6 +156,9 @@ async def test_a_signed_url_in_the_clear_to_another_machine_is_not_used(open_pee
         store.url = lambda chunk: f"http://store.example.org/{chunk.hex()}"  # type: ignore[method-assign]
         with pytest.raises(BadRequest, match="plain http"):
             await service.send_chunks(SPACE, chunks)
+        store.url = lambda chunk: f"file:///{chunk.hex()}"  # type: ignore[method-assign]
+        with pytest.raises(BadRequest, match="no address"):
+            await service.send_chunks(SPACE, chunks)
 
 
 @pytest.mark.parametrize("status", [409, 412])
@@ -412,5 +415,9 @@ async def test_a_cancelled_download_leaves_the_service_usable(open_peer: OpenPee
             nursery.start_soon(service.get_parts, SPACE, parts)
             await arrived.wait()
             nursery.cancel_scope.cancel()
+        with trio.fail_after(5):
+            threads = service._session._downloads._threads
+            while threads.borrowed_tokens:
+                await trio.testing.wait_all_tasks_blocked(0.001)
         store.on_get = None
         assert await service.get_parts(SPACE, parts) == list(chunks.values())
