@@ -358,6 +358,16 @@ class Chunks:
         found = self.store.scan(_QUEUE, _number(after + 1), limit=limit)
         return [(int.from_bytes(key, "big"), ChunkId(value)) for key, value in found]
 
+    @property
+    def count(self) -> int:
+        """How many chunks are held, whole or in part."""
+        return self.store.count(_QUEUE)
+
+    @property
+    def newest(self) -> int:
+        """The position of the chunk that came in last."""
+        return self._next_position - 1
+
     def take_visited(self, position: int) -> bool:
         """Whether the chunk was read since this was last asked."""
         at = position - self._first_position
@@ -604,6 +614,11 @@ class Chunks:
         if self._unsaved_small >= SMALL_BYTES_PER_CHECKPOINT or self._unsaved_blob >= BLOB_BYTES_PER_CHECKPOINT:
             self._unsaved_small = self._unsaved_blob = 0
             self.store.checkpoint()
+
+
+def room_for(length: int) -> int:
+    """Bytes that content of so many bytes takes on disk at the most."""
+    return -(-length // _PAGE) * _PAGE + 2 * _PAGE
 
 
 def whole(entry: Entry) -> int:

@@ -45,8 +45,12 @@ class Budget:
         self._floor_bytes = floor_bytes
         self._reserved = 0
         self._hand = 0
+        self._dropped = 0
         self._one_at_a_time = trio.Lock()
+        # When nothing could be dropped: the newest chunk then, and until when that is taken for granted.
+        self._stuck: tuple[int, float] | None = None
         self._changed = trio.Event()
+        self._released = trio.Event()
 
     @property
     def used_bytes(self) -> int:
@@ -65,6 +69,8 @@ class Budget:
             yield
         finally:
             self._reserved -= n
+            released, self._released = self._released, trio.Event()
+            released.set()
 
     async def make_room(self, n: int) -> None:
         """Drops clean chunks until `n` more bytes fit; raises DiskFull when what is left may not be dropped."""
@@ -73,20 +79,34 @@ class Budget:
         if n > self.limit_bytes:
             raise DiskFull(f"{n} bytes are more than the whole cache may take ({self.limit_bytes}).")
         async with self._one_at_a_time:
+            if (
+                self._stuck is not None
+                and self._stuck[0] == self._chunks.newest
+                and trio.current_time() < self._stuck[1]
+            ):
+                raise DiskFull(self._why(n))
+            begun = trio.current_time()
             rounds = 0
             while (lacking := self._lacking(n)) > 0:
                 victims, is_end = self._choose(lacking)
                 if victims:
                     rounds = 0 if await self._chunks.drop(victims) else rounds
+                    self._dropped += len(victims)
+                    if self._dropped > self._chunks.count:
+                        # While new ones come in as fast, the hand would never reach the end, and what was read once
+                        # long ago would stay for ever.
+                        self._start_over()
                 # A first round may do no more than take the marks of what was read; a third finds nothing new.
                 rounds += is_end
-                if rounds > 2:
-                    raise DiskFull(
-                        f"The cache is full ({self.used_bytes} of {self.limit_bytes} bytes) and everything in it is "
-                        "pinned, in use or not yet uploaded. Wait for the uploads, unpin folders, or raise its size."
-                        if self._over(n) > 0
-                        else "The disk is nearly full: Satchel keeps the last of it free for others. Make room on it."
-                    )
+                if rounds > 2 and self._reserved:
+                    # What is being written becomes a chunk, that can be dropped, or nothing.
+                    await self._released.wait()
+                    rounds = 0
+                elif rounds > 2:
+                    # To look through a large cache again and again for nothing would take all of this processor.
+                    now = trio.current_time()
+                    self._stuck = self._chunks.newest, now + 10 * (now - begun)
+                    raise DiskFull(self._why(n))
                 await trio.lowlevel.checkpoint()
 
     async def wait_for_room(self, n: int, seconds: float) -> None:
@@ -107,8 +127,17 @@ class Budget:
 
     def notice(self) -> None:
         """Tells waiting writers that there may be room now: an upload was accepted, or something was unpinned."""
+        self._stuck = None
         changed, self._changed = self._changed, trio.Event()
         changed.set()
+
+    def _why(self, n: int) -> str:
+        if self._over(n) <= 0:
+            return "The disk is nearly full: Satchel keeps the last of it free for others. Make room on it."
+        return (
+            f"The cache is full ({self.used_bytes} of {self.limit_bytes} bytes) and all of it is pinned, in use or "
+            "not yet uploaded. Wait for the uploads, unpin folders, or raise its size."
+        )
 
     def _over(self, n: int) -> int:
         return self.used_bytes + n - self.limit_bytes
@@ -139,8 +168,12 @@ class Budget:
                 return victims, False
         is_end = len(rows) < STEP
         if is_end:
-            self._hand = 0
+            self._start_over()
         return victims, is_end
+
+    def _start_over(self) -> None:
+        self._hand = 0
+        self._dropped = 0
 
 
 def _disk(directory: Path) -> tuple[int, int] | None:

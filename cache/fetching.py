@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from cache.chunks import SMALL_MAX, Chunks, Slot, whole
+from cache.chunks import SMALL_MAX, Chunks, Slot, room_for, whole
 from cache.errors import CacheError, ContentDamaged, ContentUnavailable, DiskFull
 from cache.eviction import Budget
 from remote.protocol.errors import ChunkDamaged, NotFound, RemoteError
@@ -295,17 +295,18 @@ class Fetches:
 
     async def _keep(self, fetches: Sequence[Fetch]) -> None:
         """Puts content into the cache; readers have it already."""
+        left = list(fetches)
         try:
-            need = sum(len(fetch.plain or b"") for fetch in fetches)
-            await self._budget.make_room(need)
-            # No await before: what was made room for is ours.
-            with self._budget.reserved(need):
-                for fetch in fetches:
-                    await self._keep_one(fetch)
+            while left:
+                need = room_for(len(left[0].plain or b""))
+                await self._budget.make_room(need)
+                # No await before: what was made room for is ours.
+                with self._budget.reserved(need):
+                    await self._keep_one(left[0])
+                self._land(left.pop(0))
         except DiskFull as full:
             log.info("Fetched content is not kept: %s", full)
-            for fetch in fetches:
-                self._unstored[fetch] = None
+            self._unstored.update(dict.fromkeys(left))
             while len(self._unstored) > UNSTORED_MAX:
                 self._land(self._unstored.popitem(last=False)[0])
 

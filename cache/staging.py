@@ -103,6 +103,7 @@ class Staging:
         self._allocated = 0
         self._synced_generation = 0
         self._directory_synced = False
+        self._extents_max = EXTENTS_MAX
 
     def __del__(self) -> None:
         if self._fd >= 0:
@@ -217,14 +218,23 @@ class Staging:
     @property
     def is_crowded(self) -> bool:
         """Whether there are so many dirty stretches that `thin` should be run."""
-        return len(self._dirty) > EXTENTS_MAX
+        return len(self._dirty) > self._extents_max
 
-    async def thin(self, read_base: Callable[[int, int], Awaitable[bytes]]) -> None:
-        """Halves the number of dirty stretches by filling gaps from the base, `read_base(offset, length)`."""
-        for start, stop in self._dirty.narrowest_gaps(len(self._dirty) - EXTENTS_MAX // 2) if self.is_crowded else ():
-            # Meanwhile the program goes on writing: fill leaves alone what it wrote.
-            for at in range(start, stop, 1 << 20):
-                self.fill(at, await read_base(at, min(1 << 20, stop - at)), is_dirty=True)
+    async def thin(self, read_base: Callable[[int, int], Awaitable[Bytes]]) -> None:
+        """Halves the number of dirty stretches by filling gaps from the base, `read_base(offset, length)`.
+
+        When the base cannot be had, that is put off until there are twice as many; at EXTENTS_LIMIT writes are refused.
+        """
+        gaps = self._dirty.narrowest_gaps(len(self._dirty) - EXTENTS_MAX // 2) if self.is_crowded else []
+        self._extents_max = 2 * len(self._dirty)
+        try:
+            for start, stop in gaps:
+                # Meanwhile the program goes on writing: fill leaves alone what it wrote.
+                for at in range(start, stop, 1 << 20):
+                    self.fill(at, await read_base(at, min(1 << 20, stop - at)), is_dirty=True)
+        except (ContentUnavailable, ContentDamaged):
+            return
+        self._extents_max = EXTENTS_MAX
 
     # Uploading
 
