@@ -9,6 +9,7 @@ from remote.client.traffic import Traffic
 from remote.client.transfer import Transfer
 from remote.protocol.ids import NOW, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import (
+    COMMIT_BODY_MAX,
     FOLDERS_MAX,
     POLL_SECONDS_MAX,
     AsOfRequest,
@@ -73,7 +74,8 @@ class HttpService:
 
     async def commit(self, space: SpaceId, commit: Commit) -> CommitAnswer:
         """Takes the commit or refuses it whole; raises ChunkMissing, QuotaExceeded. The op id makes retries safe."""
-        return await self._session.ask(CommitAnswer, "POST", f"v1/spaces/{space}/commits", commit)
+        path = f"v1/spaces/{space}/commits"
+        return await self._session.ask(CommitAnswer, "POST", path, commit, body_max=COMMIT_BODY_MAX)
 
     async def send_chunks(self, space: SpaceId, chunks: Mapping[ChunkId, bytes]) -> int:
         """Stores these sealed chunks, sending only what the server asks for; returns the bytes that were sent."""

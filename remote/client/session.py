@@ -23,17 +23,19 @@ from remote.client.wire import (
     resolved,
     system_trust,
 )
-from remote.protocol.errors import ServerFault, Unreachable
+from remote.protocol.errors import ServerFault, TooLarge, Unreachable
 from remote.protocol.messages import CONTENT_TYPE, PROTOCOL_VERSION
 
 Message = TypeVar("Message")
 
+REQUEST_MAX = 16 << 20
 ANSWER_MAX = 64 << 20
 """Bytes of any answer at the most."""
 PAGE_MAX = 65_536
 """Bytes of an answer that is only looked at for what went wrong."""
-CONNECTIONS = 8
-"""For messages; as many again for objects, and one for the long poll."""
+CONNECTIONS = 12
+"""For messages; 8 more for objects to send, 8 for objects to read, and one for the long poll."""
+OBJECT_CONNECTIONS = 8
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -73,9 +75,22 @@ class Session:
             **({"authorization": f"Bearer {token}"} if token else {}),
         }
 
-    async def ask(self, kind: type[Message], method: str, path: str, request: msgspec.Struct | None = None) -> Message:
-        """The server's answer to a request, decoded as `kind`; tried again as `patience` says."""
+    async def ask(
+        self,
+        kind: type[Message],
+        method: str,
+        path: str,
+        request: msgspec.Struct | None = None,
+        *,
+        body_max: int = REQUEST_MAX,
+    ) -> Message:
+        """The server's answer to a request, decoded as `kind`; tried again as `patience` says.
+
+        Raises TooLarge before sending more than `body_max` bytes: a server need not read so much to refuse it.
+        """
         body = None if request is None else _encoder.encode(request)
+        if body is not None and len(body) > body_max:
+            raise TooLarge(f"The request has {len(body)} bytes; at most {body_max} are allowed.")
         return await self.patience.over(lambda scope: self._once(scope, self._messages, kind, method, path, body))
 
     async def ask_once(
@@ -148,10 +163,10 @@ async def open_session(
     wire = functools.partial(Wire, traffic, trust=trust, connect_seconds=deadline, may_use_proxy=not is_loopback(base))
     async with AsyncExitStack() as stack:
         messages = await stack.enter_async_context(wire(connections=CONNECTIONS, stall_seconds=deadline))
-        objects = await stack.enter_async_context(wire(connections=2 * CONNECTIONS, stall_seconds=deadline))
+        objects = await stack.enter_async_context(wire(connections=OBJECT_CONNECTIONS, stall_seconds=deadline))
         waiting = await stack.enter_async_context(wire(connections=1, stall_seconds=None))
         downloads = await stack.enter_async_context(
-            Downloads(traffic, threads=CONNECTIONS, stall_seconds=deadline, trust=trust)
+            Downloads(traffic, threads=OBJECT_CONNECTIONS, stall_seconds=deadline, trust=trust)
         )
         yield Session(
             base,

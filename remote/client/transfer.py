@@ -39,8 +39,11 @@ Item = TypeVar("Item")
 
 OBJECTS_READ_AT_ONCE = 6
 OBJECTS_SENT_AT_ONCE = 4
-BATCHES_READ_AT_ONCE = 4
+BATCHES_READ_AT_ONCE = 3
 BATCHES_SENT_AT_ONCE = 2
+FEW_READ_AT_ONCE = 4
+FEW_PARTS_MAX = 4
+"""Requests for so few parts, as programs make that wait for them, do not queue behind those for many."""
 URLS_KEPT = 20_000
 _PUT_CHUNKS_MAX = 1_000
 _EXPIRY_MARGIN_SECONDS = 30.0
@@ -61,6 +64,7 @@ class Transfer:
         self._object_readers = trio.CapacityLimiter(OBJECTS_READ_AT_ONCE)
         self._object_senders = trio.CapacityLimiter(OBJECTS_SENT_AT_ONCE)
         self._batch_readers = trio.CapacityLimiter(BATCHES_READ_AT_ONCE)
+        self._few_readers = trio.CapacityLimiter(FEW_READ_AT_ONCE)
         self._batch_senders = trio.CapacityLimiter(BATCHES_SENT_AT_ONCE)
         self._urls: dict[tuple[SpaceId, ChunkId], _SignedUrl] = {}
 
@@ -176,7 +180,7 @@ class Transfer:
     ) -> None:
         left = list(numbers)
         while left:
-            async with self._batch_readers:
+            async with self._few_readers if len(left) <= FEW_PARTS_MAX else self._batch_readers:
                 request = GetRequest(tuple(parts[number] for number in left))
                 answer = await self._session.ask(GetAnswer, "POST", f"v1/spaces/{space}/chunks/get", request)
             if not 0 < len(answer.parts) <= len(left):
@@ -233,11 +237,11 @@ def _put_batches(small: Sequence[ChunkId], chunks: Mapping[ChunkId, bytes]) -> I
 
 
 def _get_batches(numbers: Sequence[int], parts: Sequence[ChunkPart]) -> Iterator[list[int]]:
-    """Requests whose answers probably fit; the size of a whole chunk is not known here, it is taken for small."""
+    """Requests whose answers fit if the last frame of each part (all of it, as a rule) is a small one."""
     batch: list[int] = []
     size = 0
     for number in numbers:
-        length = parts[number].frames * FRAME
+        length = FRAME // 8 + max(0, parts[number].frames - 1) * FRAME
         if batch and (size + length > GET_ANSWER_MAX or len(batch) == CHUNKS_MAX):
             yield batch
             batch, size = [], 0

@@ -22,10 +22,12 @@ from remote.protocol.errors import (
     NotSignedIn,
     RemoteError,
     ServerFault,
+    TooLarge,
     Unreachable,
 )
 from remote.protocol.ids import NodeId, Rev, SpaceId
-from remote.protocol.messages import CONTENT_TYPE, Commit, NodeRange, PollAnswer, Problem, Spaces
+from remote.protocol.messages import CONTENT_TYPE, Change, Commit, NodeRange, PollAnswer, Problem, Spaces
+from remote.protocol.nodes import Kind, NodeState
 
 pytestmark = pytest.mark.anyio
 
@@ -152,6 +154,14 @@ async def test_problems_are_raised_as_what_they_are_and_not_tried_again(
         with pytest.raises(family, match="It is so"):
             await service.commit(SPACE, Commit(bytes(16), ()))
         assert len(peer.requests) == 1
+
+
+async def test_a_commit_that_is_too_large_is_not_even_sent(open_peer: OpenPeer) -> None:
+    state = NodeState(Kind.SYMLINK, (), 0, 0, 0, 0, 0, 0, 0, target=bytes(10 << 20))
+    async with open_peer() as peer, connect(peer.url, "token", patience=QUICK) as service:
+        with pytest.raises(TooLarge, match="at most 16777216"):
+            await service.commit(SPACE, Commit(bytes(16), (Change(NodeId(5), Rev(0), 1, state),) * 2))
+        assert not peer.requests
 
 
 async def test_a_problem_of_an_unknown_code_is_a_fault_of_the_server(open_peer: OpenPeer) -> None:

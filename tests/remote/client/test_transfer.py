@@ -374,6 +374,29 @@ async def test_a_reader_does_not_wait_behind_uploads(open_peer: OpenPeer) -> Non
         assert store.held == {**wanted, **large, **small}
 
 
+async def test_a_reader_of_one_chunk_does_not_wait_behind_readers_of_many(open_peer: OpenPeer) -> None:
+    many, one = made(*[10_000] * 3_000), ChunkPart(chunk_id(b"me"), 0, 1)
+    async with open_peer() as peer, connect(peer.url, "secret", patience=QUICK) as service:
+        may_go_on = trio.Event()
+        store = Store(peer)
+        store.held.update({**many, one.id: b"me"})
+        answer = store.answer
+        store.get_most = 2_000
+
+        async def hold(request: Any) -> bytes | None:
+            if len(request.body) > 1_000:
+                await may_go_on.wait()
+            return await answer(request)
+
+        peer.script = hold
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.get_parts, SPACE, [ChunkPart(chunk, 0, 1) for chunk in many])
+            while len(store.targets("/get")) < transfer.BATCHES_READ_AT_ONCE:
+                await trio.testing.wait_all_tasks_blocked(0.001)
+            assert await service.get_parts(SPACE, [one]) == [b"me"]
+            may_go_on.set()
+
+
 async def test_at_most_so_many_objects_travel_at_once(open_peer: OpenPeer) -> None:
     chunks = made(*[300_000 + number for number in range(30)])
     async with open_peer() as peer, connect(peer.url, "secret", patience=QUICK) as service:
