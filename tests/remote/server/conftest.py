@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from pathlib import Path
 from typing import Any, TypeVar
 
+import anyio.lowlevel
 import argon2
 import httpx
 import msgspec
@@ -58,6 +59,10 @@ from remote.server.instance import Instance
 
 Message = TypeVar("Message")
 PASSWORD = "correct horse"
+SPACE_ROUTES = (
+    *("list", "nodes", "commits", "moments", "as-of", "history"),
+    *("chunks/want", "chunks/put", "chunks/get", "chunks/urls"),
+)
 
 
 class Asker:
@@ -197,6 +202,12 @@ async def signed_in(http: httpx.AsyncClient, name: str, device: str = "desk") ->
     return Asker(http, msgspec.msgpack.decode(response.content, type=LoginAnswer))
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    """Lets other tasks run until this holds."""
+    while not holds():
+        await anyio.lowlevel.checkpoint()
+
+
 class Builders:
     """The functions above, for test modules (which cannot import from here)."""
 
@@ -207,6 +218,8 @@ class Builders:
     chunk_id = staticmethod(chunk_id)
     error_of = staticmethod(error_of)
     signed_in = staticmethod(signed_in)
+    until = staticmethod(until)
+    space_routes = SPACE_ROUTES
     password = PASSWORD
 
 

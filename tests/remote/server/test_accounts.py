@@ -113,12 +113,7 @@ async def test_without_a_token_nothing_is_answered(ann: Any, build: Any, header:
         ("POST", "/v1/logout"),
         ("POST", "/v1/poll"),
         ("GET", f"/v1/spaces/{ann.home}/changes?since=0"),
-        *(
-            ("POST", f"/v1/spaces/{ann.home}/{what}")
-            for what in (
-                "list nodes commits moments as-of history chunks/want chunks/put chunks/get chunks/urls".split()
-            )
-        ),
+        *(("POST", f"/v1/spaces/{ann.home}/{what}") for what in build.space_routes),
     ]:
         response = await ann.http.request(method, path, headers={"authorization": header})
         assert response.status_code == 401, path
@@ -140,7 +135,7 @@ async def test_of_somebody_elses_space_nothing_is_told(ann: Any, bob: Any, build
         with pytest.raises(NotFound) as raised:
             await bob.ask("GET", f"/v1/spaces/{space}/changes?since=0", None, object)
         assert str(raised.value) == f"There is no space {space}, or bob is no member of it."
-        for what in "list nodes commits moments as-of history chunks/want chunks/put chunks/get chunks/urls".split():
+        for what in build.space_routes:
             response = await bob.raw("POST", f"/v1/spaces/{space}/{what}", message_for(what))
             assert response.status_code == 404, (what, response.content)
 
@@ -203,9 +198,7 @@ async def test_ranges_of_one_user_are_bounded(ann: Any, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", ["", " ann", "a\nb", "a\0b", "x" * 129, "\u202eann"])
-def test_names_that_cannot_be_shown_are_refused(
-    instance: Instance, tmp_path: Path, name: str
-) -> None:
+def test_names_that_cannot_be_shown_are_refused(instance: Instance, tmp_path: Path, name: str) -> None:
     with pytest.raises(InstanceTrouble):
         add_account(tmp_path / "data", tmp_path / "key", name, "pw")
 

@@ -25,9 +25,11 @@ from remote.protocol.messages import (
 )
 from remote.protocol.nodes import Entry
 from remote.server import leaves
+from remote.server.database import accounts as account_rows
+from remote.server.database import spaces as space_rows
 from remote.server.http.objects import byte_range
 from remote.server.instance import Instance
-from remote.server.objects.packs import build_pack, read_footer
+from remote.server.objects.packs import build_pack, plan_packs, read_footer
 
 pytestmark = pytest.mark.anyio
 
@@ -68,8 +70,6 @@ async def test_packs_are_bounded(ann: Any, build: Any, tmp_path: Path) -> None:
 
 
 async def test_a_pack_of_the_smallest_chunks_is_bounded_too() -> None:
-    from remote.server.objects.packs import plan_packs
-
     chunks = [(number.to_bytes(32, "big"), b"x") for number in range(60_000)]
     packs = [build_pack(pack)[1] for pack in plan_packs(chunks)]  # type: ignore[arg-type]
     assert max(len(pack) for pack in packs) <= PACK_MAX
@@ -117,9 +117,6 @@ async def test_want_takes_over_from_another_space_of_the_asker(
 
 
 def join(session: Any, space: Any, user: Any, role: str) -> None:
-    from remote.server.database import accounts as account_rows
-    from remote.server.database import spaces as space_rows
-
     space_rows.add_member(session, space, user, role)
     account_rows.add_mount(session, user, space)
 

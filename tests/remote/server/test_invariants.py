@@ -22,6 +22,7 @@ from remote.server import instance as instances
 from remote.server.http.app import make_app
 
 NODES = 6
+FIRST = Rev(1)
 NAMES = (b"a", b"b", b"c")
 
 
@@ -44,7 +45,7 @@ class Model:
 
     states: dict[NodeId, NodeState | None] = field(default_factory=dict)
     revs: dict[NodeId, Rev] = field(default_factory=dict)
-    head: Rev = Rev(1)
+    head: Rev = FIRST
 
     def faults(self, states: dict[NodeId, NodeState | None]) -> list[str]:
         faults: list[str] = []
@@ -91,7 +92,9 @@ steps = st.builds(
     Step,
     st.integers(0, NODES - 1),
     st.sampled_from([Kind.FOLDER, Kind.FOLDER, Kind.FILE]),
-    st.lists(st.tuples(st.integers(-1, NODES - 1), st.sampled_from(NAMES)), min_size=1, max_size=2, unique=True).map(tuple),
+    st.lists(st.tuples(st.integers(-1, NODES - 1), st.sampled_from(NAMES)), min_size=1, max_size=2, unique=True).map(
+        tuple
+    ),
     st.booleans(),
     st.sampled_from([0, 0, 0, 0, 1, 2]),
     st.integers(0, 0o777),

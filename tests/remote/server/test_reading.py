@@ -274,10 +274,9 @@ async def test_a_poll_answers_at_once_when_there_is_news(ann: Any) -> None:
     assert not answer.spaces_changed
 
 
-async def test_a_poll_wakes_with_the_commit(ann: Any, instance: Instance) -> None:
+async def test_a_poll_wakes_with_the_commit(ann: Any, build: Any, instance: Instance) -> None:
     async def commit_when_waiting() -> None:
-        while not instance.hub._by_space:
-            await asyncio.sleep(0)
+        await build.until(lambda: bool(instance.hub._by_space))
         await ann.new_file(b"a")
 
     answer, _ = await asyncio.gather(ann.poll({ann.home: 1}), commit_when_waiting())
@@ -286,21 +285,19 @@ async def test_a_poll_wakes_with_the_commit(ann: Any, instance: Instance) -> Non
     assert not instance.hub._by_token
 
 
-async def test_other_spaces_do_not_wake_a_poll(ann: Any, bob: Any, instance: Instance) -> None:
+async def test_other_spaces_do_not_wake_a_poll(ann: Any, bob: Any, build: Any, instance: Instance) -> None:
     poll = asyncio.create_task(ann.poll({ann.home: 1}))
-    while not instance.hub._by_space:
-        await asyncio.sleep(0)
+    await build.until(lambda: bool(instance.hub._by_space))
     await bob.new_file(b"a")
     assert not poll.done()
     await ann.new_file(b"a")
     assert (await poll).heads == {ann.home: 2}
 
 
-async def test_a_poll_ends_with_its_token(sign_in: Any, instance: Instance) -> None:
+async def test_a_poll_ends_with_its_token(sign_in: Any, build: Any, instance: Instance) -> None:
     first, second = await sign_in("ann"), await sign_in("ann")
     polls = [asyncio.create_task(asker.poll({asker.home: 1})) for asker in (first, second)]
-    while len(instance.hub._by_token) < 2:
-        await asyncio.sleep(0)
+    await build.until(lambda: len(instance.hub._by_token) == 2)
     await first.raw("POST", "/v1/logout")
     with pytest.raises(NotSignedIn):
         await polls[0]
@@ -309,10 +306,9 @@ async def test_a_poll_ends_with_its_token(sign_in: Any, instance: Instance) -> N
     assert (await polls[1]).heads
 
 
-async def test_polls_end_when_the_server_stops(ann: Any, instance: Instance) -> None:
+async def test_polls_end_when_the_server_stops(ann: Any, build: Any, instance: Instance) -> None:
     poll = asyncio.create_task(ann.poll({ann.home: 1}))
-    while not instance.hub._by_space:
-        await asyncio.sleep(0)
+    await build.until(lambda: bool(instance.hub._by_space))
     instance.hub.close()
     assert (await poll).heads == {}
     assert (await ann.poll({ann.home: 1})).heads == {}

@@ -49,11 +49,7 @@ def test_only_connections_touch_sqlite() -> None:
 
 
 def test_every_written_statement_binds_its_shard_key(shard_key_faults: Faults) -> None:
-    found = [
-        statement
-        for module in STATEMENTS
-        for statement in statements_in(module)
-    ]
+    found = [statement for module in STATEMENTS for statement in statements_in(module)]
     assert len(found) > 40
     assert not [fault for statement in found for fault in shard_key_faults(statement)]
 

@@ -1,0 +1,464 @@
+"""The real process: commands, addresses, signals, locks, and kill -9 at any moment."""
+
+import datetime as dt
+import hashlib
+import ipaddress
+import os
+import random
+import secrets
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from remote.protocol.ids import ROOT, NodeId
+from remote.protocol.messages import (
+    Changes,
+    ChunkPart,
+    Commit,
+    CommitAnswer,
+    GetAnswer,
+    GetRequest,
+    LoginAnswer,
+    LoginRequest,
+    NodeRange,
+    PollRequest,
+    PutRequest,
+    WantAnswer,
+    WantRequest,
+)
+from remote.protocol.nodes import Entry, Manifest
+from remote.server import instance as instances
+
+COMMAND = [sys.executable, "-c", "from remote.server.main import main; main()"]
+DEADLINE_SECONDS = 60.0
+
+
+class Home:
+    """A SATCHEL_HOME of its own, and the commands in it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SATCHEL_", "XDG_"))}
+        test = {name: value for name, value in os.environ.items() if name.startswith("SATCHEL_TEST")}
+        self.environment = {**kept, **test, "SATCHEL_HOME": str(directory)}
+        self.devices: list[Device] = []
+
+    def device(self, url: str, login: LoginAnswer | None = None) -> "Device":
+        """A device on a connection of its own, closed at the end of the test."""
+        self.devices.append(Device(url, login))
+        return self.devices[-1]
+
+    def run(self, *words: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *words],
+            env={**self.environment, **environment},
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+            check=False,
+        )
+
+    @contextmanager
+    def serving(self, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+        """A running server and its URL."""
+        command = [*COMMAND, "run", "--listen", "127.0.0.1:0", *words]
+        process = subprocess.Popen(
+            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("Satchel serves on http"), process.stderr and process.stderr.read()
+            yield process, line.split()[-1]
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.communicate(timeout=DEADLINE_SECONDS)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    home = Home(tmp_path / "home")
+    yield home
+    for device in home.devices:
+        device.http.close()
+
+
+@pytest.fixture
+def made(home: Home, cheap_passwords: None) -> Home:
+    """An instance with the user ann, as the commands make it."""
+    data, key_file = home.directory / "server", home.directory / "server-key"
+    instances.make(data, key_file)
+    instances.add_account(data, key_file, "ann", "pw")
+    return home
+
+
+class Device:
+    """A signed-in device on a real connection."""
+
+    def __init__(self, url: str, login: LoginAnswer | None = None) -> None:
+        self.http = httpx.Client(base_url=url, timeout=DEADLINE_SECONDS)
+        self.login = login or self.ask("/v1/login", LoginRequest("ann", "pw", "desk"), LoginAnswer)
+        self.http.headers["authorization"] = f"Bearer {self.login.token}"
+
+    def ask(self, path: str, message: object, kind: type[Any]) -> Any:
+        response = self.http.post(path, content=msgspec.msgpack.encode(message))
+        assert response.status_code == 200, response.content
+        return msgspec.msgpack.decode(response.content, type=kind)
+
+    def in_space(self, what: str, message: object, kind: type[Any]) -> Any:
+        return self.ask(f"/v1/spaces/{self.login.home}/{what}", message, kind)
+
+
+def test_init_run_and_first_sign_in(home: Home) -> None:
+    initialised = home.run("init")
+    assert (initialised.returncode, "server-key" in initialised.stdout) == (0, True)
+    added = home.run("user", "add", "ann", "--password-stdin", text="pw\n")
+    assert (added.returncode, added.stderr) == (0, "")
+    assert (home.directory / "server-key").stat().st_mode & 0o777 == 0o600
+    assert (home.directory / "server").stat().st_mode & 0o077 == 0
+    with home.serving() as (process, url):
+        device = home.device(url)
+        assert device.http.get("/v1/health").json() == {"status": "ok", "protocol": 1}
+        assert device.ask("/v1/ranges", None, NodeRange).count == 1 << 32
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE_SECONDS) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_init_twice_changes_nothing(made: Home) -> None:
+    key = (made.directory / "server-key").read_bytes()
+    again = made.run("init")
+    assert (again.returncode, "already" in again.stdout) == (0, True)
+    assert (made.directory / "server-key").read_bytes() == key
+
+
+def test_init_takes_no_directory_with_other_things(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    done = home.run("init", "--data", str(tmp_path / "full"))
+    assert done.returncode == 1
+    assert "letter.txt" in done.stderr
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["letter.txt"]
+
+
+def test_init_that_was_killed_goes_on(home: Home) -> None:
+    data = home.directory / "server"
+    data.mkdir(parents=True)
+    (data / "satchel.db.new").write_bytes(b"half")
+    (data / "satchel.db.new-wal").write_bytes(b"half")
+    assert home.run("init").returncode == 0
+    assert sorted(path.name for path in data.iterdir()) == ["lock", "satchel.db"]
+
+
+def test_the_key_stays_outside_the_data(home: Home) -> None:
+    inside = home.directory / "server" / "deep" / "key"
+    done = home.run("init", "--master-key", str(inside))
+    assert done.returncode == 1
+    assert "inside the data directory" in done.stderr
+    assert not (home.directory / "server").exists()
+    elsewhere = home.run("init", SATCHEL_MASTER_KEY_FILE=str(home.directory / "other" / "key"))
+    assert elsewhere.returncode == 0
+    assert (home.directory / "other" / "key").stat().st_size == 32
+
+
+def test_a_wrong_missing_or_open_key_is_refused(made: Home) -> None:
+    key = made.directory / "server-key"
+    right = key.read_bytes()
+    key.write_bytes(secrets.token_bytes(32))
+    for words in (["run"], ["user", "add", "bob", "--password-stdin"], ["init"]):
+        done = made.run(*words, text="pw\n")
+        assert done.returncode == 1
+        assert "not the one" in done.stderr
+    key.write_bytes(b"short")
+    assert "no master key" in made.run("run").stderr
+    key.write_bytes(right)
+    key.chmod(0o644)
+    assert "chmod 600" in made.run("run").stderr
+    key.unlink()
+    assert "cannot be read" in made.run("run").stderr
+
+
+def test_run_before_init_says_what_to_do(home: Home) -> None:
+    for words in (["run"], ["user", "add", "ann", "--password-stdin"]):
+        done = home.run(*words, text="pw\n")
+        assert done.returncode == 1
+        assert "satchel-server init" in done.stderr
+    assert not (home.directory / "server").exists()
+
+
+def test_users_are_added_while_it_runs(made: Home) -> None:
+    with made.serving() as (_, url):
+        added = made.run("user", "add", "bob", "--password-stdin", text="pw two\n")
+        assert added.returncode == 0, added.stderr
+        body = msgspec.msgpack.encode(LoginRequest("bob", "pw two", "desk"))
+        assert httpx.post(f"{url}/v1/login", content=body).status_code == 200
+    again = made.run("user", "add", "BOB", "--password-stdin", text="x\n")
+    assert again.returncode == 1
+    assert "already" in again.stderr
+
+
+def test_one_server_for_one_data_directory(made: Home) -> None:
+    with made.serving():
+        second = made.run("run", "--listen", "127.0.0.1:0")
+        assert second.returncode == 1
+        assert "open" in second.stderr
+    with made.serving():
+        pass
+
+
+def test_a_port_in_use_is_named(made: Home) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = made.run("run", "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+    assert done.returncode == 1
+    assert "--listen" in done.stderr
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.0.2.1:80", "example.org:80"])
+def test_plain_http_stays_on_this_machine(made: Home, listen: str) -> None:
+    done = made.run("run", "--listen", listen)
+    assert done.returncode == 1
+    assert "--insecure-http" in done.stderr
+
+
+@pytest.mark.parametrize("listen", ["", "8750", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000"])
+def test_addresses_that_are_none(made: Home, listen: str) -> None:
+    done = made.run("run", "--listen", listen)
+    assert done.returncode == 1
+    assert "HOST:PORT" in done.stderr
+
+
+def test_insecure_http_when_asked_for(made: Home) -> None:
+    with made.serving("--listen", "0.0.0.0:0", "--insecure-http") as (_, url):
+        port = url.rpartition(":")[2]
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/health").status_code == 200
+
+
+def test_tls(made: Home, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make_certificate(certificate, key)
+    assert "both" in made.run("run", "--tls-cert", str(certificate)).stderr
+    trust = ssl.create_default_context(cafile=str(certificate))
+    with made.serving("--tls-cert", str(certificate), "--tls-key", str(key)) as (_, url):
+        assert url.startswith("https://")
+        assert httpx.get(f"{url}/v1/health", verify=trust).status_code == 200
+
+
+def make_certificate(certificate: Path, key: Path) -> None:
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "satchel test")])
+    now = dt.datetime.now(dt.UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(private, hashes.SHA256())
+    )
+    certificate.write_bytes(built.public_bytes(serialization.Encoding.PEM))
+    key.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_within_two_seconds_with_polls_open(made: Home, number: signal.Signals) -> None:
+    with made.serving() as (process, url):
+        device = made.device(url)
+        body = msgspec.msgpack.encode(PollRequest({device.login.home: device_head(device)}, 300))
+        answers: list[int] = []
+        idle = [httpx.Client(base_url=url) for _ in range(3)]
+        for each in idle:
+            each.get("/v1/health")
+
+        def poll() -> None:
+            answers.append(device.http.post("/v1/poll", content=body, timeout=30).status_code)
+
+        polls = [threading.Thread(target=poll) for _ in range(5)]
+        for each in polls:
+            each.start()
+        wait_until(lambda: connections_of(process.pid, url) >= 8)
+        # The polls have connections; a commit would be answered behind their requests on the same loop.
+        device.ask("/v1/ranges", None, NodeRange)
+        before = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(DEADLINE_SECONDS) == 0
+        assert time.monotonic() - before < 2
+        for each in polls:
+            each.join()
+        for client in idle:
+            client.close()
+        assert answers == [200] * 5
+
+
+def device_head(device: Device) -> int:
+    raw = device.http.get(f"/v1/spaces/{device.login.home}/changes?since=0").content
+    return msgspec.msgpack.decode(raw, type=Changes).head
+
+
+def connections_of(pid: int, url: str) -> int:
+    """Established TCP connections to the server's port."""
+    port = f":{int(url.rpartition(':')[2]):04X}"
+    lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+    return sum(fields[1].endswith(port) and fields[3] == "01" for fields in map(str.split, lines))
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
+def test_bodies_that_are_too_long_are_refused_before_they_come(made: Home) -> None:
+    with made.serving() as (_, url):
+        device = made.device(url)
+        head = (
+            f"POST /v1/spaces/{device.login.home}/commits HTTP/1.1\r\nHost: x\r\n"
+            f"Authorization: Bearer {device.login.token}\r\nContent-Length: 99999999999\r\n\r\n"
+        )
+        assert first_line(url, head.encode()).startswith(b"HTTP/1.1 413")
+        endless = head.replace("Content-Length: 99999999999", "Transfer-Encoding: chunked").encode()
+        piece = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
+        assert first_line(url, endless + piece * 20).startswith(b"HTTP/1.1 413")
+        assert first_line(url, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400")
+
+
+def test_a_connection_that_ends_in_a_body_leaves_nothing(made: Home) -> None:
+    with made.serving() as (process, url):
+        device = made.device(url)
+        data = os.urandom(1 << 20)
+        chunk = hashlib.sha256(data).digest()
+        wanted = device.in_space("chunks/want", WantRequest(((chunk, len(data)),)), WantAnswer)  # type: ignore[arg-type]
+        head = f"PUT {wanted.urls[chunk]} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+        host, port = url.removeprefix("http://").split(":")
+        drafts = made.directory / "server" / "tmp"
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head + data[:600_000])
+            wait_until(lambda: any(path.stat().st_size for path in drafts.iterdir()))
+        wait_until(lambda: not any(drafts.iterdir()))
+        assert device.http.put(wanted.urls[chunk], content=data).status_code == 201
+        process.terminate()
+        process.wait(DEADLINE_SECONDS)
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def first_line(url: str, request: bytes) -> bytes:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=DEADLINE_SECONDS) as connection:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(request)
+        with connection.makefile("rb") as answer:
+            return answer.readline()
+
+
+def test_leftovers_of_a_kill_are_removed(made: Home) -> None:
+    with made.serving() as (process, _):
+        process.kill()
+        process.wait(DEADLINE_SECONDS)
+    draft = made.directory / "server" / "tmp" / "0123"
+    draft.write_bytes(b"half")
+    with made.serving():
+        assert not draft.exists()
+
+
+class Worker(threading.Thread):
+    """Sends chunks and commits files that name them until the server is gone; remembers what was acknowledged."""
+
+    def __init__(self, build: Any, url: str, login: LoginAnswer, first: int, on_done: Callable[[], None]) -> None:
+        super().__init__()
+        self.build = build
+        self.url = url
+        self.login = login
+        self.next = first
+        self.on_done = on_done
+        self.done: dict[bytes, tuple[bytes, int]] = {}
+        self.open: tuple[bytes, Commit] | None = None
+
+    def run(self) -> None:
+        device = Device(self.url, self.login)
+        try:
+            while True:
+                self.once(device)
+                self.on_done()
+        except httpx.TransportError:
+            device.http.close()
+
+    def once(self, device: Device) -> None:
+        name = b"%d" % self.next
+        data = name * random.Random(self.next).randrange(1, 400)
+        content = Manifest(5, entries=(Entry(hashlib.sha256(data).digest(), b"k" * 32, 5),))  # type: ignore[arg-type]
+        change = self.build.change(NodeId(self.next), self.build.file(name, ROOT, content))
+        self.next += 1
+        commit = Commit(secrets.token_bytes(16), (change,))
+        device.in_space("chunks/put", PutRequest((data,)), object)
+        self.open = name, commit
+        answer = device.in_space("commits", commit, CommitAnswer)
+        assert answer.rev, answer.reason
+        self.done[name] = data, answer.rev
+        self.open = None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kill_at_any_moment_loses_nothing_acknowledged(made: Home, build: Any, seed: int) -> None:
+    kill_after = random.Random(seed).randrange(3, 120)
+    with made.serving() as (process, url):
+        login = made.device(url).login
+        leased = made.device(url, login).ask("/v1/ranges", None, NodeRange)
+        left = iter(range(kill_after))
+
+        def count() -> None:
+            if next(left, None) is None:
+                process.kill()
+
+        workers = [Worker(build, url, login, leased.first + at * 100_000, count) for at in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(DEADLINE_SECONDS)
+        assert process.wait(DEADLINE_SECONDS) == -signal.SIGKILL
+    with made.serving() as (_, url):
+        device = made.device(url, login)
+        raw = device.http.get(f"/v1/spaces/{login.home}/changes?since=0").content
+        commits = msgspec.msgpack.decode(raw, type=Changes).commits
+        assert [commit.rev for commit in commits] == list(range(1, len(commits) + 1))
+        revs = {change.state.names[0].name: change.rev for each in commits for change in each.changes if change.state}
+        for worker in workers:
+            for name, (data, rev) in worker.done.items():
+                assert revs[name] == rev
+                part = ChunkPart(hashlib.sha256(data).digest())  # type: ignore[arg-type]
+                assert device.in_space("chunks/get", GetRequest((part,)), GetAnswer).parts == (data,)
+            if worker.open is not None:
+                # Not acknowledged: taken or not, asking again gives one commit.
+                name, commit = worker.open
+                answer = device.in_space("commits", commit, CommitAnswer)
+                assert answer.rev == revs.get(name, answer.rev)
+                assert answer.rev
+    assert sum(len(worker.done) for worker in workers) >= kill_after
