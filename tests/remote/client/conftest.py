@@ -125,10 +125,11 @@ def command(*arguments: str) -> list[str]:
 
 @contextmanager
 def _run_server(home: Path, *arguments: str) -> Iterator[Server]:
-    """A new instance with two accounts, served by a process of its own until the block ends."""
+    """An instance with two accounts, made if need be, served by a process of its own until the block ends."""
     places = ["--data", str(home / "data"), "--master-key", str(home / "master.key")]
+    names = [] if (home / "data").exists() else ["anna", "ben"]
     subprocess.run(command("init", *places), check=True, capture_output=True)
-    for name in ("anna", "ben"):
+    for name in names:
         add = command("user", "add", name, "--password-stdin", *places)
         subprocess.run(add, check=True, capture_output=True, input=name.encode())
     run = command("run", *places, "--listen", "127.0.0.1:0", *arguments)
