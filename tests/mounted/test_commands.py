@@ -1,0 +1,300 @@
+"""The commands, as a person types them, on real mounts."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusefs import mounts
+from fusefs.mounts import Pulse
+
+pytestmark = pytest.mark.mounted
+
+# Any: conftest.Server, conftest.Device and its maker, which cannot be imported from here.
+
+
+def test_what_is_written_here_is_read_there(device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    (desk.path / "folder").mkdir()
+    (desk.path / "folder/letter").write_text("dear reader")
+    desk.wait()
+    laptop.sees("folder/letter", "dear reader")
+    assert "All changes are on the server." in desk.must("status")
+
+
+def test_mount_twice_is_one_mount(device: Any) -> None:
+    desk = device("desk")
+    process = desk.pid
+    assert "is mounted already" in desk.must("mount", desk.path)
+    assert desk.pid == process
+    elsewhere = desk.cli("mount", desk.home / "elsewhere")
+    assert elsewhere.returncode == 1
+    assert f"mounted at {desk.path} already" in elsewhere.stderr
+
+
+def test_the_daemon_names_the_folder_in_its_command_line(device: Any) -> None:
+    desk = device("desk")
+    command = Path(f"/proc/{desk.pid}/cmdline").read_bytes().split(b"\0")
+    assert os.fsencode(desk.path) in command
+
+
+def test_mount_refuses_what_it_would_hide(device: Any, tmp_path: Path) -> None:
+    desk = device("desk", mount=False)
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "precious").touch()
+    refused = desk.cli("mount", full)
+    assert refused.returncode == 1
+    assert "not empty" in refused.stderr
+    refused = desk.cli("mount", full / "precious")
+    assert refused.returncode == 1
+    assert "is a file" in refused.stderr
+    assert mounts.mount_at(str(full)) is None
+
+
+def test_mount_needs_a_sign_in(device: Any) -> None:
+    desk = device("desk", mount=False)
+    desk.must("logout")
+    refused = desk.cli("mount", desk.path)
+    assert refused.returncode == 4
+    assert "satchel login" in refused.stderr
+
+
+def test_wrong_options_and_settings_are_refused_with_the_reason(device: Any) -> None:
+    desk = device("desk", mount=False)
+    refused = desk.cli("mount", desk.path, "-o", "no_such_thing")
+    assert refused.returncode == 2
+    assert "no_such_thing" in refused.stderr
+    desk.configure(read_seconds="soon")
+    refused = desk.cli("mount", desk.path)
+    assert refused.returncode == 1
+    assert "config.toml" in refused.stderr
+    assert "read_seconds" in refused.stderr
+    desk.expects("not mounted:")
+
+
+def test_commands_without_a_mount_say_so(device: Any) -> None:
+    desk = device("desk", mount=False)
+    for command in (["status"], ["wait"], ["stats", "--json"], ["versions", "x"], ["umount", str(desk.path)]):
+        result = desk.cli(*command)
+        assert result.returncode == 3, command
+        assert "not mounted" in result.stderr, command
+
+
+def test_login_with_a_wrong_password_changes_nothing(device: Any, server: Any) -> None:
+    desk = device("desk", mount=False)
+    before = (desk.home / "state/account.json").read_bytes()
+    refused = desk.cli("login", server.url, "--user", server.user, "--password-stdin", text="wrong\n")
+    assert refused.returncode == 4
+    assert (desk.home / "state/account.json").read_bytes() == before
+    server.stop()
+    refused = desk.cli("login", server.url, "--user", server.user, "--password-stdin", text=server.password + "\n")
+    assert refused.returncode == 5
+
+
+def test_login_refuses_plain_http_to_others(device: Any) -> None:
+    desk = device("desk", mount=False)
+    refused = desk.cli("login", "http://192.0.2.1:1", "--user", "x", "--password-stdin", text="x\n")
+    assert refused.returncode == 2
+    assert "--insecure-http" in refused.stderr
+
+
+def test_after_a_kill_the_next_mount_has_what_was_closed(device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    (desk.path / "kept").write_text("closed before the kill")
+    desk.kill()
+    assert mounts.pulse(str(desk.path)) is Pulse.DEAD
+    assert desk.cli("status").returncode == 3
+    desk.mount()
+    assert (desk.path / "kept").read_text() == "closed before the kill"
+    desk.wait()
+    laptop.sees("kept", "closed before the kill")
+
+
+def test_umount_takes_a_dead_mount_away(device: Any) -> None:
+    desk = device("desk")
+    desk.kill()
+    desk.umount()
+    assert not desk.is_mounted
+
+
+def test_umount_names_who_uses_the_mount(device: Any) -> None:
+    desk = device("desk")
+    with subprocess.Popen(["cat"], cwd=desk.path, stdin=subprocess.PIPE) as user:
+        refused = desk.cli("umount", desk.path)
+        assert refused.returncode == 1
+        assert f"cat ({user.pid})" in refused.stderr
+        assert (desk.path / "new").write_text("still works")
+        assert user.stdin is not None
+        user.stdin.close()
+    desk.umount()
+    assert not desk.is_mounted
+
+
+def test_umount_of_the_system_ends_the_daemon(device: Any) -> None:
+    desk = device("desk")
+    process = os.pidfd_open(desk.pid)
+    subprocess.run(["fusermount3", "-u", desk.path], check=True)
+    assert _ended(process)
+    assert "unmounted from" in desk.log[-1]
+    desk.mount()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_flushes_unmounts_and_ends(device: Any, number: signal.Signals) -> None:
+    desk = device("desk")
+    process = os.pidfd_open(desk.pid)
+    file = os.open(desk.path / "open", os.O_WRONLY | os.O_CREAT)
+    os.write(file, b"not closed yet")
+    os.kill(desk.pid, number)
+    assert _ended(process)
+    assert not desk.is_mounted
+    # The mount is gone: closing cannot succeed, and need not.
+    with contextlib.suppress(OSError):
+        os.close(file)
+    desk.mount()
+    assert (desk.path / "open").read_text() == "not closed yet"
+
+
+def _ended(process: int) -> bool:
+    try:
+        return bool(select.select([process], [], [], 15)[0])
+    finally:
+        os.close(process)
+
+
+def test_without_the_server_it_mounts_at_once_and_says_that_it_waits(device: Any, server: Any) -> None:
+    desk = device("desk")
+    (desk.path / "known").write_text("here")
+    desk.wait()
+    desk.umount()
+    server.stop()
+    began = time.monotonic()
+    desk.mount()
+    assert time.monotonic() - began < 3
+    assert (desk.path / "known").read_text() == "here"
+    assert desk.cli("status").returncode == 5
+    (desk.path / "new").write_text("made offline")
+    status = desk.cli("status")
+    assert status.returncode == 6
+    assert "1 change" in status.stdout or "2 changes" in status.stdout
+    waited = desk.cli("wait", desk.path / "new", "--timeout", "0.2")
+    assert waited.returncode == 6
+    assert "new" in waited.stderr
+    assert "safe on this device" in waited.stderr
+    server.start()
+    desk.wait()
+    assert desk.cli("status").returncode == 0
+
+
+def test_wait_for_a_path_needs_one_in_the_mount(device: Any, tmp_path: Path) -> None:
+    desk = device("desk")
+    assert desk.cli("wait", tmp_path).returncode == 2
+    missing = desk.cli("wait", desk.path / "missing")
+    assert missing.returncode == 1
+    assert "missing" in missing.stderr
+    (desk.path / "link").symlink_to("nowhere")
+    desk.wait("link")
+
+
+def test_versions_and_restore(device: Any) -> None:
+    desk = device("desk")
+    file = desk.path / "report"
+    file.write_text("first")
+    desk.wait()
+    file.write_text("second, longer")
+    desk.wait()
+    found = json.loads(desk.must("versions", file, "--json"))
+    assert [one["size_bytes"] for one in found][:1] == [14]
+    first = next(one for one in found if one["size_bytes"] == 5)
+    assert first["device"] == "desk"
+    desk.must("restore", file, "--at", str(first["rev"]))
+    assert file.read_text() == "first"
+    file.unlink()
+    desk.wait()
+    gone = json.loads(desk.must("versions", file, "--json"))
+    assert gone[0]["kind"] is None
+    desk.must("restore", file, "--at", str(found[0]["rev"]))
+    assert file.read_text() == "second, longer"
+
+
+def test_versions_follow_programs_that_save_by_renaming(device: Any) -> None:
+    desk = device("desk")
+    file, fresh = desk.path / "report", desk.path / "report.new"
+    for content in ("1", "22", "333"):
+        fresh.write_text(content)
+        fresh.rename(file)
+        desk.wait()
+    sizes = [one["size_bytes"] for one in json.loads(desk.must("versions", file, "--json")) if one["kind"] == "file"]
+    assert sizes == [3, 2, 1]
+
+
+def test_stats_go_on_after_a_restart(device: Any) -> None:
+    desk = device("desk")
+    (desk.path / "data").write_bytes(os.urandom(100_000))
+    desk.wait()
+    before = json.loads(desk.must("stats", "--json"))
+    assert before["sent_bytes"] > 100_000
+    assert before["requests"] > 0
+    desk.remount()
+    after = json.loads(desk.must("stats", "--json"))
+    assert after["sent_bytes"] >= before["sent_bytes"]
+
+
+def test_doctor_finds_nothing_on_a_good_device_and_names_what_is_wrong(device: Any, server: Any) -> None:
+    desk = device("desk")
+    good = desk.cli("doctor")
+    assert good.returncode == 0, good.stdout
+    desk.kill()
+    server.stop()
+    found = {one["subject"]: one for one in json.loads(desk.cli("doctor", "--json").stdout) if not one["is_good"]}
+    assert set(found) == {"server", "mount"}
+    assert str(desk.path) in found["mount"]["advice"]
+    assert desk.cli("doctor").returncode == 1
+
+
+def test_a_home_with_a_long_path_works(device: Any, server: Any, tmp_path: Path) -> None:
+    desk = device("x" * 120)
+    assert len(str(desk.home / "run/control")) > 107
+    assert desk.cli("status").returncode == 0
+
+
+def test_logout_waits_for_the_unmount_and_login_again_goes_on(device: Any, server: Any) -> None:
+    desk = device("desk")
+    (desk.path / "a").write_text("before")
+    desk.wait()
+    assert desk.cli("logout").returncode == 1
+    desk.umount()
+    server.stop()
+    desk.mount()
+    (desk.path / "b").write_text("not sent before the sign-out")
+    desk.umount()
+    desk.must("logout")
+    server.start()
+    desk.login()
+    desk.mount()
+    desk.wait()
+    assert (desk.path / "b").read_text() == "not sent before the sign-out"
+    device("laptop").sees("b", "not sent before the sign-out")
+
+
+def test_foreground_stays_and_ends_by_a_signal(device: Any) -> None:
+    desk = device("desk", mount=False)
+    desk.path.mkdir()
+    command = [Path(sys.executable).with_name("satchel"), "mount", desk.path, "--foreground"]
+    with subprocess.Popen(command, env=desk.environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("mounted at" in line for line in process.stderr)
+        (desk.path / "a").write_text("x")
+        process.terminate()
+        process.stderr.read()
+    assert process.returncode == 0
+    assert not desk.is_mounted
