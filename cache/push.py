@@ -21,7 +21,8 @@ from remote.protocol.messages import Change, Commit
 from remote.protocol.nodes import Kind, NodeState
 
 COMMIT_CHANGES: Final = 1_000
-_WINDOW: Final = 20_000
+_WINDOW: Final = 2_000
+"""Dirty nodes planned for at a time, so that no request of a program waits long for the planner."""
 _SMALL_FILES: Final = 500
 _SMALL_BYTES: Final = 8 << 20
 _LARGE_AT_ONCE: Final = 2

@@ -15,6 +15,10 @@ from remote.protocol.errors import BadRequest, NotAllowed, NotFound, NotSignedIn
 from remote.protocol.ids import ROOT, NodeId
 
 DEBOUNCE_SECONDS: Final = 0.02
+BULK_NODES: Final = range(50, 500)
+BULK_SECONDS: Final = 0.25
+"""While a program makes many files, they are gathered this long, or until there are so many: one commit of hundreds
+costs hardly more than one of one, and changes are still to be seen elsewhere within a second."""
 POLL_SECONDS: Final = 60
 _RETRY_SECONDS: Final = (0.25, 30.0)
 _FOLDERS_AT_ONCE: Final = 200
@@ -198,12 +202,12 @@ class Sync:
             with trio.move_on_after(self._push.seconds_to_next_try()):
                 await self._push.changed.wait()
             self._push.changed = trio.Event()
-            await trio.sleep(DEBOUNCE_SECONDS)
+            await trio.sleep(BULK_SECONDS if self._tree.dirty_count() in BULK_NODES else DEBOUNCE_SECONDS)
             with self._connection() as connection:
                 async with self._pull.lock:
                     self._pull.retry_waiting()
-                while await self._push.run_once(nursery):
-                    self._tell()
+                if await self._push.run_once(nursery):
+                    self._push.wake()
                 failures = 0
             self._tell()
             if connection.failed:
