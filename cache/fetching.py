@@ -223,6 +223,10 @@ class Fetches:
                         await self._receive(todo)
             else:
                 await self._receive(fetches)
+        except Exception as error:
+            # The outermost frame of this task: whatever this was, the mount goes on without these bytes.
+            log.exception("Fetching %d parts failed.", len(fetches))
+            _fail(fetches, ContentUnavailable(f"A part of this file could not be taken in: {error!r}"))
         finally:
             for fetch in fetches:
                 if not fetch.done.is_set():

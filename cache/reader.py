@@ -21,7 +21,7 @@ from remote.protocol.errors import ChunkDamaged
 from remote.protocol.ids import SpaceId
 from remote.protocol.manifests import decode_leaf, overlapping, starts
 from remote.protocol.nodes import Entry, Manifest
-from remote.protocol.sealing import FRAME, Buffer, frame_count
+from remote.protocol.sealing import FRAME, PLAIN_MAX, Buffer, frame_count
 from remote.protocol.service import Service
 
 READ_SECONDS: Final = 15.0
@@ -209,10 +209,11 @@ class Reader:
     def _find(self, manifest: Manifest, start: int, stop: int) -> list[_Piece | Buffer] | None:
         """The pieces of [start, stop), inline bytes as they are; None when a leaf must be fetched first."""
         if manifest.inline:
-            return [manifest.inline[start:stop]]
+            return [_complete(manifest.inline[start:stop], start, stop)]
         pieces: list[_Piece | Buffer] = []
-        is_found = self._collect(manifest.entries, None, manifest.depth, start, stop, pieces)
-        return pieces if is_found else None
+        if not self._collect(manifest.entries, None, manifest.depth, start, stop, pieces):
+            return None
+        return _covering(pieces, start, stop)
 
     def _collect(
         self,
@@ -253,7 +254,10 @@ class Reader:
                     (at + inner, one) for inner, one in overlapping(leaf.entries, start - at, stop - at, leaf.starts)
                 ]
             level = below
-        return [_Piece(entry, max(0, start - at), min(entry.length, stop - at)) for at, entry in level]
+        pieces: list[_Piece | Buffer] = [
+            _Piece(entry, max(0, start - at), min(entry.length, stop - at)) for at, entry in level
+        ]
+        return _covering(pieces, start, stop)
 
     def _leaf(self, entry: Entry) -> _Leaf | None:
         leaf = self._leaves.get(entry.id)
@@ -368,6 +372,25 @@ class Reader:
 
         for group in _groups(entries):
             self._fetches.want_ahead(group, is_wanted)
+
+
+def _complete(inline: bytes, start: int, stop: int) -> bytes:
+    if len(inline) != stop - start:
+        raise ContentDamaged("The content of this file is shorter than its size.")
+    return inline
+
+
+def _covering(pieces: list[_Piece | Buffer], start: int, stop: int) -> list[_Piece | Buffer]:
+    """The pieces, after what a faulty or hostile device may have put into a manifest was ruled out."""
+    covered = 0
+    for piece in pieces:
+        assert isinstance(piece, _Piece)
+        covered += piece.stop - piece.start
+        if piece.entry.length > PLAIN_MAX and not piece.entry.is_hole:
+            raise ContentDamaged("The list of the parts of this file names one that is larger than any can be.")
+    if covered != stop - start:
+        raise ContentDamaged("The list of the parts of this file does not add up to its size.")
+    return pieces
 
 
 def _groups(entries: Iterable[Entry]) -> Iterable[list[Entry]]:

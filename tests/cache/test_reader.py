@@ -404,6 +404,38 @@ async def test_a_cache_smaller_than_the_file_serves_all_of_it_within_its_limit(t
             assert chunks.used_bytes <= limit
 
 
+async def test_a_manifest_that_lies_gives_an_error_not_short_data(tmp_path: Path, server: Server) -> None:
+    content = bytes_of(100_000)
+    good = server.manifest(content).entries[0]
+    lies = [
+        Manifest(200_000, entries=(good,)),
+        Manifest(200_000, inline=b"short"),
+        Manifest(100_000, entries=(Entry(good.id, good.key, 1 << 60),)),
+        Manifest(100_000, entries=(Entry(good.id, good.key, 99_999), Entry(good.id, good.key, 1))),
+        Manifest(100_000, depth=1, entries=(good,)),
+    ]
+    async with reading(tmp_path, server) as (reader, _):
+        for manifest in lies:
+            with pytest.raises(ContentDamaged):
+                await reader.read(manifest, 0, manifest.size)
+
+
+@pytest.mark.logs_errors("Fetching 1 parts failed")
+async def test_a_fault_in_fetching_fails_the_read_and_nothing_else(tmp_path: Path, server: Server) -> None:
+    content = bytes_of(500_000)
+    manifest = server.manifest(content)
+
+    async def fault(parts: Sequence[ChunkPart]) -> None:
+        raise ZeroDivisionError
+
+    async with reading(tmp_path, server) as (reader, _):
+        server.before = fault
+        with pytest.raises(ContentUnavailable, match="ZeroDivisionError"):
+            await reader.read(manifest, 0, 100)
+        server.before = None
+        assert await reader.read(manifest, 0, 100) == content[:100]
+
+
 async def test_siblings_come_in_one_request(tmp_path: Path, server: Server) -> None:
     contents = [bytes_of(5_000 + number, number) for number in range(100)]
     manifests = [server.manifest(content) for content in contents]
