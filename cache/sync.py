@@ -1,4 +1,4 @@
-"""Sync: keeps one space and its server in step, both ways, for as long as it runs; survives any absence of the server."""
+"""Sync: keeps one space and its server in step, both ways, as long as it runs; survives any absence of the server."""
 
 import random
 from collections.abc import Iterator

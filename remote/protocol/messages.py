@@ -147,7 +147,8 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     """The complete new state of one node, or (None) its removal, made on top of `base` (0: the node is new).
 
     `edited_ns`: when it was edited, by the server's clock as the device knows it.
-    `is_touch`: only a folder's times moved; never refused for its base, the newer times win.
+    `is_touch`: only a folder's times moved; never refused for its base: on top of the present it is taken as it is,
+    on top of an older state only when its ctime is later.
     `is_conflict`: this state lost a merge: keep it in the journal as a version with a mark, leave the node as it is
     (never refused for its base).
     `overrides`: this state won a merge over that rev, which from now on carries the mark.
@@ -300,7 +301,7 @@ class AsOfRequest(msgspec.Struct, frozen=True):
 
 
 class HistoryRequest(msgspec.Struct, frozen=True):
-    """The versions of one node, newest first, older than `before` (0: from the newest), at most `limit` (1 .. 1,000)."""
+    """The versions of one node, newest first, older than `before` (0: from the newest), at most `limit` (1-1,000)."""
 
     node: NodeId
     before: Rev = Rev(0)
