@@ -62,6 +62,15 @@ def add_user(session: Session, master: MasterKey, name: str, password_hash: str,
     return account
 
 
+def set_home_quota(session: Session, name: str, quota: int) -> bool:
+    """Bounds the user's home to so many bytes (0: no bound); False when there is no such user."""
+    account = _account_of(session, login_name(name))
+    if account is None:
+        return False
+    space_rows.set_quota(session, account.home, quota)
+    return True
+
+
 def token_hash(token: str) -> bytes:
     """What is stored of a token: it has 256 random bits, so a plain hash does."""
     return hashlib.sha256(token.encode()).digest()

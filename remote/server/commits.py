@@ -25,6 +25,8 @@ from remote.server.leaves import Leaves
 from remote.server.limits import check_commit
 from remote.server.states import decode_state, encode_manifest, encode_state, version
 
+WINNERS_BYTES_MAX = 8 << 20
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -207,22 +209,20 @@ def _plan_state(
 
 
 def _touched(tree: _StoredTree, draft: Draft) -> Draft | None:
-    """The folder as it is, with the newer of the times; None when that changes nothing, or the folder is gone."""
+    """The folder as it is, with the times of the touch; None when a later one was first, or the folder is gone."""
     row, state = tree.row(draft.change.node), tree.state(draft.change.node)
     touch = draft.change.state
     if row is None or state is None or touch is None:
         return None
-    newer = msgspec.structs.replace(
-        state,
-        mtime_ns=max(state.mtime_ns, touch.mtime_ns),
-        ctime_ns=max(state.ctime_ns, touch.ctime_ns),
-        atime_ns=max(state.atime_ns, touch.atime_ns),
-    )
-    if newer == state:
+    # Times may be set back, so the larger is not the newer. On top of the present there is nothing to compare.
+    if draft.change.base != row.rev and touch.ctime_ns <= state.ctime_ns:
+        return None
+    touched = msgspec.structs.replace(state, mtime_ns=touch.mtime_ns, ctime_ns=touch.ctime_ns, atime_ns=touch.atime_ns)
+    if touched == state:
         return None
     edited_ns = max(row.edited_ns, draft.change.edited_ns)
-    change = msgspec.structs.replace(draft.change, state=newer, edited_ns=edited_ns)
-    return replace(draft, change=change, state=encode_state(newer))
+    change = msgspec.structs.replace(draft.change, state=touched, edited_ns=edited_ns)
+    return replace(draft, change=change, state=encode_state(touched))
 
 
 def _climb(folders: Iterable[NodeId], parent_of: Callable[[NodeId], NodeId | None], passed: set[NodeId]) -> None:
@@ -246,9 +246,15 @@ def _write(session: Session, space: SpaceId, rev: Rev, writing: _Writing) -> Non
 
 
 def _winners(session: Session, space: SpaceId, refusal: Refusal, key: SpaceKey) -> tuple[NodeVersion, ...]:
-    found = (trees.stored_now(session, space, node) for node in refusal.winners)
-    return tuple(
-        version(key, stored.node, stored.rev, stored.edited_ns, stored.state, stored.manifest)
-        for stored in found
-        if stored is not None
-    )
+    winners: list[NodeVersion] = []
+    size_bytes = 0
+    for node in refusal.winners:
+        stored = trees.stored_now(session, space, node)
+        if stored is None:
+            continue
+        winners.append(version(key, stored.node, stored.rev, stored.edited_ns, stored.state, stored.manifest))
+        size_bytes += len(stored.state or b"") + len(stored.manifest or b"")
+        if size_bytes > WINNERS_BYTES_MAX:
+            # The others come when the commit is tried again on top of these.
+            break
+    return tuple(winners)

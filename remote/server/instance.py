@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from remote.protocol.errors import BadRequest
-from remote.server.accounts import Accounts, add_user, hash_password
+from remote.server.accounts import Accounts, add_user, hash_password, set_home_quota
 from remote.server.answers import Answers
 from remote.server.database import accounts as account_rows
 from remote.server.database.connection import Database, OnStatement, Session, make_tables
@@ -108,6 +108,19 @@ def add_account(data: Path, key_file: Path, name: str, password: str) -> None:
             database.close()
     except BadRequest as error:
         raise InstanceTrouble(str(error)) from error
+
+
+def set_quota(data: Path, key_file: Path, name: str, quota: int) -> None:
+    """Bounds the home of a user; 0: no bound. Raises InstanceTrouble or KeyTrouble."""
+    _check_made(data)
+    _settings(data, read_master_key(key_file))
+    database = Database(data / DATABASE)
+    try:
+        is_known = database.write_now(lambda session: set_home_quota(session, name, quota))
+    finally:
+        database.close()
+    if not is_known:
+        raise InstanceTrouble(f"There is no user {name}.")
 
 
 def _check_made(data: Path) -> None:

@@ -87,6 +87,17 @@ def add(name: str, password_stdin: bool, data: Path | None, key_file: Path | Non
     click.echo(f"Made an account for {name}.")
 
 
+@user.command()
+@click.argument("name")
+@click.argument("size_bytes", type=click.IntRange(0, (1 << 63) - 1))
+@_data
+@_key_file
+def quota(name: str, size_bytes: int, data: Path | None, key_file: Path | None) -> None:
+    """Bound what a user may keep, in bytes; 0 lifts the bound."""
+    instance.set_quota(data or default_data(), key_file or default_key_file(), name, size_bytes)
+    click.echo(f"{name} may keep {size_bytes} bytes." if size_bytes else f"{name} may keep any number of bytes.")
+
+
 def main() -> None:
     """Runs the command; what goes wrong is said in one sentence, and the exit code is 1."""
     try:

@@ -6,7 +6,7 @@ All functions run in a reader's thread. Answers are bounded in number and bytes;
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from remote.protocol.errors import CursorTooOld, NotFound
+from remote.protocol.errors import CursorTooOld, NotFound, TooLarge
 from remote.protocol.ids import NOW, DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import (
     CHILDREN_MAX,
@@ -83,8 +83,16 @@ def nodes(session: Session, row: SpaceRow, key: SpaceKey, request: NodesRequest)
     rev = _rev_asked(row, request.as_of)
     for at, node in enumerate(request.nodes):
         check_node(f"nodes[{at}]", node)
-    found = (_stored(session, row.space, node, request.as_of) for node in request.nodes)
-    return Nodes(rev, tuple(None if stored is None else _version(key, stored) for stored in found))
+    room = _Room(NODES_MAX)
+    found: list[NodeVersion | None] = []
+    for node in request.nodes:
+        if room.is_full:
+            raise TooLarge(f"The first {len(found)} nodes fill an answer: ask for fewer at once.")
+        stored = _stored(session, row.space, node, request.as_of)
+        found.append(_version(key, stored) if stored is not None else None)
+        if stored is not None:
+            room.take(stored.state, stored.manifest)
+    return Nodes(rev, tuple(found))
 
 
 def changes(session: Session, row: SpaceRow, key: SpaceKey, since: Rev, now_ns: int) -> Changes:

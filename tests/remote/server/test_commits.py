@@ -11,6 +11,7 @@ from remote.protocol.errors import BadRequest, ChunkMissing, NotFound, QuotaExce
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.messages import CHANGES_MAX, COMMIT_BODY_MAX, Commit, CommitAnswer
 from remote.protocol.nodes import EMPTY, ROOT_NAME, Base, Entry, Kind, Manifest, Name
+from remote.server import commits
 from remote.server.database import spaces as space_rows
 from remote.server.instance import Instance
 
@@ -271,20 +272,29 @@ async def test_two_names_in_one_folder_come_twice(ann: Any, build: Any) -> None:
     assert [child.node for child in listing.children] == [node, node]
 
 
-async def test_a_touch_moves_times_forward_only(ann: Any, build: Any) -> None:
+async def test_of_two_touches_at_once_the_later_gives_the_times(ann: Any, build: Any) -> None:
     node = await ann.new_folder(b"d", ROOT)
     rev = await ann.made(build.change(node, build.folder(b"d", mode=0o700), (await ann.node(node)).rev))
-    newer = build.folder(b"elsewhere", mtime_ns=1_800_000_000_000_000_000, ctime_ns=5)
-    touched = await ann.made(build.change(node, newer, 1, is_touch=True))
+    later = build.folder(b"elsewhere", mtime_ns=5, atime_ns=6, ctime_ns=1_800_000_000_000_000_000)
+    touched = await ann.made(build.change(node, later, 1, is_touch=True))
     state = (await ann.node(node)).state
-    assert (state.mtime_ns, state.ctime_ns) == (1_800_000_000_000_000_000, 1_700_000_000_000_000_000)
+    assert (state.mtime_ns, state.atime_ns, state.ctime_ns) == (5, 6, 1_800_000_000_000_000_000)
     assert (state.mode, state.names) == (0o700, (Name(ROOT, b"d"),))
     assert touched == (await ann.node(node)).rev == rev + 1
-    older = build.folder(b"d", mtime_ns=7)
-    answer = await ann.commit(build.change(node, older, 1, is_touch=True))
+    earlier = build.folder(b"d", mtime_ns=1_900_000_000_000_000_000, ctime_ns=1_799_999_999_999_999_999)
+    answer = await ann.commit(build.change(node, earlier, 1, is_touch=True))
     assert answer.rev == rev + 2
     assert (await ann.changes(rev + 1)).commits[0].changes == ()
     assert (await ann.node(node)).rev == touched
+
+
+async def test_a_touch_of_the_present_sets_times_back(ann: Any, build: Any) -> None:
+    node = await ann.new_folder(b"d", ROOT)
+    rev = (await ann.node(node)).rev
+    past = build.folder(b"d", mtime_ns=5, atime_ns=6, ctime_ns=7)
+    assert await ann.made(build.change(node, past, rev, is_touch=True)) == rev + 1
+    state = (await ann.node(node)).state
+    assert (state.mtime_ns, state.atime_ns, state.ctime_ns) == (5, 6, 7)
 
 
 async def test_a_touch_of_a_removed_folder_does_nothing(ann: Any, build: Any) -> None:
@@ -509,3 +519,12 @@ async def test_garbage_is_a_bad_request(ann: Any, build: Any) -> None:
         assert response.status_code == 400, body[:20]
         assert isinstance(build.error_of(response), BadRequest)
     assert (await ann.space()).head == Rev(1)
+
+
+async def test_winners_are_bounded(ann: Any, build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commits, "WINNERS_BYTES_MAX", 1_000)
+    where = await ann.new_folder(b"d")
+    for number in range(4):
+        await ann.new_file(b"%d" % number, where, Manifest(900, b"x" * 900))
+    found = await winners(ann, build.change(where, None, (await ann.node(where)).rev))
+    assert len(found) == 2

@@ -38,6 +38,7 @@ from remote.protocol.messages import (
     NodeRange,
     PollRequest,
     PutRequest,
+    Spaces,
     WantAnswer,
     WantRequest,
 )
@@ -462,3 +463,13 @@ def test_kill_at_any_moment_loses_nothing_acknowledged(made: Home, build: Any, s
                 assert answer.rev == revs.get(name, answer.rev)
                 assert answer.rev
     assert sum(len(worker.done) for worker in workers) >= kill_after
+
+
+def test_a_quota_can_be_set_while_it_runs(made: Home) -> None:
+    with made.serving() as (_, url):
+        assert made.run("user", "quota", "Ann", "12345").returncode == 0
+        device = made.device(url)
+        spaces = msgspec.msgpack.decode(device.http.get("/v1/spaces").content, type=Spaces).spaces
+        assert (spaces[0].quota, spaces[0].free) == (12345, 12345)
+    assert "no user bob" in made.run("user", "quota", "bob", "5").stderr
+    assert made.run("user", "quota", "ann", "-5").returncode == 2

@@ -332,3 +332,11 @@ async def test_a_poll_for_somebody_elses_space_says_that_spaces_changed(ann: Any
         with pytest.raises(BadRequest):
             await bob.poll({space: 0})
     assert (await bob.poll({4711: 0})).spaces_changed
+
+
+async def test_nodes_that_fill_an_answer_are_too_many(ann: Any, build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading._Room, "__init__", room_of(3_000))
+    nodes = [await ann.new_file(b"%d" % number, content=Manifest(2000, b"x" * 2000)) for number in range(3)]
+    assert len((await ann.nodes(*nodes[:2])).nodes) == 2
+    with pytest.raises(TooLarge, match="first 2 nodes"):
+        await ann.nodes(*nodes)
