@@ -90,13 +90,17 @@ def _merge(record: Record, here: NodeState, news: NodeVersion, there: NodeState,
     is_conflict = is_content_here and is_content_there and not is_same and here.kind is Kind.FILE
     takes_local = is_content_here and (not is_content_there or is_local_newer or is_same)
 
-    def pick(field: Callable[[NodeState], T]) -> T:
+    def pick(field: Callable[[NodeState], T], *, is_here_newer: bool = is_local_newer) -> T:
         local, remote = field(here), field(there)
         if agreed is not None and local == field(agreed):
             return remote
         if agreed is not None and remote == field(agreed):
             return local
-        return local if is_local_newer else remote
+        return local if is_here_newer else remote
+
+    def pick_time(field: Callable[[NodeState], int]) -> int:
+        # As the server judges touches: times move without an edit of their node, when a folder's entries change.
+        return pick(field, is_here_newer=here.ctime_ns > there.ctime_ns)
 
     source = here if takes_local else there
     merged = NodeState(
@@ -105,9 +109,9 @@ def _merge(record: Record, here: NodeState, news: NodeVersion, there: NodeState,
         mode=pick(lambda state: state.mode),
         uid=pick(lambda state: state.uid),
         gid=pick(lambda state: state.gid),
-        mtime_ns=source.mtime_ns if is_content_here or is_content_there else pick(lambda state: state.mtime_ns),
+        mtime_ns=source.mtime_ns if is_content_here or is_content_there else pick_time(lambda state: state.mtime_ns),
         ctime_ns=max(here.ctime_ns, there.ctime_ns),
-        atime_ns=pick(lambda state: state.atime_ns),
+        atime_ns=pick_time(lambda state: state.atime_ns),
         birth_ns=there.birth_ns,
         rdev=there.rdev,
         target=pick(lambda state: state.target),
@@ -115,7 +119,7 @@ def _merge(record: Record, here: NodeState, news: NodeVersion, there: NodeState,
         content=source.content,
     )
     keeps_staging = takes_local and bool(record.staged)
-    is_dirty = keeps_staging or not is_touch(merged, there)
+    is_dirty = keeps_staging or replace(merged, ctime_ns=there.ctime_ns) != there
     if not is_dirty:
         return Settled(replace(_clean(record, news), local=there), is_local_lost=is_conflict and not takes_local)
     settled = replace(

@@ -219,8 +219,13 @@ def retry(edit: Edit, is_busy: Callable[[NodeId], bool], correction_ns: int, wai
     News(edit, is_busy, correction_ns).take(waiting)
 
 
-def acknowledge(edit: Edit, node: NodeId, sent: NodeState | None, rev: Rev, is_touch: bool, is_unchanged: bool) -> None:
-    """The server has committed `sent` as the node's state; `is_unchanged`: its staging was not written to since."""
+def acknowledge(
+    edit: Edit, node: NodeId, sent: NodeState | None, rev: Rev, is_merged: bool, is_unchanged: bool
+) -> None:
+    """The server has committed `sent` as the node's state; `is_unchanged`: its staging was not written to since.
+
+    `is_merged`: the server may have made something else of it, which the journal will bring.
+    """
     record = edit.record(node)
     if record is None:
         if sent is not None:
@@ -234,8 +239,7 @@ def acknowledge(edit: Edit, node: NodeId, sent: NodeState | None, rev: Rev, is_t
         if record.local is None:
             edit.drop(node)
         return
-    # A touch is merged by the server, not checked: the journal brings the state that came of it.
-    new_rev = record.rev if is_touch else rev
+    new_rev = record.rev if is_merged else rev
     same = record.local is not None and is_unchanged and replace(record.local, content=sent.content) == sent
     if same:
         edit.put(

@@ -118,7 +118,7 @@ class Pull:
             if record is None or record.rev >= commit.rev:
                 continue
             if version.node in self._tree.sending:
-                news.acknowledge(edit, version.node, version.state, commit.rev, is_touch=False, is_unchanged=False)
+                news.acknowledge(edit, version.node, version.state, commit.rev, is_merged=False, is_unchanged=False)
             else:
                 left.append(version)
         return tuple(left)

@@ -360,15 +360,20 @@ class Push:
     def _take_answer(self, sent: _Sent, rev: Rev) -> list[Prepared]:
         """The server has it: from here to the end no await, the tree and the stagings change together."""
         done: list[Prepared] = []
+        is_next = rev == self._tree.cursor + 1
+        is_clear = True
         with self._tree.edit() as edit:
             for change in sent.commit.changes:
                 if change.is_conflict:
                     continue
+                if change.is_touch and not _is_on_top(change, edit.record(change.node)):
+                    is_clear = False
+                    continue
                 prepared = sent.prepared.get(change.node)
                 is_unchanged = prepared is None or self._is_current(change.node, prepared)
-                news.acknowledge(
-                    edit, change.node, change.state, rev, is_touch=change.is_touch, is_unchanged=is_unchanged
-                )
+                # A touch is taken as it is where nothing came in between; else the journal brings what came of it.
+                is_merged = change.is_touch and not is_next
+                news.acknowledge(edit, change.node, change.state, rev, is_merged=is_merged, is_unchanged=is_unchanged)
                 record = edit.record(change.node)
                 if prepared is None or record is None:
                     continue
@@ -383,7 +388,7 @@ class Push:
                 if lost is not None:
                     lost.staging.discard(edit.change)
                     done.append(lost)
-            if rev == self._tree.cursor + 1:
+            if is_next and is_clear:
                 self._tree.set_cursor(rev, edit)
         self._tree.released -= {prepared.staging.id for prepared in done}
         self._tree.set_sending(())
@@ -434,3 +439,8 @@ class Push:
         if staging.size <= SMALL_FILE_MAX:
             return (await self._upload.small([staging]))[0]
         return await self._upload.large(staging)
+
+
+def _is_on_top(change: Change, record: Record | None) -> bool:
+    """Whether no news of the node came since the change was made."""
+    return record is not None and record.rev == change.base
