@@ -139,7 +139,7 @@ async def run(planned: Plan, state: Store, cache: Store, ready: Callable[[], Non
     traffic = Traffic()
     async with connect(account.url, account.token, allow_insecure=account.allow_insecure, traffic=traffic) as service:
         drive = Drive(planned, state, cache, service, traffic)
-        verbs = Verbs(drive, account, planned.point)
+        verbs = Verbs(drive, account, planned.point, kernel.stop)
         try:
             kernel.mount(drive.operations, planned.point, source_of(account), planned.options)
         except RuntimeError as error:
@@ -159,7 +159,7 @@ async def run(planned: Plan, state: Store, cache: Store, ready: Callable[[], Non
                 log.info("mounted at %s as process %d", planned.point, os.getpid())
                 ready()
         finally:
-            kernel.unmount()
+            kernel.unmount(is_mounted=mounts.mount_at(planned.point) is not None)
             drive.close()
             # Also when all this was cancelled; nothing is lost where it takes longer.
             with trio.CancelScope(shield=True), trio.move_on_after(_CLOSE_SECONDS):

@@ -455,6 +455,6 @@ def stop() -> None:
     pyfuse3.terminate()
 
 
-def unmount() -> None:
-    """Takes the folder away, also while programs are in it."""
-    pyfuse3.close(unmount=True)
+def unmount(*, is_mounted: bool = True) -> None:
+    """Takes the folder away, also while programs are in it; when it is away already, only lets go of the rest."""
+    pyfuse3.close(unmount=is_mounted)

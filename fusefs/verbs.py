@@ -51,10 +51,12 @@ def listen(path: Path) -> trio.SocketListener:
 class Verbs:
     """Answers for one mounted drive."""
 
-    def __init__(self, drive: Drive, account: Account, point: str) -> None:
+    def __init__(self, drive: Drive, account: Account, point: str, end: Callable[[], None]) -> None:
+        """`end` ends the daemon although programs may still use the mount."""
         self._drive = drive
         self._account = account
         self._point = point
+        self._end = end
         self._slots = trio.CapacityLimiter(_CONNECTIONS)
         self._verbs: dict[str, Callable[[Fields], Awaitable[object]]] = {
             "ping": self._ping,
@@ -256,13 +258,17 @@ class Verbs:
     async def _stop(self, fields: Fields) -> object:
         """Unmounts, which ends the daemon; raises Refused when programs use the mount and `lazy` is not said."""
         await self.flush()
+        is_lazy = bool(fields.get("lazy"))
         try:
-            await trio.to_thread.run_sync(lambda: mounts.unmount(self._point, is_lazy=bool(fields.get("lazy"))))
+            await trio.to_thread.run_sync(lambda: mounts.unmount(self._point, is_lazy=is_lazy))
         except Busy:
             raise Refused(
                 f"{self._point} is in use. Close what uses it, or take it away at once: satchel umount --lazy "
                 f"{self._point}"
             ) from None
+        if is_lazy:
+            # Else it would end with the last program that has a file open.
+            self._end()
         return {"unmounted": True}
 
 

@@ -139,6 +139,47 @@ def test_umount_names_who_uses_the_mount(device: Any) -> None:
     assert not desk.is_mounted
 
 
+def test_umount_lazy_takes_it_away_from_those_who_use_it(device: Any) -> None:
+    desk = device("desk")
+    process = desk.pid
+    file = os.open(desk.path / "open", os.O_WRONLY | os.O_CREAT)
+    os.write(file, b"not closed yet")
+    desk.must("umount", "--lazy", desk.path)
+    assert not desk.is_mounted
+    assert not Path(f"/proc/{process}").exists()
+    with contextlib.suppress(OSError):
+        os.close(file)
+    desk.mount()
+    assert (desk.path / "open").read_text() == "not closed yet"
+
+
+FAULTY = """
+import trio
+from cache.sync import Sync
+from fusefs import daemon
+
+async def fail(self):
+    await self.sent(None)
+    raise RuntimeError("a fault of this test")
+
+Sync._walk = fail
+daemon.main()
+"""
+"""A daemon of which one task fails as soon as it is mounted."""
+
+
+def test_a_fault_of_the_daemon_leaves_no_dead_folder(device: Any) -> None:
+    desk = device("desk", mount=False)
+    desk.path.mkdir()
+    command = [sys.executable, "-c", FAULTY, desk.path, "--foreground"]
+    result = subprocess.run(command, env=desk.environment, capture_output=True, text=True, timeout=30, check=False)
+    assert result.returncode == 1
+    assert "CRITICAL" in result.stderr
+    assert "a fault of this test" in result.stderr
+    assert not desk.is_mounted
+    desk.mount()
+
+
 def test_umount_of_the_system_ends_the_daemon(device: Any) -> None:
     desk = device("desk")
     process = os.pidfd_open(desk.pid)

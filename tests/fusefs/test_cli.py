@@ -1,0 +1,168 @@
+"""The command line: what may be said, which exit code follows, and what a person reads."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusefs import mounts
+from fusefs.cli import main, standing
+from fusefs.cli.standing import told
+from fusefs.control import Exit, Refused
+from fusefs.daemon import parse_options
+
+COMMANDS = {
+    "login",
+    "logout",
+    "mount",
+    "umount",
+    "status",
+    "wait",
+    "versions",
+    "restore",
+    "stats",
+    "doctor",
+}
+
+STANDING: dict[str, Any] = {
+    "mount": "/home/ann/Satchel",
+    "url": "https://files.example.org/",
+    "user": "ann",
+    "online": True,
+    "trouble": "",
+    "pending": {"count": 0, "bytes": 0, "paths": []},
+    "stuck": [],
+    "cache": {"bytes": 5_000_000, "limit_bytes": 10_000_000_000},
+    "quota_bytes": 0,
+    "used_bytes": 0,
+    "unlisted_folders": 0,
+}
+
+
+def _ended(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
+    """The exit code of `satchel ARGS`, run here."""
+    monkeypatch.setattr(sys, "argv", ["satchel", *args])
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    return int(caught.value.code or 0)
+
+
+def test_the_promised_commands_are_there() -> None:
+    assert set(main.satchel.commands) == COMMANDS
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["dance"],
+        ["mount"],
+        ["login", "http://x"],
+        ["wait", "--timeout", "soon"],
+        ["wait", "--timeout", "-1"],
+        ["restore", "x"],
+        ["status", "--jason"],
+    ],
+)
+def test_what_is_no_command_is_a_fault_of_use(monkeypatch: pytest.MonkeyPatch, args: list[str]) -> None:
+    assert _ended(monkeypatch, *args) == Exit.USAGE
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["mount", "--help"]])
+def test_help_and_version(monkeypatch: pytest.MonkeyPatch, args: list[str]) -> None:
+    assert _ended(monkeypatch, *args) == Exit.OK
+
+
+def test_without_a_mount(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _ended(monkeypatch, "status", "--json") == Exit.NOT_MOUNTED
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("satchel: Satchel is not mounted")
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "first"),
+    [
+        ({}, Exit.OK, "All changes are on the server."),
+        ({"online": False, "trouble": "no route"}, Exit.UNREACHABLE, "All changes are on the server."),
+        (
+            {"pending": {"count": 3, "bytes": 1, "paths": ["a"]}},
+            Exit.PENDING,
+            "3 changes not on the server yet; safe on this device, and they are being sent.",
+        ),
+        (
+            {"pending": {"count": 1, "bytes": 1, "paths": ["a"]}, "online": False},
+            Exit.PENDING,
+            "1 change not on the server yet; safe on this device, and they are sent when the server is back.",
+        ),
+    ],
+)
+def test_status_says_first_whether_the_work_is_safe(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    code: int,
+    first: str,
+) -> None:
+    monkeypatch.setattr(standing, "ask", lambda _: {**STANDING, **changes})
+    assert _ended(monkeypatch, "status") == code
+    assert capsys.readouterr().out.splitlines()[0] == first
+
+
+def test_status_names_what_is_stuck_and_why() -> None:
+    stuck = {"path": "Docs/plan.odt", "sentence": "The space is full.", "seconds": 12.0}
+    text = "\n".join(told({**STANDING, "stuck": [stuck], "quota_bytes": 10_000, "used_bytes": 9_999}))
+    assert "Docs/plan.odt: The space is full." in text
+    assert "Quota   10.0 kB of 10.0 kB" in text
+    assert "ann@files.example.org" in text
+
+
+def test_a_refusal_is_one_sentence_and_its_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: str) -> object:
+        raise Refused("The daemon is tired.", 5)
+
+    monkeypatch.setattr(standing, "ask", refuse)
+    assert _ended(monkeypatch, "stats") == Exit.UNREACHABLE
+    assert capsys.readouterr().err == "satchel: The daemon is tired.\n"
+
+
+def test_status_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; sys.argv = ['satchel', 'status']\n"
+        "from fusefs.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('trio', 'httpx', 'pyfuse3', 'lmdb', 'cryptography') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_mount_options_for_the_kernel_and_for_us() -> None:
+    passed, settings = parse_options("ro,cache_size=2G,x-gvfs-show,_netdev,rw,allow_other,,read_seconds=3")
+    assert passed == {"ro", "allow_other"}
+    assert settings == {"cache_size_bytes": "2G", "read_seconds": "3"}
+
+
+@pytest.mark.parametrize("text", ["dance", "ro=1", "fsname=x", "cache_size"])
+def test_other_mount_options_are_refused(text: str) -> None:
+    with pytest.raises(Refused, match=r"is not known") as caught:
+        parse_options(text)
+    assert caught.value.code == Exit.USAGE
+
+
+def test_a_folder_s_real_place_is_found_without_asking_it(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert mounts.real(str(tmp_path / "link")) == str(tmp_path.resolve() / "real")
+    assert mounts.real(str(tmp_path / "link/new")) == str(tmp_path.resolve() / "real/new")
+    assert mounts.real("/") == "/"
+
+
+def test_the_mounts_of_this_machine_are_read() -> None:
+    assert mounts.mount_at("/") is not None
+    assert mounts.mount_at("/no/such") is None
+    assert mounts._plain("/a\\040b\\134") == "/a b\\"
