@@ -525,6 +525,6 @@ async def test_winners_are_bounded(ann: Any, build: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(commits, "WINNERS_BYTES_MAX", 1_000)
     where = await ann.new_folder(b"d")
     for number in range(4):
-        await ann.new_file(b"%d" % number, where, Manifest(900, b"x" * 900))
+        await ann.new_file(b"%d" % number, where, Manifest(600, b"x" * 600))
     found = await winners(ann, build.change(where, None, (await ann.node(where)).rev))
     assert len(found) == 2
