@@ -89,6 +89,20 @@ def test_every_import_is_declared(folder: str) -> None:
     assert not undeclared
 
 
+def sleeps(path: Path) -> list[str]:
+    """Calls in this file that let real time pass; `sleep(0)` lets none."""
+    calls = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Call)]
+    texts = [ast.unparse(call) for call in calls]
+    # Under tests/model all of trio's time is a mock clock's.
+    modules = "time|asyncio|anyio" if "model" in path.parts else "time|asyncio|anyio|trio"
+    return [text for text in texts if re.match(rf"({modules})\.sleep\((?!0\))", text)]
+
+
+def test_no_test_sleeps_to_wait() -> None:
+    found = {str(path.relative_to(ROOT)): sleeps(path) for path in (ROOT / "tests").rglob("*.py")}
+    assert {path: calls for path, calls in found.items() if calls} == {}
+
+
 def test_ci_runs_exactly_the_command_that_people_run() -> None:
     commands = [line for line in (ROOT / ".ci/run").read_text().splitlines() if line and not line.startswith("#")]
     assert commands == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "./packaging/test"]
