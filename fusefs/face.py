@@ -29,6 +29,8 @@ class Face:
 
     def show(self, effects: Effects) -> None:
         """The tree shows something else now."""
+        # Content that lost against news is of no use to anybody, unless a program still has it open.
+        self._files.release_dropped()
         self._announce(effects)
 
     def let_go(self, node: NodeId, staging: Staging) -> None:
