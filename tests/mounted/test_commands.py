@@ -141,12 +141,12 @@ def test_umount_names_who_uses_the_mount(device: Any) -> None:
 
 def test_umount_lazy_takes_it_away_from_those_who_use_it(device: Any) -> None:
     desk = device("desk")
-    process = desk.pid
+    process = os.pidfd_open(desk.pid)
     file = os.open(desk.path / "open", os.O_WRONLY | os.O_CREAT)
     os.write(file, b"not closed yet")
     desk.must("umount", "--lazy", desk.path)
     assert not desk.is_mounted
-    assert not Path(f"/proc/{process}").exists()
+    assert _ended(process)
     with contextlib.suppress(OSError):
         os.close(file)
     desk.mount()
