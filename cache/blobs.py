@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NewType
 
@@ -118,6 +118,19 @@ def write_at(path: str, offset: int, data: Buffer) -> int:
         os.close(fd)
 
 
+def read_checked(fd: int, offset: int, length: int, sums: Sequence[int]) -> tuple[bytearray, list[int]]:
+    """The frames there as they are, and the numbers of those that do not sum to what they should."""
+    try:
+        data = read_at(fd, offset, length)
+    except OSError as error:
+        log.warning("Cached content cannot be read from the disk: %s.", error.strerror)
+        return bytearray(), list(range(len(sums)))
+    found = sums_of(data)
+    if len(data) < length:
+        found = found[:-1]
+    return data, [frame for frame, good in enumerate(sums) if frame >= len(found) or found[frame] != good]
+
+
 def punch(path: str, stretches: Sequence[tuple[int, int]]) -> int:
     """Gives the room of (offset, length) stretches back and returns what is still allocated; raises OSError."""
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -131,6 +144,46 @@ def punch(path: str, stretches: Sequence[tuple[int, int]]) -> int:
         return os.fstat(fd).st_blocks * 512
     finally:
         os.close(fd)
+
+
+def adopt(
+    source: str, path: str, pieces: Sequence[tuple[int, int, Sequence[int] | None]]
+) -> tuple[list[Sequence[int] | None], int]:
+    """Makes the file `source` a blob of (offset, length, sums) pieces; returns their sums and the allocated bytes.
+
+    Sums that are None are computed; None comes back for a piece that the file is too short for. What is no piece is
+    given back to the disk.
+    """
+    ordered = sorted((offset, length) for offset, length, _ in pieces)
+    move(source, path, ordered)
+    try:
+        return _sums_in(path, pieces), _punch_between(path, ordered)
+    except OSError:
+        unlink(path)
+        raise
+
+
+def _sums_in(path: str, pieces: Sequence[tuple[int, int, Sequence[int] | None]]) -> list[Sequence[int] | None]:
+    found: list[Sequence[int] | None] = []
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        for offset, length, sums in pieces:
+            is_there = offset + length <= size
+            found.append((sums or sums_of(read_at(fd, offset, length))) if is_there else None)
+    finally:
+        os.close(fd)
+    return found
+
+
+def _punch_between(path: str, ordered: Sequence[tuple[int, int]]) -> int:
+    gaps = []
+    at = 0
+    for offset, length in [*ordered, (os.path.getsize(path), 0)]:
+        if offset - at >= FRAME // 32:
+            gaps.append((at, offset - at))
+        at = max(at, offset + length)
+    return punch(path, gaps) if gaps else allocated(path)
 
 
 def move(source: str, path: str, pieces: Sequence[tuple[int, int]]) -> None:
@@ -158,6 +211,34 @@ def unlink(path: str) -> None:
 def allocated(path: str) -> int:
     """The bytes that the blob takes on disk."""
     return os.stat(path, follow_symlinks=False).st_blocks * 512
+
+
+def unlink_all(paths: Iterable[str]) -> None:
+    """Removes blobs."""
+    for path in paths:
+        unlink(path)
+
+
+def punch_all(work: Iterable[tuple[str, Sequence[tuple[int, int]]]]) -> list[int | None]:
+    """`punch` for each; None for one that cannot be."""
+    left: list[int | None] = []
+    for path, stretches in work:
+        try:
+            left.append(punch(path, stretches))
+        except OSError:
+            left.append(None)
+    return left
+
+
+def allocated_all(paths: Iterable[str]) -> list[int]:
+    """`allocated` for each; 0 for one that is not there."""
+    found = []
+    for path in paths:
+        try:
+            found.append(allocated(path))
+        except OSError:
+            found.append(0)
+    return found
 
 
 def disk_full(path: str, error: OSError) -> DiskFull:

@@ -9,7 +9,6 @@ Everything runs on the event loop's thread but `Slot.write`.
 
 import logging
 import os
-import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 import trio
 import xxhash
@@ -25,6 +24,8 @@ import xxhash
 from cache import blobs
 from cache.blobs import BlobId, Blobs
 from cache.errors import StoreDamaged
+from cache.places import BLOB, CHUNK, SMALL, SUM, Place, key_of, number_of, pack_sums, small_cost
+from cache.plain import Known, PlainHashes
 from cache.store import Change, Store
 from remote.protocol.ids import ChunkId, PlainHash
 from remote.protocol.nodes import Entry
@@ -36,48 +37,15 @@ TABLES: Final = ("chunks", "small", "blobs", "queue", "plain", "plain_queue", "f
 """Tables of the cache's store; their keys and values are in FORMAT.md."""
 SMALL_MAX: Final = 64 << 10
 """Bytes of content up to which a fetched chunk lies in the store."""
-PLAIN_COUNT_MAX: Final = 400_000
-"""Plain hashes remembered."""
 SMALL_BYTES_PER_CHECKPOINT: Final = 4 << 20
 BLOB_BYTES_PER_CHECKPOINT: Final = 256 << 20
 THREADS: Final = 6
 
 _CHUNKS, _SMALL, _BLOBS, _QUEUE, _PLAIN, _PLAIN_QUEUE, _FACTS = range(len(TABLES))
 
-_CHUNK: Final = struct.Struct("<QQQII")  # position in the queue, blob, offset, length, held frames; then a sum for each
-_SMALL_HEAD: Final = struct.Struct("<QQ")  # position in the queue, sum
-_BLOB: Final = struct.Struct("<QI")  # allocated bytes, chunks in it
-_SUM: Final = struct.Struct("<Q")
-_PLAIN_VALUE: Final = struct.Struct("<32s32sI")  # chunk id, key, sealed size
 _USED: Final = b"used"
-_PAGE: Final = 4096
 
 _T = TypeVar("_T")
-
-
-class _Place(NamedTuple):
-    """A row of the table `chunks`."""
-
-    position: int
-    blob: BlobId
-    offset: int
-    length: int
-    frames: int
-    sums: bytes
-
-    def pack(self) -> bytes:
-        return _CHUNK.pack(*self[:5]) + self.sums
-
-    def sum_of(self, frame: int) -> int:
-        return int(_SUM.unpack_from(self.sums, 8 * frame)[0])
-
-
-class Known(NamedTuple):
-    """A chunk that the server holds for content with some plain hash."""
-
-    id: ChunkId
-    key: bytes
-    sealed_size: int
 
 
 @dataclass
@@ -96,7 +64,8 @@ class Slot:
     def write(self, first: int, plain: Buffer) -> None:
         """Writes frames from number `first` on; raises DiskFull."""
         sums = blobs.sums_of(plain)
-        self.allocated = blobs.write_at(self.path, self.offset + first * FRAME, plain)
+        # Another thread may be writing other frames: the later of both knows more.
+        self.allocated = max(self.allocated, blobs.write_at(self.path, self.offset + first * FRAME, plain))
         self.written.append((first, sums))
 
 
@@ -127,15 +96,14 @@ class Chunks:
         self._used = int.from_bytes(used, "little") if used is not None else 0
         oldest = store.scan(_QUEUE, limit=1)
         newest = store.last(_QUEUE)
-        self._next_position = int.from_bytes(newest[0], "big") + 1 if newest else 1
+        self._next_position = number_of(newest[0]) + 1 if newest else 1
         # One byte for each position from _first_position on: read since the hand passed by.
-        self._first_position = int.from_bytes(oldest[0][0], "big") if oldest else 1
+        self._first_position = number_of(oldest[0][0]) if oldest else 1
         self._visited = bytearray(self._next_position - self._first_position)
         last_blob = store.last(_BLOBS)
-        self._next_blob = max(int.from_bytes(last_blob[0], "big") + 1 if last_blob else 1, time.time_ns())
+        self._next_blob = max(number_of(last_blob[0]) + 1 if last_blob else 1, time.time_ns())
         self._first_new_blob = self._next_blob
-        newest_plain = store.last(_PLAIN_QUEUE)
-        self._next_plain = int.from_bytes(newest_plain[0], "big") + 1 if newest_plain else 1
+        self._plain = PlainHashes(store, _PLAIN, _PLAIN_QUEUE)
         self._unsaved_small = 0
         self._unsaved_blob = 0
 
@@ -157,7 +125,7 @@ class Chunks:
         value = self.store.get(_CHUNKS, entry.id)
         if value is None:
             return 0
-        _, _, _, length, frames = _CHUNK.unpack_from(value)
+        _, _, _, length, frames = CHUNK.unpack_from(value)
         return int(frames) if length == entry.length else 0
 
     def read(self, entry: Entry, start: int, stop: int) -> Buffer | None:
@@ -169,7 +137,7 @@ class Chunks:
         value = self.store.get(_CHUNKS, entry.id)
         if value is None:
             return None
-        position, blob, offset, length, frames = _CHUNK.unpack_from(value)
+        position, blob, offset, length, frames = CHUNK.unpack_from(value)
         first, end = start // FRAME, -(-stop // FRAME)
         needed = (1 << end) - (1 << first)
         if length != entry.length or frames & needed != needed:
@@ -190,7 +158,7 @@ class Chunks:
         for frame in range(first, end):
             at = frame * FRAME - begin
             found = xxhash.xxh3_64_intdigest(view[at : at + FRAME])
-            if found != _SUM.unpack_from(value, _CHUNK.size + 8 * frame)[0]:
+            if found != SUM.unpack_from(value, CHUNK.size + 8 * frame)[0]:
                 self._damage(entry.id, [frame], is_zero=not any(view[at : at + FRAME]))
                 return None
         self._visit(position)
@@ -213,16 +181,18 @@ class Chunks:
         fd = os.dup(shared_fd)
         try:
             with self.holding([entry.id]):
-                data, bad = await self._in_thread(partial(_read_checked, fd, place, first, end))
+                sums = [place.sum_of(frame) for frame in range(first, end)]
+                begin = first * FRAME
+                length = min(end * FRAME, place.length) - begin
+                data, bad = await self._in_thread(partial(blobs.read_checked, fd, place.offset + begin, length, sums))
         finally:
             os.close(fd)
         if bad:
             now = self._place(entry.id)
             if now is not None and now.blob == place.blob:
-                self._damage(entry.id, bad, is_zero=not any(data))
+                self._damage(entry.id, [first + frame for frame in bad], is_zero=not any(data))
             return None
         self._visit(place.position)
-        begin = first * FRAME
         return data if stop - start == len(data) else memoryview(data)[start - begin : stop - begin]
 
     def read_leaf(self, chunk_id: ChunkId) -> bytes | None:
@@ -249,11 +219,11 @@ class Chunks:
         """Keeps content of a small chunk in the store."""
         if self.store.has(_SMALL, chunk_id):
             return
-        value = _SMALL_HEAD.pack(self._next_position, xxhash.xxh3_64_intdigest(plain)) + plain
+        value = SMALL.pack(self._next_position, xxhash.xxh3_64_intdigest(plain)) + plain
         with self.store.change() as change:
             change.put(_SMALL, chunk_id, value)
             self._enqueue(change, chunk_id)
-            self._account(change, _small_cost(len(value)))
+            self._account(change, small_cost(len(value)))
         self._unsaved_small += len(value)
         self._keep_pace()
 
@@ -300,7 +270,8 @@ class Chunks:
         if not taken:
             await self._in_thread(partial(path.unlink, missing_ok=True))
             return
-        found, allocated = await self._in_thread(partial(_adopt, str(path), target, list(taken.values())))
+        todo = [(offset, entry.length, known) for entry, offset, known in taken.values()]
+        found, allocated = await self._in_thread(partial(blobs.adopt, str(path), target, todo))
         kept = 0
         empty: list[BlobId] = []
         with self.store.change() as change:
@@ -308,11 +279,11 @@ class Chunks:
                 if frame_sums is None or entry.id in self._holds or self.held(entry) == whole(entry):
                     continue
                 self._remove(change, entry.id, empty, {})
-                place = _Place(self._next_position, blob, offset, entry.length, whole(entry), _pack_sums(frame_sums))
+                place = Place(self._next_position, blob, offset, entry.length, whole(entry), pack_sums(frame_sums))
                 change.put(_CHUNKS, entry.id, place.pack())
                 self._enqueue(change, entry.id)
                 kept += 1
-            change.put(_BLOBS, _number(blob), _BLOB.pack(allocated, kept))
+            change.put(_BLOBS, key_of(blob), BLOB.pack(allocated, kept))
             self._account(change, allocated)
         await self._remove_empty(empty if kept else [*empty, blob])
         self._unsaved_blob += allocated
@@ -355,8 +326,8 @@ class Chunks:
 
     def queue(self, after: int, limit: int) -> list[tuple[int, ChunkId]]:
         """Chunks in the order in which they came in, after a position; for eviction."""
-        found = self.store.scan(_QUEUE, _number(after + 1), limit=limit)
-        return [(int.from_bytes(key, "big"), ChunkId(value)) for key, value in found]
+        found = self.store.scan(_QUEUE, key_of(after + 1), limit=limit)
+        return [(number_of(key), ChunkId(value)) for key, value in found]
 
     @property
     def count(self) -> int:
@@ -382,7 +353,7 @@ class Chunks:
         if place is not None:
             return place.frames.bit_count() * FRAME
         value = self.store.get(_SMALL, chunk_id)
-        return _small_cost(len(value)) if value is not None else 0
+        return small_cost(len(value)) if value is not None else 0
 
     async def sweep(self) -> int:
         """Removes files that no row names, as a crash leaves them, and returns how many; run once after the start.
@@ -391,19 +362,19 @@ class Chunks:
         """
         after = 0
         empty: list[BlobId] = []
-        while rows := self.store.scan(_BLOBS, _number(after), limit=500):
-            known = [BlobId(int.from_bytes(key, "big")) for key, _ in rows]
+        while rows := self.store.scan(_BLOBS, key_of(after), limit=500):
+            known = [BlobId(number_of(key)) for key, _ in rows]
             after = known[-1] + 1
-            found = await self._in_thread(partial(_allocated_all, [self._blobs.path(blob) for blob in known]))
+            found = await self._in_thread(partial(blobs.allocated_all, [self._blobs.path(blob) for blob in known]))
             with self.store.change() as change:
                 for blob, (key, value), allocated in zip(known, rows, found, strict=True):
                     if blob >= self._first_new_blob or change.get(_BLOBS, key) != value:
                         continue
-                    before, count = _BLOB.unpack(value)
+                    before, count = BLOB.unpack(value)
                     if count == 0:
                         empty.append(blob)
                     elif before != allocated:
-                        change.put(_BLOBS, key, _BLOB.pack(allocated, count))
+                        change.put(_BLOBS, key, BLOB.pack(allocated, count))
                         self._account(change, allocated - before)
         await self._remove_empty(empty)
         return len(empty) + await self._sweep_files()
@@ -413,10 +384,10 @@ class Chunks:
         for folder in self._blobs.folders():
             found = await self._in_thread(partial(blobs.blobs_in, folder))
             orphans = [
-                blob for blob in found if blob < self._first_new_blob and not self.store.has(_BLOBS, _number(blob))
+                blob for blob in found if blob < self._first_new_blob and not self.store.has(_BLOBS, key_of(blob))
             ]
             if orphans:
-                await self._in_thread(partial(_unlink_all, [self._blobs.path(blob) for blob in orphans]))
+                await self._in_thread(partial(blobs.unlink_all, [self._blobs.path(blob) for blob in orphans]))
                 count += len(orphans)
         return count
 
@@ -424,47 +395,31 @@ class Chunks:
 
     def known_plain(self, plain_hash: PlainHash) -> Known | None:
         """The chunk that this content was sealed to, as far as remembered."""
-        value = self.store.get(_PLAIN, plain_hash)
-        if value is None:
-            return None
-        chunk_id, key, sealed_size = _PLAIN_VALUE.unpack_from(value)
-        return Known(ChunkId(chunk_id), key, sealed_size)
+        return self._plain.find(plain_hash)
 
     def note_plain(self, plain_hash: PlainHash, chunk_id: ChunkId, key: bytes, sealed_size: int) -> None:
         """Remembers what content was sealed to, once the server has it; the oldest are forgotten."""
-        with self.store.change() as change:
-            if change.get(_PLAIN, plain_hash) is None:
-                change.put(_PLAIN_QUEUE, _number(self._next_plain), plain_hash)
-                self._next_plain += 1
-            change.put(_PLAIN, plain_hash, _PLAIN_VALUE.pack(chunk_id, key, sealed_size))
-            if self.store.count(_PLAIN_QUEUE) >= PLAIN_COUNT_MAX:
-                for number, oldest in self.store.scan(_PLAIN_QUEUE, limit=8):
-                    change.delete(_PLAIN_QUEUE, number)
-                    change.delete(_PLAIN, oldest)
+        self._plain.note(plain_hash, Known(chunk_id, key, sealed_size))
 
     def forget_plain(self, plain_hash: PlainHash) -> None:
         """Forgets it, when the server turned out not to have the chunk."""
-        with self.store.change() as change:
-            change.delete(_PLAIN, plain_hash)
+        self._plain.forget(plain_hash)
 
     # Inside
 
     async def _in_thread(self, job: Callable[[], _T]) -> _T:
         return await trio.to_thread.run_sync(job, limiter=self._limiter)
 
-    def _place(self, chunk_id: ChunkId) -> _Place | None:
+    def _place(self, chunk_id: ChunkId) -> Place | None:
         value = self.store.get(_CHUNKS, chunk_id)
-        if value is None:
-            return None
-        position, blob, offset, length, frames = _CHUNK.unpack_from(value)
-        return _Place(position, BlobId(blob), offset, length, frames, value[_CHUNK.size :])
+        return Place.unpack(value) if value is not None else None
 
     def _read_small(self, chunk_id: ChunkId) -> bytes | None:
         value = self.store.get(_SMALL, chunk_id)
         if value is None:
             return None
-        position, expected = _SMALL_HEAD.unpack_from(value)
-        plain = value[_SMALL_HEAD.size :]
+        position, expected = SMALL.unpack_from(value)
+        plain = value[SMALL.size :]
         if xxhash.xxh3_64_intdigest(plain) != expected:
             self._lose(chunk_id, "its bytes in the store were changed")
             return None
@@ -477,7 +432,7 @@ class Chunks:
             self._visited[at] = 1
 
     def _enqueue(self, change: Change, chunk_id: ChunkId) -> None:
-        change.put(_QUEUE, _number(self._next_position), chunk_id)
+        change.put(_QUEUE, key_of(self._next_position), chunk_id)
         self._next_position += 1
         self._visited.append(0)
 
@@ -500,18 +455,15 @@ class Chunks:
             return
         with self.store.change() as change:
             if place is None:
-                place = _Place(self._next_position, slot.blob, 0, entry.length, 0, bytes(8 * frame_count(entry.length)))
+                place = Place(self._next_position, slot.blob, 0, entry.length, 0, bytes(8 * frame_count(entry.length)))
                 self._enqueue(change, entry.id)
-            frames = place.frames
-            sums = bytearray(place.sums)
             for first, found in slot.written:
-                frames |= ((1 << len(found)) - 1) << first
-                sums[8 * first : 8 * (first + len(found))] = _pack_sums(found)
+                place = place.with_frames(first, found)
             slot.written.clear()
-            change.put(_CHUNKS, entry.id, place._replace(frames=frames, sums=bytes(sums)).pack())
-            known = change.get(_BLOBS, _number(slot.blob))
-            allocated, count = _BLOB.unpack(known) if known is not None else (0, 1)
-            change.put(_BLOBS, _number(slot.blob), _BLOB.pack(slot.allocated, count))
+            change.put(_CHUNKS, entry.id, place.pack())
+            known = change.get(_BLOBS, key_of(slot.blob))
+            allocated, count = BLOB.unpack(known) if known is not None else (0, 1)
+            change.put(_BLOBS, key_of(slot.blob), BLOB.pack(slot.allocated, count))
             self._account(change, slot.allocated - allocated)
         self._unsaved_blob += slot.allocated - allocated
         self._keep_pace()
@@ -527,18 +479,18 @@ class Chunks:
         small = change.get(_SMALL, chunk_id)
         if small is not None:
             change.delete(_SMALL, chunk_id)
-            change.delete(_QUEUE, _number(_SMALL_HEAD.unpack_from(small)[0]))
-            self._account(change, -_small_cost(len(small)))
+            change.delete(_QUEUE, key_of(SMALL.unpack_from(small)[0]))
+            self._account(change, -small_cost(len(small)))
         place = self._place(chunk_id) if change.get(_CHUNKS, chunk_id) is not None else None
         if place is None:
             return
         change.delete(_CHUNKS, chunk_id)
-        change.delete(_QUEUE, _number(place.position))
-        row = change.get(_BLOBS, _number(place.blob))
+        change.delete(_QUEUE, key_of(place.position))
+        row = change.get(_BLOBS, key_of(place.blob))
         if row is None:
             return
-        allocated, count = _BLOB.unpack(row)
-        change.put(_BLOBS, _number(place.blob), _BLOB.pack(allocated, max(0, count - 1)))
+        allocated, count = BLOB.unpack(row)
+        change.put(_BLOBS, key_of(place.blob), BLOB.pack(allocated, max(0, count - 1)))
         if count <= 1:
             empty.append(place.blob)
             holes.pop(place.blob, None)
@@ -552,14 +504,14 @@ class Chunks:
         for blob in empty:
             self._blobs.forget(blob)
         with trio.CancelScope(shield=True):
-            await self._in_thread(partial(_unlink_all, [self._blobs.path(blob) for blob in empty]))
+            await self._in_thread(partial(blobs.unlink_all, [self._blobs.path(blob) for blob in empty]))
         freed = 0
         with self.store.change() as change:
             for blob in empty:
-                row = change.get(_BLOBS, _number(blob))
+                row = change.get(_BLOBS, key_of(blob))
                 if row is not None:
-                    freed += _BLOB.unpack(row)[0]
-                    change.delete(_BLOBS, _number(blob))
+                    freed += BLOB.unpack(row)[0]
+                    change.delete(_BLOBS, key_of(blob))
             self._account(change, -freed)
         return freed
 
@@ -567,14 +519,14 @@ class Chunks:
         """Gives the room of dropped chunks back in blobs that hold others too."""
         paths = [self._blobs.path(blob) for blob in holes]
         with trio.CancelScope(shield=True):
-            left = await self._in_thread(partial(_punch_all, list(zip(paths, holes.values(), strict=True))))
+            left = await self._in_thread(partial(blobs.punch_all, list(zip(paths, holes.values(), strict=True))))
         freed = 0
         with self.store.change() as change:
             for blob, allocated in zip(holes, left, strict=True):
-                row = change.get(_BLOBS, _number(blob))
+                row = change.get(_BLOBS, key_of(blob))
                 if row is not None and allocated is not None:
-                    before, count = _BLOB.unpack(row)
-                    change.put(_BLOBS, _number(blob), _BLOB.pack(allocated, count))
+                    before, count = BLOB.unpack(row)
+                    change.put(_BLOBS, key_of(blob), BLOB.pack(allocated, count))
                     freed += before - allocated
             self._account(change, -freed)
         return freed
@@ -587,11 +539,8 @@ class Chunks:
         # Zeros are what an eviction leaves whose rows a kill brought back: nothing is wrong with the disk.
         level = logging.INFO if is_zero else logging.WARNING
         log.log(level, "Chunk %s: cached bytes are not what was written; they are fetched again.", chunk_id.hex())
-        frames = place.frames
-        for frame in bad:
-            frames &= ~(1 << frame)
         with self.store.change() as change:
-            change.put(_CHUNKS, chunk_id, place._replace(frames=frames).pack())
+            change.put(_CHUNKS, chunk_id, place.without_frames(bad).pack())
 
     def _lose(self, chunk_id: ChunkId, why: str) -> None:
         """Takes the rows of a chunk away whose bytes are gone."""
@@ -602,12 +551,12 @@ class Chunks:
         with self.store.change() as change:
             self._remove(change, chunk_id, empty, {})
             for blob in empty:
-                row = change.get(_BLOBS, _number(blob))
+                row = change.get(_BLOBS, key_of(blob))
                 if row is not None:
                     self._blobs.forget(blob)
                     blobs.unlink(self._blobs.path(blob))
-                    change.delete(_BLOBS, _number(blob))
-                    self._account(change, -_BLOB.unpack(row)[0])
+                    change.delete(_BLOBS, key_of(blob))
+                    self._account(change, -BLOB.unpack(row)[0])
 
     def _keep_pace(self) -> None:
         """Bounds what a kill makes the cache forget, and the memory that the store's open transaction takes."""
@@ -616,90 +565,6 @@ class Chunks:
             self.store.checkpoint()
 
 
-def room_for(length: int) -> int:
-    """Bytes that content of so many bytes takes on disk at the most."""
-    return -(-length // _PAGE) * _PAGE + 2 * _PAGE
-
-
 def whole(entry: Entry) -> int:
     """The bits of all frames of a chunk."""
     return (1 << frame_count(entry.length)) - 1
-
-
-def _number(number: int) -> bytes:
-    return number.to_bytes(8, "big")
-
-
-def _pack_sums(sums: Sequence[int]) -> bytes:
-    return struct.pack(f"<{len(sums)}Q", *sums)
-
-
-def _small_cost(length: int) -> int:
-    """What a value of the store takes: pages of its own when it is over half a page."""
-    return -(-(length + 16) // _PAGE) * _PAGE if length > _PAGE // 2 else length + 64
-
-
-def _read_checked(fd: int, place: _Place, first: int, end: int) -> tuple[bytearray, list[int]]:
-    """Frames as they lie on disk, and which of them are not what was written."""
-    begin = first * FRAME
-    stop = min(end * FRAME, place.length)
-    try:
-        data = blobs.read_at(fd, place.offset + begin, stop - begin)
-    except OSError as error:
-        log.warning("Blob %x cannot be read: %s.", place.blob, error.strerror)
-        return bytearray(), list(range(first, end))
-    found = blobs.sums_of(data)
-    if len(data) < stop - begin:
-        found = (found[:-1] + [-1] * (end - first))[: end - first]
-    return data, [first + at for at, frame_sum in enumerate(found) if frame_sum != place.sum_of(first + at)]
-
-
-def _adopt(
-    source: str, path: str, taken: Sequence[tuple[Entry, int, Sequence[int] | None]]
-) -> tuple[list[Sequence[int] | None], int]:
-    """Moves a file, punches what is no chunk, and returns the sums of each (None: not whole) and allocated bytes."""
-    pieces = sorted((offset, entry.length) for entry, offset, _ in taken)
-    blobs.move(source, path, pieces)
-    found: list[Sequence[int] | None] = []
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        size = os.fstat(fd).st_size
-        for entry, offset, sums in taken:
-            if offset + entry.length > size:
-                found.append(None)
-                continue
-            found.append(blobs.sums_of(blobs.read_at(fd, offset, entry.length)) if sums is None else sums)
-    finally:
-        os.close(fd)
-    gaps = []
-    at = 0
-    for offset, length in [*pieces, (size, 0)]:
-        if offset - at >= _PAGE:
-            gaps.append((at, offset - at))
-        at = max(at, offset + length)
-    return found, blobs.punch(path, gaps) if gaps else blobs.allocated(path)
-
-
-def _allocated_all(paths: Sequence[str]) -> list[int]:
-    found = []
-    for path in paths:
-        try:
-            found.append(blobs.allocated(path))
-        except OSError:
-            found.append(0)
-    return found
-
-
-def _unlink_all(paths: Sequence[str]) -> None:
-    for path in paths:
-        blobs.unlink(path)
-
-
-def _punch_all(work: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> list[int | None]:
-    left: list[int | None] = []
-    for path, stretches in work:
-        try:
-            left.append(blobs.punch(path, stretches))
-        except OSError:
-            left.append(None)
-    return left

@@ -13,9 +13,10 @@ from typing import Final
 
 import trio
 
-from cache.chunks import SMALL_MAX, Chunks, Slot, room_for, whole
+from cache.chunks import SMALL_MAX, Chunks, Slot, whole
 from cache.errors import CacheError, ContentDamaged, ContentUnavailable, DiskFull
 from cache.eviction import Budget
+from cache.places import room_for
 from remote.protocol.errors import ChunkDamaged, NotFound, RemoteError
 from remote.protocol.ids import SpaceId
 from remote.protocol.messages import ChunkPart

@@ -12,7 +12,8 @@ from typing import Final
 
 import trio
 
-from cache.chunks import Chunks, Known
+from cache.chunks import Chunks
+from cache.plain import Known
 from cache.reader import Reader
 from cache.staging import Staging, Stretch
 from remote.protocol.cutting import SIZES, Buffer, recut

@@ -377,7 +377,7 @@ def test_leaves_are_kept_by_id_alone(held: Chunks) -> None:
 
 
 def test_plain_hashes_are_remembered_and_bounded(held: Chunks, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "PLAIN_COUNT_MAX", 50)
+    monkeypatch.setattr("cache.plain.COUNT_MAX", 50)
     for number in range(200):
         held.note_plain(PlainHash(number.to_bytes(32, "big")), ChunkId(bytes([number]) * 32), b"k" * 32, number)
         held.note_plain(PlainHash(number.to_bytes(32, "big")), ChunkId(bytes([number]) * 32), b"k" * 32, number)

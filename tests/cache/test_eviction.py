@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache import eviction
-from cache.chunks import Chunks, open_chunks, room_for, whole
+from cache.chunks import Chunks, open_chunks, whole
 from cache.errors import DiskFull
 from cache.eviction import Budget
+from cache.places import room_for
 from remote.protocol.ids import ChunkId
 from remote.protocol.nodes import Entry
 
