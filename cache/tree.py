@@ -134,6 +134,8 @@ class Edit:
         self.released: set[int] = set()
         self.taken: set[int] = {0}
         self.unlisted: set[NodeId] = set()
+        # Nodes whose index may lack names that their record has.
+        self._unindexed: set[NodeId] = set()
 
     def record(self, node: NodeId) -> Record | None:
         """The record as this edit leaves it."""
@@ -172,7 +174,11 @@ class Edit:
         )
 
     def unindex(self, node: NodeId, names: Iterable[Name]) -> None:
-        """Frees names of a node before its record is replaced, so that others may take them in any order."""
+        """Frees names of a node before its record is replaced, so that others may take them in any order.
+
+        The next `put` of the node indexes the names that it has then: none of them may be another's.
+        """
+        self._unindexed.add(node)
         for name in names:
             if self.holder(name) == node:
                 self._set_name(name, None)
@@ -252,6 +258,11 @@ class Edit:
         """Remembers what the server told of a node until it can be merged."""
         self.change.put(Table.NEWS, node_key(version.node), _encode(version))
 
+    def news_of(self, node: NodeId) -> NodeVersion | None:
+        """What the server told of a node and could not be merged yet."""
+        value = self.change.get(Table.NEWS, node_key(node))
+        return _version_decoder.decode(value) if value else None
+
     def forget_news(self, node: NodeId) -> None:
         """The news is merged."""
         if self.change.get(Table.NEWS, node_key(node)) is not None:
@@ -260,13 +271,18 @@ class Edit:
     def keep_lost(self, node: NodeId, lost: LostEdit) -> None:
         """Remembers a local edit that lost, until the server has it as a version."""
         self.taken.add(lost.staged)
-        self.change.put(Table.LOST, node_key(node) + lost.edited_ns.to_bytes(8, "big"), _encode(lost))
+        number = lost.edited_ns
+        while self.change.get(Table.LOST, node_key(node) + number.to_bytes(8, "big")) is not None:
+            number += 1
+        self.change.put(Table.LOST, node_key(node) + number.to_bytes(8, "big"), _encode(lost))
 
     def _index_names(self, node: NodeId, record: Record | None, state: NodeState | None) -> None:
         before = record.local.names if record is not None and record.local is not None else ()
         after = state.names if state is not None else ()
-        if before == after:
+        is_whole = node not in self._unindexed
+        if before == after and is_whole:
             return
+        self._unindexed.discard(node)
         for name in before:
             # A name may have been given to another node within this edit (rename over it).
             if name not in after and self.holder(name) == node:
@@ -274,7 +290,7 @@ class Edit:
         if state is not None:
             value = node_key(node) + bytes([state.kind])
             for name in after:
-                if name not in before and name != ROOT_NAME:
+                if name != ROOT_NAME and not (is_whole and name in before):
                     self._set_name(name, value)
 
     def _set_name(self, name: Name, value: bytes | None) -> None:
@@ -375,7 +391,7 @@ class Tree:
             edit = Edit(self, change)
             yield edit
             after = {node: record for node, _, record in edit.differences()}
-        self.released |= edit.released - edit.taken
+        self.released = (self.released | edit.released) - edit.taken
         for node, record in after.items():
             if record is None:
                 self._records.pop(node, None)
@@ -433,6 +449,11 @@ class Tree:
             (key, NodeId(int.from_bytes(key[:8], "big")), _lost_decoder.decode(value))
             for key, value in self._store.scan(Table.LOST)
         ]
+
+    def stagings(self) -> set[int]:
+        """Ids of all stagings that a record or a lost edit refers to."""
+        records = (self.record(node) for node, _ in self.dirty())
+        return {record.staged for record in records if record is not None} | {lost.staged for _, _, lost in self.lost()}
 
     def setting(self, name: str) -> bytes | None:
         """A value of the settings table."""

@@ -91,6 +91,7 @@ class Drive:
         seconds = choices.read_seconds
         self.reader = Reader(service, self._space, self.chunks, self.budget, read_seconds=seconds)
         self.files = OpenFiles(self.tree, self.stagings, self.reader, self.budget)
+        self.files.sweep()
         face = Face(self.files, self._announce, self.budget.notice)
         home = Home(self._space, DeviceId(account.device), account.secret)
         pull = Pull(service, home, self.tree, Clock(), face)

@@ -4,6 +4,7 @@ A file that is open keeps working whatever happens to its names. What was writte
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -96,6 +97,8 @@ class OpenFiles:
             staging, file.staging = file.staging, None
             if staging is not None and file.is_orphan:
                 self.discard(staging)
+            if self._tree.released:
+                self.release_dropped()
 
     def discard(self, staging: Staging) -> None:
         """Lets go of content that no name leads to any more."""
@@ -104,12 +107,24 @@ class OpenFiles:
         staging.remove()
 
     def release_dropped(self) -> None:
-        """Lets go of stagings that the tree no longer refers to and no program has open."""
+        """Lets go of stagings that the tree no longer refers to, but for what an open file still needs of them."""
         released, self._tree.released = self._tree.released, set()
-        held = {file.staging.id for file in self._files.values() if file.staging is not None}
-        for staging_id in released:
-            if staging_id in held:
+        for file in self._files.values():
+            if file.staging is None or file.staging.id not in released:
                 continue
+            if file.is_orphan or file.is_changed:
+                released.discard(file.staging.id)
+                self._tree.released.add(file.staging.id)
+            else:
+                file.staging = None
+        self._discard_all(released)
+
+    def sweep(self) -> None:
+        """Lets go of what a killed daemon left: stagings of files that had no name any more but were open."""
+        self._discard_all(set(self._stagings.ids()) - self._tree.stagings())
+
+    def _discard_all(self, ids: Iterable[int]) -> None:
+        for staging_id in ids:
             try:
                 staging = self._stagings.load(StagingId(staging_id))
             except (KeyError, ContentDamaged):
