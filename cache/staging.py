@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final, NamedTuple, NewType
 from weakref import WeakValueDictionary
 
-import msgspec
 import trio
 
+from cache import staged
 from cache.errors import ContentDamaged, ContentUnavailable, DiskFull
 from cache.extents import Extents
 from cache.store import Change, Store
@@ -34,7 +34,6 @@ EXTENTS_LIMIT: Final = 65_536
 """Dirty stretches above which writes are refused: the base could not be had to join them."""
 OPEN_MAX: Final = 128
 """Files that all stagings together keep open."""
-FORMAT: Final = 1
 
 StagingId = NewType("StagingId", int)
 Bytes = bytes | bytearray | memoryview
@@ -46,33 +45,6 @@ class Stretch(NamedTuple):
     offset: int
     length: int
     is_dirty: bool
-
-
-class _Record(msgspec.Struct, frozen=True, array_like=True):
-    """A staging as it lies in the store; see FORMAT.md."""
-
-    format: int
-    base: Manifest
-    base_size: int
-    size: int
-    part: int
-    """Number of the file, 0: the bytes lie in the other table."""
-    dirty: list[int]
-    generation: int
-    synced_generation: int
-    boot: bytes
-
-
-_ENCODER: Final = msgspec.msgpack.Encoder()
-_DECODER: Final = msgspec.msgpack.Decoder(_Record)
-
-
-def _boot() -> bytes:
-    """Something that differs after each start of this machine."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
-    except OSError:
-        return b""
 
 
 class Staging:
@@ -124,7 +96,7 @@ class Staging:
     @property
     def path(self) -> Path | None:
         """Its file, or None while there is none."""
-        return self._home.directory / f"{self.id:016x}.{self._part}" if self._part else None
+        return self._home.directory / staged.file_name(self.id, self._part) if self._part else None
 
     def plan_read(self, offset: int, length: int) -> list[Stretch]:
         """Where to read [offset, offset + length) from, in order, ending at the end of the file."""
@@ -272,7 +244,7 @@ class Staging:
         directory = None if self._directory_synced else self._home.directory
         fd = self.open_file()
         try:
-            await trio.to_thread.run_sync(_sync, fd, directory)
+            await trio.to_thread.run_sync(staged.sync_file, fd, directory)
         finally:
             os.close(fd)
         if part == self._part:
@@ -281,8 +253,8 @@ class Staging:
 
     def discard(self, change: Change) -> None:
         """Removes its record within the change; when that was kept, adopt the file (`path`) or not, then `remove`."""
-        change.delete(self._home.records, _key(self.id))
-        change.delete(self._home.contents, _key(self.id))
+        change.delete(self._home.records, staged.key_of(self.id))
+        change.delete(self._home.contents, staged.key_of(self.id))
 
     def remove(self) -> None:
         """Lets go of the file, unless it was adopted; only after the change with `discard` was kept."""
@@ -351,10 +323,10 @@ class Staging:
 
     def _flush(self, change: Change, dirty: Extents, base_size: int, size: int) -> None:
         home = self._home
-        key = _key(self.id)
-        record = _ENCODER.encode(
-            _Record(
-                format=FORMAT,
+        key = staged.key_of(self.id)
+        record = staged.encode(
+            staged.Record(
+                format=staged.FORMAT,
                 base=self.base,
                 base_size=base_size,
                 size=size,
@@ -419,7 +391,7 @@ class Staging:
             self._fd = -1
         self._home.closed(self)
 
-    def _restore(self, record: _Record, small: bytes | None) -> None:
+    def _restore(self, record: staged.Record, small: bytes | None) -> None:
         """Takes the state of a record; raises ContentDamaged."""
         self.size = record.size
         self.base_size = record.base_size
@@ -465,7 +437,7 @@ class Stagings:
         self.directory: Final = directory
         self.records: Final = records
         self.contents: Final = contents
-        self.boot: Final = _boot()
+        self.boot: Final = staged.this_boot()
         self._alive: WeakValueDictionary[StagingId, Staging] = WeakValueDictionary()
         # Not flushed since they changed: these must not go away with the last handle.
         self._unflushed: dict[StagingId, Staging] = {}
@@ -498,16 +470,15 @@ class Stagings:
         staging = self._alive.get(staging_id)
         if staging is not None:
             return staging
-        value = self.store.get(self.records, _key(staging_id))
+        value = self.store.get(self.records, staged.key_of(staging_id))
         if value is None:
             raise KeyError(staging_id)
-        try:
-            record = _DECODER.decode(value)
-        except msgspec.MsgspecError as error:
-            raise ContentDamaged(f"The record of staging {staging_id:x} cannot be read ({error}).") from error
+        record = staged.decode(value)
+        if record is None:
+            raise ContentDamaged(f"The record of staging {staging_id:x} cannot be read; its bytes are kept.")
         staging = Staging(self, staging_id, record.base)
         staging._allocated = self._counted.get(staging_id, 0)
-        staging._restore(record, self.store.get(self.contents, _key(staging_id)))
+        staging._restore(record, self.store.get(self.contents, staged.key_of(staging_id)))
         self._alive[staging_id] = staging
         return staging
 
@@ -524,8 +495,9 @@ class Stagings:
 
     def recorded_part(self, staging_id: StagingId) -> int:
         """The file that the kept record of a staging counts on, 0 for none."""
-        value = self.store.get(self.records, _key(staging_id))
-        return _DECODER.decode(value).part if value is not None else 0
+        value = self.store.get(self.records, staged.key_of(staging_id))
+        record = staged.decode(value) if value is not None else None
+        return record.part if record is not None else 0
 
     def account(self, staging: Staging, allocated: int) -> None:
         """Notes what a staging takes now."""
@@ -589,43 +561,27 @@ class Stagings:
     def _take_stock(self) -> None:
         """Adds up what the records count on, and removes files that none does."""
         named: dict[str, StagingId] = {}
-        unreadable: set[str] = set()
+        unreadable: set[int] = set()
         for key, value in self.store.walk(self.records):
             staging_id = StagingId(int.from_bytes(key, "big"))
             self._last = max(self._last, staging_id)
-            try:
-                record = _DECODER.decode(value)
-            except msgspec.MsgspecError:
-                unreadable.add(f"{staging_id:016x}")
-                continue
-            if record.part:
-                named[f"{staging_id:016x}.{record.part}"] = staging_id
+            record = staged.decode(value)
+            if record is None:
+                unreadable.add(staging_id)
+            elif record.part:
+                named[staged.file_name(staging_id, record.part)] = staging_id
+                self._part = max(self._part, record.part)
             elif self.store.has(self.contents, key):
                 self._total += record.size
-            self._part = max(self._part, record.part)
         with os.scandir(self.directory) as files:
             for file in files:
                 if file.name in named:
                     allocated = file.stat(follow_symlinks=False).st_blocks * 512
                     self._counted[named[file.name]] = allocated
                     self._total += allocated
-                elif file.is_file(follow_symlinks=False) and file.name.partition(".")[0] not in unreadable:
+                elif (number := staged.number_in(file.name)) is not None and number not in unreadable:
                     os.unlink(file)
-
-
-def _key(staging_id: StagingId) -> bytes:
-    return staging_id.to_bytes(8, "big")
 
 
 def _full(error: OSError) -> DiskFull:
     return DiskFull(f"This disk took no more of what was written ({error.strerror}). Make room on it and write again.")
-
-
-def _sync(fd: int, directory: Path | None) -> None:
-    os.fdatasync(fd)
-    if directory is not None:
-        directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory_fd)
-        finally:
-            os.close(directory_fd)

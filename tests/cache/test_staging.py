@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cache.errors import ContentDamaged, DiskFull
+from cache.errors import ContentDamaged, ContentUnavailable, DiskFull
 from cache.staging import EXTENTS_MAX, OPEN_MAX, SMALL_MAX, Staging, StagingId, Stagings
 from cache.store import Store
 from remote.protocol.ids import ChunkId
@@ -326,6 +326,54 @@ def test_thin_joins_stretches_from_the_base_and_keeps_later_writes(stagings: Sta
     assert content(staging, base) == model
 
 
+def test_without_its_base_a_crowded_staging_takes_writes_up_to_a_limit(
+    stagings: Stagings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.staging.EXTENTS_MAX", 100)
+    monkeypatch.setattr("cache.staging.EXTENTS_LIMIT", 500)
+    staging = stagings.create(manifest_of(b"b" * 200_000))
+    tries = 0
+
+    async def away(offset: int, length: int) -> bytes:
+        nonlocal tries
+        tries += 1
+        raise ContentUnavailable("The server is away.")
+
+    for number in range(500):
+        staging.write(number * 100, b"x")
+        if staging.is_crowded:
+            trio.run(staging.thin, away)
+    assert tries < 5, "it is not asked for with every write"
+    with pytest.raises(ContentUnavailable, match="too many separate places"):
+        staging.write(150_000, b"x")
+    staging.write(100, b"y")
+
+    async def back(offset: int, length: int) -> bytes:
+        return b"b" * length
+
+    staging._extents_max = 100
+    trio.run(staging.thin, back)
+    assert len(staging.dirty) <= 50
+    staging.write(150_000, b"x")
+
+
+def test_record_of_another_version_is_left_alone_with_its_file(tmp_path: Path) -> None:
+    stagings = open_stagings(tmp_path)
+    staging = stagings.create(EMPTY)
+    staging.write(0, b"1" * 100_000)
+    flush(staging)
+    path = staging.path
+    with stagings.store.change() as change:
+        change.put(RECORDS, staging.id.to_bytes(8, "big"), b"from the future")
+    kill(stagings)
+    again = open_stagings(tmp_path)
+    with pytest.raises(ContentDamaged, match="cannot be read"):
+        again.load(staging.id)
+    assert path is not None
+    assert path.stat().st_size == 100_000
+    again.store.close()
+
+
 def test_lost_or_cut_file_is_reported_not_read_as_zeros(tmp_path: Path) -> None:
     stagings = open_stagings(tmp_path)
     staging = stagings.create(EMPTY)
@@ -363,7 +411,7 @@ def test_content_not_synced_before_the_machine_went_down_is_suspect(
     again = open_stagings(tmp_path)
     assert not again.load(ids["unsynced"]).is_suspect, "only the process was killed"
     kill(again)
-    monkeypatch.setattr("cache.staging._boot", lambda: b"another")
+    monkeypatch.setattr("cache.staged.this_boot", lambda: b"another")
     after = open_stagings(tmp_path)
     assert not after.load(ids["synced"]).is_suspect
     assert after.load(ids["unsynced"]).is_suspect
