@@ -23,6 +23,7 @@ from fusefs.errors import IsFolder, NoEntry, ReadOnly
 from fusefs.handles import Handle
 from fusefs.versions import VERSIONS_NAME, PastHandle, Versions, is_virtual
 from fusefs.volume import Attributes, Caller, Setting, Volume
+from fusefs.xattrs import ExtendedAttributes
 from remote.protocol.cutting import Buffer
 from remote.protocol.ids import NodeId
 from remote.protocol.nodes import Kind, Name
@@ -81,6 +82,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self._volume = volume
         self._versions = versions
+        self._xattrs = ExtendedAttributes(volume)
         self._handles: dict[int, Handle | PastHandle | _OpenFolder] = {}
         self._next_handle = 1
         self.is_own: Callable[[int], bool] = lambda _: False
@@ -196,21 +198,21 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        return self._versions.xattr(inode, name) if is_virtual(inode) else self._volume.xattr(NodeId(inode), name)
+        return self._versions.xattr(inode, name) if is_virtual(inode) else self._xattrs.get(NodeId(inode), name)
 
     @_answers
     async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
-        return self._versions.xattrs(inode) if is_virtual(inode) else self._volume.xattrs(NodeId(inode))
+        return self._versions.xattrs(inode) if is_virtual(inode) else self._xattrs.names(NodeId(inode))
 
     @_answers
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         _check_writable(inode)
-        self._volume.set_xattr(NodeId(inode), name, value)
+        self._xattrs.set(NodeId(inode), name, value)
 
     @_answers
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         _check_writable(inode)
-        self._volume.remove_xattr(NodeId(inode), name)
+        self._xattrs.remove(NodeId(inode), name)
 
     @_answers
     async def statfs(self, ctx: RequestContext) -> StatvfsData:

@@ -4,7 +4,6 @@ Handlers that find everything in memory or in the tree never wait; only folders 
 and syncs do.
 """
 
-import os
 import stat
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,13 +22,10 @@ from fusefs.errors import (
     Invalid,
     IsFolder,
     NameTooLong,
-    NoAttribute,
     NoEntry,
     NotEmpty,
     NotFolder,
     NotPermitted,
-    NotSupported,
-    TooLarge,
     TooManyNames,
 )
 from fusefs.handles import Handle, OpenFile, OpenFiles
@@ -39,9 +35,6 @@ from remote.protocol.nodes import (
     NAME_MAX,
     NAMES_MAX,
     SYMLINK_MAX,
-    XATTR_NAME_MAX,
-    XATTR_SIZE_MAX,
-    XATTR_TOTAL_MAX,
     Kind,
     Name,
     NodeState,
@@ -141,7 +134,7 @@ class Volume:
         self.sync = sync
         self._owner = owner
         self._list_folder = list_folder
-        self._wake = wake
+        self.wake = wake
         self._show = show
         self._listing_seconds = listing_seconds
         self.room = Space(0, 0)
@@ -167,14 +160,15 @@ class Volume:
         return self.tree.children(folder)
 
     async def _ensure_listed(self, folder: NodeId) -> None:
-        record = self._record(folder)
+        record = self.record(folder)
         if record.local is None or record.local.kind is not Kind.FOLDER:
             raise NotFolder("This is no folder.")
         if not record.is_listed:
             with trio.fail_after(self._listing_seconds):
                 await self._list_folder(folder)
 
-    def _record(self, node: NodeId) -> Record:
+    def record(self, node: NodeId) -> Record:
+        """The record of a node that exists here; raises NoSuchNode."""
         record = self.tree.record(node)
         if record is None or record.local is None:
             raise NoSuchNode(f"There is no node {node} here.")
@@ -187,7 +181,7 @@ class Volume:
             state, size = self.files.state(file), self.files.size(file)
             mtime_ns = file.mtime_ns or state.mtime_ns
         else:
-            record = self._record(node)
+            record = self.record(node)
             assert record.local is not None
             state, size, mtime_ns = record.local, record.size, record.local.mtime_ns
         owner = self._owner
@@ -208,7 +202,7 @@ class Volume:
 
     def target(self, node: NodeId) -> bytes:
         """Where a symlink points."""
-        state = self._record(node).local
+        state = self.record(node).local
         if state is None or state.kind is not Kind.SYMLINK:
             raise Invalid("This is no symlink.")
         return state.target
@@ -226,7 +220,7 @@ class Volume:
         if kind is None:
             raise Invalid("There is no such type of file.")
         now_ns = time.time_ns()
-        parent = self._record(folder).local
+        parent = self.record(folder).local
         assert parent is not None
         gid, bits = caller.gid, stat.S_IMODE(mode)
         if parent.mode & stat.S_ISGID:
@@ -250,13 +244,13 @@ class Volume:
         with self.tree.edit() as edit:
             edit.set_local(node, state, now_ns)
             edit.touch(folder, now_ns)
-        self._wake()
+        self.wake()
         return node
 
     async def link(self, node: NodeId, folder: NodeId, name: bytes) -> None:
         """One more name for a node; raises NotPermitted for folders, TooManyNames."""
         await self._ensure_free(folder, name)
-        state = self._record(node).local
+        state = self.record(node).local
         assert state is not None
         if state.kind is Kind.FOLDER:
             raise NotPermitted("A folder has one name only.")
@@ -266,12 +260,12 @@ class Volume:
         with self.tree.edit() as edit:
             edit.set_local(node, replace(state, names=(*state.names, Name(folder, name)), ctime_ns=now_ns), now_ns)
             edit.touch(folder, now_ns)
-        self._wake()
+        self.wake()
 
     async def unlink(self, folder: NodeId, name: bytes) -> None:
         """Takes a name from a node that is no folder; with its last name the node goes, once nobody has it open."""
         node = await self.lookup(folder, name)
-        state = self._record(node).local
+        state = self.record(node).local
         assert state is not None
         if state.kind is Kind.FOLDER:
             raise IsFolder("This is a folder: rmdir removes it.")
@@ -284,7 +278,7 @@ class Volume:
     async def rmdir(self, folder: NodeId, name: bytes) -> None:
         """Removes an empty folder; raises NotFolder, NotEmpty."""
         node = await self.lookup(folder, name)
-        state = self._record(node).local
+        state = self.record(node).local
         assert state is not None
         await self._ensure_empty(node, state)
         now_ns = time.time_ns()
@@ -309,7 +303,7 @@ class Volume:
             raise Exists("The name is taken.")
         if other == node:
             return
-        state = self._record(node).local
+        state = self.record(node).local
         assert state is not None
         if state.kind is Kind.FOLDER:
             self._check_no_cycle(node, new_folder)
@@ -333,7 +327,7 @@ class Volume:
         if other == node:
             return
         now_ns = time.time_ns()
-        one, two = self._record(node).local, self._record(other).local
+        one, two = self.record(node).local, self.record(other).local
         assert one is not None
         assert two is not None
         if one.kind is Kind.FOLDER:
@@ -346,10 +340,10 @@ class Volume:
             edit.touch(source.parent, now_ns)
             if target.parent != source.parent:
                 edit.touch(target.parent, now_ns)
-        self._wake()
+        self.wake()
 
     async def _check_replaceable(self, state: NodeState, other: NodeId) -> None:
-        replaced = self._record(other).local
+        replaced = self.record(other).local
         assert replaced is not None
         if state.kind is Kind.FOLDER:
             await self._ensure_empty(other, replaced)
@@ -367,7 +361,7 @@ class Volume:
         while folder != ROOT:
             if folder == node:
                 raise Invalid("A folder cannot be moved into itself.")
-            state = self._record(folder).local
+            state = self.record(folder).local
             assert state is not None
             folder = state.names[0].parent
 
@@ -382,7 +376,7 @@ class Volume:
 
     def _after_removal(self) -> None:
         self.files.release_dropped()
-        self._wake()
+        self.wake()
 
     async def _ensure_free(self, folder: NodeId, name: bytes) -> None:
         _check_name(name)
@@ -403,14 +397,14 @@ class Volume:
             if file.is_orphan:
                 return
             setting = Setting(mode=setting.mode, uid=setting.uid, gid=setting.gid, atime_ns=setting.atime_ns)
-        state = self._record(node).local
+        state = self.record(node).local
         assert state is not None
         changed = _applied(state, setting)
         if changed != state:
             now_ns = time.time_ns()
             with self.tree.edit() as edit:
                 edit.set_local(node, replace(changed, ctime_ns=now_ns), now_ns)
-            self._wake()
+            self.wake()
 
     @staticmethod
     def _set_on_open_file(file: OpenFile, setting: Setting) -> None:
@@ -422,7 +416,7 @@ class Volume:
             file.mtime_ns = setting.mtime_ns
 
     def _truncate(self, node: NodeId, size: int, file: OpenFile | None) -> None:
-        state = self.files.state(file) if file is not None else self._record(node).local
+        state = self.files.state(file) if file is not None else self.record(node).local
         if state is None or state.kind is not Kind.FILE:
             raise (
                 IsFolder("Only files have a size that can be set.")
@@ -442,7 +436,7 @@ class Volume:
 
     def set_back(self, node: NodeId, state: NodeState) -> None:
         """Gives a node the content, permissions and attributes of an older state of it; its names stay."""
-        record = self._record(node)
+        record = self.record(node)
         assert record.local is not None
         now_ns = time.time_ns()
         kept = replace(state, names=record.local.names, ctime_ns=now_ns, birth_ns=record.local.birth_ns)
@@ -457,7 +451,7 @@ class Volume:
 
     def changed_here(self, names: Sequence[Name], nodes: Sequence[NodeId]) -> None:
         """Sends and shows an edit that did not come through the kernel."""
-        self._wake()
+        self.wake()
         self._show(Effects(frozenset(names), frozenset(nodes), frozenset(nodes)))
 
     # Open files
@@ -472,7 +466,7 @@ class Volume:
     def flush(self, file: OpenFile) -> None:
         """What close(2) promises: what was written survives a killed daemon, and is on its way."""
         if self.files.flush(file):
-            self._wake()
+            self.wake()
 
     def flush_all(self) -> None:
         """Flushes every open file."""
@@ -494,82 +488,7 @@ class Volume:
         was_changed = handle.file.is_changed
         self.files.close(handle)
         if was_changed or handle.is_writing:
-            self._wake()
-
-    # Extended attributes
-
-    def xattr(self, node: NodeId, name: bytes) -> bytes:
-        """The value of an extended attribute, ours included; raises NoAttribute."""
-        if name.startswith(b"user.satchel."):
-            return self._own_xattr(node, name)
-        if name.startswith(b"system."):
-            raise NotSupported("Access control lists are not kept.")
-        value = self._state(node).xattrs.get(name)
-        if value is None:
-            raise NoAttribute("There is no such attribute.")
-        return value
-
-    def xattrs(self, node: NodeId) -> list[bytes]:
-        """Names of the attributes that programs gave; ours are not listed, so that copies do not carry them along."""
-        return sorted(self._state(node).xattrs)
-
-    def set_xattr(self, node: NodeId, name: bytes, value: bytes) -> None:
-        """Sets one; raises NotPermitted for ours, NotSupported for ACLs, TooLarge."""
-        if name.startswith(b"user.satchel."):
-            raise NotPermitted("These attributes tell how things are; they cannot be set.")
-        if name.startswith(b"system."):
-            raise NotSupported("Access control lists are not kept.")
-        state = self._state(node)
-        if len(name) > XATTR_NAME_MAX or len(value) > XATTR_SIZE_MAX:
-            raise TooLarge(f"An attribute has at most {XATTR_SIZE_MAX} bytes.")
-        xattrs = {**state.xattrs, name: value}
-        if sum(len(key) + len(item) for key, item in xattrs.items()) > XATTR_TOTAL_MAX:
-            raise TooLarge(f"All attributes of a node have at most {XATTR_TOTAL_MAX} bytes.")
-        self._set_xattrs(node, state, xattrs)
-
-    def remove_xattr(self, node: NodeId, name: bytes) -> None:
-        """Removes one; raises NoAttribute."""
-        state = self._state(node)
-        if name not in state.xattrs:
-            raise NoAttribute("There is no such attribute.")
-        self._set_xattrs(node, state, {key: value for key, value in state.xattrs.items() if key != name})
-
-    def _set_xattrs(self, node: NodeId, state: NodeState, xattrs: dict[bytes, bytes]) -> None:
-        file = self.files.find(node)
-        now_ns = time.time_ns()
-        if file is not None and file.is_orphan:
-            file.state = replace(state, xattrs=xattrs, ctime_ns=now_ns)
-            return
-        with self.tree.edit() as edit:
-            edit.set_local(node, replace(state, xattrs=xattrs, ctime_ns=now_ns), now_ns)
-        self._wake()
-
-    def _state(self, node: NodeId) -> NodeState:
-        file = self.files.find(node)
-        state = self.files.state(file) if file is not None else self._record(node).local
-        assert state is not None
-        return state
-
-    def _own_xattr(self, node: NodeId, name: bytes) -> bytes:
-        record = self._record(node)
-        file = self.files.find(node)
-        is_pending = record.is_dirty or (file is not None and file.is_changed)
-        trouble = self.sync.trouble_of(node)
-        match name.removeprefix(b"user.satchel."):
-            case b"state":
-                return b"error" if trouble else b"pending" if is_pending else b"synced"
-            case b"pending_bytes":
-                has_content = bool(record.staged) or (file is not None and file.is_changed)
-                return b"%d" % (self.attributes(node).size if has_content else 0)
-            case b"cached_bytes":
-                return b"%d" % self.files.cached_bytes(node)
-            case b"error":
-                return os.fsencode(trouble)
-            case b"node":
-                return b"%d" % node
-            case b"rev":
-                return b"%d" % record.rev
-        raise NoAttribute("There is no such attribute.")
+            self.wake()
 
 
 def _check_name(name: bytes) -> None:

@@ -1,0 +1,91 @@
+"""Extended attributes: those that programs give, and ours, which tell how a file stands."""
+
+import os
+import time
+
+from msgspec.structs import replace
+
+from fusefs.errors import NoAttribute, NotPermitted, NotSupported, TooLarge
+from fusefs.volume import Volume
+from remote.protocol.ids import NodeId
+from remote.protocol.nodes import XATTR_NAME_MAX, XATTR_SIZE_MAX, XATTR_TOTAL_MAX, NodeState
+
+
+class ExtendedAttributes:
+    """The extended attributes of one volume."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+
+    def get(self, node: NodeId, name: bytes) -> bytes:
+        """The value of an extended attribute, ours included; raises NoAttribute."""
+        if name.startswith(b"user.satchel."):
+            return self._own(node, name)
+        if name.startswith(b"system."):
+            raise NotSupported("Access control lists are not kept.")
+        value = self._state(node).xattrs.get(name)
+        if value is None:
+            raise NoAttribute("There is no such attribute.")
+        return value
+
+    def names(self, node: NodeId) -> list[bytes]:
+        """Names of the attributes that programs gave; ours are not listed, so that copies do not carry them along."""
+        return sorted(self._state(node).xattrs)
+
+    def set(self, node: NodeId, name: bytes, value: bytes) -> None:
+        """Sets one; raises NotPermitted for ours, NotSupported for ACLs, TooLarge."""
+        if name.startswith(b"user.satchel."):
+            raise NotPermitted("These attributes tell how things are; they cannot be set.")
+        if name.startswith(b"system."):
+            raise NotSupported("Access control lists are not kept.")
+        state = self._state(node)
+        if len(name) > XATTR_NAME_MAX or len(value) > XATTR_SIZE_MAX:
+            raise TooLarge(f"An attribute has at most {XATTR_SIZE_MAX} bytes.")
+        xattrs = {**state.xattrs, name: value}
+        if sum(len(key) + len(item) for key, item in xattrs.items()) > XATTR_TOTAL_MAX:
+            raise TooLarge(f"All attributes of a node have at most {XATTR_TOTAL_MAX} bytes.")
+        self._put(node, state, xattrs)
+
+    def remove(self, node: NodeId, name: bytes) -> None:
+        """Removes one; raises NoAttribute."""
+        state = self._state(node)
+        if name not in state.xattrs:
+            raise NoAttribute("There is no such attribute.")
+        self._put(node, state, {key: value for key, value in state.xattrs.items() if key != name})
+
+    def _put(self, node: NodeId, state: NodeState, xattrs: dict[bytes, bytes]) -> None:
+        file = self._volume.files.find(node)
+        now_ns = time.time_ns()
+        if file is not None and file.is_orphan:
+            file.state = replace(state, xattrs=xattrs, ctime_ns=now_ns)
+            return
+        with self._volume.tree.edit() as edit:
+            edit.set_local(node, replace(state, xattrs=xattrs, ctime_ns=now_ns), now_ns)
+        self._volume.wake()
+
+    def _state(self, node: NodeId) -> NodeState:
+        file = self._volume.files.find(node)
+        state = self._volume.files.state(file) if file is not None else self._volume.record(node).local
+        assert state is not None
+        return state
+
+    def _own(self, node: NodeId, name: bytes) -> bytes:
+        record = self._volume.record(node)
+        file = self._volume.files.find(node)
+        is_pending = record.is_dirty or (file is not None and file.is_changed)
+        trouble = self._volume.sync.trouble_of(node)
+        match name.removeprefix(b"user.satchel."):
+            case b"state":
+                return b"error" if trouble else b"pending" if is_pending else b"synced"
+            case b"pending_bytes":
+                has_content = bool(record.staged) or (file is not None and file.is_changed)
+                return b"%d" % (self._volume.attributes(node).size if has_content else 0)
+            case b"cached_bytes":
+                return b"%d" % self._volume.files.cached_bytes(node)
+            case b"error":
+                return os.fsencode(trouble)
+            case b"node":
+                return b"%d" % node
+            case b"rev":
+                return b"%d" % record.rev
+        raise NoAttribute("There is no such attribute.")
