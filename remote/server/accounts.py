@@ -27,6 +27,8 @@ from remote.server.states import encode_state
 
 RANGES_MAX = 4_096
 """Ranges of one user: 16 million million nodes; who asks for more asks in a loop."""
+DEVICES_MAX = 1_000
+"""Devices of one user that are signed in."""
 RANGE_NUMBER_MAX = (1 << 30) - 1
 HASHING_MAX = 2
 """Passwords hashed at a time: each takes 64 MiB and a core."""
@@ -100,9 +102,7 @@ class Accounts:
         self._failures.forget(name)
         token = secrets.token_urlsafe(32)
         device = Device(account.user, DeviceId(_random_id()), account.user_name, token_hash(token))
-        await self._database.write(
-            lambda session: account_rows.add_device(session, device, request.device_name, self._now_ns())
-        )
+        await self._database.write(lambda session: self._add_device(session, device, request.device_name))
         return LoginAnswer(token, device.device, device.user, device.user_name, account.home, self._instance)
 
     async def device(self, token: str) -> Device:
@@ -125,6 +125,11 @@ class Accounts:
     def close(self) -> None:
         """Waits for passwords that are being hashed."""
         self._hashing.shutdown(cancel_futures=True)
+
+    def _add_device(self, session: Session, device: Device, device_name: str) -> None:
+        if account_rows.device_count(session, device.user) >= DEVICES_MAX:
+            raise NotAllowed(f"{DEVICES_MAX} devices are signed in, which is all that one user gets: sign one out.")
+        account_rows.add_device(session, device, device_name, self._now_ns())
 
     async def _is_right(self, account: Account | None, password: str) -> bool:
         if self._hashing_count >= HASHING_WAITING_MAX:

@@ -92,6 +92,12 @@ def add_device(session: Session, device: Device, device_name: str, now_ns: int) 
     )
 
 
+def device_count(session: Session, user: UserId) -> int:
+    """How many devices of the user are signed in."""
+    found = session.row("SELECT count(*) FROM device WHERE user_id = ? AND is_revoked = 0", user)
+    return int(found[0]) if found else 0
+
+
 def device_of_token(session: Session, token_hash: bytes) -> Device | None:
     """The device that holds this token, unless it was revoked."""
     found = session.row("SELECT user_id, device_id FROM token WHERE token_hash = ?", token_hash)

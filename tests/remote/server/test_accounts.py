@@ -189,6 +189,16 @@ async def test_a_taken_range_number_is_not_given_again(ann: Any, monkeypatch: py
     assert (first.first >> 32, second.first >> 32) == (6, 7)
 
 
+async def test_devices_of_one_user_are_bounded(
+    sign_in: Any, http: httpx.AsyncClient, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "DEVICES_MAX", 2)
+    first, _ = await sign_in("ann"), await sign_in("ann")
+    assert isinstance(build.error_of(await login(http, "ann", build.password)), NotAllowed)
+    await first.raw("POST", "/v1/logout")
+    await sign_in("ann")
+
+
 async def test_ranges_of_one_user_are_bounded(ann: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "RANGES_MAX", 2)
     await ann.ask("POST", "/v1/ranges", None, NodeRange)
