@@ -131,6 +131,19 @@ def read_checked(fd: int, offset: int, length: int, sums: Sequence[int]) -> tupl
     return data, [frame for frame, good in enumerate(sums) if frame >= len(found) or found[frame] != good]
 
 
+def warm_all(work: Iterable[tuple[str, int, int]]) -> None:
+    """Asks the kernel to read (path, offset, length) into its page cache."""
+    for path, offset, length in work:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(fd)
+
+
 def punch(path: str, stretches: Sequence[tuple[int, int]]) -> int:
     """Gives the room of (offset, length) stretches back and returns what is still allocated; raises OSError."""
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -195,6 +195,13 @@ class Chunks:
         self._visit(place.position)
         return data if stop - start == len(data) else memoryview(data)[start - begin : stop - begin]
 
+    async def warm(self, entries: Iterable[Entry]) -> None:
+        """Has the content of those that are held read from the disk, so that `read` finds it in memory soon."""
+        places = [place for entry in entries if entry.id and (place := self._place(entry.id)) is not None]
+        work = [(self._blobs.path(place.blob), place.offset, place.length) for place in places if place.frames]
+        if work:
+            await self._in_thread(partial(blobs.warm_all, work))
+
     def read_leaf(self, chunk_id: ChunkId) -> bytes | None:
         """The content kept by `add_leaf`."""
         return self._read_small(chunk_id)
@@ -545,7 +552,11 @@ class Chunks:
     def _lose(self, chunk_id: ChunkId, why: str) -> None:
         """Takes the rows of a chunk away whose bytes are gone."""
         log.info("Chunk %s is not in the cache any more (%s).", chunk_id.hex(), why)
-        if chunk_id in self._holds:
+        place = self._place(chunk_id)
+        if place is not None and chunk_id in self._holds:
+            # Its row must stay where it is for those, and says that nothing is held.
+            with self.store.change() as change:
+                change.put(_CHUNKS, chunk_id, place._replace(frames=0).pack())
             return
         empty: list[BlobId] = []
         with self.store.change() as change:

@@ -30,6 +30,7 @@ OBJECT_MIN: Final = 256 << 10
 """Bytes of content above which a chunk has an object of its own on the server, worth a request for its URL."""
 AHEAD_AT_ONCE: Final = 4
 """Groups of chunks fetched ahead side by side; what a program waits for never queues behind them."""
+THREADS: Final = 4
 UNSTORED_MAX: Final = 8
 """Fetched pieces kept in memory when the cache had no room: a reader asks for a chunk many times in small steps."""
 AHEAD_SECONDS: Final = 4
@@ -114,6 +115,8 @@ class Fetches:
         self._nursery: trio.Nursery | None = None
         self._flying: dict[bytes, list[Fetch]] = {}
         self._unstored: OrderedDict[Fetch, None] = OrderedDict()
+        # Of its own: uploads hold threads while they wait for what is fetched here.
+        self._threads = trio.CapacityLimiter(THREADS)
         self._ahead_limit = trio.Semaphore(AHEAD_AT_ONCE)
         self.fetched_bytes = 0
         self._bytes_per_second = 0.0
@@ -274,7 +277,7 @@ class Fetches:
         if sum(len(part) for _, part in received) <= _INLINE_MAX:
             damaged = job()
         else:
-            damaged = await trio.to_thread.run_sync(job)
+            damaged = await trio.to_thread.run_sync(job, limiter=self._threads)
         for fetch, fault in damaged:
             log.warning("Chunk %s: received bytes are not right (%s).", fetch.entry.id.hex(), fault)
 
@@ -323,7 +326,7 @@ class Fetches:
             await trio.lowlevel.checkpoint()
             return
         with self._chunks.reserve(fetch.entry) as slot:
-            await trio.to_thread.run_sync(_write, slot, fetch.first, plain)
+            await trio.to_thread.run_sync(_write, slot, fetch.first, plain, limiter=self._threads)
 
     def _land(self, fetch: Fetch) -> None:
         """It is no longer on its way."""

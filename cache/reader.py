@@ -372,6 +372,7 @@ class Reader:
 
         for group in _groups(entries):
             self._fetches.want_ahead(group, is_wanted)
+        await self._chunks.warm(entries)
 
 
 def _complete(inline: bytes, start: int, stop: int) -> bytes:

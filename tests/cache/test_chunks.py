@@ -202,6 +202,29 @@ def test_a_directory_wiped_between_frames_gives_no_zeros(held: Chunks) -> None:
     assert read(held, entry, 0, FRAME) is None
 
 
+def test_a_file_lost_while_it_is_read_is_fetched_again(held: Chunks) -> None:
+    plain = content(4 * FRAME)
+    entry = entry_of(plain)
+    trio.run(held.add, entry, plain)
+    held._blobs.close()
+    shutil.rmtree(held.directory / "blobs")
+    with held.holding([entry.id]):
+        assert held.read(entry, 0, 10) is None
+        assert held.held(entry) == 0
+        trio.run(held.add, entry, plain)
+        assert read(held, entry, 0, len(plain)) == plain
+    assert held.used_bytes == on_disk(held.directory)
+
+
+def test_warming_passes_over_what_is_not_there(held: Chunks) -> None:
+    plains = [content(300_000, 1), content(300_000, 2), content(300_000, 3), content(10)]
+    for plain in plains[1:]:
+        trio.run(held.add, entry_of(plain), plain)
+    Path(held._blobs.path(chunks.BlobId(held._next_blob - 1))).unlink()
+    trio.run(held.warm, [entry_of(plain) for plain in plains] + [Entry(ChunkId(b""), b"", 5_000)])
+    assert held.read(entry_of(plains[1]), 0, 300_000) == plains[1]
+
+
 def test_an_adopted_file_serves_its_chunks_where_they_lie(held: Chunks, tmp_path: Path) -> None:
     parts = [content(300_000, 1), content(700_001, 2), content(50_000, 3)]
     entries = [entry_of(part) for part in parts]
