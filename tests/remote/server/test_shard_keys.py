@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import remote.server.database
+from remote.server.database.connection import Database, make_tables
 from remote.server.database.schema import SHARD_KEYS, TABLES
 
 Faults = Callable[[str], list[str]]
@@ -59,3 +60,25 @@ def test_a_statement_without_its_shard_key_is_found(shard_key_faults: Faults) ->
     assert shard_key_faults("SELECT 1 FROM name JOIN node ON node.node_id = name.node_id WHERE name.space_id = ?")
     assert shard_key_faults("INSERT INTO node (node_id, space_id) VALUES (?, ?)")
     assert not shard_key_faults("SELECT state FROM node WHERE space_id = ? AND node_id = ?")
+
+
+def test_every_statement_finds_its_rows_by_an_index(tmp_path: Path) -> None:
+    """In the large tables by more than the shard key: a space may have a million rows in each."""
+    make_tables(tmp_path / "database", lambda session: None)
+    large = {"node", "name", "journal", "version", "op_seen", "manifest", "moment", "chunk_reference"}
+    database = Database(tmp_path / "database")
+    try:
+        for statement in {statement for module in STATEMENTS for statement in statements_in(module)}:
+            for step in plan_of(database, statement):
+                found = re.match(r"(SCAN|SEARCH) (\w+)(?:.*\((\w+)=\? AND )?", step)
+                assert found is None or found[1] == "SEARCH" or found[2] == "found", (statement, step)
+                assert found is None or found[2] not in {*large, "older"} or found[3], (statement, step)
+    finally:
+        database.close()
+
+
+def plan_of(database: Database, statement: str) -> list[str]:
+    values = [0] * statement.count("?")
+    return database.read_now(
+        lambda session: [row[3] for row in session.rows(f"EXPLAIN QUERY PLAN {statement}", *values)]
+    )
