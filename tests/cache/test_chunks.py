@@ -11,6 +11,7 @@ import trio
 import xxhash
 
 from cache import blobs, chunks
+from cache.blobs import BlobId
 from cache.chunks import Chunks, open_chunks, whole
 from cache.errors import DiskFull
 from remote.protocol.ids import ChunkId, PlainHash
@@ -216,7 +217,7 @@ def test_warming_passes_over_what_is_not_there(held: Chunks) -> None:
     plains = [content(300_000, 1), content(300_000, 2), content(300_000, 3), content(10)]
     for plain in plains[1:]:
         trio.run(held.add, entry_of(plain), plain)
-    Path(held._blobs.path(chunks.BlobId(held._next_blob - 1))).unlink()
+    Path(held._blobs.path(BlobId(held._next_blob - 1))).unlink()
     trio.run(held.warm, [entry_of(plain) for plain in plains] + [Entry(ChunkId(b""), b"", 5_000)])
     assert held.read(entry_of(plains[1]), 0, 300_000) == plains[1]
 
