@@ -40,6 +40,8 @@ _LOCK_SECONDS: Final = 5.0
 _READY_SECONDS: Final = 20.0
 _FLUSH_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 1.0
+_ANSWER_SECONDS: Final = 3.0
 _KERNEL_OPTIONS: Final = frozenset(
     {"allow_other", "allow_root", "ro", "noatime", "nosuid", "nodev", "noexec", "suid", "dev", "exec"}
 )
@@ -151,7 +153,8 @@ async def run(planned: Plan, state: Store, cache: Store, ready: Callable[[], Non
             async with trio.open_nursery() as nursery:
                 await nursery.start(drive.run)
                 nursery.start_soon(_serve, nursery.cancel_scope)
-                nursery.start_soon(_end_on_signal, verbs, planned.point)
+                nursery.start_soon(_end_on_signal, verbs, planned.point, nursery.cancel_scope)
+                nursery.start_soon(_end_with_the_mount, planned.point, nursery.cancel_scope)
                 with trio.fail_after(_READY_SECONDS):
                     # Only free space is always asked for anew: this is answered by the loop that just started.
                     await trio.to_thread.run_sync(os.statvfs, planned.point, abandon_on_cancel=True)
@@ -159,7 +162,7 @@ async def run(planned: Plan, state: Store, cache: Store, ready: Callable[[], Non
                 log.info("mounted at %s as process %d", planned.point, os.getpid())
                 ready()
         finally:
-            kernel.unmount(is_mounted=mounts.mount_at(planned.point) is not None)
+            kernel.unmount(is_mounted=mounts.is_ours_at(planned.point))
             drive.close()
             # Also when all this was cancelled; nothing is lost where it takes longer.
             with trio.CancelScope(shield=True), trio.move_on_after(_CLOSE_SECONDS):
@@ -179,7 +182,14 @@ async def _serve(scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def _end_on_signal(verbs: Verbs, point: str) -> None:
+async def _end_with_the_mount(point: str, scope: trio.CancelScope) -> None:
+    """Ends when the folder is unmounted, although a copy of it in another mount namespace still holds it."""
+    while mounts.is_ours_at(point):  # noqa: ASYNC110 - the kernel's list is no event
+        await trio.sleep(_LOOK_SECONDS)
+    await _end(scope)
+
+
+async def _end_on_signal(verbs: Verbs, point: str, scope: trio.CancelScope) -> None:
     """Unmounts on the first signal, lazily when programs use the folder; the end of the mount ends the rest."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
@@ -190,8 +200,14 @@ async def _end_on_signal(verbs: Verbs, point: str) -> None:
                 await trio.to_thread.run_sync(lambda: _unmount(point))
             except OSError as error:
                 log.warning("%s cannot be unmounted: %s", point, error)
-            kernel.stop()
-            return
+            await _end(scope)
+
+
+async def _end(scope: trio.CancelScope) -> None:
+    """Ends everything, after a moment for requests that are being answered."""
+    kernel.stop()
+    await trio.sleep(_ANSWER_SECONDS)
+    scope.cancel()
 
 
 def _unmount(point: str) -> None:

@@ -61,6 +61,12 @@ def mount_at(folder: str) -> Mount | None:
     return None
 
 
+def is_ours_at(folder: str) -> bool:
+    """Whether a mount of Satchel, alive or dead, is the topmost there."""
+    present = mount_at(folder)
+    return present is not None and present.type == FS_TYPE
+
+
 def ours() -> list[Mount]:
     """Mounts of Satchel, of every device on this machine."""
     return [mount for mount in mounts() if mount.type == FS_TYPE]
@@ -124,7 +130,7 @@ def unmount(folder: str, *, is_lazy: bool = False) -> None:
 def clear_dead(folder: str) -> int:
     """Takes away what killed daemons of Satchel left mounted there; returns how many there were."""
     count = 0
-    while (mount := mount_at(folder)) is not None and mount.type == FS_TYPE and pulse(folder) is Pulse.DEAD:
+    while is_ours_at(folder) and pulse(folder) is Pulse.DEAD:
         unmount(folder, is_lazy=True)
         count += 1
     return count

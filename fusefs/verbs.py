@@ -266,9 +266,8 @@ class Verbs:
                 f"{self._point} is in use. Close what uses it, or take it away at once: satchel umount --lazy "
                 f"{self._point}"
             ) from None
-        if is_lazy:
-            # Else it would end with the last program that has a file open.
-            self._end()
+        # By itself it would end with the last program that has a file open, in this mount namespace or another.
+        self._end()
         return {"unmounted": True}
 
 

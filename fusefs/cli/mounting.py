@@ -73,6 +73,9 @@ def _is_mounted(point: str) -> bool:
             f"This device is mounted at {running['mount']} already. Unmount that first "
             f"(satchel umount {running['mount']}), or use another SATCHEL_HOME for a second device."
         )
+    if not mounts.is_ours_at(point):
+        _await_end(point, int(running["pid"]))
+        return False
     if mounts.pulse(point) is not Pulse.ALIVE:
         raise Refused(f"{point} is mounted, but does not answer. See `satchel doctor`.")
     return True
@@ -83,7 +86,7 @@ def _prepare(point: str) -> None:
     try:
         mounts.clear_dead(point)
         present = mounts.mount_at(point)
-        if present is not None and present.type == mounts.FS_TYPE:
+        if present is not None and mounts.is_ours_at(point):
             silent = mounts.pulse(point) is Pulse.SILENT
             raise Refused(
                 f"{point} is the mount of another device ({present.source})"
@@ -136,8 +139,7 @@ def _start(here: Places, command: list[str], point: str) -> None:
     answer: dict[str, Any] = json.loads(said)
     if "error" in answer:
         raise Refused(str(answer["error"]), int(answer["code"]))
-    present = mounts.mount_at(point)
-    if present is None or present.type != mounts.FS_TYPE or mounts.pulse(point) is not Pulse.ALIVE:
+    if not mounts.is_ours_at(point) or mounts.pulse(point) is not Pulse.ALIVE:
         raise Refused(f"The daemon is ready, but {point} does not answer.{_log_end(here.log_file)}")
     # It lives on without us: nobody will ask for its end.
     process.returncode = 0
@@ -187,10 +189,6 @@ def umount(folder: str, *, is_lazy: bool) -> None:
 
 def _stop(point: str, process: int, *, is_lazy: bool) -> None:
     try:
-        ended = os.pidfd_open(process)
-    except ProcessLookupError:
-        return
-    try:
         ask("stop", seconds=STOP_SECONDS, lazy=is_lazy)
     except (NoDaemon, DaemonEnded):
         pass
@@ -199,6 +197,15 @@ def _stop(point: str, process: int, *, is_lazy: bool) -> None:
         if not programs:
             raise
         raise Refused(f"{error} Used by: {programs}.", error.code) from error
+    _await_end(point, process)
+
+
+def _await_end(point: str, process: int) -> None:
+    """Returns when the daemon of a mount that was taken away has ended."""
+    try:
+        ended = os.pidfd_open(process)
+    except ProcessLookupError:
+        return
     try:
         if not select.select([ended], [], [], STOP_SECONDS)[0]:
             raise Refused(
@@ -211,8 +218,7 @@ def _stop(point: str, process: int, *, is_lazy: bool) -> None:
 
 def _umount_foreign(point: str, *, is_lazy: bool) -> None:
     """Unmounts what this device's daemon does not answer for."""
-    present = mounts.mount_at(point)
-    if present is None or present.type != mounts.FS_TYPE:
+    if not mounts.is_ours_at(point):
         raise Refused(f"Satchel is not mounted at {point}.", Exit.NOT_MOUNTED)
     if mounts.clear_dead(point) and mounts.mount_at(point) is None:
         return

@@ -153,6 +153,26 @@ def test_umount_lazy_takes_it_away_from_those_who_use_it(device: Any) -> None:
     assert (desk.path / "open").read_text() == "not closed yet"
 
 
+def test_umount_ends_the_daemon_although_another_namespace_holds_the_mount(device: Any) -> None:
+    desk = device("desk")
+    process = os.pidfd_open(desk.pid)
+    # As a container or a service with a private /tmp does that was started meanwhile.
+    command = ["unshare", "--mount", "--propagation", "private", "cat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        other.stdin.write(b"x")
+        other.stdin.flush()
+        assert other.stdout.read(1) == b"x"
+        desk.umount()
+        assert _ended(process)
+        desk.mount()
+        process = os.pidfd_open(desk.pid)
+        subprocess.run(["umount", desk.path], check=True)
+        assert _ended(process)
+        other.stdin.close()
+
+
 FAULTY = """
 import trio
 from cache.sync import Sync
