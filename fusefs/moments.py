@@ -11,7 +11,7 @@ from remote.protocol.messages import Moment
 _SECOND: Final = 1_000_000_000
 _PATTERN: Final = re.compile(
     r"(\d{4})-?(\d\d)-?(\d\d)"
-    r"(?:[T _](\d\d)[.:h-]?(\d\d)(?:[.:m-]?(\d\d)(?:[.,](\d{1,9}))?)?)?"
+    r"(?:[T _](\d\d)[.:]?(\d\d)(?:[.:]?(\d\d)(?:[.,](\d{1,9}))?)?)?"
     r"\s?(Z|UTC|[+-]\d\d[.:]?\d\d)?"
 )
 _KEPT: Final = ((timedelta(days=1), 0), (timedelta(days=30), 3_600), (timedelta(days=36_500), 86_400))
