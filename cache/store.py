@@ -8,8 +8,10 @@ Used from one thread only (the event loop's); `sync` alone may run in another.
 """
 
 import fcntl
+import logging
 import os
 import struct
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,11 +23,15 @@ import msgspec
 
 from cache.errors import DiskFull, StoreDamaged, StoreInUse
 
+log = logging.getLogger(__name__)
+
 FORMAT: Final = b"satchel store 1"
 MAP_SIZE: Final = 256 << 30
 """Bytes of address space, not of disk."""
 CHECKPOINT_BYTES: Final = 8 << 20
 CHECKPOINT_PUTS: Final = 8_192
+_AGAIN_SECONDS: Final = 2.0
+"""After a checkpoint for which the disk had no room, before the next."""
 
 _HEADER: Final = struct.Struct("<IIQ")  # length of the body, CRC-32 of the rest, sequence number
 _META: Final = b"meta"
@@ -66,31 +72,20 @@ class Store:
     """Tables by number (the position in `tables`), keys of 1-511 bytes, in bytewise order."""
 
     def __init__(self, path: Path, tables: Sequence[str], *, has_journal: bool) -> None:
-        """Opens or makes `path` (one file, beside it `.lock` and, with a journal, `.wal`); raises StoreInUse, StoreDamaged.
+        """Opens or makes `path` (one file, beside it `.lock` and, with a journal, `.wal`).
 
         Without a journal the last seconds before a kill may be forgotten: for what can be fetched again.
+        Raises StoreInUse, StoreDamaged, DiskFull.
         """
         self._path = path
+        self._names = tuple(tables)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock_fd = _lock(path.with_suffix(".lock"))
         try:
-            self._env = lmdb.open(
-                str(path),
-                subdir=False,
-                map_size=MAP_SIZE,
-                max_dbs=len(tables) + 1,
-                mode=0o600,
-                # Another process is kept out by the lock above, and one thread does everything: LMDB's own lock
-                # table would only add a file.
-                lock=False,
-                metasync=True,
-                sync=True,
-                meminit=False,
-                max_readers=1,
-                # lmdb 3 carries two engines whose files differ: the 0.9 one is the format that other readers know.
-                lib_version=0,
-            )
-            self._open_tables(tables)
+            self._open_engine()
+        except lmdb.DiskError as error:
+            os.close(self._lock_fd)
+            raise DiskFull(f"{path} cannot grow ({error}). Make room on this disk.") from error
         except lmdb.Error as error:
             os.close(self._lock_fd)
             raise StoreDamaged(
@@ -99,9 +94,31 @@ class Store:
         self._wal_fd = -1
         self._wal_bytes = 0
         self._puts = 0
+        # Without a journal: what a checkpoint that fails must make again.
+        self._unsaved: list[_Put] = []
+        self._not_before = 0.0
         self._sequence = self._stored_sequence()
         if has_journal:
             self._open_journal(path.with_suffix(".wal"))
+
+    def _open_engine(self) -> None:
+        self._env = lmdb.open(
+            str(self._path),
+            subdir=False,
+            map_size=MAP_SIZE,
+            max_dbs=len(self._names) + 1,
+            mode=0o600,
+            # Another process is kept out by the lock above, and one thread does everything: LMDB's own lock
+            # table would only add a file.
+            lock=False,
+            metasync=True,
+            sync=True,
+            meminit=False,
+            max_readers=1,
+            # lmdb 3 carries two engines whose files differ: the 0.9 one is the format that other readers know.
+            lib_version=0,
+        )
+        self._open_tables(self._names)
 
     def _open_tables(self, tables: Sequence[str]) -> None:
         self._meta = self._env.open_db(_META)
@@ -123,17 +140,25 @@ class Store:
 
     def _open_journal(self, path: Path) -> None:
         self._wal_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        replayed = False
-        for sequence, puts in _read_journal(self._wal_fd):
+        self._replay()
+        # What is torn goes: a record appended behind it would never be found again.
+        os.ftruncate(self._wal_fd, self._wal_bytes)
+        if self._puts:
+            self.checkpoint()
+        else:
+            os.ftruncate(self._wal_fd, 0)
+            self._wal_bytes = 0
+
+    def _replay(self) -> None:
+        """Makes the changes that the journal has beyond the last checkpoint."""
+        self._puts = 0
+        for sequence, puts, end in _read_journal(self._wal_fd):
+            self._wal_bytes = end
             # A power cut may bring back an older journal than the checkpoint: its records are in already.
             if sequence > self._sequence:
                 self._apply(puts)
                 self._sequence = sequence
-                replayed = True
-        if replayed:
-            self.checkpoint()
-        else:
-            os.ftruncate(self._wal_fd, 0)
+                self._puts += len(puts)
 
     def get(self, table: int, key: bytes) -> bytes | None:
         """The value, or None."""
@@ -192,6 +217,8 @@ class Store:
         self._sequence += 1
         if self._wal_fd >= 0:
             self._append(puts)
+        else:
+            self._unsaved += puts
         self._apply(puts)
         self._puts += len(puts)
         if self._puts >= CHECKPOINT_PUTS or self._wal_bytes >= CHECKPOINT_BYTES:
@@ -226,14 +253,35 @@ class Store:
         return self._puts
 
     def checkpoint(self) -> None:
-        """Takes everything into LMDB, durably, and empties the journal."""
-        self._txn.put(_SEQUENCE, self._sequence.to_bytes(8, "big"), db=self._meta)
-        self._txn.commit()
+        """Takes everything into LMDB, durably, and empties the journal; if the disk has no room, the next one does."""
+        if time.monotonic() < self._not_before:
+            return
+        try:
+            self._txn.put(_SEQUENCE, self._sequence.to_bytes(8, "big"), db=self._meta)
+            self._txn.commit()
+        except lmdb.Error as error:
+            self._make_again(error)
+            return
         self._txn = self._env.begin(write=True)
         self._puts = 0
+        self._unsaved.clear()
+        self._not_before = 0.0
         if self._wal_fd >= 0:
             os.ftruncate(self._wal_fd, 0)
             self._wal_bytes = 0
+
+    def _make_again(self, error: lmdb.Error) -> None:
+        """After a failed commit, which undid everything since the last: the same changes, in memory, as before."""
+        if not self._not_before:
+            log.warning("%s cannot be written just now: %s", self._path, error)
+        self._env.close()
+        self._open_engine()
+        if self._wal_fd >= 0:
+            self._sequence = self._stored_sequence()
+            self._replay()
+        else:
+            self._apply(self._unsaved)
+        self._not_before = time.monotonic() + _AGAIN_SECONDS
 
     def sync(self) -> None:
         """Returns when every change made before the call survives a power cut; blocks: call it in a thread.
@@ -244,6 +292,7 @@ class Store:
 
     def close(self) -> None:
         """Checkpoints and lets go of the files."""
+        self._not_before = 0.0
         self.checkpoint()
         self._txn.abort()
         self._env.close()
@@ -264,8 +313,8 @@ def _lock(path: Path) -> int:
     return fd
 
 
-def _read_journal(fd: int) -> Iterator[tuple[int, list[_Put]]]:
-    """Whole records in order; stops at the first that is torn, after which nothing was acknowledged as durable."""
+def _read_journal(fd: int) -> Iterator[tuple[int, list[_Put], int]]:
+    """Whole records in order, with where each ends; stops at the first that is torn, which nobody was told is kept."""
     data = b""
     with open(fd, "rb", closefd=False) as file:
         file.seek(0)
@@ -280,5 +329,6 @@ def _read_journal(fd: int) -> Iterator[tuple[int, list[_Put]]]:
         yield (
             sequence,
             msgspec.msgpack.decode(body, type=list[tuple[int, bytes, bytes | None]]),
+            end,
         )
         offset = end
