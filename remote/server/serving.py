@@ -12,6 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from remote.server.http.app import make_app
+from remote.server.http.connections import BoundedConnection
 from remote.server.hub import Hub
 from remote.server.instance import Instance
 
@@ -69,7 +70,7 @@ def serve(instance: Instance, listen: Listen, ready: Callable[[str], object]) ->
         config = uvicorn.Config(
             make_app(instance),
             loop="uvloop",
-            http="httptools",
+            http=BoundedConnection,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -29,6 +29,8 @@ WAITING_MAX = 1_000
 """Writes that may wait; more are told to come back."""
 GATHER_MAX = 200
 """Writes in one transaction: bounds how long the first one waits for the last one."""
+CACHE_SIZE = 16 << 20
+"""Bytes of pages that each connection keeps; the kernel keeps more."""
 BUSY_SECONDS = 20.0
 """How long to wait for another process (satchel-server user add) that writes."""
 
@@ -136,7 +138,7 @@ class Database:
         connection.execute("PRAGMA journal_mode = WAL")
         # FULL: the log is synced at every commit; an acknowledged commit survives a power cut.
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA cache_size = -65536")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_SIZE >> 10}")
         connection.execute("PRAGMA temp_store = MEMORY")
         self._connections.append(connection)
         return connection

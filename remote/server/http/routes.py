@@ -1,6 +1,7 @@
 """The routes of the sync protocol: which message each takes, how large it may be, and what answers it."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
@@ -34,6 +35,7 @@ from remote.server.instance import Instance
 from remote.server.limits import as_rev
 
 Message = TypeVar("Message", bound=msgspec.Struct)
+Answer = TypeVar("Answer", bound=msgspec.Struct)
 SpaceAnswer = Callable[[Device, SpaceId, Message], Awaitable[msgspec.Struct]]
 
 SMALL_BODY_MAX = 1 << 20
@@ -116,7 +118,9 @@ class Routes:
         async def poll(request: AnyRequest) -> Response[bytes]:
             device = await self._device(request)
             message = await read_message(request, decoder, SMALL_BODY_MAX)
-            return message_response(await self._instance.answers.poll(device, message))
+            answer = await _unless_gone(request, self._instance.answers.poll(device, message))
+            # Nobody reads the answer to a client that is gone.
+            return message_response(answer if answer is not None else Done())
 
         return poll
 
@@ -157,3 +161,17 @@ class Routes:
         await self._instance.accounts.logout(device)
         self._instance.hub.signed_out(device.token_hash)
         return Done()
+
+
+async def _unless_gone(request: AnyRequest, answer: Coroutine[Any, Any, Answer]) -> Answer | None:
+    """The answer, or None when the client went away before it came: then nobody waits for it here either."""
+    answering = asyncio.ensure_future(answer)
+    # The body was read, so the next event is that the connection ended.
+    leaving = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return answering.result() if answering.done() else None
+    finally:
+        for task in (answering, leaving):
+            task.cancel()
+        await asyncio.wait((answering, leaving))

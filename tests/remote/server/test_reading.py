@@ -4,13 +4,15 @@ import asyncio
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from remote.protocol.errors import BadRequest, CursorTooOld, NotFound, NotSignedIn, TooLarge
-from remote.protocol.ids import ROOT, NodeId
-from remote.protocol.messages import FOLDERS_MAX, FolderQuery
+from remote.protocol.ids import ROOT, NodeId, Rev
+from remote.protocol.messages import FOLDERS_MAX, FolderQuery, PollRequest
 from remote.protocol.nodes import Manifest
 from remote.server import reading
+from remote.server.http.app import make_app
 from remote.server.instance import Instance
 
 pytestmark = pytest.mark.anyio
@@ -340,3 +342,26 @@ async def test_nodes_that_fill_an_answer_are_too_many(ann: Any, build: Any, monk
     assert len((await ann.nodes(*nodes[:2])).nodes) == 2
     with pytest.raises(TooLarge, match="first 2 nodes"):
         await ann.nodes(*nodes)
+
+
+async def test_a_client_that_leaves_is_forgotten(ann: Any, build: Any, instance: Instance) -> None:
+    """By the hub as well, not only by the connection."""
+    app = make_app(instance)
+    body = msgspec.msgpack.encode(PollRequest({ann.home: Rev(1)}, 300))
+    events = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive() -> Any:
+        event = next(events, None)
+        if event is not None:
+            return event
+        await build.until(lambda: bool(instance.hub._by_space))
+        return {"type": "http.disconnect"}
+
+    async def send(event: Any) -> None:
+        pass
+
+    headers = [(b"authorization", ann.headers["authorization"].encode())]
+    scope = {"type": "http", "method": "POST", "path": "/v1/poll", "raw_path": b"/v1/poll", "headers": headers}
+    rest = {"query_string": b"", "root_path": "", "scheme": "http", "server": None, "client": None, "state": {}}
+    await app({**scope, **rest, "http_version": "1.1", "asgi": {"version": "3.0"}}, receive, send)  # type: ignore[arg-type]
+    assert not instance.hub._by_space

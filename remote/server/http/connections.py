@@ -1,0 +1,65 @@
+"""One connection as uvicorn serves it, with bounds that uvicorn does not have: on the size and the time of a head."""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_MAX = 64 << 10
+"""Bytes of a request's line and headers; the parser alone would keep any number."""
+HEAD_SECONDS = 30.0
+"""How long a head may take, from the connection's or its own first byte."""
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """Closes a connection whose request's head is too long or too slow, without a word: nobody honest sends one."""
+
+    # uvicorn passes these by name and may add to them.
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._is_in_head = True
+        self._head_bytes = 0
+        self._heads = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        was_in_head, heads = self._is_in_head, self._heads
+        if was_in_head:
+            self._start_timer()
+        super().data_received(data)
+        # Where a head or a body ended in these bytes, what follows is the little of a pipelined next head.
+        self._head_bytes = self._head_bytes + len(data) if was_in_head and self._heads == heads else 0
+        if self._head_bytes > HEAD_MAX:
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._is_in_head = True
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        self._heads += 1
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        # What comes next is a head again; its time starts with its first byte.
+        self._is_in_head = True
+
+    def _start_timer(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
