@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -143,12 +144,10 @@ async def run(planned: Plan, state: Store, cache: Store, ready: Callable[[], Non
         drive = Drive(planned, state, cache, service, traffic)
         verbs = Verbs(drive, account, planned.point, kernel.stop)
         try:
-            kernel.mount(drive.operations, planned.point, source_of(account), planned.options)
-        except RuntimeError as error:
+            _mount(drive, planned)
+        except Refused:
             drive.close()
-            raise Refused(
-                f"{planned.point} cannot be mounted ({error}). `satchel doctor` says what is missing."
-            ) from error
+            raise
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(drive.run)
@@ -169,6 +168,24 @@ async def run(planned: Plan, state: Store, cache: Store, ready: Callable[[], Non
                 await drive.past.close()
             planned.places.socket.unlink(missing_ok=True)
             log.info("unmounted from %s", planned.point)
+
+
+def _mount(drive: Drive, planned: Plan) -> None:
+    """Mounts; raises Refused with what libfuse and its helper have to say, which they tell standard error only."""
+    usual = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            kernel.mount(drive.operations, planned.point, source_of(planned.account), planned.options)
+        except RuntimeError as error:
+            said.seek(0)
+            reason = said.read().decode(errors="replace").strip() or str(error)
+            raise Refused(
+                f"{planned.point} cannot be mounted: {reason}. `satchel doctor` says what is missing."
+            ) from error
+        finally:
+            os.dup2(usual, 2)
+            os.close(usual)
 
 
 def source_of(account: Account) -> str:
@@ -194,8 +211,11 @@ async def _end_on_signal(verbs: Verbs, point: str, scope: trio.CancelScope) -> N
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
             log.info("%s: unmounting", signal.Signals(number).name)
-            with trio.move_on_after(_FLUSH_SECONDS):
-                await verbs.flush()
+            try:
+                with trio.move_on_after(_FLUSH_SECONDS):
+                    await verbs.flush()
+            except CacheError as error:
+                log.error("what programs had not closed was not kept: %s", error)
             try:
                 await trio.to_thread.run_sync(lambda: _unmount(point))
             except OSError as error:
