@@ -1,6 +1,7 @@
 """Drive: all parts of one space on one device, put together, and the chores that run beside them."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,8 +9,10 @@ import msgspec
 import trio
 
 from cache.chunks import Chunks
+from cache.errors import DiskFull
 from cache.eviction import Budget
 from cache.past import Past
+from cache.pins import Pins
 from cache.pull import Clock, Effects, Home, Pull
 from cache.push import Push
 from cache.reader import Reader
@@ -28,7 +31,7 @@ from fusefs.settings import Account, Choices, Places
 from fusefs.versions import Versions
 from fusefs.volume import Owner, Space, Volume
 from remote.protocol.errors import RemoteError
-from remote.protocol.ids import DeviceId, SpaceId
+from remote.protocol.ids import ChunkId, DeviceId, SpaceId
 from remote.protocol.service import Service
 
 CHECKPOINT_SECONDS: Final = 1.0
@@ -85,18 +88,19 @@ class Drive:
             choices.cache_size_bytes - past_bytes,
             self.chunks,
             lambda: self.stagings.total_bytes,
-            lambda _: False,
+            self._is_pinned,
             floor_bytes=choices.free_floor_bytes,
         )
         seconds = choices.read_seconds
         self.reader = Reader(service, self._space, self.chunks, self.budget, read_seconds=seconds)
         self.files = OpenFiles(self.tree, self.stagings, self.reader, self.budget)
         self.files.sweep()
-        face = Face(self.files, self._announce, self.budget.notice)
+        face = Face(self.files, self._announce, self._notice_room)
         home = Home(self._space, DeviceId(account.device), account.secret)
         pull = Pull(service, home, self.tree, Clock(), face)
         upload = Upload(service, self._space, account.secret, self.reader, self.chunks)
         push = Push(pull, self.tree, self.stagings, self.chunks, upload)
+        self.pins = Pins(self.tree, self.reader, pull.list_folder)
         self.sync = Sync(self.tree, pull, push, is_walking=choices.background_listing)
         self.volume = Volume(
             self.tree,
@@ -120,14 +124,24 @@ class Drive:
         self.room = msgspec.msgpack.decode(kept, type=Room) if kept else Room()
         self.volume.room = self.room.shown
 
+    def _is_pinned(self, chunk_id: ChunkId) -> bool:
+        return self.pins.holds(chunk_id)
+
+    def _notice_room(self) -> None:
+        """The server has more than before: there may be room, and pinned content to keep."""
+        self.budget.notice()
+        self.pins.notice()
+
     def _announce(self, effects: Effects) -> None:
         self.announcer.show(effects)
+        self.pins.notice()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keeps in step with the server, fetches, and keeps what is known, until cancelled."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.reader.run)
             nursery.start_soon(self.sync.run)
+            nursery.start_soon(self.pins.run)
             nursery.start_soon(self._checkpoint)
             nursery.start_soon(self._ask_for_room)
             nursery.start_soon(self.chunks.sweep)
@@ -137,7 +151,10 @@ class Drive:
         """A journal that is emptied often is replayed fast after a crash."""
         while True:
             await trio.sleep(CHECKPOINT_SECONDS)
-            self.counting.keep()
+            with suppress(DiskFull):  # programs were told; the next round may find room
+                if self.files.flush_closed():
+                    self.volume.wake()
+                self.counting.keep()
             for store in (self.state, self.cache):
                 if store.pending:
                     store.checkpoint()
@@ -153,7 +170,8 @@ class Drive:
                 continue
             for space in spaces:
                 if space.space == self._space:
-                    self._take_room(Room(space.free, space.used, space.quota))
+                    with suppress(DiskFull):
+                        self._take_room(Room(space.free, space.used, space.quota))
             await trio.sleep(ROOM_SECONDS)
 
     def _take_room(self, room: Room) -> None:

@@ -65,6 +65,8 @@ class Verbs:
             "wait": self._wait,
             "versions": self._versions,
             "restore": self._restore,
+            "pin": self._pin,
+            "unpin": self._unpin,
             "stop": self._stop,
         }
 
@@ -158,6 +160,7 @@ class Verbs:
                 for one in standing.stuck[:PATHS_SHOWN]
             ],
             "cache": {"bytes": drive.budget.used_bytes, "limit_bytes": drive.budget.limit_bytes},
+            "pinned": self._pinned_paths(),
             "quota_bytes": drive.room.quota,
             "used_bytes": drive.room.used,
             "free_bytes": drive.room.free,
@@ -248,6 +251,20 @@ class Verbs:
             )
         restored = await self._drive.restore.path(path, rev)
         return {"rev": restored.rev, "nodes": restored.nodes}
+
+    async def _pin(self, fields: Fields) -> object:
+        path = os.fsencode(str(fields["path"]))
+        self._drive.pins.pin(await self._node(path) if path else ROOT)
+        return {"pinned": self._pinned_paths()}
+
+    async def _unpin(self, fields: Fields) -> object:
+        path = os.fsencode(str(fields["path"]))
+        was_pinned = self._drive.pins.unpin(await self._node(path) if path else ROOT)
+        self._drive.budget.notice()
+        return {"was_pinned": was_pinned, "pinned": self._pinned_paths()}
+
+    def _pinned_paths(self) -> list[str]:
+        return [os.fsdecode(self._drive.tree.path_of(node)) or self._point for node in self._drive.pins.pinned()]
 
     async def _rev(self, at: str) -> Rev:
         """The rev that a person means by a number or a time."""

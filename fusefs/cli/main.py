@@ -107,6 +107,24 @@ def restore(path: str, at: str) -> None:
 
 
 @satchel.command()
+@click.argument("path")
+def pin(path: str) -> None:
+    """Keep PATH, and all that is or comes below it, on this machine: for offline use."""
+    from fusefs.cli import pinning  # noqa: PLC0415
+
+    pinning.pin(path)
+
+
+@satchel.command()
+@click.argument("path")
+def unpin(path: str) -> None:
+    """Let the cache drop PATH again when it needs room."""
+    from fusefs.cli import pinning  # noqa: PLC0415
+
+    pinning.unpin(path)
+
+
+@satchel.command()
 @_json
 def stats(as_json: bool) -> None:
     """Count what went over the wire since this device was set up, and what the cache could answer."""

@@ -290,6 +290,14 @@ class Device:
 
         assert eventually(lambda: now() == wanted, seconds), f"{path} is {now()!r} after {seconds} s, not {content!r}"
 
+    def holds(self, name: str, size: int, seconds: float = 30.0) -> None:
+        """Returns when so many bytes of the file are on this device; fails after `seconds`."""
+
+        def now() -> int:
+            return int(os.getxattr(self.path / name, "user.satchel.cached_bytes"))
+
+        assert eventually(lambda: now() == size, seconds), f"{now()} of {size} bytes of {name} are here"
+
     @property
     def log(self) -> list[str]:
         """Lines of the daemon's log."""
