@@ -25,6 +25,13 @@ class _Rotating(logging.handlers.RotatingFileHandler):
                 os.dup2(self.stream.fileno(), fd)
 
 
+class _OneLine(logging.Formatter):
+    """One line for each event, whatever a name in it holds; only a traceback takes more."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is the standard library's
+        return super().formatMessage(record).replace("\n", "\\n")
+
+
 def begin(file: Path | None) -> None:
     """Logs to this file and one older one, or (None) to standard error."""
     handler: logging.Handler
@@ -33,7 +40,7 @@ def begin(file: Path | None) -> None:
     else:
         handler = _Rotating(file, maxBytes=_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace")
         handler.take_along()
-    formatter = logging.Formatter(_FORMAT, "%Y-%m-%dT%H:%M:%S")
+    formatter = _OneLine(_FORMAT, "%Y-%m-%dT%H:%M:%S")
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     # These tell of every request, with its address.

@@ -124,7 +124,7 @@ class Verbs:
         except NotSignedIn as error:
             return _problem(f"{error} Sign in again: satchel login {self._account.url}", Exit.SIGN_IN)
         except (Unreachable, TimeoutError, trio.TooSlowError) as error:
-            why = str(error) or "it did not answer in time."
+            why = (error.strerror if isinstance(error, OSError) else str(error)) or "it did not answer in time."
             return _problem(
                 f"The server could not be asked: {why} Nothing was changed; try again later.", Exit.UNREACHABLE
             )
@@ -195,6 +195,8 @@ class Verbs:
         drive = self._drive
         timeout = fields.get("timeout")
         node: NodeId | None = None
+        # Whoever waits has reason to think that the server is there.
+        drive.sync.retry_now()
         with trio.move_on_after(float("inf") if timeout is None else float(timeout)):
             await self.flush()
             path = os.fsencode(str(fields.get("path", "")))
