@@ -67,6 +67,11 @@ class OpenFiles:
         """The file, when a program has it open."""
         return self._files.get(node)
 
+    def is_written(self, node: NodeId) -> bool:
+        """Whether a program has the file open for writing, or what it wrote is not flushed."""
+        file = self._files.get(node)
+        return file is not None and (file.writers > 0 or file.is_changed)
+
     def changed(self) -> list[OpenFile]:
         """Files with something that is not flushed."""
         return [file for file in self._files.values() if file.is_changed and not file.is_orphan]
@@ -86,19 +91,31 @@ class OpenFiles:
         return Handle(file, is_writing)
 
     def close(self, handle: Handle) -> None:
-        """Ends a handle; what is not flushed is flushed, and an orphan's content is let go with its last handle."""
+        """Ends a handle; what is not flushed is flushed, and an orphan's content is let go with its last handle.
+
+        Raises DiskFull: then what was written is kept in memory, and `flush_closed` tries again.
+        """
         file = handle.file
-        if file.is_changed:
-            self.flush(file)
         file.handles -= 1
         file.writers -= handle.is_writing
+        if file.is_changed:
+            self.flush(file)
         if file.handles == 0:
-            del self._files[file.node]
-            staging, file.staging = file.staging, None
-            if staging is not None and file.is_orphan:
-                self.discard(staging)
-            if self._tree.released:
-                self.release_dropped()
+            self._forget(file)
+
+    def flush_closed(self) -> bool:
+        """Flushes what could not be flushed when it was closed; raises DiskFull. Whether there was anything."""
+        closed = [file for file in self._files.values() if file.handles == 0]
+        for file in closed:
+            self.flush(file)
+            self._forget(file)
+        return bool(closed)
+
+    def _forget(self, file: OpenFile) -> None:
+        del self._files[file.node]
+        staging, file.staging = file.staging, None
+        if staging is not None and file.is_orphan:
+            self.discard(staging)
 
     def discard(self, staging: Staging) -> None:
         """Lets go of content that no name leads to any more."""

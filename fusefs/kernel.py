@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 TIMEOUT_SECONDS: Final = 3_600.0
 """How long the kernel may believe what it was told: changes from elsewhere are announced one by one."""
 _BLOCK: Final = 4_096
+_TIME_MAX_NS: Final = (1 << 63) - 1
 _TASKS: Final = 64
 _EXPECTED: Final = frozenset(
     (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY, errno.ENODEV, errno.ENOTDIR, errno.ENOTCONN, errno.ECONNABORTED)
@@ -183,14 +184,17 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         _check_writable(inode)
         if self.is_own(ctx.pid):
+            if self._volume.files.is_written(NodeId(inode)):
+                # The kernel holds bytes of it that we do not have yet, and would drop them with our size.
+                raise FUSEError(errno.EBUSY)
             return self._entry(NodeId(inode))
         setting = Setting(
             mode=attr.st_mode if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,
             gid=attr.st_gid if fields.update_gid else None,
             size=attr.st_size if fields.update_size else None,
-            atime_ns=attr.st_atime_ns if fields.update_atime else None,
-            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            atime_ns=_bounded(attr.st_atime_ns) if fields.update_atime else None,
+            mtime_ns=_bounded(attr.st_mtime_ns) if fields.update_mtime else None,
         )
         handle = self._handles.get(fh) if fh is not None else None
         self._volume.set_attributes(NodeId(inode), setting, handle if isinstance(handle, Handle) else None)
@@ -305,6 +309,7 @@ class Operations(pyfuse3.Operations):
         if isinstance(handle, Handle):
             await self._volume.fsync(handle.file)
 
+    @_answers
     async def release(self, fh: int) -> None:
         handle = self._handles.pop(fh)
         if isinstance(handle, Handle):
@@ -337,6 +342,11 @@ class Operations(pyfuse3.Operations):
 def _check_writable(*inodes: int) -> None:
     if any(is_virtual(inode) for inode in inodes):
         raise ReadOnly("The past cannot be written to.")
+
+
+def _bounded(time_ns: int) -> int:
+    """The nearest time that can be kept: the years 1677 to 2262."""
+    return max(-_TIME_MAX_NS, min(time_ns, _TIME_MAX_NS))
 
 
 def _no_entry() -> EntryAttributes:
@@ -396,8 +406,8 @@ class Announcer:
             if record.local.kind is not Kind.FOLDER:
                 names.update(record.local.names)
             if node in effects.contents and self._volume.files.find(node) is not None:
-                path = self._mountpoint + b"/" + self._volume.tree.path_of(node)
-                resized.append(_Resized(path, record.size, record.local.atime_ns, record.local.mtime_ns))
+                path = self._volume.tree.path_of(node)
+                resized.append(_Resized(node, path, record.size, record.local.atime_ns, record.local.mtime_ns))
         if names or effects.nodes:
             self._queue.put(_News(frozenset(names), effects.nodes, effects.contents, tuple(resized)))
 
@@ -411,15 +421,36 @@ class Announcer:
             for name in news.names:
                 _tell(pyfuse3.invalidate_entry, name.parent, name.name)
             for one in news.resized:
-                _tell(os.truncate, one.path, one.size)
-                _tell(functools.partial(os.utime, ns=(one.atime_ns, one.mtime_ns)), one.path)
+                _tell(self._repeat, one)
             for node in news.nodes:
                 _tell(pyfuse3.invalidate_inode, node, node not in news.contents)
             for parent in {name.parent for name in news.names}:
                 _tell(pyfuse3.invalidate_inode, parent, True)
 
+    def _repeat(self, one: "_Resized") -> None:
+        fd = self._reach(one.path)
+        try:
+            if os.fstat(fd).st_ino == one.node:
+                itself = f"/proc/self/fd/{fd}"
+                os.truncate(itself, one.size)
+                os.utime(itself, ns=(one.atime_ns, one.mtime_ns))
+        finally:
+            os.close(fd)
+
+    def _reach(self, path: bytes) -> int:
+        """A descriptor of what a path in the mount leads to; no symlink on the way, which may lead out, is followed."""
+        fd = os.open(self._mountpoint, os.O_PATH | os.O_CLOEXEC)
+        for part in path.split(b"/"):
+            try:
+                inner = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = inner
+        return fd
+
 
 class _Resized(NamedTuple):
+    node: NodeId
     path: bytes
     size: int
     atime_ns: int
