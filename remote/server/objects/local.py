@@ -12,10 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from remote.protocol.errors import BadRequest, TooLarge
+from remote.protocol.errors import BadRequest, ServerFault, TooLarge
 from remote.protocol.ids import ChunkId, SpaceId
 from remote.server.objects.signing import Signer
 from remote.server.objects.store import GET_URL_SECONDS, PUT_URL_SECONDS, ObjectMissing, object_name
+
+RESERVE = 64 << 20
+"""Bytes of the disk that objects leave free, so that the database can go on."""
 
 
 class LocalObjects:
@@ -54,7 +57,7 @@ class LocalObjects:
     def free_bytes(self) -> int:
         """See Objects.free_bytes."""
         state = os.statvfs(self._directory)
-        return state.f_bavail * state.f_frsize
+        return max(0, state.f_bavail * state.f_frsize - RESERVE)
 
     def put_url(self, space: SpaceId, chunk: ChunkId, size: int) -> str:
         """See Objects.put_url."""
@@ -65,7 +68,9 @@ class LocalObjects:
         return self._signer.url("GET", space, chunk, 0, GET_URL_SECONDS)
 
     def incoming(self, size: int) -> "Incoming":
-        """A place for `size` bytes that arrive piece by piece."""
+        """A place for `size` bytes that arrive piece by piece; raises ServerFault when the disk is full."""
+        if self.free_bytes() < size:
+            raise ServerFault("The server's disk is full: nothing more can be sent until there is room on it.")
         return Incoming(self, self._drafts / secrets.token_hex(16), size)
 
     def name_draft(self, draft: Path, size: int, name: str) -> None:

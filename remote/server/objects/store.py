@@ -13,7 +13,10 @@ class Objects(Protocol):
     """Named immutable bytes. Methods may block: call them from a thread. Safe to call from many at once."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Returns when the object is durable under its name. An object that is there already is not touched."""
+        """Returns when the object is durable under its name; raises ServerFault when there is no room for it.
+
+        An object that is there already is not touched.
+        """
         ...
 
     def read(self, name: str, offset: int, length: int) -> bytes:

@@ -213,6 +213,23 @@ async def test_a_lost_object_is_a_fault_and_no_data(ann: Any, build: Any, tmp_pa
         await ann.get(ChunkPart(build.chunk_id(b"data")))
 
 
+@pytest.mark.logs_errors("disk is full")
+async def test_a_full_disk_takes_no_chunks_and_says_so(
+    ann: Any, build: Any, tmp_path: Path, instance: Instance
+) -> None:
+    large = os.urandom(LARGE)
+    (url,) = (await ann.want(large)).urls.values()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(instance.objects, "free_bytes", lambda: 100)
+        with pytest.raises(ServerFault, match="disk is full"):
+            await ann.put(b"x" * 200)
+        assert (await ann.http.put(url, content=large)).status_code == 500
+        assert (await ann.space()).free == 100
+        await ann.new_file(b"still taken")
+    assert stored_files(tmp_path, "packs") + stored_files(tmp_path, "objects") + stored_files(tmp_path, "tmp") == []
+    assert (await ann.http.put(url, content=large)).status_code == 201
+
+
 async def test_urls_are_for_objects_of_their_own(ann: Any, build: Any) -> None:
     large = os.urandom(LARGE)
     await ann.put(b"small")
@@ -426,7 +443,7 @@ async def test_leaves_that_lie_are_refused(ann: Any, build: Any, monkeypatch: py
         await commit(first, *rest, depth=2)
     with pytest.raises(BadRequest):
         await commit(Entry(b"", b"", 5), *rest)  # type: ignore[arg-type]
-    monkeypatch.setattr(leaves, "LEAVES_MAX", 2)
+    monkeypatch.setattr(leaves, "LEAVES_MAX", 0)
     with pytest.raises(TooLarge):
         await commit(first, *rest)
 
