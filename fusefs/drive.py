@@ -1,5 +1,6 @@
 """Drive: all parts of one space on one device, put together, and the chores that run beside them."""
 
+import logging
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,13 +10,14 @@ import msgspec
 import trio
 
 from cache.chunks import Chunks
-from cache.errors import DiskFull
+from cache.errors import CacheError, DiskFull
 from cache.eviction import Budget
 from cache.past import Past
 from cache.pins import Pins
 from cache.pull import Clock, Effects, Home, Pull
 from cache.push import Push
 from cache.reader import Reader
+from cache.recovery import recover
 from cache.staging import Stagings
 from cache.store import Store
 from cache.sync import Sync
@@ -34,9 +36,11 @@ from remote.protocol.errors import RemoteError
 from remote.protocol.ids import ChunkId, DeviceId, SpaceId
 from remote.protocol.service import Service
 
+log = logging.getLogger(__name__)
+
 CHECKPOINT_SECONDS: Final = 1.0
 ROOM_SECONDS: Final = 60.0
-_ROOM_AGAIN_SECONDS: Final = 5.0
+_ROOM_AGAIN_SECONDS: Final = 1.0
 _ROOM: Final = "room"
 _PAST_SHARE: Final = 32
 """One part in so many of the cache is for answers about the past."""
@@ -82,6 +86,7 @@ class Drive:
         self.tree = Tree(state)
         self.tree.make_root()
         self.stagings = Stagings(state, places.stagings, Table.STAGED, Table.STAGED_BYTES)
+        recover(self.tree, self.stagings)
         self.chunks = Chunks(cache, places.cache)
         past_bytes = choices.cache_size_bytes // _PAST_SHARE
         self.budget = Budget(
@@ -165,7 +170,9 @@ class Drive:
             try:
                 spaces = (await self._service.spaces()).spaces
             except RemoteError:
-                # Sync tells why; the numbers of before are good enough.
+                # Sync tells why, and tries again at a pace that a server with many devices bears.
+                while not self.sync.standing().is_online:  # noqa: ASYNC110 - nobody tells of it
+                    await trio.sleep(_ROOM_AGAIN_SECONDS)
                 await trio.sleep(_ROOM_AGAIN_SECONDS)
                 continue
             for space in spaces:
@@ -181,8 +188,11 @@ class Drive:
 
     def close(self) -> None:
         """Puts what open files hold into the stores and lets go of everything but them."""
-        self.volume.flush_all()
-        self.counting.keep()
+        try:
+            self.volume.flush_all()
+            self.counting.keep()
+        except CacheError as error:
+            log.error("what programs had not closed was not kept: %s", error)
         self.announcer.close()
         self.stagings.close()
         self.chunks.close()
