@@ -24,6 +24,8 @@ COMMANDS = {
     "restore",
     "stats",
     "doctor",
+    "pin",
+    "unpin",
 }
 
 STANDING: dict[str, Any] = {

@@ -256,6 +256,23 @@ def test_without_the_server_it_mounts_at_once_and_says_that_it_waits(device: Any
     assert desk.cli("status").returncode == 0
 
 
+def test_the_first_mount_without_the_server_is_empty_only_until_it_is_back(device: Any, server: Any) -> None:
+    device("laptop").path.joinpath("old").write_text("from before")
+    desk = device("desk", mount=False, read_seconds=0.5)
+    server.stop()
+    desk.mount()
+    # Not known is not empty.
+    with pytest.raises(OSError, match=r"Input/output error|timed out"):
+        os.listdir(desk.path)
+    with pytest.raises(OSError, match=r"Input/output error|timed out"):
+        (desk.path / "new").write_text("x")
+    assert desk.cli("status").returncode == 5
+    server.start()
+    desk.wait()
+    desk.sees("old", "from before", 30)
+    (desk.path / "new").write_text("x")
+
+
 def test_wait_for_a_path_needs_one_in_the_mount(device: Any, tmp_path: Path) -> None:
     desk = device("desk")
     assert desk.cli("wait", tmp_path).returncode == 2
