@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from remote.protocol.errors import NotSignedIn
-from remote.protocol.ids import ChunkId, Rev, SpaceId
+from remote.protocol.ids import ChunkId, Rev, SpaceId, UserId
 from remote.protocol.messages import (
     POLL_SECONDS_MAX,
     AsOfRequest,
@@ -114,7 +114,7 @@ class Answers:
         """Takes the commit or refuses it whole, and tells those who wait for the space."""
 
         def take(session: Session) -> CommitAnswer:
-            row = member_space(session, space, device, Right.WRITE)
+            row = member_space(session, space, device.user, Right.WRITE)
             key = self._keyring.key(row)
             return commits.take(session, row, device, commit.op_id, drafts, key=key, now_ns=time.time_ns())
 
@@ -158,11 +158,11 @@ class Answers:
         """Which chunks must be sent, and where the large ones go."""
 
         def spaces(session: Session) -> list[SpaceId]:
-            member_space(session, space, device, Right.WRITE)
+            member_space(session, space, device.user, Right.WRITE)
             return [other for other in account_rows.mounts(session, device.user) if other != space]
 
         others = await self._database.read(spaces)
-        return await self._in_file_thread(lambda: self._chunks.want(space, others, request))
+        return await self._in_file_thread(lambda: self._chunks.want(device.user, space, others, request))
 
     async def put(self, device: Device, space: SpaceId, request: PutRequest) -> PutAnswer:
         """Stores small chunks."""
@@ -177,18 +177,20 @@ class Answers:
     async def urls(self, device: Device, space: SpaceId, request: UrlsRequest) -> UrlsAnswer:
         """Signed GET URLs."""
         await self._check(device, space, Right.READ)
-        return await self._in_file_thread(lambda: self._chunks.urls(space, request))
+        return await self._in_file_thread(lambda: self._chunks.urls(device.user, space, request))
 
-    async def object_place(self, space: SpaceId, chunk: ChunkId) -> Place:
+    async def object_place(self, user: UserId, space: SpaceId, chunk: ChunkId) -> Place:
         """Where a chunk lies, for the holder of a signed URL."""
+        await self._database.read(lambda session: member_space(session, space, user, Right.READ))
         return await self._in_file_thread(lambda: self._chunks.place(space, chunk))
 
     async def object_bytes(self, place: Place, start: int, length: int) -> bytes:
         """Bytes of a chunk, for the holder of a signed URL."""
         return await self._in_file_thread(lambda: self._chunks.read(place, start, length))
 
-    async def has_object(self, space: SpaceId, chunk: ChunkId) -> bool:
-        """Whether the space may read the chunk already, for the holder of a signed URL."""
+    async def has_object(self, user: UserId, space: SpaceId, chunk: ChunkId) -> bool:
+        """Whether the space may read the chunk already, for the holder of a signed URL to put it."""
+        await self._database.read(lambda session: member_space(session, space, user, Right.WRITE))
         return await self._in_file_thread(lambda: self._chunks.may_read(space, chunk))
 
     async def object_received(self, space: SpaceId, chunk: ChunkId, size: int) -> None:
@@ -197,13 +199,13 @@ class Answers:
 
     async def _read(self, device: Device, space: SpaceId, job: SpaceJob[Result], right: Right = Right.READ) -> Result:
         def read(session: Session) -> Result:
-            row = member_space(session, space, device, right)
+            row = member_space(session, space, device.user, right)
             return job(session, row, self._keyring.key(row))
 
         return await self._database.read(read)
 
     async def _check(self, device: Device, space: SpaceId, right: Right) -> None:
-        await self._database.read(lambda session: member_space(session, space, device, right))
+        await self._database.read(lambda session: member_space(session, space, device.user, right))
 
     async def _in_file_thread(self, job: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._files, job)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from remote.protocol import sealing
 from remote.protocol.errors import BadRequest, NotFound, ServerFault, TooLarge
-from remote.protocol.ids import ChunkId, SpaceId
+from remote.protocol.ids import ChunkId, SpaceId, UserId
 from remote.protocol.messages import (
     CHUNKS_MAX,
     GET_ANSWER_MAX,
@@ -39,7 +39,7 @@ class Chunks:
         self._database = database
         self._objects = objects
 
-    def want(self, space: SpaceId, others: Sequence[SpaceId], request: WantRequest) -> WantAnswer:
+    def want(self, user: UserId, space: SpaceId, others: Sequence[SpaceId], request: WantRequest) -> WantAnswer:
         """Which chunks must be sent; those that a space in `others` may read may be read in this one from now on."""
         check_chunk_ids([chunk for chunk, _ in request.chunks])
         sizes: dict[ChunkId, int] = {}
@@ -53,7 +53,7 @@ class Chunks:
         if readable_elsewhere:
             self._database.write_now(lambda session: chunk_rows.add_references(session, space, readable_elsewhere))
         urls = {
-            chunk: self._objects.put_url(space, chunk, sizes[chunk])
+            chunk: self._objects.put_url(user, space, chunk, sizes[chunk])
             for chunk in missing
             if sizes[chunk] > SMALL_CHUNK_MAX
         }
@@ -116,11 +116,11 @@ class Chunks:
             room -= len(data)
         return GetAnswer(tuple(found))
 
-    def urls(self, space: SpaceId, request: UrlsRequest) -> UrlsAnswer:
+    def urls(self, user: UserId, space: SpaceId, request: UrlsRequest) -> UrlsAnswer:
         """Signed GET URLs of those chunks that are objects of their own."""
         check_chunk_ids(request.chunks)
         places = self._database.read_now(lambda session: _readable(session, space, request.chunks))
-        urls = {place.id: self._objects.get_url(space, place.id) for place in places if place.pack is None}
+        urls = {place.id: self._objects.get_url(user, space, place.id) for place in places if place.pack is None}
         return UrlsAnswer(urls, GET_URL_SECONDS)
 
     def read(self, place: Place, start: int, length: int) -> bytes:

@@ -3,8 +3,7 @@
 import enum
 
 from remote.protocol.errors import NotAllowed, NotFound
-from remote.protocol.ids import SpaceId
-from remote.server.database.accounts import Device
+from remote.protocol.ids import SpaceId, UserId
 from remote.server.database.connection import Session
 from remote.server.database.spaces import SpaceRow, role_of, space_row
 
@@ -24,15 +23,15 @@ RIGHTS: dict[str, frozenset[Right]] = {
 }
 
 
-def member_space(session: Session, space: SpaceId, device: Device, right: Right) -> SpaceRow:
-    """The space, if the device's user may do this in it.
+def member_space(session: Session, space: SpaceId, user: UserId, right: Right) -> SpaceRow:
+    """The space, if the user may do this in it.
 
     Raises NotFound for a space that is not the user's, as for one that does not exist; NotAllowed for lack of a right.
     """
-    role = role_of(session, space, device.user)
+    role = role_of(session, space, user)
     row = space_row(session, space) if role is not None else None
     if role is None or row is None:
-        raise NotFound(f"There is no space {space}, or {device.user_name} is no member of it.")
+        raise NotFound(f"There is no space {space}, or you are no member of it.")
     if right not in RIGHTS[role]:
         raise NotAllowed(f"As {role} of {row.name} you may not {right.value} there.")
     return row

@@ -7,12 +7,13 @@ from litestar import Response, get, put
 from litestar.handlers import HTTPRouteHandler
 
 from remote.protocol.errors import BadRequest, Busy, NotAllowed
-from remote.protocol.ids import ChunkId, SpaceId
+from remote.protocol.ids import ChunkId, SpaceId, UserId
 from remote.server.http.bodies import announced_length, body_pieces
 from remote.server.http.problems import AnyRequest
 from remote.server.instance import Instance
 from remote.server.limits import ID_SIZE, INT63, check_chunk_size
 from remote.server.objects.local import Incoming
+from remote.server.objects.signing import Grant
 
 WRITE_SIZE = 512 << 10
 """Bytes that are hashed and written at once, in a thread."""
@@ -26,10 +27,10 @@ def handlers(instance: Instance) -> list[HTTPRouteHandler]:
 
     @get("/v1/objects/{chunk:str}", media_type="application/octet-stream")
     async def read_object(request: AnyRequest) -> Response[bytes]:
-        chunk, space = _checked(instance, request, "GET", 0)
-        place = await instance.answers.object_place(space, chunk)
+        grant = _checked(instance, request, "GET", 0)
+        place = await instance.answers.object_place(grant.user, grant.space, grant.chunk)
         start, stop = byte_range(request.headers.get("range"), place.size)
-        headers = {**GET_HEADERS, "ETag": f'"{chunk.hex()}"'}
+        headers = {**GET_HEADERS, "ETag": f'"{grant.chunk.hex()}"'}
         if start >= stop:
             headers["Content-Range"] = f"bytes */{place.size}"
             return Response(b"", status_code=416, media_type="application/octet-stream", headers=headers)
@@ -48,18 +49,18 @@ def handlers(instance: Instance) -> list[HTTPRouteHandler]:
         if size is None:
             raise BadRequest("A PUT of an object needs a Content-Length: its signature binds the size.")
         check_chunk_size("The body", size)
-        chunk, space = _checked(instance, request, "PUT", size)
-        if await instance.answers.has_object(space, chunk):
+        grant = _checked(instance, request, "PUT", size)
+        if await instance.answers.has_object(grant.user, grant.space, grant.chunk):
             # An object never changes. Whether *another* space has the chunk is not told: there the body must come.
             return Response(b"", status_code=412, media_type="application/octet-stream")
         if uploads >= UPLOADS_MAX:
             raise Busy("Too many uploads at once: try again in a moment.", 1.0)
         uploads += 1
         try:
-            await _receive(instance, body_pieces(request, size), chunk, size)
+            await _receive(instance, body_pieces(request, size), grant)
         finally:
             uploads -= 1
-        await instance.answers.object_received(space, chunk, size)
+        await instance.answers.object_received(grant.space, grant.chunk, size)
         return Response(b"", status_code=201, media_type="application/octet-stream")
 
     return [read_object, write_object]
@@ -83,8 +84,8 @@ def byte_range(header: str | None, size: int) -> tuple[int, int]:
     return (int(first), min(size, int(last) + 1)) if int(first) <= int(last) else whole
 
 
-async def _receive(instance: Instance, pieces: AsyncIterator[bytes], chunk: ChunkId, size: int) -> None:
-    incoming = await asyncio.to_thread(instance.objects.incoming, size)
+async def _receive(instance: Instance, pieces: AsyncIterator[bytes], grant: Grant) -> None:
+    incoming = await asyncio.to_thread(instance.objects.incoming, grant.size)
     with incoming:
         gathered: list[bytes] = []
         gathered_size = 0
@@ -94,7 +95,7 @@ async def _receive(instance: Instance, pieces: AsyncIterator[bytes], chunk: Chun
             if gathered_size >= WRITE_SIZE:
                 await asyncio.to_thread(incoming.add, b"".join(gathered))
                 gathered, gathered_size = [], 0
-        await asyncio.to_thread(_finish, incoming, b"".join(gathered), chunk)
+        await asyncio.to_thread(_finish, incoming, b"".join(gathered), grant.chunk)
 
 
 def _finish(incoming: Incoming, rest: bytes, chunk: ChunkId) -> None:
@@ -102,17 +103,19 @@ def _finish(incoming: Incoming, rest: bytes, chunk: ChunkId) -> None:
     incoming.keep_chunk(chunk)
 
 
-def _checked(instance: Instance, request: AnyRequest, method: str, size: int) -> tuple[ChunkId, SpaceId]:
+def _checked(instance: Instance, request: AnyRequest, method: str, size: int) -> Grant:
     """What the URL is about, after its signature was checked."""
     query = request.query_params
     try:
         chunk = ChunkId(bytes.fromhex(str(request.path_params["chunk"])))
         space = SpaceId(int(str(query["space"])[:20]))
+        user = UserId(int(str(query["user"])[:20]))
         expires = int(str(query["expires"])[:20])
         signature = bytes.fromhex(str(query["signature"])[:128])
     except (KeyError, ValueError):
-        raise NotAllowed("This is no signed URL: space, expires and signature are needed.") from None
-    if len(chunk) != ID_SIZE or not 1 <= space <= INT63:
+        raise NotAllowed("This is no signed URL: space, user, expires and signature are needed.") from None
+    if len(chunk) != ID_SIZE or not (1 <= space <= INT63 and 1 <= user <= INT63):
         raise NotAllowed("This is no signed URL of a chunk.")
-    instance.signer.check(method, space, chunk, size, expires, signature)
-    return chunk, space
+    grant = Grant(method, user, space, chunk, size)
+    instance.signer.check(grant, expires, signature)
+    return grant

@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Self
 
 from remote.protocol.errors import BadRequest, ServerFault, TooLarge
-from remote.protocol.ids import ChunkId, SpaceId
-from remote.server.objects.signing import Signer
+from remote.protocol.ids import ChunkId, SpaceId, UserId
+from remote.server.objects.signing import Grant, Signer
 from remote.server.objects.store import GET_URL_SECONDS, PUT_URL_SECONDS, ObjectMissing, object_name
 
 RESERVE = 64 << 20
@@ -59,13 +59,13 @@ class LocalObjects:
         state = os.statvfs(self._directory)
         return max(0, state.f_bavail * state.f_frsize - RESERVE)
 
-    def put_url(self, space: SpaceId, chunk: ChunkId, size: int) -> str:
+    def put_url(self, user: UserId, space: SpaceId, chunk: ChunkId, size: int) -> str:
         """See Objects.put_url."""
-        return self._signer.url("PUT", space, chunk, size, PUT_URL_SECONDS)
+        return self._signer.url(Grant("PUT", user, space, chunk, size), PUT_URL_SECONDS)
 
-    def get_url(self, space: SpaceId, chunk: ChunkId) -> str:
+    def get_url(self, user: UserId, space: SpaceId, chunk: ChunkId) -> str:
         """See Objects.get_url."""
-        return self._signer.url("GET", space, chunk, 0, GET_URL_SECONDS)
+        return self._signer.url(Grant("GET", user, space, chunk), GET_URL_SECONDS)
 
     def incoming(self, size: int) -> "Incoming":
         """A place for `size` bytes that arrive piece by piece; raises ServerFault when the disk is full."""

@@ -2,35 +2,47 @@
 
 import hmac
 from collections.abc import Callable
+from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from remote.protocol.errors import NotAllowed
-from remote.protocol.ids import ChunkId, SpaceId
+from remote.protocol.ids import ChunkId, SpaceId, UserId
 
 PATH = "/v1/objects/"
 
 
+@dataclass(frozen=True)
+class Grant:
+    """What a URL is good for; `size` is that of the body to PUT. The chunk is the SHA-256 of the body."""
+
+    method: str
+    user: UserId
+    space: SpaceId
+    chunk: ChunkId
+    size: int = 0
+
+
 class Signer:
-    """Makes and checks signatures that bind method, chunk (the SHA-256 of the body), size, space and expiry."""
+    """Makes and checks signatures that bind a grant and when it expires."""
 
     def __init__(self, key: bytes, clock_seconds: Callable[[], float]) -> None:
         self._key = key
         self._clock_seconds = clock_seconds
 
-    def url(self, method: str, space: SpaceId, chunk: ChunkId, size: int, valid_seconds: int) -> str:
-        """A URL relative to the server's address; `size` is 0 for GET."""
+    def url(self, grant: Grant, valid_seconds: int) -> str:
+        """A URL relative to the server's address."""
         expires = int(self._clock_seconds()) + valid_seconds
-        signature = self._signature(method, space, chunk, size, expires)
-        query = urlencode({"space": space, "expires": expires, "signature": signature.hex()})
-        return f"{PATH}{chunk.hex()}?{query}"
+        signature = self._signature(grant, expires).hex()
+        query = {"space": grant.space, "user": grant.user, "expires": expires, "signature": signature}
+        return f"{PATH}{grant.chunk.hex()}?{urlencode(query)}"
 
-    def check(self, method: str, space: SpaceId, chunk: ChunkId, size: int, expires: int, signature: bytes) -> None:
+    def check(self, grant: Grant, expires: int, signature: bytes) -> None:
         """Raises NotAllowed unless `url` made exactly this, and it has not expired."""
-        if not hmac.compare_digest(signature, self._signature(method, space, chunk, size, expires)):
-            raise NotAllowed("The signature does not fit this method, chunk, size, space and expiry.")
+        if not hmac.compare_digest(signature, self._signature(grant, expires)):
+            raise NotAllowed("The signature does not fit this method, chunk, size, space, user and expiry.")
         if expires < self._clock_seconds():
             raise NotAllowed("The signed URL has expired: ask for a new one.")
 
-    def _signature(self, method: str, space: SpaceId, chunk: ChunkId, size: int, expires: int) -> bytes:
-        text = f"{method}\n{chunk.hex()}\n{size}\n{space}\n{expires}"
+    def _signature(self, grant: Grant, expires: int) -> bytes:
+        text = f"{grant.method}\n{grant.chunk.hex()}\n{grant.size}\n{grant.space}\n{grant.user}\n{expires}"
         return hmac.digest(self._key, text.encode(), "sha256")

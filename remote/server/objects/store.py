@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from remote.protocol.ids import ChunkId, SpaceId
+from remote.protocol.ids import ChunkId, SpaceId, UserId
 
 
 class ObjectMissing(Exception):
@@ -27,12 +27,15 @@ class Objects(Protocol):
         """How much more can be written."""
         ...
 
-    def put_url(self, space: SpaceId, chunk: ChunkId, size: int) -> str:
-        """Where these `size` bytes with this SHA-256, and nothing else, can be put once, for PUT_URL_SECONDS."""
+    def put_url(self, user: UserId, space: SpaceId, chunk: ChunkId, size: int) -> str:
+        """Where these `size` bytes with this SHA-256, and nothing else, can be put once, for PUT_URL_SECONDS.
+
+        Ends with the user's right to write in the space where the store can tell.
+        """
         ...
 
-    def get_url(self, space: SpaceId, chunk: ChunkId) -> str:
-        """Where the chunk's object can be read for GET_URL_SECONDS."""
+    def get_url(self, user: UserId, space: SpaceId, chunk: ChunkId) -> str:
+        """Where the chunk's object can be read for GET_URL_SECONDS, as long as the user may read in the space."""
         ...
 
 

@@ -134,7 +134,7 @@ async def test_of_somebody_elses_space_nothing_is_told(ann: Any, bob: Any, build
     for space in (ann.home, unknown):
         with pytest.raises(NotFound) as raised:
             await bob.ask("GET", f"/v1/spaces/{space}/changes?since=0", None, object)
-        assert str(raised.value) == f"There is no space {space}, or bob is no member of it."
+        assert str(raised.value) == f"There is no space {space}, or you are no member of it."
         for what in build.space_routes:
             response = await bob.raw("POST", f"/v1/spaces/{space}/{what}", message_for(what))
             assert response.status_code == 404, (what, response.content)

@@ -333,6 +333,9 @@ async def test_signatures_cannot_be_forged_or_bent(ann: Any, bob: Any, build: An
         ("GET", changed(get_url, space="-5")),
         ("GET", changed(get_url, space="x")),
         ("GET", changed(get_url, space="")),
+        ("GET", changed(get_url, user=str(bob.login.user))),
+        ("GET", changed(get_url, user="0")),
+        ("GET", changed(get_url, user="")),
         ("GET", changed(get_url, expires="99999999999")),
         ("GET", changed(get_url, expires="9" * 400)),
         ("GET", changed(get_url, signature="00" * 32)),
@@ -467,9 +470,24 @@ async def test_a_small_edit_of_a_long_file_opens_only_new_leaves(
     assert len(opened) == 1
 
 
-async def test_objects_of_a_space_that_was_left(ann: Any, build: Any, http: httpx.AsyncClient) -> None:
-    """A signed URL needs no other sign-in."""
-    data = os.urandom(LARGE)
+async def test_signed_urls_end_with_the_right(
+    ann: Any, build: Any, http: httpx.AsyncClient, instance: Instance
+) -> None:
+    """They need no other sign-in, and are worth nothing when their user may no longer read or write there."""
+    data, other = os.urandom(LARGE), os.urandom(LARGE)
     await send_large(ann, data)
-    url = (await ann.urls(build.chunk_id(data))).urls[build.chunk_id(data)]
-    assert (await http.get(url)).content == data
+    get_url = (await ann.urls(build.chunk_id(data))).urls[build.chunk_id(data)]
+    (put_url,) = (await ann.want(other)).urls.values()
+    assert (await http.get(get_url)).content == data
+    await instance.database.write(lambda session: set_role(session, ann.home, "viewer"))
+    assert (await http.get(get_url)).content == data
+    assert (await http.put(put_url, content=other)).status_code == 403
+    await instance.database.write(
+        lambda session: session.run("DELETE FROM member WHERE space_id = ? AND user_id = ?", ann.home, ann.login.user)
+    )
+    assert (await http.get(get_url)).status_code == 404
+    assert (await http.put(put_url, content=other)).status_code == 404
+
+
+def set_role(session: Any, space: Any, role: str) -> None:
+    session.run("UPDATE member SET role = ? WHERE space_id = ?", role, space)
