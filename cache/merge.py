@@ -61,25 +61,28 @@ def _clean(record: Record | None, news: NodeVersion) -> Record:
 
 
 def _settle_removal_elsewhere(record: Record, news: NodeVersion, is_kept_alive: bool) -> Settled:
-    """Edit against delete: the edit lives; a folder of which only the times moved was not edited."""
+    """Edit against delete: the edit lives."""
     if record.local is None:
         return Settled(None)
-    is_edit = is_kept_alive or record.synced is None or not is_touch(record.local, record.synced) or bool(record.staged)
+    is_edit = is_kept_alive or bool(record.staged) or _is_edit(record.local, record.synced)
     return Settled(replace(record, rev=news.rev, synced=None) if is_edit else None)
 
 
 def _settle_removal_here(record: Record, news: NodeVersion, there: NodeState) -> Settled:
-    """Delete against edit: the edit lives; mere times or permissions elsewhere do not bring a node back."""
-    agreed = record.synced
-    is_edit = (
-        agreed is None
-        or there.content != agreed.content
-        or there.names != agreed.names
-        or there.target != agreed.target
-    )
-    if is_edit:
+    """Delete against edit: the edit lives."""
+    if _is_edit(there, record.synced):
         return Settled(_clean(record, news))
     return Settled(replace(record, rev=news.rev, synced=there))
+
+
+def _is_edit(state: NodeState, agreed: NodeState | None) -> bool:
+    """Whether somebody would miss it: permissions, attributes and times alone do not keep a node from being removed."""
+    return (
+        agreed is None
+        or state.content != agreed.content
+        or state.names != agreed.names
+        or state.target != agreed.target
+    )
 
 
 def _merge(record: Record, here: NodeState, news: NodeVersion, there: NodeState, *, is_local_newer: bool) -> Settled:
@@ -170,6 +173,13 @@ def is_touch(one: NodeState, other: NodeState) -> bool:
     return replace(one, mtime_ns=0, ctime_ns=0, atime_ns=0) == replace(other, mtime_ns=0, ctime_ns=0, atime_ns=0)
 
 
+def touched(agreed: NodeState, touch: NodeState, *, is_on_top: bool) -> NodeState:
+    """What the server makes of a touch: the folder as it is, with its times, unless a later touch was first."""
+    if not is_on_top and touch.ctime_ns <= agreed.ctime_ns:
+        return agreed
+    return replace(agreed, mtime_ns=touch.mtime_ns, ctime_ns=touch.ctime_ns, atime_ns=touch.atime_ns)
+
+
 def free_name(name: bytes, is_taken: Callable[[bytes], bool]) -> bytes:
     """`name (2)`, `name (3)` ... before the extension: the first that is not taken, at most 255 bytes long."""
     stem, dot, extension = name.rpartition(b".")
@@ -228,12 +238,16 @@ def units(nodes: Iterable[NodeId], needs: Callable[[NodeId], Sequence[NodeId]]) 
     return groups
 
 
-def batches(groups: Sequence[Sequence[NodeId]], limit: int) -> list[list[NodeId]]:
-    """Groups filled into commits of at most `limit` changes, in order; a larger group gets a commit of its own."""
-    filled: list[list[NodeId]] = []
+def first_batch(
+    groups: Sequence[Sequence[NodeId]], limit: int, weight: Callable[[NodeId], int], weight_max: int
+) -> list[Sequence[NodeId]]:
+    """The first groups that fill a commit of at most `limit` changes and about `weight_max` bytes; at least one."""
+    batch: list[Sequence[NodeId]] = []
+    count = total = 0
     for group in groups:
-        if filled and len(filled[-1]) + len(group) <= limit:
-            filled[-1].extend(group)
-        else:
-            filled.append(list(group))
-    return filled
+        count += len(group)
+        total += sum(map(weight, group))
+        if batch and (count > limit or total > weight_max):
+            break
+        batch.append(group)
+    return batch

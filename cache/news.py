@@ -1,13 +1,14 @@
 """News: takes what the server says of nodes into the tree, as one edit, and settles names that clash.
 
-Applying the same news twice, or a listing across the journal, gives the same tree: states are compared by rev.
+Applying the same news twice gives the same tree: states are compared by rev. Names are judged in the order of the
+journal, so whoever brings states that are ahead of the cursor catches up first (see Pull).
 """
 
 from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from cache.merge import free_name, settle
+from cache.merge import free_name, settle, touched
 from cache.tree import Edit, LostEdit, Record
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
@@ -27,23 +28,27 @@ class News:
 
     def take(self, versions: Sequence[NodeVersion]) -> None:
         """Takes these states in; those that concern nothing known here are passed over."""
-        alive = [version for version in versions if version.state is not None and self._concerns(version)]
-        removed = [version for version in versions if version.state is None]
-        for version in alive:
-            record = self._edit.record(version.node)
-            if record is not None and record.local is not None and version.state is not None and not record.is_dirty:
-                self._edit.unindex(version.node, set(record.local.names) - set(version.state.names))
+        fresh = [version for version in versions if not self._is_stale(version)]
+        # Known folders may be among the news: what is in them is judged by the tree as it was.
+        alive = [version for version in fresh if version.state is not None and self._concerns(version)]
+        removed = [version for version in fresh if version.state is None]
+        for version in (*alive, *removed):
+            self._free_names(version)
+        folders = [version for version in removed if self._is_folder(version.node)]
         for version in removed:
-            record = self._edit.record(version.node)
-            if record is not None and record.local is not None and record.local.kind is not Kind.FOLDER:
+            if not self._is_folder(version.node):
                 self._take_one(version)
-        # Folders before what is in them, so that a new folder counts as known.
+        # Folders before what is in them, so that a folder removed here is alive again when something comes into it.
         for version in sorted(
             alive, key=lambda version: version.state is None or version.state.kind is not Kind.FOLDER
         ):
             self._take_one(version)
-        for version in sorted(removed, key=lambda version: -self._depth(version.node)):
+        for version in sorted(folders, key=lambda version: -self._depth(version.node)):
             self._take_one(version)
+
+    def _is_stale(self, version: NodeVersion) -> bool:
+        record, waiting = self._edit.record(version.node), self._edit.news_of(version.node)
+        return (record is not None and version.rev <= record.rev) or (waiting is not None and version.rev < waiting.rev)
 
     def _concerns(self, version: NodeVersion) -> bool:
         if self._edit.record(version.node) is not None:
@@ -54,6 +59,11 @@ class News:
     def _is_known_folder(self, folder: NodeId) -> bool:
         record = self._edit.record(folder)
         return record is not None and (record.is_listed or record.is_listing)
+
+    def _is_folder(self, node: NodeId) -> bool:
+        record = self._edit.record(node)
+        state = (record.local or record.agreed) if record is not None else None
+        return state is not None and state.kind is Kind.FOLDER
 
     def _depth(self, node: NodeId) -> int:
         depth = 0
@@ -67,6 +77,25 @@ class News:
             depth += 1
         return depth
 
+    def _free_names(self, version: NodeVersion) -> None:
+        """Frees the names that this version takes from its node: others of the same commit may have them now."""
+        node = version.node
+        record = self._edit.record(node)
+        if record is None or record.local is None or node == ROOT or self._must_wait(record, version):
+            return
+        after: NodeState | None = None
+        if version.state is not None:
+            settled = settle(record, version, self._edited_ns(node), is_kept_alive=False).record
+            after = settled.local if settled is not None else None
+        lost = set(record.local.names) - set(after.names if after is not None else ())
+        if lost:
+            self._edit.unindex(node, lost)
+
+    def _edited_ns(self, node: NodeId) -> int:
+        """When a node was last edited here, by the server's clock; 0 for one that is clean."""
+        edited_ns = self._edit.edited_ns(node)
+        return edited_ns + self._correction_ns if edited_ns else 0
+
     def _take_one(self, version: NodeVersion) -> None:
         node = version.node
         before = self._edit.record(node)
@@ -74,46 +103,70 @@ class News:
             return
         if self._must_wait(before, version):
             self._edit.keep_news(version)
+            self._index_again(node, before)
             return
         self._edit.forget_news(node)
-        edited_ns = self._edit.edited_ns(node) + self._correction_ns
-        is_kept_alive = before is not None and self._is_folder(before) and self._edit.has_children(node)
+        edited_ns = self._edited_ns(node)
+        is_kept_alive = self._is_folder(node) and self._edit.has_children(node)
         settled = settle(before, version, edited_ns, is_kept_alive)
         if settled.is_local_lost and before is not None and before.local is not None:
             self._edit.keep_lost(node, LostEdit(before.local, edited_ns, before.staged))
-        self._keep(node, before, settled.record, version)
+        if settled.record is not None:
+            self._keep(settled.record, version)
+        elif before is not None:
+            self._edit.drop(node)
 
-    def _keep(self, node: NodeId, before: Record | None, record: Record | None, version: NodeVersion) -> None:
-        if record is None:
-            if before is not None:
-                self._edit.drop(node)
+    def _index_again(self, node: NodeId, record: Record | None) -> None:
+        """Gives a node whose news must wait the names back that were freed for others."""
+        state = record.local if record is not None else None
+        if record is None or state is None or all(self._edit.holder(name) == node for name in state.names):
             return
-        if record.local is not None:
-            for name in record.local.names:
-                self._revive_folder(name.parent)
-                holder = self._edit.holder(name)
-                if holder is not None and holder != node:
-                    record = self._settle_clash(node, record, name, holder)
+        freed = [name for name in state.names if self._edit.holder(name) not in (None, node)]
+        for name in freed:
+            state = _renamed(state, name, self._free_name(name))
+        self._edit.put(node, record)
+        if freed:
+            self._edit.set_local(node, state, self._edit.edited_ns(node))
+
+    def _keep(self, record: Record, version: NodeVersion) -> None:
+        node = version.node
+        given = version.state.names if version.state is not None else ()
+        for name in record.local.names if record.local is not None else ():
+            self._revive_folder(name.parent)
+            holder = self._edit.holder(name)
+            if holder is None or holder == node:
+                continue
+            if name in given:
+                record = self._yield(holder, name, node, record, name, version.edited_ns)
+            elif record.local is not None:
+                # It was given to another meanwhile, and is not the server's for this node.
+                if version.state is None and self._is_folder(node) and self._is_folder(holder):
+                    self._move_children(node, holder)
+                    self._edit.drop(node)
+                    return
+                record = replace(record, local=_renamed(record.local, name, self._free_name(name)))
+        self._put(node, record, version.edited_ns - self._correction_ns)
+        if record.local is not None and record.local.kind is Kind.FOLDER:
+            self._undo_cycles(node)
+
+    def _put(self, node: NodeId, record: Record, edited_ns: int) -> None:
         self._edit.put(node, record)
         if record.is_dirty:
-            self._edit.mark_dirty(node, self._edit.edited_ns(node) or version.edited_ns - self._correction_ns)
+            self._edit.mark_dirty(node, self._edit.edited_ns(node) or edited_ns)
         else:
             self._edit.mark_clean(node)
-        if record.local is not None and record.local.kind is Kind.FOLDER:
-            self._undo_cycle(node)
-
-    @staticmethod
-    def _is_folder(record: Record) -> bool:
-        state = record.local or record.agreed
-        return state is not None and state.kind is Kind.FOLDER
 
     def _must_wait(self, before: Record | None, version: NodeVersion) -> bool:
         state = version.state
         if before is not None and before.local is not None and self._is_busy(version.node):
             return state is None or state.content != (before.agreed and before.agreed.content)
         if state is None:
-            return False
-        holders = (self._edit.holder(name) for name in state.names)
+            # A folder whose removal only waits for that of a file in it would come back with that file otherwise.
+            return self._is_folder(version.node) and any(
+                (waiting := self._edit.news_of(child.node)) is not None and waiting.state is None
+                for child in self._edit.children(version.node)
+            )
+        holders = [self._edit.holder(name) for name in state.names]
         return any(holder not in (None, version.node) and self._is_busy(holder) for holder in holders if holder)
 
     def _revive_folder(self, folder: NodeId) -> None:
@@ -127,50 +180,79 @@ class News:
         for name in record.synced.names:
             holder = self._edit.holder(name)
             if holder is not None and holder != folder:
-                revived = self._settle_clash(folder, revived, name, holder)
-        self._edit.put(folder, revived)
-        self._edit.mark_clean(folder)
+                revived = self._yield(holder, name, folder, revived, name, 0)
+        self._put(folder, revived, 0)
 
-    def _settle_clash(self, node: NodeId, record: Record, name: Name, holder: NodeId) -> Record:
-        """The name is the server's for `node`, and was given to `holder` here; returns the record for `node`."""
-        other = self._edit.get(holder)
+    # Names that were given twice
+
+    def _yield(self, loser: NodeId, own: Name, node: NodeId, record: Record, name: Name, edited_ns: int) -> Record:
+        """Makes `loser`, whose name is `own`, give way to `node` in `name`; returns what the node's record becomes.
+
+        Nodes of one kind become one: what `loser` holds goes into the node, or is kept as a version of it.
+        """
+        other = self._edit.get(loser)
         mine, theirs = other.local, record.local
         if mine is None or theirs is None:
             return record
-        if other.rev == 0 and not record.is_dirty and mine.kind is theirs.kind:
-            if mine.kind is Kind.FOLDER:
-                self._move_children(holder, node)
-                self._edit.drop(holder)
+        is_edit = other.is_dirty and self._edit.news_of(loser) is None
+        if is_edit and mine.kind is theirs.kind:
+            # Of a folder that is not listed here, what is in it is not known.
+            if mine.kind is Kind.FOLDER and other.is_listed:
+                self._move_children(loser, node)
+                self._remove(loser)
                 return record
-            if mine.kind is Kind.FILE:
-                return self._settle_same_file(node, record, theirs, holder, other, mine)
-            if mine.target == theirs.target and mine.rdev == theirs.rdev:
-                self._edit.drop(holder)
+            if mine.kind is not Kind.FOLDER and len(mine.names) > 1:
+                # What it holds is still to be had under its other names.
+                left = tuple(kept for kept in mine.names if kept != own)
+                self._edit.set_local(loser, replace(mine, names=left), self._edit.edited_ns(loser))
                 return record
-        names = tuple(Name(name.parent, self._free_name(name)) if own == name else own for own in mine.names)
-        self._edit.set_local(holder, replace(mine, names=names), self._edit.edited_ns(holder))
+            if mine.kind is not Kind.FOLDER and not self._is_busy(loser):
+                return self._join(loser, other, mine, node, record, theirs, edited_ns)
+        free = Name(name.parent, self._free_name(name))
+        self._edit.set_local(loser, _renamed(mine, own, free.name, free.parent), self._edit.edited_ns(loser))
         return record
 
     def _free_name(self, name: Name) -> bytes:
         return free_name(name.name, lambda candidate: self._edit.holder(Name(name.parent, candidate)) is not None)
 
-    def _settle_same_file(
-        self, node: NodeId, record: Record, theirs: NodeState, holder: NodeId, other: Record, mine: NodeState
+    def _remove(self, node: NodeId) -> None:
+        self._edit.set_local(node, None, self._edit.edited_ns(node))
+
+    def _join(  # noqa: PLR0917 - two nodes, with what is known of each
+        self,
+        loser: NodeId,
+        other: Record,
+        mine: NodeState,
+        node: NodeId,
+        record: Record,
+        theirs: NodeState,
+        theirs_edited_ns: int,
     ) -> Record:
-        """Two files were made under one name: equal ones become one, of unequal ones the newer has the name."""
-        edited_ns = self._edit.edited_ns(holder)
-        self._edit.drop(holder)
-        if not other.staged and mine.content == theirs.content:
+        """Two files were given one name: equal ones become one, of unequal ones the newer has the name."""
+        edited_ns = self._edit.edited_ns(loser)
+        lost_ns = self._edited_ns(loser)
+        self._remove(loser)
+        if not other.staged and (mine.content, mine.target) == (theirs.content, theirs.target) and not record.staged:
             return record
-        if edited_ns + self._correction_ns <= theirs.ctime_ns:
-            self._edit.keep_lost(node, LostEdit(mine, edited_ns + self._correction_ns, other.staged))
+        if lost_ns <= max(theirs_edited_ns, self._edited_ns(node)):
+            self._edit.keep_lost(node, LostEdit(mine, lost_ns, other.staged))
             return record
+        if record.staged:
+            self._edit.keep_lost(node, LostEdit(theirs, self._edited_ns(node), record.staged))
         self._edit.mark_dirty(node, edited_ns)
         return replace(
             record,
-            local=replace(theirs, content=mine.content, mtime_ns=mine.mtime_ns, ctime_ns=mine.ctime_ns, mode=mine.mode),
+            local=replace(
+                theirs,
+                content=mine.content,
+                target=mine.target,
+                mtime_ns=mine.mtime_ns,
+                ctime_ns=mine.ctime_ns,
+                mode=mine.mode,
+                xattrs=mine.xattrs,
+            ),
             is_dirty=True,
-            synced=theirs,
+            synced=record.agreed,
             staged=other.staged,
             staged_size=other.staged_size,
             overrides=record.rev,
@@ -181,54 +263,84 @@ class News:
             state = self._edit.get(child.node).local
             if state is None:
                 continue
-            old = Name(source, child.name)
-            names = tuple(Name(target, child.name) if name == old else name for name in state.names)
-            self._edit.set_local(child.node, replace(state, names=names), self._edit.edited_ns(child.node))
-
-    def _undo_cycle(self, start: NodeId) -> None:
-        """A move here and a move elsewhere may put two folders into each other: the move here is undone."""
-        seen: set[NodeId] = set()
-        node = start
-        while node not in seen and node != ROOT:
-            seen.add(node)
-            record = self._edit.record(node)
-            if record is None or record.local is None or not record.local.names:
-                return
-            node = record.local.names[0].parent
-        if node == ROOT:
-            return
-        for member in seen:
-            record = self._edit.record(member)
-            if record is None or record.local is None or record.synced is None:
+            own, name = Name(source, child.name), Name(target, child.name)
+            holder = self._edit.holder(name)
+            if holder is not None:
+                kept = self._edit.get(holder)
+                self._put(holder, self._yield(child.node, own, holder, kept, name, self._edited_ns(holder)), 0)
                 continue
-            if record.is_dirty and record.local.names != record.synced.names:
-                name = record.synced.names[0]
-                holder = self._edit.holder(name)
-                if holder not in (None, member):
-                    name = Name(name.parent, self._free_name(name))
-                self._edit.put(member, replace(record, local=replace(record.local, names=(name,))))
+            moved = _renamed(state, own, name.name, name.parent)
+            self._edit.set_local(child.node, moved, self._edit.edited_ns(child.node))
+
+    # Folders in each other
+
+    def _undo_cycles(self, start: NodeId) -> None:
+        """A move here and a move elsewhere may put two folders into each other: the move here is undone."""
+        while cycle := self._cycle(start):
+            moved = [node for node in cycle if self._is_moved(node)]
+            if not moved:
                 return
+            self._undo_move(max(moved, key=self._edit.edited_ns))
+
+    def _cycle(self, node: NodeId) -> list[NodeId]:
+        """The folders above this one that are in each other."""
+        way: dict[NodeId, int] = {}
+        while node not in way:
+            way[node] = len(way)
+            record = self._edit.record(node)
+            if node == ROOT or record is None or record.local is None or not record.local.names:
+                return []
+            node = record.local.names[0].parent
+        return list(way)[way[node] :]
+
+    def _is_moved(self, node: NodeId) -> bool:
+        record = self._edit.get(node)
+        return (
+            record.is_dirty
+            and record.local is not None
+            and record.synced is not None
+            and record.local.names != record.synced.names
+        )
+
+    def _undo_move(self, node: NodeId) -> None:
+        record = self._edit.get(node)
+        assert record.local is not None
+        assert record.synced is not None
+        name = record.synced.names[0]
+        # Out of the index first: the folder above may be revived under the name that this one has now.
+        self._edit.unindex(node, record.local.names)
+        undone = replace(record, local=replace(record.local, names=(name,)))
+        self._revive_folder(name.parent)
+        holder = self._edit.holder(name)
+        if holder is not None and holder != node:
+            undone = self._yield(holder, name, node, undone, name, 0)
+        self._edit.put(node, undone)
 
 
-def retry(edit: Edit, is_busy: Callable[[NodeId], bool], correction_ns: int, waiting: Sequence[NodeVersion]) -> None:
-    """Takes in news that had to wait, as far as nothing is in its way any more."""
-    for version in waiting:
-        record = edit.record(version.node)
-        if record is not None and version.rev <= record.rev:
-            edit.forget_news(version.node)
-    News(edit, is_busy, correction_ns).take(waiting)
+def _renamed(state: NodeState, old: Name, name: bytes, parent: NodeId | None = None) -> NodeState:
+    new = Name(old.parent if parent is None else parent, name)
+    return replace(state, names=tuple(new if own == old else own for own in state.names))
 
 
 def acknowledge(
-    edit: Edit, node: NodeId, sent: NodeState | None, rev: Rev, is_merged: bool, is_unchanged: bool
+    edit: Edit,
+    node: NodeId,
+    sent: NodeState | None,
+    rev: Rev,
+    *,
+    touch_base: Rev | None = None,
+    is_next: bool = True,
+    is_unchanged: bool,
 ) -> None:
     """The server has committed `sent` as the node's state; `is_unchanged`: its staging was not written to since.
 
-    `is_merged`: the server may have made something else of it, which the journal will bring.
+    All that came before is known. `touch_base`: it was a touch, made on top of that rev. `is_next`: the journal has
+    not brought this commit yet.
     """
+    is_touch = touch_base is not None
     record = edit.record(node)
     if record is None:
-        if sent is not None:
+        if sent is not None and not is_touch:
             # Made, sent and removed here meanwhile: the removal is still to be told.
             edit.put(node, Record(rev=rev, local=None, is_dirty=True, synced=sent))
             edit.mark_dirty(node, sent.ctime_ns)
@@ -238,16 +350,20 @@ def acknowledge(
     if sent is None:
         if record.local is None:
             edit.drop(node)
+        else:
+            edit.put(node, replace(record, rev=rev, synced=None, is_dirty=True, overrides=Rev(0)))
+            edit.mark_dirty(node, edit.edited_ns(node) or record.local.ctime_ns)
         return
-    new_rev = record.rev if is_merged else rev
-    same = record.local is not None and is_unchanged and replace(record.local, content=sent.content) == sent
-    if same:
-        edit.put(
-            node,
-            replace(
-                record, rev=new_rev, local=sent, is_dirty=False, synced=None, staged=0, staged_size=0, overrides=Rev(0)
-            ),
-        )
+    agreed, new_rev = sent, rev
+    is_same = record.local is not None and is_unchanged and replace(record.local, content=sent.content) == sent
+    if is_touch:
+        before = record.agreed or sent
+        agreed = touched(before, sent, is_on_top=record.rev == touch_base) if is_next else before
+        new_rev = rev if agreed != before else record.rev
+        is_same = is_same or not record.is_dirty
+    if is_same:
+        clean = replace(record, rev=new_rev, local=agreed, is_dirty=False, synced=None, overrides=Rev(0))
+        edit.put(node, replace(clean, staged=0, staged_size=0))
         edit.mark_clean(node)
-    else:
-        edit.put(node, replace(record, rev=new_rev, synced=sent, is_dirty=True, overrides=Rev(0)))
+    elif record.is_dirty:
+        edit.put(node, replace(record, rev=new_rev, synced=agreed, overrides=Rev(0)))

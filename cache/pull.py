@@ -1,7 +1,12 @@
-"""Pull: brings what the server says into the tree: the journal after our cursor, and folders when they are listed."""
+"""Pull: brings what the server says into the tree: the journal after our cursor, and folders when they are listed.
+
+The journal is taken in order. What else the server says (listings, winners) is a state as of some rev: the journal is
+brought up to that rev first, and what it said of a node meanwhile counts.
+"""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -13,7 +18,7 @@ from cache.errors import NoSuchNode
 from cache.staging import Staging
 from cache.tree import Edit, Tree
 from remote.protocol.errors import CursorTooOld
-from remote.protocol.ids import DeviceId, NodeId, SpaceId
+from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import FolderListing, FolderQuery, JournalCommit
 from remote.protocol.nodes import Kind, Name, NodeVersion
 from remote.protocol.service import Service
@@ -70,7 +75,7 @@ class Clock:
 
 
 class Pull:
-    """Brings one space's news in; `lock` is held while news or the answer to a commit change the tree."""
+    """Brings one space's news in; `lock` is held while news change the tree."""
 
     def __init__(self, service: Service, home: Home, tree: Tree, clock: Clock, mount: Mount) -> None:
         self.service = service
@@ -82,10 +87,16 @@ class Pull:
         self.lock = trio.Lock()
         self.unlisted: set[NodeId] = set()
         """Folders that came with news and are not listed yet."""
+        # While requests are on their way: what the journal said meanwhile, which is newer than their answers.
+        self._recent: dict[NodeId, Rev] = {}
+        self._crossings = 0
 
     async def catch_up(self) -> None:
         """Applies the journal up to the server's head."""
         while True:
+            if self._tree.setting("cursor") is None:
+                # A new device needs no history: it begins with what there is now.
+                await self._start_over()
             try:
                 answer = await self.service.changes(self.home.space, self._tree.cursor)
             except CursorTooOld:
@@ -100,6 +111,17 @@ class Pull:
             if not answer.commits or answer.commits[-1].rev >= answer.head:
                 return
 
+    @contextmanager
+    def crossing(self) -> Iterator[None]:
+        """While a request is on its way whose answer tells states: the journal may overtake it."""
+        self._crossings += 1
+        try:
+            yield
+        finally:
+            self._crossings -= 1
+            if not self._crossings:
+                self._recent.clear()
+
     def _apply(self, commit: JournalCommit) -> None:
         with self._tree.edit() as edit:
             versions = commit.changes
@@ -108,17 +130,19 @@ class Pull:
             self._news(edit).take(versions)
             self._tree.set_cursor(commit.rev, edit)
             effects = effects_of(edit)
+        if self._crossings:
+            self._recent.update((version.node, commit.rev) for version in commit.changes)
         self._show(effects, edit)
 
     def _take_own(self, edit: Edit, commit: JournalCommit) -> tuple[NodeVersion, ...]:
-        """Our own commit comes back: it is news only where its answer was lost (a crash) or the server merged it."""
+        """Our own commit comes back: where its answer did not come (yet), this is the answer."""
         left: list[NodeVersion] = []
         for version in commit.changes:
             record = edit.record(version.node)
-            if record is None or record.rev >= commit.rev:
+            if record is not None and record.rev >= commit.rev:
                 continue
-            if version.node in self._tree.sending:
-                news.acknowledge(edit, version.node, version.state, commit.rev, is_merged=False, is_unchanged=False)
+            if record is not None and version.node in self._tree.sending:
+                news.acknowledge(edit, version.node, version.state, commit.rev, is_unchanged=False)
             else:
                 left.append(version)
         return tuple(left)
@@ -130,15 +154,22 @@ class Pull:
     def _news(self, edit: Edit) -> news.News:
         return news.News(edit, self.mount.is_busy, self.clock.correction_ns)
 
-    def take_winners(self, versions: Sequence[NodeVersion]) -> None:
-        """Takes in the states that made the server refuse a commit; the caller holds `lock`."""
-        self._take(versions)
+    async def take_winners(self, versions: Sequence[NodeVersion]) -> None:
+        """Takes in the states that made the server refuse a commit; within a `crossing` that began before it."""
+        await self.catch_up()
+        async with self.lock:
+            self._take(self._not_overtaken(versions))
 
-    def retry_waiting(self) -> None:
-        """Takes in news that waited for a file to be closed; the caller holds `lock`."""
-        waiting = self._tree.news()
-        if waiting:
-            self._take(waiting)
+    async def retry_waiting(self) -> bool:
+        """Takes in news that waited for a file to be closed; whether any of it need not wait any more."""
+        async with self.lock:
+            waiting = self._tree.news()
+            if waiting:
+                self._take(waiting)
+            return len(self._tree.news()) < len(waiting)
+
+    def _not_overtaken(self, versions: Sequence[NodeVersion]) -> list[NodeVersion]:
+        return [version for version in versions if version.rev >= self._recent.get(version.node, 0)]
 
     def _take(self, versions: Sequence[NodeVersion]) -> None:
         with self._tree.edit() as edit:
@@ -172,25 +203,26 @@ class Pull:
 
     async def list_folders(self, folders: Sequence[NodeId]) -> int:
         """Lists these folders whole; returns how many children came. For many, asks for many at once."""
-        self._mark(folders, is_listing=True)
+        self._mark(folders)
         left = dict.fromkeys(folders, b"")
         found = 0
         while left:
             queries = [FolderQuery(folder, after) for folder, after in left.items()]
-            listing = await self.service.list_folders(self.home.space, queries)
-            async with self.lock:
-                if listing.rev < self._tree.cursor:
-                    # Computed before news that is applied already: what it says may be over.
-                    continue
-                for answer in listing.folders:
-                    found += len(answer.children)
-                    self._take_listing(answer, left)
+            with self.crossing():
+                listing = await self.service.list_folders(self.home.space, queries)
+                if listing.rev > self._tree.cursor:
+                    await self.catch_up()
+                async with self.lock:
+                    for answer in listing.folders:
+                        found += len(answer.children)
+                        self._take_listing(answer, left)
+                        await trio.lowlevel.checkpoint()
         return found
 
     def _take_listing(self, answer: FolderListing, left: dict[NodeId, bytes]) -> None:
         folder = answer.folder
         with self._tree.edit() as edit:
-            self._news(edit).take(answer.children)
+            self._news(edit).take(self._not_overtaken(answer.children))
             record = edit.record(folder)
             if record is not None and not answer.more:
                 edit.put(folder, replace(record, is_listed=True, is_listing=False))
@@ -201,15 +233,16 @@ class Pull:
             left.pop(folder, None)
         self._show(effects, edit)
 
-    def _mark(self, folders: Iterable[NodeId], *, is_listing: bool) -> None:
+    def _mark(self, folders: Iterable[NodeId]) -> None:
+        """From now on news of what is in these folders counts."""
         with self._tree.edit() as edit:
             for folder in folders:
                 record = edit.record(folder)
                 if record is not None and not record.is_listed:
-                    edit.put(folder, replace(record, is_listing=is_listing))
+                    edit.put(folder, replace(record, is_listing=True))
 
     async def _start_over(self) -> None:
-        """The journal no longer reaches back to our cursor: everything that is listed is listed anew."""
+        """The journal does not reach back to our cursor: everything that is known is asked for, and listed anew."""
         head = next(one.head for one in (await self.service.spaces()).spaces if one.space == self.home.space)
         known = [node for node in self._tree.nodes() if self._knows(node)]
         async with self.lock:
@@ -227,10 +260,11 @@ class Pull:
                     if record is not None and record.is_listed and record.rev:
                         edit.put(node, replace(record, is_listed=False))
                 self._tree.set_cursor(head, edit)
+            self.unlisted.update(edit.unlisted)
 
     def _knows(self, node: NodeId) -> bool:
         record = self._tree.record(node)
-        return record is not None and record.rev > 0
+        return node == ROOT or (record is not None and record.rev > 0)
 
 
 def effects_of(edit: Edit) -> Effects:

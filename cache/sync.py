@@ -1,5 +1,6 @@
 """Sync: keeps one space and its server in step, both ways, as long as it runs; survives any absence of the server."""
 
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +9,14 @@ from typing import Final
 
 import trio
 
+from cache.errors import CacheError
 from cache.pull import Pull
 from cache.push import Push
 from cache.tree import Table, Tree
 from remote.protocol.errors import BadRequest, NotAllowed, NotFound, NotSignedIn, RemoteError, Unreachable
 from remote.protocol.ids import ROOT, NodeId
+
+log = logging.getLogger(__name__)
 
 DEBOUNCE_SECONDS: Final = 0.02
 BULK_NODES: Final = range(50, 500)
@@ -154,7 +158,7 @@ class Sync:
         self._trouble = ""
         if not was_online:
             self._retry.set()
-            self._push.wake()
+            self._push.retry_all()
         self._tell()
 
     def _tell(self) -> None:
@@ -163,7 +167,7 @@ class Sync:
 
     @contextmanager
     def _connection(self) -> "Iterator[_Attempt]":
-        """Takes in what keeps us from the server; anything else is a fault of ours and ends the daemon."""
+        """Takes in what keeps us from the server, or our own disk from taking what it says: the mount goes on."""
         attempt = _Attempt()
         try:
             yield attempt
@@ -178,16 +182,22 @@ class Sync:
         except (NotAllowed, NotFound, BadRequest) as error:
             attempt.failed = True
             self._trouble = f"The server refuses this device's space: {error}"
-        except RemoteError as error:
+        except (RemoteError, CacheError, OSError) as error:
             attempt.failed = True
             self._trouble = str(error)
+        except Exception as error:
+            # The outermost loop: what is on this machine can be used whatever goes wrong here.
+            log.exception("synchronisation failed and goes on")
+            attempt.failed = True
+            self._trouble = f"Synchronisation failed ({error!r}) and is tried again. The log says more."
 
     async def _pause(self, failures: int) -> None:
         """Waits longer after each failure, with jitter, so that a thousand devices do not return at once."""
         longest = min(_RETRY_SECONDS[1], _RETRY_SECONDS[0] * 2 ** min(failures, 10))
         with trio.move_on_after(longest * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter, not a secret
             await self._retry.wait()
-        self._retry = trio.Event()
+        if self._retry.is_set():
+            self._retry = trio.Event()
 
     def retry_now(self) -> None:
         """Somebody has reason to think that the server is back."""
@@ -204,8 +214,8 @@ class Sync:
             self._push.changed = trio.Event()
             await trio.sleep(BULK_SECONDS if self._tree.dirty_count() in BULK_NODES else DEBOUNCE_SECONDS)
             with self._connection() as connection:
-                async with self._pull.lock:
-                    self._pull.retry_waiting()
+                if await self._pull.retry_waiting():
+                    self._push.retry_all()
                 if await self._push.run_once(nursery):
                     self._push.wake()
                 failures = 0

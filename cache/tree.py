@@ -231,7 +231,7 @@ class Edit:
                 self.put(node, Record(rev=Rev(0), local=state, is_dirty=True, is_listed=state.kind is Kind.FOLDER))
                 self.mark_dirty(node, edited_ns)
             return
-        if state is None and record.rev == 0 and node not in self._tree.sending:
+        if state is None and self._tree.is_unknown_elsewhere(node, record):
             self.drop(node)
             return
         self.put(
@@ -348,6 +348,10 @@ class Tree:
         """Notes which nodes are on their way, before they are sent, and (empty) when the answer is taken in."""
         self.sending = set(nodes)
         self.set_setting("sending", _encode(sorted(self.sending)))
+
+    def is_unknown_elsewhere(self, node: NodeId, record: Record) -> bool:
+        """Whether the server has no such node (it was made here, or removed elsewhere), nor a commit with it."""
+        return (record.rev == 0 or (record.is_dirty and record.synced is None)) and node not in self.sending
 
     @property
     def store(self) -> Store:

@@ -13,10 +13,12 @@ from typing import Final
 import trio
 
 from cache.chunks import Chunks
+from cache.errors import CacheError
 from cache.plain import Known
 from cache.reader import Reader
 from cache.staging import Staging, Stretch
 from remote.protocol.cutting import SIZES, Buffer, recut
+from remote.protocol.errors import RemoteError
 from remote.protocol.ids import ChunkId, PlainHash, SpaceId
 from remote.protocol.manifests import build
 from remote.protocol.nodes import EMPTY, INLINE_MAX, Entry, Manifest
@@ -100,6 +102,16 @@ class Upload:
 
     async def large(self, staging: Staging) -> Prepared:
         """Prepares one staging of any size with bounded memory, cutting only around what was edited."""
+        try:
+            return await self._large(staging)
+        except BaseExceptionGroup as group:
+            # Of what goes on side by side, who called is told the first thing that went wrong.
+            known, rest = group.split((RemoteError, CacheError, OSError))
+            if known is None or rest is not None:
+                raise
+            raise _first(known) from None
+
+    async def _large(self, staging: Staging) -> Prepared:
         generation = staging.mark()
         base, size = staging.base, staging.size
         old = await self._reader.entries(base)
@@ -201,8 +213,15 @@ class Upload:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
+
+
 def _pread(fd: int, length: int, offset: int) -> bytes:
-    """All of it: a program that cuts the file meanwhile makes the generation grow, so what is put here is thrown away."""
+    """All of it: a program that cuts the file meanwhile makes the generation grow, so this is thrown away then."""
     data = os.pread(fd, length, offset)
     while len(data) < length:
         more = os.pread(fd, length - len(data), offset + len(data))

@@ -1,0 +1,352 @@
+"""A device without a kernel: everything that a mounted drive is made of, over a wire that delays and loses messages.
+
+It can be killed at any moment: what is on its disk just then is all that the next start finds.
+"""
+
+import random
+import shutil
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from cache.chunks import TABLES as CACHE_TABLES
+from cache.chunks import Chunks
+from cache.eviction import Budget
+from cache.pull import Clock, Effects, Home, Pull
+from cache.push import Push
+from cache.reader import Reader
+from cache.staging import Stagings
+from cache.store import Store
+from cache.sync import Sync
+from cache.tree import STATE_TABLES, Table, Tree
+from cache.upload import Upload
+from fusefs.face import Face
+from fusefs.handles import OpenFiles
+from fusefs.volume import Volume
+from remote.protocol.errors import Unreachable
+from remote.protocol.ids import NOW, ROOT, ChunkId, DeviceId, NodeId, Rev, SpaceId
+from remote.protocol.messages import (
+    Changes,
+    ChunkPart,
+    Commit,
+    CommitAnswer,
+    FolderQuery,
+    History,
+    Listing,
+    Moment,
+    Moments,
+    NodeRange,
+    Nodes,
+    PollAnswer,
+    Spaces,
+)
+from remote.protocol.nodes import Name, NodeState
+from tests.model.server import SECRET, SPACE, Desk, Server
+
+T = TypeVar("T")
+
+skew_ns: ContextVar[int] = ContextVar("skew_ns", default=0)
+"""How far the clock of the machine that runs this task is ahead."""
+
+
+@dataclass
+class Time:
+    """One clock for all machines, but for their skew: goes on with trio's, and never tells the same time twice."""
+
+    last_ns: int = 1_795_000_000_000_000_000
+    begin_ns: int = 1_795_000_000_000_000_000
+
+    def __call__(self) -> int:
+        try:
+            passed = int(trio.current_time() * 1e9)
+        except RuntimeError:
+            passed = 0
+        self.last_ns = max(self.last_ns + 1_000, self.begin_ns + passed % 10**17)
+        return self.last_ns + skew_ns.get()
+
+
+@dataclass
+class Wire:
+    """What is between a device and the server."""
+
+    rng: random.Random
+    is_up: bool = True
+    loss: float = 0.0
+    """How likely a message is lost, each way."""
+    delay_seconds: float = 0.0
+    before_commit: Callable[[Commit], None] = lambda commit: None
+    changed: trio.Event = field(default_factory=trio.Event)
+
+    def set_up(self, is_up: bool) -> None:
+        """Plugs it in or out: requests on their way get no answer."""
+        self.is_up = is_up
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def carry(self, request: Callable[[], Awaitable[T]], seconds: float = 20.0) -> T:
+        """Brings a request to the server and its answer back; raises Unreachable when either is lost."""
+        await self._way()
+        answer: list[T] = []
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                changed = self.changed
+                await changed.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            answer.append(await request())
+            nursery.cancel_scope.cancel()
+        if not answer:
+            raise Unreachable("the wire was pulled")
+        await self._way()
+        return answer[0]
+
+    async def _way(self) -> None:
+        if self.delay_seconds:
+            await trio.sleep(self.rng.random() * self.delay_seconds)
+        else:
+            await trio.lowlevel.checkpoint()
+        if not self.is_up:
+            raise Unreachable("the wire is out")
+        if self.loss and self.rng.random() < self.loss:
+            await trio.sleep(self.rng.random())
+            raise Unreachable("a message was lost")
+
+
+@dataclass
+class Remote:
+    """remote.protocol.service.Service over a wire."""
+
+    desk: Desk
+    wire: Wire
+
+    async def spaces(self) -> Spaces:
+        return await self.wire.carry(self.desk.spaces)
+
+    async def lease_range(self) -> NodeRange:
+        return await self.wire.carry(self.desk.lease_range)
+
+    async def list_folders(self, space: SpaceId, folders: Sequence[FolderQuery], as_of: Rev = NOW) -> Listing:
+        return await self.wire.carry(lambda: self.desk.list_folders(space, folders, as_of))
+
+    async def nodes(self, space: SpaceId, nodes: Sequence[NodeId], as_of: Rev = NOW) -> Nodes:
+        return await self.wire.carry(lambda: self.desk.nodes(space, nodes, as_of))
+
+    async def changes(self, space: SpaceId, since: Rev) -> Changes:
+        return await self.wire.carry(lambda: self.desk.changes(space, since))
+
+    async def poll(self, cursors: Mapping[SpaceId, Rev], wait_seconds: int) -> PollAnswer:
+        return await self.wire.carry(lambda: self.desk.poll(cursors, wait_seconds))
+
+    async def commit(self, space: SpaceId, commit: Commit) -> CommitAnswer:
+        self.wire.before_commit(commit)
+        return await self.wire.carry(lambda: self.desk.commit(space, commit))
+
+    async def send_chunks(self, space: SpaceId, chunks: Mapping[ChunkId, bytes]) -> int:
+        return await self.wire.carry(lambda: self.desk.send_chunks(space, chunks))
+
+    async def wanted(self, space: SpaceId, chunks: Mapping[ChunkId, int]) -> set[ChunkId]:
+        return await self.wire.carry(lambda: self.desk.wanted(space, chunks))
+
+    async def get_parts(self, space: SpaceId, parts: Sequence[ChunkPart]) -> list[bytes]:
+        return await self.wire.carry(lambda: self.desk.get_parts(space, parts))
+
+    async def moments(self, space: SpaceId, folder: NodeId, limit: int) -> Moments:
+        return await self.wire.carry(lambda: self.desk.moments(space, folder, limit))
+
+    async def as_of(self, space: SpaceId, time_ns: int) -> Moment:
+        return await self.wire.carry(lambda: self.desk.as_of(space, time_ns))
+
+    async def history(self, space: SpaceId, node: NodeId, before: Rev = NOW, limit: int = 1_000) -> History:
+        return await self.wire.carry(lambda: self.desk.history(space, node, before, limit))
+
+
+class Device:
+    """One device; `start` in a nursery, then work on `volume`."""
+
+    def __init__(
+        self,
+        home: Path,
+        server: Server,
+        number: int,
+        *,
+        seed: int = 0,
+        skew_seconds: float = 0,
+        is_walking: bool = True,
+    ) -> None:
+        self.home = home
+        self.server = server
+        self.number = number
+        self.skew = int(skew_seconds * 1e9)
+        self.is_walking = is_walking
+        self.wire = Wire(random.Random(seed * 100 + number))
+        self.lives = 0
+        self.is_running = False
+        self.shown: list[Effects] = []
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Opens what is on the disk and runs."""
+        self.lives += 1
+        self.folder = self.home / f"{self.number}.{self.lives}"
+        desk = Desk(self.server, DeviceId(self.number))
+        remote = Remote(desk, self.wire)
+        self.state = Store(self.folder / "tree.mdb", STATE_TABLES, has_journal=True)
+        self.cache = Store(self.folder / "cache" / "chunks.mdb", CACHE_TABLES, has_journal=False)
+        self.tree = Tree(self.state)
+        self.tree.make_root()
+        self.stagings = Stagings(self.state, self.folder / "staging", Table.STAGED, Table.STAGED_BYTES)
+        self.chunks = Chunks(self.cache, self.folder / "cache")
+        budget = Budget(1 << 30, self.chunks, lambda: self.stagings.total_bytes, lambda _: False, floor_bytes=0)
+        self.reader = Reader(remote, SPACE, self.chunks, budget)
+        self.files = OpenFiles(self.tree, self.stagings, self.reader, budget)
+        self.face = Face(self.files, self.shown.append, budget.notice)
+        self.pull = Pull(remote, Home(SPACE, DeviceId(self.number), SECRET), self.tree, Clock(), self.face)
+        upload = Upload(remote, SPACE, SECRET, self.reader, self.chunks)
+        self.push = Push(self.pull, self.tree, self.stagings, self.chunks, upload)
+        self.sync = Sync(self.tree, self.pull, self.push, is_walking=self.is_walking)
+        self.volume = Volume(
+            self.tree,
+            self.files,
+            self.sync,
+            owner=None,
+            list_folder=self.pull.list_folder,
+            wake=self.push.wake,
+            show=self.shown.append,
+        )
+        self.files.sweep()
+        self._ended = trio.Event()
+        self.is_running = True
+        await nursery.start(self._run)
+
+    async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        token = skew_ns.set(self.skew)
+        try:
+            async with AsyncExitStack() as stack:
+                nursery = await stack.enter_async_context(trio.open_nursery())
+                self._scope = nursery.cancel_scope
+                await nursery.start(self.reader.run)
+                nursery.start_soon(self.sync.run)
+                task_status.started()
+        finally:
+            skew_ns.reset(token)
+            self._ended.set()
+
+    async def kill(self) -> None:
+        """Ends it as kill -9 does: the next start finds what is on the disk at this moment."""
+        after = self.home / f"{self.number}.{self.lives + 1}"
+        shutil.copytree(self.folder, after)
+        await self._end()
+        self.stagings.close()
+        self.chunks.close()
+        for store in (self.state, self.cache):
+            store.close()
+        shutil.rmtree(self.folder)
+
+    async def stop(self) -> None:
+        """Ends it as an unmount does."""
+        self.volume.flush_all()
+        await self._end()
+        self.stagings.close()
+        self.chunks.close()
+        for store in (self.state, self.cache):
+            store.close()
+        self.folder.rename(self.home / f"{self.number}.{self.lives + 1}")
+
+    async def _end(self) -> None:
+        self._scope.cancel()
+        await self._ended.wait()
+        self.is_running = False
+
+    def is_quiet(self) -> bool:
+        """Whether nothing is left to do."""
+        return (
+            self.tree.cursor == self.server.head
+            and self.tree.is_all_sent()
+            and not self.tree.news()
+            and not self.push.is_sending
+            and not self.push.troubles
+            and not self.pull.unlisted
+            and all(record.is_listed for _, record in self.records() if record.local and record.local.kind == 2)
+        )
+
+    def records(self):  # noqa: ANN201 - see Tree.record
+        """Every record."""
+        return [(node, record) for node in self.tree.nodes() if (record := self.tree.record(node)) is not None]
+
+    def local(self) -> dict[NodeId, NodeState]:
+        """What the mount shows."""
+        return {node: record.local for node, record in self.records() if record.local is not None}
+
+    async def content(self, node: NodeId) -> bytes:
+        """What a program reads from a file."""
+        handle = self.volume.open(node, is_writing=False, is_truncating=False)
+        try:
+            return bytes(await self.files.read(handle, 0, 1 << 40))
+        finally:
+            self.volume.close(handle)
+
+    def why_not_quiet(self) -> str:
+        """What is left to do."""
+        lines = [
+            f"device {self.number}: cursor {self.tree.cursor} of {self.server.head}, standing {self.sync.standing()}"
+        ]
+        lines += [f"  dirty {node} {self.tree.record(node)}" for node, _ in self.tree.dirty()[:20]]
+        lines += [f"  news {version}" for version in self.tree.news()[:20]]
+        lines += [f"  lost {lost}" for lost in self.tree.lost()[:20]]
+        lines += [f"  trouble {node} {trouble}" for node, trouble in self.push.troubles.items()]
+        return "\n".join(lines)
+
+
+def check_indexes(tree: Tree) -> None:
+    """The indexes say what the records say."""
+    names: dict[bytes, bytes] = {}
+    slots: dict[bytes, bytes] = {}
+    dirty: set[NodeId] = set()
+    for node in tree.nodes():
+        record = tree.record(node)
+        assert record is not None
+        for name in record.local.names if record.local is not None and node != ROOT else ():
+            key = _key(name)
+            assert key not in names, f"{name} is held by {node} and {names[key].hex()}"
+            assert record.local is not None
+            names[key] = node.to_bytes(8, "big") + bytes([record.local.kind])
+        for name in record.synced.names if record.is_dirty and record.synced is not None else ():
+            slots[_key(name)] = node.to_bytes(8, "big")
+        if record.is_dirty:
+            dirty.add(node)
+        else:
+            assert record.synced is None, f"{node} is clean and has {record.synced}"
+            assert record.local is not None, f"{node} is clean and removed"
+            assert not record.staged, f"{node} is clean and staged"
+    store = tree.store
+    assert dict(store.scan(Table.NAMES)) == names
+    assert {node for node, _ in tree.dirty()} == dirty
+    found = dict(store.scan(Table.SLOTS))
+    assert set(found) == set(slots), f"{found} {slots}"
+
+
+def check_tree(device: Device) -> None:
+    """The indexes are right, every parent that is known is a living folder, and there is no cycle."""
+    check_indexes(device.tree)
+    local = device.local()
+    for node, state in local.items():
+        if node == ROOT:
+            continue
+        for name in state.names:
+            parent = device.tree.record(name.parent)
+            if parent is not None:
+                assert parent.local is not None, f"node {node} is in {name.parent}, which is removed here"
+        at, steps = node, 0
+        while at in local and at != ROOT:
+            at, steps = local[at].names[0].parent, steps + 1
+            assert steps <= len(local), f"node {node} is inside itself"
+
+
+def _key(name: Name) -> bytes:
+    return name.parent.to_bytes(8, "big") + name.name

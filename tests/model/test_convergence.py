@@ -1,0 +1,54 @@
+"""Two or three devices, random edits, random absences, lost answers and kills: in the end all is equal and kept.
+
+SATCHEL_MODEL_EXAMPLES sets how many plays each test runs (60 otherwise), SATCHEL_MODEL_SEED which (random otherwise).
+A failing play is shrunk and printed; `perform(steps)` repeats it.
+"""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
+from tests.model.play import Step, perform
+
+EXAMPLES = int(os.environ.get("SATCHEL_MODEL_EXAMPLES", "60"))
+EDITS = (
+    "create create mkdir symlink write write append cut save save rename rename exchange link unlink rmdir rmtree "
+    "chmod utime xattr read"
+).split()
+WORLD = "wait wait wait offline online online look".split()
+HOLDS = "hold hold release".split()
+WEATHER = "weather kill kill restart".split()
+
+
+def steps(verbs: list[str], most: int) -> st.SearchStrategy[list[Step]]:
+    number = st.integers(0, 99)
+    return st.lists(st.builds(Step, st.sampled_from(verbs), st.integers(0, 2), number, number), max_size=most)
+
+
+usual = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=False,
+    print_blob=True,
+)
+
+
+@usual
+@given(steps(EDITS + WORLD, 40), st.integers(0, 99))
+def test_two_devices_end_equal_and_lose_nothing(play: list[Step], number: int) -> None:
+    perform(play, devices=2, seed=number)
+
+
+@usual
+@given(steps(EDITS + WORLD + HOLDS + WEATHER, 40), st.integers(0, 99))
+def test_kills_and_lost_answers_lose_nothing(play: list[Step], number: int) -> None:
+    perform(play, devices=2, seed=number)
+
+
+@usual
+@given(steps(EDITS + WORLD + HOLDS + WEATHER, 60), st.integers(0, 99))
+def test_three_devices_with_wrong_clocks_end_equal(play: list[Step], number: int) -> None:
+    perform(play, devices=3, seed=number, skews=(0, 30, -4_000))
