@@ -26,11 +26,15 @@ from remote.protocol.service import Service
 
 @dataclass(frozen=True)
 class Effects:
-    """What the mount shows differently now: names that lead elsewhere, and nodes whose attributes or content moved."""
+    """What the mount shows differently now: names that lead elsewhere, and nodes whose attributes or content moved.
+
+    `fresh`: those of the names that led nowhere before.
+    """
 
     names: frozenset[Name]
     nodes: frozenset[NodeId]
     contents: frozenset[NodeId]
+    fresh: frozenset[Name] = frozenset()
 
 
 class Home(NamedTuple):
@@ -269,7 +273,8 @@ class Pull:
 
 def effects_of(edit: Edit) -> Effects:
     """What the mount shows differently after this edit; ask before the edit ends."""
-    names: set[Name] = set()
+    came: set[Name] = set()
+    went: set[Name] = set()
     nodes: set[NodeId] = set()
     contents: set[NodeId] = set()
     for node, before, after in edit.differences():
@@ -280,10 +285,11 @@ def effects_of(edit: Edit) -> Effects:
             continue
         old_names = set(old.names) if old is not None else set()
         new_names = set(new.names) if new is not None else set()
-        names |= old_names ^ new_names
+        came |= new_names - old_names
+        went |= old_names - new_names
         if old is None:
             continue
         nodes.add(node)
         if new is not None and (is_restaged or old.content != new.content):
             contents.add(node)
-    return Effects(frozenset(names), frozenset(nodes), frozenset(contents))
+    return Effects(frozenset(came | went), frozenset(nodes), frozenset(contents), frozenset(came - went))

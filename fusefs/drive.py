@@ -117,13 +117,13 @@ class Drive:
             show=self._announce,
             listing_seconds=seconds,
         )
-        self.announcer = Announcer(os.fsencode(plan.point), self.volume)
         self.past = Past(places.cache / "past", past_bytes)
         self.versions = Versions(service, self._space, self.reader, self.past, owner, seconds)
         self.restore = Restore(self.volume, self.versions)
         self.history = History(self.volume, self.versions, service, self._space)
         self.counting = Counting(self.tree, traffic, self.reader.counters)
         self.operations = Operations(self.volume, self.versions)
+        self.announcer = Announcer(os.fsencode(plan.point), self.volume, self.operations.absent)
         self.operations.is_own = self.announcer.is_own
         kept = self.tree.setting(_ROOM)
         self.room = msgspec.msgpack.decode(kept, type=Room) if kept else Room()

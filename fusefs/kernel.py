@@ -35,6 +35,7 @@ TIMEOUT_SECONDS: Final = 3_600.0
 _BLOCK: Final = 4_096
 _TIME_MAX_NS: Final = (1 << 63) - 1
 _TASKS: Final = 64
+_ABSENT_MAX: Final = 100_000
 _EXPECTED: Final = frozenset(
     (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY, errno.ENODEV, errno.ENOTDIR, errno.ENOTCONN, errno.ECONNABORTED)
 )
@@ -88,6 +89,8 @@ class Operations(pyfuse3.Operations):
         self._next_handle = 1
         self.is_own: Callable[[int], bool] = lambda _: False
         """Whether a request repeats a change from elsewhere (see Announcer): it is answered, and changes nothing."""
+        self.absent: set[Name] = set()
+        """Names of which the kernel may remember that they lead nowhere."""
 
     # Names
 
@@ -100,7 +103,7 @@ class Operations(pyfuse3.Operations):
         try:
             return self._entry(await self._volume.lookup(NodeId(parent_inode), name))
         except NoEntry:
-            return _no_entry()
+            return self._no_entry(Name(NodeId(parent_inode), name))
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for inode, count in inode_list:
@@ -133,7 +136,9 @@ class Operations(pyfuse3.Operations):
         _check_writable(parent)
         caller = Caller(ctx.uid, ctx.gid, ctx.umask)
         bits = mode if stat.S_ISLNK(mode) else mode & ~ctx.umask
-        return self._entry(await self._volume.make(NodeId(parent), name, bits, caller, rdev=rdev, target=target))
+        node = await self._volume.make(NodeId(parent), name, bits, caller, rdev=rdev, target=target)
+        self.absent.discard(Name(NodeId(parent), name))
+        return self._entry(node)
 
     @_answers
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
@@ -329,6 +334,15 @@ class Operations(pyfuse3.Operations):
         self._handles[number] = handle
         return number
 
+    def _no_entry(self, name: Name) -> EntryAttributes:
+        """Inode 0: the kernel remembers that there is no such name, until it is told or, beyond a limit, for long."""
+        if len(self.absent) < _ABSENT_MAX:
+            self.absent.add(name)
+        entry = EntryAttributes()
+        entry.st_ino = pyfuse3.InodeT(0)
+        entry.entry_timeout = TIMEOUT_SECONDS if name in self.absent else 1.0
+        return entry
+
     def _entry(self, node: NodeId) -> EntryAttributes:
         return _translated(self._volume.attributes(node), TIMEOUT_SECONDS)
 
@@ -347,14 +361,6 @@ def _check_writable(*inodes: int) -> None:
 def _bounded(time_ns: int) -> int:
     """The nearest time that can be kept: the years 1677 to 2262."""
     return max(-_TIME_MAX_NS, min(time_ns, _TIME_MAX_NS))
-
-
-def _no_entry() -> EntryAttributes:
-    """Inode 0: the kernel remembers that there is no such name."""
-    entry = EntryAttributes()
-    entry.st_ino = pyfuse3.InodeT(0)
-    entry.entry_timeout = TIMEOUT_SECONDS
-    return entry
 
 
 def _translated(attributes: Attributes, seconds: float) -> EntryAttributes:
@@ -384,9 +390,11 @@ class Announcer:
     change through our own mount (`is_own` recognises its requests), which the kernel takes as the truth.
     """
 
-    def __init__(self, mountpoint: bytes, volume: Volume) -> None:
+    def __init__(self, mountpoint: bytes, volume: Volume, absent: set[Name]) -> None:
+        """`absent`: names of which the kernel may remember that they lead nowhere; those told are taken out."""
         self._mountpoint = mountpoint
         self._volume = volume
+        self._absent = absent
         self._queue: queue.SimpleQueue[_News | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
         self._thread.start()
@@ -397,7 +405,9 @@ class Announcer:
 
     def show(self, effects: Effects) -> None:
         """Queues what changed; returns at once."""
-        names = set(effects.names)
+        # A fresh name may have been looked up by now: to drop it would take it from a program that stands in it.
+        names = set(effects.names - effects.fresh) | (effects.fresh & self._absent)
+        self._absent -= names
         resized: list[_Resized] = []
         for node in effects.nodes:
             record = self._volume.tree.record(node)
