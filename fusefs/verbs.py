@@ -7,6 +7,7 @@ import socket
 import stat
 import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 PATHS_SHOWN: Final = 10
 _CONNECTIONS: Final = 64
 _REQUEST_SECONDS: Final = 10.0
-_SYNC_SECONDS: Final = 60.0
+_SYNC_SECONDS: Final = 30.0
 _BEFORE_RESTORE_SECONDS: Final = 60.0
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 
@@ -218,12 +219,16 @@ class Verbs:
         self._drive.volume.flush_all()
 
     async def _node(self, path: bytes) -> NodeId:
+        try:
+            return await self._lookup(path)
+        except NoEntry:
+            raise Refused(f"There is no {os.fsdecode(path)} in {self._point}.") from None
+
+    async def _lookup(self, path: bytes) -> NodeId:
+        """The node that a path leads to, the top for an empty one; raises NoEntry."""
         node = ROOT
-        for part in path.split(b"/"):
-            try:
-                node = await self._drive.volume.lookup(node, part)
-            except NoEntry:
-                raise Refused(f"There is no {os.fsdecode(path)} in {self._point}.") from None
+        for part in path.split(b"/") if path else ():
+            node = await self._drive.volume.lookup(node, part)
         return node
 
     async def _versions(self, fields: Fields) -> object:
@@ -244,8 +249,8 @@ class Verbs:
         path = os.fsencode(str(fields["path"]))
         rev = await self._rev(str(fields["at"]))
         await self.flush()
-        with trio.move_on_after(_BEFORE_RESTORE_SECONDS) as scope:
-            await self._drive.sync.sent(None)
+        with trio.move_on_after(_BEFORE_RESTORE_SECONDS) as scope, suppress(NoEntry):
+            await self._drive.sync.sent(await self._lookup(path))
         if scope.cancelled_caught:
             raise Refused(
                 "What it is now is not on the server yet, and would be lost. `satchel wait` says why; then try again.",
@@ -256,12 +261,12 @@ class Verbs:
 
     async def _pin(self, fields: Fields) -> object:
         path = os.fsencode(str(fields["path"]))
-        self._drive.pins.pin(await self._node(path) if path else ROOT)
+        self._drive.pins.pin(await self._node(path))
         return {"pinned": self._pinned_paths()}
 
     async def _unpin(self, fields: Fields) -> object:
         path = os.fsencode(str(fields["path"]))
-        was_pinned = self._drive.pins.unpin(await self._node(path) if path else ROOT)
+        was_pinned = self._drive.pins.unpin(await self._node(path))
         self._drive.budget.notice()
         return {"was_pinned": was_pinned, "pinned": self._pinned_paths()}
 
