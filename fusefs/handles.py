@@ -19,10 +19,9 @@ from fusefs.errors import Invalid, TooLarge
 from fusefs.siblings import Siblings
 from remote.protocol.cutting import Buffer
 from remote.protocol.ids import NodeId
-from remote.protocol.nodes import EMPTY, Manifest, NodeState
+from remote.protocol.nodes import EMPTY, FILE_SIZE_MAX, Manifest, NodeState
 
-SIZE_MAX: Final = 1 << 44
-"""Bytes of one file: 16 TiB."""
+SIZE_MAX: Final = FILE_SIZE_MAX
 _ROOM_SECONDS: Final = 60.0
 
 

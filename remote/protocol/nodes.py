@@ -13,6 +13,8 @@ XATTR_SIZE_MAX = 65_536
 XATTR_TOTAL_MAX = 131_072
 NAMES_MAX = 1_000
 """Names of one node (hard links)."""
+FILE_SIZE_MAX = 1 << 44
+"""Bytes of one file, holes included: 16 TiB."""
 INLINE_MAX = 2_048
 """Content up to this many bytes travels inside the change."""
 ENTRIES_MAX = 64

@@ -22,7 +22,7 @@ from remote.server.database.spaces import JournalRow, SpaceRow
 from remote.server.invariants import Present, Refusal, judge, parent_after, settled_states
 from remote.server.keys import SpaceKey
 from remote.server.leaves import Leaves
-from remote.server.limits import check_commit
+from remote.server.limits import INT63, check_commit
 from remote.server.states import decode_state, encode_manifest, encode_state, version
 
 WINNERS_BYTES_MAX = 8 << 20
@@ -73,6 +73,8 @@ def take(
     rev = Rev(row.head + 1)
     writing = _plan(tree, drafts, rev)
     used = row.used + writing.growth
+    if used > INT63:
+        raise QuotaExceeded(f"{row.name} holds {row.used} bytes, holes included: no more can be counted.")
     if writing.growth > 0 and row.quota and used > row.quota:
         raise QuotaExceeded(
             f"{row.name} holds {row.used} of {row.quota} bytes; this commit needs {writing.growth} more."

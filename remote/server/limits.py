@@ -8,6 +8,7 @@ from remote.protocol.errors import BadRequest, TooLarge
 from remote.protocol.ids import ROOT, ChunkId, Rev
 from remote.protocol.messages import CHANGES_MAX, CHUNK_MAX, CHUNKS_MAX, Change, Commit
 from remote.protocol.nodes import (
+    FILE_SIZE_MAX,
     NAME_MAX,
     NAMES_MAX,
     ROOT_NAME,
@@ -150,6 +151,8 @@ def check_state(node: int, state: NodeState, where: str) -> None:
         raise BadRequest(f"{where}.content: files have a manifest (an empty one when empty), other kinds have none.")
     if state.content is not None:
         _check_manifest(state.content, f"{where}.content")
+        if state.content.size > FILE_SIZE_MAX:
+            raise TooLarge(f"{where}.content has {state.content.size} bytes; at most {FILE_SIZE_MAX} are allowed.")
     _check_xattrs(state, where)
 
 

@@ -50,6 +50,8 @@ async def read_message(request: AnyRequest, decoder: msgspec.msgpack.Decoder[Mes
         return decoder.decode(body)
     except msgspec.MsgspecError as error:
         raise BadRequest(f"The body is not the message that {request.url.path} takes: {error}") from None
+    except RecursionError:
+        raise BadRequest(f"The body is not the message that {request.url.path} takes: it is nested too deep.") from None
 
 
 async def _next_piece(pieces: AsyncIterator[bytes]) -> bytes | None:

@@ -10,7 +10,7 @@ import pytest
 from remote.protocol.errors import BadRequest, ChunkMissing, NotFound, QuotaExceeded, TooLarge
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.messages import CHANGES_MAX, COMMIT_BODY_MAX, Commit, CommitAnswer
-from remote.protocol.nodes import EMPTY, ROOT_NAME, Base, Entry, Kind, Manifest, Name
+from remote.protocol.nodes import EMPTY, FILE_SIZE_MAX, ROOT_NAME, Base, Entry, Kind, Manifest, Name
 from remote.server import commits
 from remote.server.database import spaces as space_rows
 from remote.server.instance import Instance
@@ -473,6 +473,19 @@ async def test_changes_that_cannot_be(ann: Any, build: Any) -> None:
     await refused(ann, BadRequest, build.change(node, fine, overrides=1))
     with pytest.raises(BadRequest):
         await ann.commit(build.change(node, fine), op_id=b"short")
+
+
+async def test_files_of_holes_cannot_make_the_space_uncountable(ann: Any, build: Any) -> None:
+    """What is used is kept in 63 bits; beyond them every later commit failed."""
+    node = await ann.new_id()
+    for size in (FILE_SIZE_MAX + 1, (1 << 63) - 1):
+        await refused(ann, TooLarge, build.change(node, build.file(b"a", content=holes(size))))
+    await ann.made(build.change(node, build.file(b"a", content=holes(FILE_SIZE_MAX))))
+    assert (await ann.space()).used == FILE_SIZE_MAX
+
+
+def holes(size: int) -> Manifest:
+    return Manifest(size, entries=(Entry(b"", b"", size),))  # type: ignore[arg-type]
 
 
 async def test_too_many_changes_and_too_long_bodies(ann: Any, build: Any) -> None:

@@ -75,7 +75,8 @@ async def test_a_fault_says_nothing_of_the_inside(ann: Any, monkeypatch: pytest.
     "what", ["list", "nodes", "moments", "as-of", "history", "chunks/want", "chunks/put", "chunks/get", "chunks/urls"]
 )
 async def test_garbage_in_any_route_is_a_bad_request(ann: Any, build: Any, what: str) -> None:
-    for body in (b"", b"\xc1", b"\x80", b"\x90", b"\xff" * 100, msgspec.msgpack.encode({"x": [1, 2]})):
+    deep = b"\x81\xa1x" * 200_000 + b"\x00"
+    for body in (b"", b"\xc1", b"\x80", b"\x90", b"\xff" * 100, deep, msgspec.msgpack.encode({"x": [1, 2]})):
         response = await ann.raw("POST", f"/v1/spaces/{ann.home}/{what}", body)
         assert response.status_code == 400, what
         assert isinstance(build.error_of(response), BadRequest)
