@@ -61,6 +61,8 @@ class OpenFiles:
         self._budget = budget
         self._siblings = Siblings(tree, reader)
         self._files: dict[NodeId, OpenFile] = {}
+        # Orphans whose node came back from elsewhere, and was opened anew.
+        self._left_behind: list[OpenFile] = []
 
     def find(self, node: NodeId) -> OpenFile | None:
         """The file, when a program has it open."""
@@ -78,8 +80,12 @@ class OpenFiles:
     def open(self, node: NodeId, *, is_writing: bool) -> Handle:
         """Opens a file; raises NoSuchNode."""
         file = self._files.get(node)
+        record = self._tree.record(node)
+        if file is not None and file.is_orphan and record is not None and record.local is not None:
+            # What is written to the orphan goes with its last handle: this must not.
+            self._left_behind.append(file)
+            file = None
         if file is None:
-            record = self._tree.record(node)
             if record is None or record.local is None:
                 raise NoSuchNode(f"There is no file {node} here.")
             file = self._files[node] = OpenFile(node, record.local)
@@ -111,7 +117,10 @@ class OpenFiles:
         return bool(closed)
 
     def _forget(self, file: OpenFile) -> None:
-        del self._files[file.node]
+        if self._files.get(file.node) is file:
+            del self._files[file.node]
+        else:
+            self._left_behind.remove(file)
         staging, file.staging = file.staging, None
         if staging is not None and file.is_orphan:
             self.discard(staging)
@@ -125,7 +134,7 @@ class OpenFiles:
     def release_dropped(self) -> None:
         """Lets go of stagings that the tree no longer refers to, but for what an open file still needs of them."""
         released, self._tree.released = self._tree.released, set()
-        for file in self._files.values():
+        for file in (*self._files.values(), *self._left_behind):
             if file.staging is None or file.staging.id not in released:
                 continue
             if file.is_orphan or file.is_changed:
