@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import argon2
 
-from remote.protocol.errors import BadRequest, Busy, NotAllowed, NotSignedIn, ServerFault
+from remote.protocol.errors import BadRequest, Busy, NotAllowed, NotSignedIn, ServerFault, TooLarge
 from remote.protocol.ids import NODE_RANGE_BITS, ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import LoginAnswer, LoginRequest, NodeRange
 from remote.protocol.nodes import ROOT_NAME, Kind, NodeState
@@ -22,7 +22,7 @@ from remote.server.database.accounts import Account, Device
 from remote.server.database.connection import Database, Session
 from remote.server.database.spaces import JournalRow, SpaceRow
 from remote.server.keys import MasterKey, fresh_key
-from remote.server.limits import check_label, check_password
+from remote.server.limits import LABEL_MAX, check_label, check_password
 from remote.server.states import encode_state
 
 RANGES_MAX = 4_096
@@ -93,6 +93,8 @@ class Accounts:
         """A new device of the user; raises NotSignedIn, or Busy after too many wrong passwords."""
         check_label("device_name", request.device_name)
         check_password(request.password)
+        if len(request.user) > LABEL_MAX:
+            raise TooLarge(f"The user name has {len(request.user)} characters; at most {LABEL_MAX} are allowed.")
         name = login_name(request.user)
         self._failures.check(name)
         account = await self._database.read(lambda session: _account_of(session, name))

@@ -222,6 +222,7 @@ async def test_a_user_name_is_taken_once(ann: Any, tmp_path: Path) -> None:
 
 async def test_login_limits(ann: Any, http: httpx.AsyncClient, build: Any) -> None:
     assert isinstance(build.error_of(await login(http, "ann", "x" * 2000)), TooLarge)
+    assert isinstance(build.error_of(await login(http, "a" * 129, "x")), TooLarge)
     assert isinstance(build.error_of(await login(http, "ann", build.password, device="")), BadRequest)
     assert (await http.post("/v1/login", content=b"x" * (17 << 10))).status_code == 413
 
