@@ -31,6 +31,7 @@ class Table(enum.IntEnum):
     PINS = 7
     SETTINGS = 8
     SLOTS = 9
+    SUBFOLDERS = 10
 
 
 STATE_TABLES: Final = tuple(table.name.lower() for table in Table)
@@ -121,6 +122,11 @@ def node_key(node: NodeId) -> bytes:
 def name_key(parent: NodeId, name: bytes) -> bytes:
     """The key of a name: names of one folder stand together, in bytewise order."""
     return parent.to_bytes(8, "big") + name
+
+
+def _is_folder(value: bytes | None) -> bool:
+    """Whether a value of the table of names leads to a folder."""
+    return value is not None and value[8] == Kind.FOLDER
 
 
 class Edit:
@@ -296,10 +302,21 @@ class Edit:
     def _set_name(self, name: Name, value: bytes | None) -> None:
         key = name_key(name.parent, name.name)
         self._named.setdefault(name.parent, set()).add(key)
+        more = _is_folder(value) - _is_folder(self.change.get(Table.NAMES, key))
+        if more:
+            count = self._subfolders(name.parent) + more
+            if count:
+                self.change.put(Table.SUBFOLDERS, node_key(name.parent), count.to_bytes(8, "big"))
+            else:
+                self.change.delete(Table.SUBFOLDERS, node_key(name.parent))
         if value is None:
             self.change.delete(Table.NAMES, key)
         else:
             self.change.put(Table.NAMES, key, value)
+
+    def _subfolders(self, folder: NodeId) -> int:
+        value = self.change.get(Table.SUBFOLDERS, node_key(folder))
+        return int.from_bytes(value, "big") if value else 0
 
     def _count_staged(self, before: Record | None, after: Record | None) -> None:
         old, new = before.staged if before else 0, after.staged if after else 0
@@ -383,6 +400,11 @@ class Tree:
         prefix = node_key(folder)
         first = prefix + after + b"\0" if after else prefix
         return [_child(key, value) for key, value in self._store.scan(Table.NAMES, first, prefix=prefix, limit=limit)]
+
+    def subfolders(self, folder: NodeId) -> int:
+        """How many folders the local view of a folder has in it."""
+        value = self._store.get(Table.SUBFOLDERS, node_key(folder))
+        return int.from_bytes(value, "big") if value else 0
 
     def has_children(self, folder: NodeId) -> bool:
         """Whether the local view of a folder has any entry."""

@@ -188,8 +188,7 @@ class Volume:
         return Attributes(
             node=node,
             mode=file_mode(state.kind, state.mode),
-            # As other filesystems that do not count subfolders do: 1 tells programs that the number says nothing.
-            links=1 if state.kind is Kind.FOLDER else len(state.names),
+            links=self._folder_links(node) if state.kind is Kind.FOLDER else len(state.names),
             uid=owner.uid if owner else state.uid,
             gid=owner.gid if owner else state.gid,
             rdev=state.rdev,
@@ -199,6 +198,11 @@ class Volume:
             ctime_ns=max(state.ctime_ns, file.mtime_ns if file is not None else 0),
             birth_ns=state.birth_ns,
         )
+
+    def _folder_links(self, node: NodeId) -> int:
+        """Its name, its `.`, and the `..` of each folder in it; 1, which says nothing, while it is not listed."""
+        record = self.tree.record(node)
+        return 2 + self.tree.subfolders(node) if record is not None and record.is_listed else 1
 
     def target(self, node: NodeId) -> bytes:
         """Where a symlink points."""

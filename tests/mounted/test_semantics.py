@@ -305,3 +305,16 @@ def test_file_locks_hold_on_this_machine(drive: Path) -> None:
         ["flock", "--nonblock", drive / "lock", "flock", "--nonblock", drive / "lock", "true"], check=False
     )
     assert held.returncode == 1
+
+
+def test_a_folder_counts_its_subfolders(device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    for name in ("a/x", "a/y", "b"):
+        (desk.path / name).mkdir(parents=True)
+    assert (desk.path / "a").stat().st_nlink == 4
+    os.rename(desk.path / "a" / "x", desk.path / "b" / "x")
+    (desk.path / "a" / "y").rmdir()
+    assert ((desk.path / "a").stat().st_nlink, (desk.path / "b").stat().st_nlink) == (2, 3)
+    desk.in_step(laptop)
+    assert os.listdir(laptop.path / "b") == ["x"]
+    assert (laptop.path / "b").stat().st_nlink == 3
