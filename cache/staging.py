@@ -10,6 +10,7 @@ over it; only a file emptied and written anew (truncate to 0) is found whole as 
 """
 
 import errno
+import logging
 import os
 import time
 from collections import OrderedDict
@@ -25,6 +26,8 @@ from cache.errors import ContentDamaged, ContentUnavailable, DiskFull
 from cache.extents import Extents
 from cache.store import Change, Store
 from remote.protocol.nodes import Manifest
+
+log = logging.getLogger(__name__)
 
 SMALL_MAX: Final = 64 << 10
 """Bytes of content up to which a staging has no file."""
@@ -449,6 +452,7 @@ class Stagings:
         self._part = 0
         self._last = StagingId(time.time_ns())
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._rescued = directory.with_name("rescued")
         self._take_stock()
 
     @property
@@ -580,7 +584,17 @@ class Stagings:
                     self._counted[named[file.name]] = allocated
                     self._total += allocated
                 elif (number := staged.number_in(file.name)) is not None and number not in unreadable:
-                    os.unlink(file)
+                    self._drop_orphan(file.path)
+
+    def _drop_orphan(self, path: str) -> None:
+        """Removes a file that no record names; one whose record may be lost is put aside for a person to look at."""
+        if not self.store.is_incomplete or not os.path.getsize(path):
+            os.unlink(path)
+            return
+        self._rescued.mkdir(mode=0o700, exist_ok=True)
+        kept = self._rescued / os.path.basename(path)
+        os.replace(path, kept)
+        log.warning("%s: what was written to a file whose name is lost with the damaged database", kept)
 
 
 def _full(error: OSError) -> DiskFull:

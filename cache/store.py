@@ -81,16 +81,20 @@ class Store:
         self._names = tuple(tables)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock_fd = _lock(path.with_suffix(".lock"))
+        self.is_incomplete = not path.exists()
+        """Whether it was just made, or changes in its journal could not be read: other files may know more than it."""
         try:
             self._open_engine()
-        except lmdb.DiskError as error:
+        except BaseException as error:
             os.close(self._lock_fd)
-            raise DiskFull(f"{path} cannot grow ({error}). Make room on this disk.") from error
-        except lmdb.Error as error:
-            os.close(self._lock_fd)
-            raise StoreDamaged(
-                f"{path} cannot be opened ({error}). Move it away; what was uploaded is fetched again from the server."
-            ) from error
+            if isinstance(error, lmdb.DiskError):
+                raise DiskFull(f"{path} cannot grow ({error}). Make room on this disk.") from error
+            if isinstance(error, lmdb.Error):
+                raise StoreDamaged(
+                    f"{path} cannot be read ({error}). Move it away; what was uploaded is fetched again from the "
+                    f"server, and what was not is put aside in {path.with_name('rescued')}."
+                ) from error
+            raise
         self._wal_fd = -1
         self._wal_bytes = 0
         self._puts = 0
@@ -118,7 +122,28 @@ class Store:
             # lmdb 3 carries two engines whose files differ: the 0.9 one is the format that other readers know.
             lib_version=0,
         )
-        self._open_tables(self._names)
+        try:
+            is_cut = self._fill_up()
+            self._open_tables(self._names)
+            if is_cut:
+                self._read_all()
+        except BaseException:
+            self._env.close()
+            raise
+
+    def _read_all(self) -> None:
+        """Raises lmdb.Error when there are pages of zeros in the tables: they are found out by reading, and only so."""
+        for number in range(len(self._names)):
+            for _ in self.walk(number):
+                pass
+
+    def _fill_up(self) -> bool:
+        """Makes a file longer that ends before its last page, for to read there ends the process; whether it did."""
+        length = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        if self._path.stat().st_size >= length:
+            return False
+        os.truncate(self._path, length)
+        return True
 
     def _open_tables(self, tables: Sequence[str]) -> None:
         self._meta = self._env.open_db(_META)
@@ -141,8 +166,12 @@ class Store:
     def _open_journal(self, path: Path) -> None:
         self._wal_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._replay()
-        # What is torn goes: a record appended behind it would never be found again.
-        os.ftruncate(self._wal_fd, self._wal_bytes)
+        unread = os.fstat(self._wal_fd).st_size - self._wal_bytes
+        if unread:
+            log.warning("%s: the last %d bytes cannot be read", path, unread)
+            self.is_incomplete = True
+            # A record appended behind them would never be found again.
+            os.ftruncate(self._wal_fd, self._wal_bytes)
         if self._puts:
             self.checkpoint()
         else:
@@ -153,6 +182,9 @@ class Store:
         """Makes the changes that the journal has beyond the last checkpoint."""
         self._puts = 0
         for sequence, puts, end in _read_journal(self._wal_fd):
+            if sequence > self._sequence + 1:
+                # It goes on from what another file held, which was moved away or is an older copy.
+                break
             self._wal_bytes = end
             # A power cut may bring back an older journal than the checkpoint: its records are in already.
             if sequence > self._sequence:
@@ -214,11 +246,11 @@ class Store:
         puts = change.puts()
         if not puts:
             return
-        self._sequence += 1
         if self._wal_fd >= 0:
             self._append(puts)
         else:
             self._unsaved += puts
+        self._sequence += 1
         self._apply(puts)
         self._puts += len(puts)
         if self._puts >= CHECKPOINT_PUTS or self._wal_bytes >= CHECKPOINT_BYTES:
@@ -226,7 +258,7 @@ class Store:
 
     def _append(self, puts: list[_Put]) -> None:
         body = msgspec.msgpack.encode(puts)
-        rest = struct.pack("<Q", self._sequence) + body
+        rest = struct.pack("<Q", self._sequence + 1) + body
         record = struct.pack("<II", len(body), zlib.crc32(rest)) + rest
         try:
             written = os.write(self._wal_fd, record)

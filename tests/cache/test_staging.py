@@ -451,3 +451,18 @@ def test_spill_on_a_full_disk_keeps_small_content(stagings: Stagings, monkeypatc
     monkeypatch.undo()
     assert staging.path is None
     assert content(staging, b"") == b"1" * 1_000
+
+
+def test_content_whose_record_is_lost_with_the_database_is_put_aside(tmp_path: Path) -> None:
+    home = open_stagings(tmp_path)
+    staging = home.create(EMPTY)
+    staging.write(0, b"x" * (SMALL_MAX + 1))
+    flush(staging)
+    kill(home)
+    (tmp_path / "tree.mdb").unlink()
+    (tmp_path / "tree.wal").unlink()
+    home = open_stagings(tmp_path)
+    (kept,) = (tmp_path / "rescued").iterdir()
+    assert kept.read_bytes() == b"x" * (SMALL_MAX + 1)
+    assert home.total_bytes == 0
+    kill(home)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cache import store as store_module
+from cache.errors import StoreDamaged
 from cache.store import Store
 
 
@@ -105,4 +106,48 @@ def test_a_store_that_closes_without_room_comes_back_whole(tmp_path: Path, caplo
     caplog.clear()
     store = opened(tmp_path)
     assert store.count(0) == 100
+    store.close()
+
+
+def test_a_file_cut_short_is_damage_and_not_the_end_of_the_process(tmp_path: Path) -> None:
+    store = opened(tmp_path, has_journal=False)
+    for number in range(2_000):
+        put(store, b"%d" % number, b"x" * 200)
+    store.close()
+    whole = (tmp_path / "tree.mdb").read_bytes()
+    for length in range(4_096, len(whole), 20 * 4_096):
+        (tmp_path / "tree.mdb").write_bytes(whole[:length])
+        with pytest.raises(StoreDamaged, match="Move it away"):
+            opened(tmp_path, has_journal=False)
+    (tmp_path / "tree.mdb").unlink()
+    opened(tmp_path, has_journal=False).close()
+
+
+def test_another_format_is_refused_and_can_be_moved_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as other:
+        other.setattr(store_module, "FORMAT", b"satchel store 99")
+        opened(tmp_path).close()
+    with pytest.raises(StoreDamaged, match="another version"):
+        opened(tmp_path)
+    (tmp_path / "tree.mdb").rename(tmp_path / "away")
+    opened(tmp_path).close()
+
+
+def test_a_journal_of_a_file_that_was_moved_away_is_not_mixed_with_a_new_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = opened(tmp_path)
+    put(store, b"a", b"1")
+    store.checkpoint()
+    put(store, b"b", b"2")
+    abandon(store)
+    (tmp_path / "tree.mdb").unlink()
+    with caplog.at_level(logging.WARNING):
+        store = opened(tmp_path)
+    assert store.is_incomplete
+    assert store.count(0) == 0
+    put(store, b"c", b"3")
+    abandon(store)
+    store = opened(tmp_path)
+    assert store.get(0, b"c") == b"3"
     store.close()
