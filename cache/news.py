@@ -81,7 +81,11 @@ class News:
         """Frees the names that this version takes from its node: others of the same commit may have them now."""
         node = version.node
         record = self._edit.record(node)
-        if record is None or record.local is None or node == ROOT or self._must_wait(record, version):
+        if record is None or record.local is None or node == ROOT:
+            return
+        if self._must_wait(record, version):
+            # Noted now already: who takes its name within this commit sees that it has no claim to it.
+            self._edit.keep_news(version)
             return
         after: NodeState | None = None
         if version.state is not None:
@@ -194,8 +198,12 @@ class News:
         mine, theirs = other.local, record.local
         if mine is None or theirs is None:
             return record
-        is_edit = other.is_dirty and self._edit.news_of(loser) is None
-        if is_edit and mine.kind is theirs.kind:
+        if not other.is_dirty and mine.kind is not Kind.FOLDER and self._edit.news_of(loser) is not None:
+            # The server gave it another name, or none, in news that waits here: until then it is not shown.
+            left = tuple(kept for kept in mine.names if kept != own)
+            self._edit.put(loser, replace(other, local=replace(mine, names=left)))
+            return record
+        if other.is_dirty and mine.kind is theirs.kind:
             # Of a folder that is not listed here, what is in it is not known.
             if mine.kind is Kind.FOLDER and other.is_listed:
                 self._move_children(loser, node)

@@ -343,7 +343,8 @@ def check_tree(device: Device) -> None:
             if parent is not None:
                 assert parent.local is not None, f"node {node} is in {name.parent}, which is removed here"
         at, steps = node, 0
-        while at in local and at != ROOT:
+        # A file whose news waits may have lost its name to another already.
+        while at in local and at != ROOT and local[at].names:
             at, steps = local[at].names[0].parent, steps + 1
             assert steps <= len(local), f"node {node} is inside itself"
 

@@ -155,8 +155,7 @@ class Play:
         for name in record.local.names:
             self.kinds[name.name].add(record.local.kind)
             self.named[name].append((device.number, self.clock.last_ns))
-            if name.parent in self.removals:
-                self._note(device, node)
+        self._note(device, node)
 
     async def _excuse(self, device: Device, node: NodeId) -> None:
         """The content of this node is replaced or removed here: if the server does not have it yet, it never will."""
@@ -164,13 +163,13 @@ class Play:
         if record is not None and record.local is not None and record.local.kind is Kind.FILE and record.is_dirty:
             self.written.pop(await device.content(node), None)
 
-    def _gone(self, device: Device, node: NodeId) -> None:
-        """This device has removed the node."""
+    def _gone(self, device: Device, node: NodeId, name: Name) -> None:
+        """This device has removed the node, whose last name this was."""
         mine = device.tree.record(node)
         rev = mine.rev if mine is not None else 0
         now = self.server.now.get(node)
         is_excused = now is not None and now.rev > rev
-        names = self._all_names(node)
+        names = self._all_names(node) | {name}
         for other in self.devices:
             # Another file that was made there under the same name becomes an edit of this one.
             for same in (node, *(other.tree.child(name.parent, name.name) for name in names)):
@@ -272,7 +271,7 @@ class Play:
         device.volume.close(handle)
         if not is_orphan:
             self.written[data] = f"node {node} on device {device.number}, held open"
-            self._note(device, node)
+            self._named(device, node)
             # It may have been written to again by another handle.
             if await device.content(node) != data:
                 del self.written[data]
@@ -281,7 +280,7 @@ class Play:
         """As an editor saves: a new file renamed over the old one."""
         name, node = self._pick(device, x, [Kind.FILE])
         temporary = await device.volume.make(name.parent, b".tmp%d" % device.number, stat.S_IFREG | 0o600, ME)
-        self.kinds[b".tmp%d" % device.number].add(Kind.FILE)
+        self._named(device, temporary)
         data = self._content(device, y)
         await self._put(device, temporary, data)
         if y % 3 == 0:
@@ -292,13 +291,13 @@ class Play:
             return
         await self._excuse(device, node)
         await device.volume.rename(name.parent, b".tmp%d" % device.number, name.parent, name.name, 0)
-        self.kinds[name.name].add(Kind.FILE)
-        self._after_removal(device, node)
+        self._named(device, temporary)
+        self._after_removal(device, node, name)
 
-    def _after_removal(self, device: Device, node: NodeId) -> None:
+    def _after_removal(self, device: Device, node: NodeId, name: Name) -> None:
         record = device.tree.record(node)
         if record is None or record.local is None:
-            self._gone(device, node)
+            self._gone(device, node, name)
         else:
             self._note(device, node)
 
@@ -318,7 +317,7 @@ class Play:
         self._named(device, node)
         self._note(device, node)
         if other is not None:
-            self._after_removal(device, other)
+            self._after_removal(device, other, Name(folder, new))
 
     async def _exchange(self, device: Device, x: int, y: int) -> None:
         one, node = self._pick(device, x)
@@ -340,12 +339,12 @@ class Play:
         if record is not None and record.local is not None and len(record.local.names) == 1:
             await self._excuse(device, node)
         await device.volume.unlink(name.parent, name.name)
-        self._after_removal(device, node)
+        self._after_removal(device, node, name)
 
     async def _rmdir(self, device: Device, x: int, y: int) -> None:
         name, node = self._pick(device, x, [Kind.FOLDER])
         await device.volume.rmdir(name.parent, name.name)
-        self._gone(device, node)
+        self._gone(device, node, name)
 
     async def _rmtree(self, device: Device, x: int, y: int) -> None:
         name, node = self._pick(device, x, [Kind.FOLDER])
@@ -361,9 +360,9 @@ class Play:
                 if record is not None and record.local is not None and len(record.local.names) == 1:
                     await self._excuse(device, child.node)
                 await device.volume.unlink(node, child.name)
-                self._after_removal(device, child.node)
+                self._after_removal(device, child.node, own)
         await device.volume.rmdir(name.parent, name.name)
-        self._gone(device, node)
+        self._gone(device, node, name)
 
     async def _chmod(self, device: Device, x: int, y: int) -> None:
         node = self._pick(device, x)[1] if x % 9 else ROOT
@@ -458,7 +457,8 @@ class Play:
 
     def _check_removals(self, there: dict[NodeId, NodeState]) -> None:
         for node, removal in self.removals.items():
-            if node in there and not removal.is_excused:
+            is_needed = any(name.parent == node for state in there.values() for name in state.names)
+            if node in there and not removal.is_excused and not is_needed:
                 # What was made elsewhere under the same name became an edit of this node.
                 edits = self.edits[node] + [one for name in self._all_names(node) for one in self.named[name]]
                 assert any(device != removal.device and at > removal.at_ns for device, at in edits), (
