@@ -88,7 +88,7 @@ class Wire:
         self.changed.set()
         self.changed = trio.Event()
 
-    async def carry(self, request: Callable[[], Awaitable[T]], seconds: float = 20.0) -> T:
+    async def carry(self, request: Callable[[], Awaitable[T]]) -> T:
         """Brings a request to the server and its answer back; raises Unreachable when either is lost."""
         await self._way()
         answer: list[T] = []
@@ -275,7 +275,7 @@ class Device:
             and all(record.is_listed for _, record in self.records() if record.local and record.local.kind == 2)
         )
 
-    def records(self):  # noqa: ANN201 - see Tree.record
+    def records(self):
         """Every record."""
         return [(node, record) for node in self.tree.nodes() if (record := self.tree.record(node)) is not None]
 

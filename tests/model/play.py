@@ -4,12 +4,13 @@ A step is a tuple of small numbers, so that hypothesis can make, shrink and repe
 decided by what the device has at that moment.
 """
 
+import random
 import stat
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +55,19 @@ class Removal:
     is_excused: bool
 
 
+async def quiet(*devices: Device) -> None:
+    """Everybody comes online and does what is left to do."""
+    for device in devices:
+        device.wire.loss = 0
+        device.wire.delay_seconds = 0.01
+        device.wire.set_up(True)
+    deadline = trio.current_time() + QUIET_SECONDS
+    while not all(device.is_quiet() for device in devices):
+        await trio.sleep(1)
+        if trio.current_time() > deadline:
+            raise AssertionError("\n".join(device.why_not_quiet() for device in devices))
+
+
 class Play:
     """Runs steps on devices of one server."""
 
@@ -85,12 +99,8 @@ class Play:
                 await self.take(step)
             await self.settle()
             await self.check()
-            nursery.cancel_scope.cancel()
-        for device in self.devices:
-            device.stagings.close()
-            device.chunks.close()
-            device.state.close()
-            device.cache.close()
+            for device in self.devices:
+                await device.stop()
 
     async def take(self, step: Step) -> None:
         """One step."""
@@ -111,15 +121,7 @@ class Play:
         """Everybody comes online and does what is left to do."""
         for device, handle, data in list(self.held):
             await self._let_go(device, handle, data)
-        for device in self.devices:
-            device.wire.loss = 0
-            device.wire.delay_seconds = 0.01
-            device.wire.set_up(True)
-        deadline = trio.current_time() + QUIET_SECONDS
-        while not all(device.is_quiet() for device in self.devices):
-            await trio.sleep(1)
-            if trio.current_time() > deadline:
-                raise AssertionError("\n".join(device.why_not_quiet() for device in self.devices))
+        await quiet(*self.devices)
 
     # What people do
 
@@ -308,9 +310,10 @@ class Play:
         if other == node:
             return
         content = None
-        if other is not None and (record := device.tree.record(other)) is not None and record.local is not None:
-            if record.local.kind is Kind.FILE and len(record.local.names) == 1 and record.is_dirty:
-                content = await device.content(other)
+        record = device.tree.record(other) if other is not None else None
+        if record is not None and record.is_dirty and record.local is not None and other is not None:
+            is_last = record.local.kind is Kind.FILE and len(record.local.names) == 1
+            content = await device.content(other) if is_last else None
         await device.volume.rename(name.parent, name.name, folder, new, 0)
         if content is not None:
             self.written.pop(content, None)
@@ -497,8 +500,8 @@ async def _inline(job: Callable[..., Any], *args: object, **_: object) -> object
     return job(*args)
 
 
-def perform(steps: Sequence[Step], *, devices: int = 2, seed: int = 0, skews: Sequence[float] = ()) -> None:
-    """Runs a play from its beginning, in no time, always the same way."""
+def in_no_time(job: Callable[[Path, Time], Awaitable[None]], *, seed: int = 0) -> None:
+    """Runs a job on a home for devices and their clock; nobody waits for real, and it runs the same way each time."""
     clock = Time()
     in_thread = trio.to_thread.run_sync
 
@@ -510,11 +513,22 @@ def perform(steps: Sequence[Step], *, devices: int = 2, seed: int = 0, skews: Se
     with tempfile.TemporaryDirectory(prefix="satchel-model-") as home, pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "time_ns", clock)
         patch.setattr(trio.to_thread, "run_sync", run_sync)
-        patch.setattr("cache.sync.random", __import__("random").Random(seed))
-        patch.setattr("os.urandom", __import__("random").Random(seed).randbytes)
-        play = Play(Path(home), clock, devices=devices, seed=seed, skews=skews)
-        try:
-            trio.run(play.run, steps, clock=trio.testing.MockClock(autojump_threshold=0))
-        except BaseException:
-            print("\n".join(play.log))
-            raise
+        patch.setattr("cache.sync.random", random.Random(seed))
+        patch.setattr("os.urandom", random.Random(seed).randbytes)
+        trio.run(job, Path(home), clock, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def perform(steps: Sequence[Step], *, devices: int = 2, seed: int = 0, skews: Sequence[float] = ()) -> None:
+    """Runs a play from its beginning."""
+    log: list[str] = []
+
+    async def play(home: Path, clock: Time) -> None:
+        this = Play(home, clock, devices=devices, seed=seed, skews=skews)
+        this.log = log
+        await this.run(steps)
+
+    try:
+        in_no_time(play, seed=seed)
+    except BaseException:
+        print("\n".join(log))
+        raise

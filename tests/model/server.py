@@ -51,7 +51,7 @@ class Server:
     commits_max: int = 1_000
     refuses: Callable[[Change], bool] = lambda change: False
     """Changes that this server calls a bad request, whatever they are."""
-    floor: Rev = Rev(0)
+    floor: int = 0
     now: dict[NodeId, NodeVersion] = field(default_factory=dict)
     versions: dict[NodeId, list[Version]] = field(default_factory=lambda: defaultdict(list))
     journal: list[JournalCommit] = field(default_factory=list)
@@ -131,64 +131,77 @@ class Server:
 def _judge(now: Mapping[NodeId, NodeVersion], changes: Sequence[Change]) -> dict[NodeId, str]:
     """The nodes in the way, each with a reason; raises BadRequest for what contradicts itself."""
     in_the_way: dict[NodeId, str] = {}
-    settled: dict[NodeId, NodeState | None] = {}
     for change in changes:
-        present = now.get(change.node)
-        if present is None:
-            if change.base or change.state is None or change.is_touch or change.is_conflict or change.overrides:
-                raise BadRequest(f"there never was a node {change.node}")
-        elif not (change.is_touch or change.is_conflict):
-            if change.base != present.rev:
-                in_the_way[change.node] = f"node {change.node} is at rev {present.rev}, not {change.base}"
-            elif present.state is None and change.state is None:
-                raise BadRequest(f"node {change.node} is removed already")
-        if change.state is not None and not change.state.names:
-            raise BadRequest(f"node {change.node} has no names")
-        if not (change.is_touch or change.is_conflict):
-            settled[change.node] = change.state
-    after = {node: version.state for node, version in now.items() if version.state is not None}
-    had = {node: state.names for node, state in after.items()}
-    for node, state in settled.items():
-        if state is None:
-            after.pop(node, None)
-        else:
-            after[node] = state
+        _judge_base(now.get(change.node), change, in_the_way)
+    settled = {change.node: change.state for change in changes if not (change.is_touch or change.is_conflict)}
+    before = {node: version.state for node, version in now.items() if version.state is not None}
+    after = {node: settled.get(node, state) for node, state in (before | settled).items()}
+    alive = {node: state for node, state in after.items() if state is not None}
+    _judge_names(now, before, settled, alive, in_the_way)
+    for folder, state in settled.items():
+        if state is not None and state.kind is Kind.FOLDER:
+            _judge_way_up(folder, settled, alive, in_the_way)
+    return in_the_way
+
+
+def _judge_base(present: NodeVersion | None, change: Change, in_the_way: dict[NodeId, str]) -> None:
+    if present is None:
+        if change.base or change.state is None or change.is_touch or change.is_conflict or change.overrides:
+            raise BadRequest(f"there never was a node {change.node}")
+    elif not (change.is_touch or change.is_conflict):
+        if change.base != present.rev:
+            in_the_way[change.node] = f"node {change.node} is at rev {present.rev}, not {change.base}"
+        elif present.state is None and change.state is None:
+            raise BadRequest(f"node {change.node} is removed already")
+    if change.state is not None and not change.state.names:
+        raise BadRequest(f"node {change.node} has no names")
+
+
+def _judge_names(
+    now: Mapping[NodeId, NodeVersion],
+    before: Mapping[NodeId, NodeState],
+    settled: Mapping[NodeId, NodeState | None],
+    alive: Mapping[NodeId, NodeState],
+    in_the_way: dict[NodeId, str],
+) -> None:
     holders: dict[Name, list[NodeId]] = defaultdict(list)
-    for node, state in after.items():
+    for node, state in alive.items():
         for name in state.names:
             holders[name].append(node)
-    for node, state in settled.items():
-        if state is None:
+    for name, nodes in holders.items():
+        changed = [node for node in nodes if node in settled]
+        if len(changed) > 1:
+            raise BadRequest(f"{name} is given to {changed}")
+        if len(nodes) > 1:
+            in_the_way.update({node: f"node {node} has the name {name}" for node in nodes if node not in settled})
+        if name.parent in alive or name == ROOT_NAME:
             continue
-        for name in state.names:
-            for other in holders[name]:
-                if other != node and other in settled:
-                    raise BadRequest(f"{name} is given to {node} and {other}")
-                if other != node:
-                    in_the_way[other] = f"node {other} has the name {name}"
-            if name.parent not in after and name not in had.get(node, ()) and node != ROOT:
-                if name.parent in settled or name.parent not in now:
-                    raise BadRequest(f"node {node} is put into {name.parent}, which this commit removes or never was")
-                in_the_way[name.parent] = f"folder {name.parent} was removed"
-    for node, state in after.items():
-        for name in state.names:
-            if name.parent in settled and settled[name.parent] is None:
-                if node in settled:
-                    raise BadRequest(f"this commit removes folder {name.parent} and leaves {node} in it")
-                in_the_way[node] = f"folder {name.parent} is not empty"
-    for folder, state in settled.items():
-        way: list[NodeId] = []
-        at = folder
-        while state is not None and state.kind is Kind.FOLDER and at != ROOT and at in after:
-            if at in way:
-                others = [other for other in way if other not in settled]
-                if not others:
-                    raise BadRequest(f"folder {folder} is put into itself")
-                in_the_way.update({other: f"folder {other} would be inside itself" for other in others})
-                break
-            way.append(at)
-            at = after[at].names[0].parent
-    return in_the_way
+        had = [node for node in nodes if node in before and name in before[node].names]
+        if name.parent in settled and had and had[0] not in settled:
+            in_the_way[had[0]] = f"folder {name.parent} is not empty"
+        elif name.parent in settled or name.parent not in now:
+            raise BadRequest(f"nodes {nodes} are in {name.parent}, which this commit removes or never was")
+        else:
+            in_the_way[name.parent] = f"folder {name.parent} was removed"
+
+
+def _judge_way_up(
+    folder: NodeId,
+    settled: Mapping[NodeId, NodeState | None],
+    alive: Mapping[NodeId, NodeState],
+    in_the_way: dict[NodeId, str],
+) -> None:
+    way: list[NodeId] = []
+    at = folder
+    while at != ROOT and at in alive:
+        if at in way:
+            others = [other for other in way if other not in settled]
+            if not others:
+                raise BadRequest(f"folder {folder} is put into itself")
+            in_the_way.update({other: f"folder {other} would be inside itself" for other in others})
+            return
+        way.append(at)
+        at = alive[at].names[0].parent
 
 
 def check_invariants(alive: Mapping[NodeId, NodeState]) -> None:
@@ -218,7 +231,7 @@ class Desk:
 
     async def spaces(self) -> Spaces:
         server = self.server
-        space = Space(SPACE, "home", "owner", server.head, server.floor, 0, 0, SECRET)
+        space = Space(SPACE, "home", "owner", server.head, Rev(server.floor), 0, 0, SECRET)
         return Spaces((space,), server.clock())
 
     async def lease_range(self) -> NodeRange:
