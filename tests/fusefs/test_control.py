@@ -172,3 +172,23 @@ def test_a_daemon_that_ends_while_it_is_asked(tmp_path: Path) -> None:
 def test_the_longest_path_fits_a_request() -> None:
     # 4,096 bytes of which each becomes six characters of JSON.
     assert len(json.dumps({"verb": "versions", "path": "\udcff" * 4096})) < control.REQUEST_MAX
+
+
+@pytest.mark.logs_errors("a request of a command failed")
+async def test_no_request_ends_the_daemon(tmp_path: Path) -> None:
+    async def fail(_: dict[str, Any]) -> object:
+        raise ZeroDivisionError("inside")
+
+    def send(line: bytes) -> bytes:
+        with socket.socket(socket.AF_UNIX) as asker:
+            asker.settimeout(5.0)
+            asker.connect(str(tmp_path / "control"))
+            asker.sendall(line)
+            return asker.recv(1 << 16)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_Answers(fail=fail).serve, listen(tmp_path / "control"))
+        for line in (b"[" * 60_000 + b"\n", b'{"verb": "fail"}\n', b"[]\n", b"\xff\n"):
+            answer = await trio.to_thread.run_sync(send, line)
+            assert "error" in json.loads(answer)
+        nursery.cancel_scope.cancel()
