@@ -117,6 +117,13 @@ class Wire:
         try:
             response = await self._client.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            untrusted = _untrusted(error)
+            if untrusted is not None:
+                raise Unreachable(
+                    f"This machine does not trust the certificate of {_host(url)} ({untrusted.verify_message}). If it "
+                    "is the right one, put the certificate of its authority into /usr/local/share/ca-certificates and "
+                    "run update-ca-certificates as root, or name it in SSL_CERT_FILE."
+                ) from error
             raise Unreachable(f"{_host(url)} cannot be reached ({_reason(error)}).") from error
         except httpx.TransportError as error:
             self._traffic.sent_head(method, request.url.raw_path, request.headers.raw)
@@ -158,7 +165,10 @@ def check_address(url: str, *, allow_insecure: bool) -> None:
     except ValueError:
         is_address = False
     if not is_address:
-        raise BadRequest(f"{url!r} is no address of a server: it has to look like https://drive.example.org.")
+        raise BadRequest(
+            f"{url!r} is no address of a server: it has to begin with https:// (or http:// on this machine), such as "
+            "https://drive.example.org."
+        )
     if urlsplit(url).scheme == "http" and not allow_insecure and not is_loopback(url):
         raise BadRequest(
             f"{_host(url)} would be reached by plain http: anybody on the way could read files and use this sign-in. "
@@ -190,6 +200,14 @@ def resolved(base: str, url: str) -> str:
 
 def _host(url: str) -> str:
     return urlsplit(url).netloc
+
+
+def _untrusted(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    """The refusal of a certificate in a chain of causes."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def _reason(error: BaseException) -> str:

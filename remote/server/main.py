@@ -3,6 +3,7 @@
 import getpass
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,18 +19,22 @@ from remote.server.serving import Listen, ListenTrouble, parse_listen, serve
 DEFAULT_LISTEN = "127.0.0.1:8750"
 
 _data = click.option(
-    "--data", type=click.Path(path_type=Path), metavar="DIR", help="The server's data (SATCHEL_SERVER_DATA)."
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The server's data (SATCHEL_SERVER_DATA; usual: ~/.local/share/satchel/server).",
 )
 _key_file = click.option(
     "--master-key",
     "key_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The master key, outside the data (SATCHEL_MASTER_KEY_FILE).",
+    help="The master key, outside the data (SATCHEL_MASTER_KEY_FILE; usual: ~/.config/satchel/server-key).",
 )
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="satchel", message="satchel-server %(version)s")
 def cli() -> None:
     """Keeps everybody's files, their history and who may see what."""
 
@@ -105,12 +110,19 @@ def main() -> None:
     except (InstanceTrouble, KeyTrouble, ListenTrouble, RemoteError) as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename or 'A file'}: {error.strerror}. Nothing was served.")
+        _fail(f"{error.filename or 'A file'}: {error.strerror or error}.")
 
 
 def _asked_password() -> str:
-    password = getpass.getpass("Password: ")
-    if password != getpass.getpass("Once more: "):
+    try:
+        with warnings.catch_warnings():
+            # Where it would be shown as it is typed, it is not asked for.
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            password = getpass.getpass("Password: ")
+            again = getpass.getpass("Once more: ")
+    except (EOFError, getpass.GetPassWarning):
+        raise InstanceTrouble("There is no terminal to ask for the password: use --password-stdin.") from None
+    if password != again:
         raise InstanceTrouble("The two passwords differ; no account was made.")
     return password
 

@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Listen:
     allows_insecure: bool = False
 
     def check(self) -> None:
-        """Raises ListenTrouble for passwords and files in the clear on a network."""
+        """Raises ListenTrouble for passwords and files in the clear on a network, and for a certificate of no use."""
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ListenTrouble("--tls-cert and --tls-key belong together: give both.")
         if self.tls_cert is None and not self.allows_insecure and not _is_loopback(self.host):
@@ -45,6 +46,14 @@ class Listen:
                 f"{self.host} can be reached by others, who could read passwords and files on the way. Give --tls-cert"
                 " and --tls-key, listen on 127.0.0.1 behind a proxy that does TLS, or say --insecure-http."
             )
+        if self.tls_cert is not None:
+            try:
+                ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(self.tls_cert, self.tls_key)
+            except OSError as error:
+                raise ListenTrouble(
+                    f"{self.tls_cert} and {self.tls_key} are no certificate and key that belong together, both PEM"
+                    f" ({error.strerror or error})."
+                ) from error
 
     def url(self, port: int) -> str:
         """The address as a person would type it."""
