@@ -16,6 +16,9 @@ VERSIONS_MAX: Final = 1_000
 _NODES_MAX: Final = 50
 _MOMENTS_MAX: Final = 1_000
 _MOMENTS_TRIED: Final = 300
+_MOMENTS_BEFORE: Final = 50
+_RESTORED_NS: Final = 1_000_000_000
+"""A node that was born this long before its first version was brought back: only then a gap is searched."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,9 @@ class History:
                 break
             seen.add(older)
             found += await self._of_node(older)
+        # A file that another replaced was not removed, for who looks at the name.
+        held = {old.version.rev for old in found if old.version.state}
+        found = [old for old in found if old.version.state or old.version.rev not in held]
         found.sort(key=lambda old: old.version.rev, reverse=True)
         return found[:VERSIONS_MAX]
 
@@ -67,13 +73,26 @@ class History:
         ]
 
     async def _holder_before(self, name: Name, found: Sequence[Old]) -> NodeId | None:
-        """Who had the name just before the oldest of these versions that has it."""
-        revs = [old.version.rev for old in found if old.version.state and name in old.version.state.names]
-        before = Rev(min(revs, default=Rev(0)) - 1)
-        if before <= 0:
+        """Who had the name before the oldest of these versions that has it."""
+        held = [old.version for old in found if old.version.state and name in old.version.state.names]
+        oldest = min(held, key=lambda version: version.rev, default=None)
+        if oldest is None or oldest.state is None or oldest.rev <= 1:
             return None
+        holder = await self._holder_at(name, Rev(oldest.rev - 1))
+        if holder is not None or oldest.edited_ns - oldest.state.birth_ns < _RESTORED_NS:
+            return holder
+        # It was brought back: between that and its removal nobody had the name.
+        answer = await self._service.moments(self._space, name.parent, _MOMENTS_MAX)
+        for moment in [one for one in answer.moments if one.rev < oldest.rev - 1][:_MOMENTS_BEFORE]:
+            holder = await self._holder_at(name, moment.rev)
+            if holder is not None:
+                return holder
+        return None
+
+    async def _holder_at(self, name: Name, rev: Rev) -> NodeId | None:
+        """Who had the name as of a rev."""
         try:
-            children = await self._versions.children_at(name.parent, before)
+            children = await self._versions.children_at(name.parent, rev)
         except (NoEntry, NotFolder):
             return None
         return next((version.node for child, version in children if child == name.name), None)

@@ -27,7 +27,7 @@ def parse(text: str) -> int:
     """
     found = _PATTERN.fullmatch(text)
     if found is None:
-        raise Invalid(f"{text!r} is no time. Write it like 2026-11-21T10.15.30Z.")
+        raise Invalid(f"{text!r} is no time. Write it like 2026-11-21T10:15:30Z.")
     year, month, day, hour, minute, second, fraction, zone = found.groups()
     try:
         moment = datetime(

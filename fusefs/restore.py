@@ -93,7 +93,9 @@ class Restore:
                 raise NoEntry(f"{os.fsdecode(name)} is a folder now and was none then: move it away first.")
             await self._volume.unlink(parent, name)
             return self._make(parent, name, state)
-        self._volume.set_back(live, state)
+        is_as_sent = not record.staged and self._volume.files.find(live) is None
+        if not (is_as_sent and _is_same(record.local, state)):
+            self._volume.set_back(live, state)
         return live
 
     def _make(self, parent: NodeId, name: bytes, state: NodeState) -> NodeId:
@@ -104,3 +106,10 @@ class Restore:
             edit.touch(parent, now_ns)
         self._volume.changed_here([Name(parent, name)], [])
         return node
+
+
+def _is_same(live: NodeState, then: NodeState) -> bool:
+    """Whether setting back would change nothing that anybody sees: such an edit would only be one more version."""
+    return (
+        replace(live, names=then.names, ctime_ns=then.ctime_ns, atime_ns=then.atime_ns, birth_ns=then.birth_ns) == then
+    )

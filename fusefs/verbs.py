@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ _CONNECTIONS: Final = 64
 _REQUEST_SECONDS: Final = 10.0
 _SYNC_SECONDS: Final = 30.0
 _BEFORE_RESTORE_SECONDS: Final = 60.0
+_CLOCKS_DIFFER_NS: Final = 60_000_000_000
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 
 Fields = dict[str, Any]  # a request's JSON: each verb checks what it uses
@@ -118,7 +120,7 @@ class Verbs:
                     f"The daemon does not know {request['verb']!r}: it is of another version. Mount again.", Exit.USAGE
                 )
             return {"ok": await verb(request)}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return _problem("The daemon did not understand the request.", Exit.USAGE)
         except Refused as refused:
             return _problem(str(refused), refused.code)
@@ -131,6 +133,10 @@ class Verbs:
             )
         except (RemoteError, CacheError, VolumeError, OSError) as error:
             return _problem(str(error), Exit.FAILURE)
+        except Exception as error:
+            # The outermost loop: no question of a person may take their drive away.
+            log.exception("a request of a command failed")
+            return _problem(f"The daemon failed at this ({error!r}) and goes on. Its log says more.", Exit.FAILURE)
 
     # Verbs
 
@@ -206,10 +212,12 @@ class Verbs:
             return {"sent": True}
         standing = drive.sync.standing()
         paths = self._pending_paths(node or ROOT)
+        # Counted for the whole drive: below one path that would name others' work.
+        count = standing.pending_nodes if not node or node == ROOT else len(paths)
         reason = "" if standing.is_online else f"The server is away: {standing.trouble}"
         if standing.stuck:
             reason = f"{os.fsdecode(standing.stuck[0].path)}: {standing.stuck[0].sentence}"
-        return {"sent": False, "count": standing.pending_nodes, "paths": paths, "reason": reason}
+        return {"sent": False, "count": count, "paths": paths, "reason": reason}
 
     async def flush(self) -> None:
         """Takes in what the kernel and open files hold back."""
@@ -253,7 +261,8 @@ class Verbs:
             await self._drive.sync.sent(await self._lookup(path))
         if scope.cancelled_caught:
             raise Refused(
-                "What it is now is not on the server yet, and would be lost. `satchel wait` says why; then try again.",
+                "What it is now is not on the server yet, and would be lost. satchel status says why; try again when "
+                "that is sent.",
                 Exit.PENDING,
             )
         restored = await self._drive.restore.path(path, rev)
@@ -262,7 +271,7 @@ class Verbs:
     async def _pin(self, fields: Fields) -> object:
         path = os.fsencode(str(fields["path"]))
         self._drive.pins.pin(await self._node(path))
-        return {"pinned": self._pinned_paths()}
+        return {"pinned": self._pinned_paths(), "online": self._drive.sync.standing().is_online}
 
     async def _unpin(self, fields: Fields) -> object:
         path = os.fsencode(str(fields["path"]))
@@ -276,8 +285,17 @@ class Verbs:
     async def _rev(self, at: str) -> Rev:
         """The rev that a person means by a number or a time."""
         if at.isdecimal() and len(at) != len("20261121"):
+            if not int(at):
+                raise Refused("Revs begin with 1: before that nothing existed.")
             return Rev(int(at))
-        return await self._drive.versions.rev_at(moments.parse(at))
+        time_ns = moments.parse(at)
+        now_ns = time.time_ns()
+        if time_ns > now_ns + _CLOCKS_DIFFER_NS:
+            raise Refused(
+                f"{at} is still to come: it is {moments.name(now_ns)} now. Times are UTC unless they say otherwise, "
+                "such as 2026-11-21T10:15+02:00."
+            )
+        return await self._drive.versions.rev_at(time_ns)
 
     async def _stop(self, fields: Fields) -> object:
         """Unmounts, which ends the daemon; raises Refused when programs use the mount and `lazy` is not said."""

@@ -315,6 +315,43 @@ def test_versions_follow_programs_that_save_by_renaming(device: Any) -> None:
     assert sizes == [3, 2, 1]
 
 
+def test_a_file_that_was_brought_back_has_the_versions_from_before_it_was_removed(device: Any) -> None:
+    desk = device("desk")
+    folder = desk.path / "folder"
+    folder.mkdir()
+    file = folder / "report"
+    for content in ("1", "22"):
+        file.write_text(content)
+        desk.wait()
+    newest = json.loads(desk.must("versions", file, "--json"))[0]
+    # Until it is older than a file that is only written slowly.
+    while time.time_ns() < newest["time_ns"] + 1_100_000_000:
+        desk.wait()
+    file.unlink()
+    desk.wait()
+    (folder / "other").write_text("something else")
+    desk.wait()
+    desk.must("restore", file, "--at", str(newest["rev"]))
+    desk.wait()
+    found = json.loads(desk.must("versions", file, "--json"))
+    assert [(one["kind"], one["size_bytes"]) for one in found][-3:] == [(None, 0), ("file", 2), ("file", 1)]
+    # What is as it was then already gets no new version.
+    desk.must("restore", folder, "--at", str(found[0]["rev"]))
+    desk.wait()
+    assert json.loads(desk.must("versions", file, "--json")) == found
+
+
+def test_restore_to_no_time_says_so(device: Any) -> None:
+    desk = device("desk")
+    (desk.path / "report").write_text("first")
+    desk.wait()
+    for at, sentence in (("0", "Revs begin with 1"), ("2999-01-01", "still to come"), ("tea time", "is no time")):
+        refused = desk.cli("restore", desk.path / "report", "--at", at)
+        assert refused.returncode == 1
+        assert sentence in refused.stderr
+    assert (desk.path / "report").read_text() == "first"
+
+
 def test_stats_go_on_after_a_restart(device: Any) -> None:
     desk = device("desk")
     (desk.path / "data").write_bytes(os.urandom(100_000))
