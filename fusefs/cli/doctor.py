@@ -150,7 +150,7 @@ def _server(account: Account) -> Iterator[Finding]:
         yield Finding(
             "server",
             False,
-            f"{account.url} cannot be reached: {error}",
+            str(error),
             "Check the network and the server; meanwhile files that are on this device can be read and written",
         )
         return

@@ -18,11 +18,13 @@ def versions(path: str, *, as_json: bool) -> None:
         return
     if not found:
         print(f"{path} has no versions on the server yet.")
+        return
+    print(f"{'rev':>8}  {'time (UTC)':<20}  {'what':>10}  who")
     for one in found:
         when = datetime.fromtimestamp(one["time_ns"] / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         what = "removed" if one["kind"] is None else one["kind"] if one["kind"] != "file" else size(one["size_bytes"])
         mark = "   (lost against another edit)" if one["is_conflict"] else ""
-        who = f"  {one['user']} on {one['device']}" if one["user"] else ""
+        who = f"  {' on '.join(part for part in (one['user'], one['device']) if part)}" if one["user"] else ""
         name = f"  as {one['name']}" if one["name"] not in ("", os.path.basename(path.rstrip("/"))) else ""
         print(f"{one['rev']:>8}  {when}  {what:>10}{who}{name}{mark}")
 
@@ -30,5 +32,5 @@ def versions(path: str, *, as_json: bool) -> None:
 def restore(path: str, at: str) -> None:
     """Makes the path what it was then; raises Refused."""
     found = ask("restore", seconds=ANSWER_SECONDS, path=path_in_mount(path), at=at)
-    what = f"{found['nodes']} files and folders below it are" if found["nodes"] > 1 else "It is"
-    print(f"{what} as of rev {found['rev']} again; what {path} was until now is kept as a version.")
+    what = f"{path} and what is below it ({found['nodes']} in all) are" if found["nodes"] > 1 else f"{path} is"
+    print(f"{what} as of rev {found['rev']} again; the states until now are kept as versions.")

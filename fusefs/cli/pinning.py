@@ -5,8 +5,9 @@ from fusefs.cli.asking import ask, path_in_mount
 
 def pin(path: str) -> None:
     """Keeps the path's content here from now on; raises Refused."""
-    ask("pin", path=path_in_mount(path))
-    print(f"{path} stays on this machine from now on; what is missing of it is being fetched.")
+    found = ask("pin", path=path_in_mount(path))
+    when = "is being fetched" if found["online"] else "is fetched when the server is back"
+    print(f"{path} stays on this machine from now on; what is missing of it {when}.")
 
 
 def unpin(path: str) -> None:

@@ -4,6 +4,7 @@ import getpass
 import os
 import shutil
 import sys
+import warnings
 
 import trio
 
@@ -41,11 +42,18 @@ def login(url: str, user: str, *, is_password_on_stdin: bool, device_name: str |
 
 def _password(user: str, is_on_stdin: bool) -> str:
     if is_on_stdin:
-        return sys.stdin.readline().rstrip("\r\n")
-    try:
-        return getpass.getpass(f"Password of {user}: ")
-    except EOFError:
-        raise Refused("No password was given. Without a terminal, use --password-stdin.", Exit.USAGE) from None
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        try:
+            with warnings.catch_warnings():
+                # Where it would be shown as it is typed, it is not asked for.
+                warnings.simplefilter("error", getpass.GetPassWarning)
+                password = getpass.getpass(f"Password of {user}: ")
+        except (EOFError, getpass.GetPassWarning):
+            raise Refused("There is no terminal to ask for the password: use --password-stdin.", Exit.USAGE) from None
+    if not password:
+        raise Refused("No password was given.", Exit.USAGE)
+    return password
 
 
 async def _signed_in(url: str, user: str, password: str, device_name: str, allow_insecure: bool) -> Account:
@@ -59,7 +67,7 @@ async def _signed_in(url: str, user: str, password: str, device_name: str, allow
     except NotSignedIn as error:
         raise Refused(f"{url} did not take this name and password: {error}", Exit.SIGN_IN) from error
     except Unreachable as error:
-        raise Refused(f"{error} Nothing was changed here; try again when {url} answers.", Exit.UNREACHABLE) from error
+        raise Refused(f"{error} Nothing was changed here; try again later.", Exit.UNREACHABLE) from error
     except (NotAllowed, RemoteError) as error:
         raise Refused(f"{url} did not sign this device in: {error}") from error
     home = next((space for space in spaces if space.space == answer.home), None)

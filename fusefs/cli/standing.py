@@ -31,10 +31,14 @@ def told(found: dict[str, Any]) -> list[str]:
         lines.append(f"  Up      {_count(pending['count'], 'change')}, {size(pending['bytes'])} of content")
         lines += [f"          {path}" for path in pending["paths"]]
     lines.append(f"  Cache   {size(cache['bytes'])} of {size(cache['limit_bytes'])}")
+    if found.get("pinned"):
+        lines.append(f"  Pinned  {', '.join(found['pinned'])}")
     if found.get("quota_bytes"):
         lines.append(f"  Quota   {size(found['used_bytes'])} of {size(found['quota_bytes'])}")
     if found["unlisted_folders"]:
-        lines.append(f"  Names   {_count(found['unlisted_folders'], 'folder')} not listed yet: not seen offline")
+        lines.append(
+            f"  Names   {_count(found['unlisted_folders'], 'folder')} not listed yet: nothing below is seen offline"
+        )
     for stuck in found["stuck"]:
         lines.append(f"  Issue   {stuck['path'] or 'the drive'}: {stuck['sentence']}")
         lines.append(f"          tried again in {stuck['seconds']:.0f} s; it is safe on this device meanwhile")
@@ -45,8 +49,9 @@ def _safety(found: dict[str, Any]) -> str:
     count = found["pending"]["count"]
     if not count:
         return "All changes are on the server."
-    when = "they are being sent" if found["online"] else "they are sent when the server is back"
-    return f"{_count(count, 'change')} not on the server yet; safe on this device, and {when}."
+    they = "it is" if count == 1 else "they are"
+    when = "being sent" if found["online"] else "sent when the server is back"
+    return f"{_count(count, 'change')} not on the server yet; safe on this device, and {they} {when}."
 
 
 def _host(url: str) -> str:

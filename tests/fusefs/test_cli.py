@@ -96,7 +96,7 @@ def test_without_a_mount(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         (
             {"pending": {"count": 1, "bytes": 1, "paths": ["a"]}, "online": False},
             Exit.PENDING,
-            "1 change not on the server yet; safe on this device, and they are sent when the server is back.",
+            "1 change not on the server yet; safe on this device, and it is sent when the server is back.",
         ),
     ],
 )
