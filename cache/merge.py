@@ -64,8 +64,12 @@ def _settle_removal_elsewhere(record: Record, news: NodeVersion, is_kept_alive: 
     """Edit against delete: the edit lives."""
     if record.local is None:
         return Settled(None)
-    is_edit = is_kept_alive or bool(record.staged) or _is_edit(record.local, record.synced)
-    return Settled(replace(record, rev=news.rev, synced=None) if is_edit else None)
+    local = record.local
+    if not local.names and record.synced is not None:
+        # Its names were another's already (see News): it has them still, if it lives.
+        local = replace(local, names=record.synced.names)
+    is_edit = is_kept_alive or bool(record.staged) or _is_edit(local, record.synced)
+    return Settled(replace(record, rev=news.rev, local=local, synced=None) if is_edit else None)
 
 
 def _settle_removal_here(record: Record, news: NodeVersion, there: NodeState) -> Settled:
@@ -142,7 +146,7 @@ def _merge_names(
     agreed: tuple[Name, ...], here: tuple[Name, ...], there: tuple[Name, ...], kind: Kind, is_local_newer: bool
 ) -> tuple[Name, ...]:
     """Move against move: the newest wins; hard links made or removed on both sides all count."""
-    if here in (there, agreed):
+    if here in (there, agreed) or not here:
         return there
     if there == agreed:
         return here

@@ -144,14 +144,26 @@ class News:
                 record = self._yield(holder, name, node, record, name, version.edited_ns)
             elif record.local is not None:
                 # It was given to another meanwhile, and is not the server's for this node.
-                if version.state is None and self._is_folder(node) and self._is_folder(holder):
-                    self._move_children(node, holder)
+                if version.state is None and self._give_to(holder, node, record):
                     self._edit.drop(node)
                     return
                 record = replace(record, local=_renamed(record.local, name, self._free_name(name)))
         self._put(node, record, version.edited_ns - self._correction_ns)
         if record.local is not None and record.local.kind is Kind.FOLDER:
             self._undo_cycles(node)
+
+    def _give_to(self, holder: NodeId, node: NodeId, record: Record) -> bool:
+        """Gives what is left of a node that was removed elsewhere to the one that has its name now, if that can be."""
+        other = self._edit.get(holder)
+        if record.local is None or other.local is None or record.local.kind is not other.local.kind:
+            return False
+        if record.local.kind is Kind.FOLDER:
+            self._move_children(node, holder)
+            return True
+        if len(record.local.names) > 1 or self._is_busy(holder):
+            return False
+        self._put(holder, self._join(node, record, holder, other, 0), 0)
+        return True
 
     def _put(self, node: NodeId, record: Record, edited_ns: int) -> None:
         self._edit.put(node, record)
@@ -198,10 +210,16 @@ class News:
         mine, theirs = other.local, record.local
         if mine is None or theirs is None:
             return record
-        if not other.is_dirty and mine.kind is not Kind.FOLDER and self._edit.news_of(loser) is not None:
-            # The server gave it another name, or none, in news that waits here: until then it is not shown.
+        waiting = self._edit.news_of(loser)
+        if (
+            waiting is not None
+            and mine.kind is not Kind.FOLDER
+            and (waiting.state is None or own not in waiting.state.names)
+        ):
+            # The server took the name from it, in news that waits here: until then it is not shown there.
             left = tuple(kept for kept in mine.names if kept != own)
-            self._edit.put(loser, replace(other, local=replace(mine, names=left)))
+            hidden = replace(other, local=replace(mine, names=left), is_dirty=True, synced=other.agreed)
+            self._put(loser, hidden, 0)
             return record
         if other.is_dirty and mine.kind is theirs.kind:
             # Of a folder that is not listed here, what is in it is not known.
@@ -215,7 +233,9 @@ class News:
                 self._edit.set_local(loser, replace(mine, names=left), self._edit.edited_ns(loser))
                 return record
             if mine.kind is not Kind.FOLDER and not self._is_busy(loser):
-                return self._join(loser, other, mine, node, record, theirs, edited_ns)
+                joined = self._join(loser, other, node, record, edited_ns)
+                self._remove(loser)
+                return joined
         free = Name(name.parent, self._free_name(name))
         self._edit.set_local(loser, _renamed(mine, own, free.name, free.parent), self._edit.edited_ns(loser))
         return record
@@ -226,20 +246,13 @@ class News:
     def _remove(self, node: NodeId) -> None:
         self._edit.set_local(node, None, self._edit.edited_ns(node))
 
-    def _join(  # noqa: PLR0917 - two nodes, with what is known of each
-        self,
-        loser: NodeId,
-        other: Record,
-        mine: NodeState,
-        node: NodeId,
-        record: Record,
-        theirs: NodeState,
-        theirs_edited_ns: int,
-    ) -> Record:
-        """Two files were given one name: equal ones become one, of unequal ones the newer has the name."""
+    def _join(self, loser: NodeId, other: Record, node: NodeId, record: Record, theirs_edited_ns: int) -> Record:
+        """What becomes of two files given one name: equal ones become one, of unequal ones the newer has the name."""
+        mine, theirs = other.local, record.local
+        assert mine is not None
+        assert theirs is not None
         edited_ns = self._edit.edited_ns(loser)
         lost_ns = self._edited_ns(loser)
-        self._remove(loser)
         if not other.staged and (mine.content, mine.target) == (theirs.content, theirs.target) and not record.staged:
             return record
         if lost_ns <= max(theirs_edited_ns, self._edited_ns(node)):

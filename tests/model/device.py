@@ -28,7 +28,7 @@ from cache.upload import Upload
 from fusefs.face import Face
 from fusefs.handles import OpenFiles
 from fusefs.volume import Volume
-from remote.protocol.errors import Unreachable
+from remote.protocol.errors import RemoteError, Unreachable
 from remote.protocol.ids import NOW, ROOT, ChunkId, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import (
     Changes,
@@ -92,6 +92,7 @@ class Wire:
         """Brings a request to the server and its answer back; raises Unreachable when either is lost."""
         await self._way()
         answer: list[T] = []
+        errors: list[RemoteError] = []
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
@@ -100,11 +101,16 @@ class Wire:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
-            answer.append(await request())
+            try:
+                answer.append(await request())
+            except RemoteError as error:
+                errors.append(error)
             nursery.cancel_scope.cancel()
-        if not answer:
+        if not answer and not errors:
             raise Unreachable("the wire was pulled")
         await self._way()
+        if errors:
+            raise errors[0]
         return answer[0]
 
     async def _way(self) -> None:

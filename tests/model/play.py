@@ -221,30 +221,37 @@ class Play:
 
     async def _append(self, device: Device, x: int, y: int) -> None:
         _, node = self._pick(device, x, [Kind.FILE])
-        before = await device.content(node)
         await self._excuse(device, node)
         handle = device.volume.open(node, is_writing=True, is_truncating=False)
         try:
+            # While it is open for writing, nothing from elsewhere changes its content.
+            before = bytes(await device.files.read(handle, 0, 1 << 40))
             more = self._content(device, y)
             await device.files.write(handle.file, len(before), more)
             device.volume.flush(handle.file)
+            assert await device.content(node) == before + more
+            if not handle.file.is_orphan:
+                self.written[before + more] = f"node {node} on device {device.number}"
         finally:
             device.volume.close(handle)
-        self.written[before + more] = f"node {node} on device {device.number}"
         self._note(device, node)
-        assert await device.content(node) == before + more
 
     async def _cut(self, device: Device, x: int, y: int) -> None:
         _, node = self._pick(device, x, [Kind.FILE])
-        before = await device.content(node)
         await self._excuse(device, node)
-        size = y % (len(before) + 3)
-        device.volume.set_attributes(node, Setting(size=size), None)
-        after = before[:size] + bytes(max(0, size - len(before)))
-        if size >= 4:
-            self.written[after] = f"node {node} on device {device.number}"
+        handle = device.volume.open(node, is_writing=True, is_truncating=False)
+        try:
+            before = bytes(await device.files.read(handle, 0, 1 << 40))
+            size = y % (len(before) + 3)
+            device.volume.set_attributes(node, Setting(size=size), handle)
+            device.volume.flush(handle.file)
+            after = before[:size] + bytes(max(0, size - len(before)))
+            assert await device.content(node) == after
+            if size >= 4:
+                self.written[after] = f"node {node} on device {device.number}"
+        finally:
+            device.volume.close(handle)
         self._note(device, node)
-        assert await device.content(node) == after
 
     async def _hold(self, device: Device, x: int, y: int) -> None:
         """Opens a file, writes to it, and keeps it open."""
