@@ -14,10 +14,19 @@ from fusefs.control import Exit, Refused
 VERSION_NAME: Final = "satchel"
 _F = TypeVar("_F", bound=Callable[..., object])
 
+_OPTIONS_HELP: Final = (
+    "Options as mount(8) takes them, by commas: ro, allow_other, allow_root, noexec and so on; cache_size=20G, "
+    "free_floor=5G (left free on the disk), read_seconds=15 (after which a read that cannot be served fails)."
+)
+
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 it could not be done, 2 not a command like that, 3 not mounted, 4 not signed in, "
+    "5 the server is away, 6 the server does not have all of it yet.",
+)
 @click.version_option(package_name=VERSION_NAME, message="satchel %(version)s")
 def satchel() -> None:
     """Your drive: mount it, work in it, online or not."""
@@ -38,7 +47,7 @@ def login(url: str, user: str, password_stdin: bool, device_name: str | None, in
     )
 
 
-@satchel.command()
+@satchel.command(short_help="Forget this device's sign-in.")
 def logout() -> None:
     """Forget this device's sign-in; files and edits that were not sent stay on this machine."""
     from fusefs.cli import signing_in  # noqa: PLC0415
@@ -49,7 +58,7 @@ def logout() -> None:
 @satchel.command()
 @click.argument("folder", metavar="DIR")
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error; for systemd and for looking.")
-@click.option("-o", "options", metavar="OPTIONS", multiple=True, help="Options as mount(8) takes them, by commas.")
+@click.option("-o", "options", metavar="OPTIONS", multiple=True, help=_OPTIONS_HELP)
 def mount(folder: str, foreground: bool, options: tuple[str, ...]) -> None:
     """Mount the drive at DIR; returns when it can be used."""
     from fusefs.cli import mounting  # noqa: PLC0415
@@ -57,7 +66,7 @@ def mount(folder: str, foreground: bool, options: tuple[str, ...]) -> None:
     mounting.mount(folder, is_foreground=foreground, options=",".join(options))
 
 
-@satchel.command()
+@satchel.command(short_help="Unmount DIR; nothing unsent is lost.")
 @click.argument("folder", metavar="DIR")
 @click.option("-z", "--lazy", is_flag=True, help="Take it away at once, also while programs use it.")
 def umount(folder: str, lazy: bool) -> None:
@@ -67,7 +76,7 @@ def umount(folder: str, lazy: bool) -> None:
     mounting.umount(folder, is_lazy=lazy)
 
 
-@satchel.command()
+@satchel.command(short_help="Say whether your work is safe.")
 @_json
 def status(as_json: bool) -> None:
     """Say whether your work is safe; exit code 0: all is on the server, 6: not yet, 5: the server is away."""
@@ -76,7 +85,7 @@ def status(as_json: bool) -> None:
     sys.exit(standing.status(as_json=as_json))
 
 
-@satchel.command()
+@satchel.command(short_help="Return when the server has all, or PATH.")
 @click.argument("path", required=False)
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="Give up after this many seconds.")
 def wait(path: str | None, timeout: float | None) -> None:
@@ -86,7 +95,7 @@ def wait(path: str | None, timeout: float | None) -> None:
     standing.wait(path, timeout)
 
 
-@satchel.command()
+@satchel.command(short_help="List what PATH was before, newest first.")
 @click.argument("path")
 @_json
 def versions(path: str, as_json: bool) -> None:
@@ -96,17 +105,20 @@ def versions(path: str, as_json: bool) -> None:
     past.versions(path, as_json=as_json)
 
 
-@satchel.command()
+@satchel.command(short_help="Make PATH again what it was then.")
 @click.argument("path")
 @click.option("--at", required=True, metavar="TIME|REV", help="A time (2026-11-21T10:15, UTC unless said) or a rev.")
 def restore(path: str, at: str) -> None:
-    """Make PATH again what it was then; what it is now stays a version."""
+    """Make PATH again what it was then, also when it was removed; what it is now stays a version.
+
+    In a folder, what came since then stays.
+    """
     from fusefs.cli import past  # noqa: PLC0415
 
     past.restore(path, at)
 
 
-@satchel.command()
+@satchel.command(short_help="Keep PATH on this machine: for offline use.")
 @click.argument("path")
 def pin(path: str) -> None:
     """Keep PATH, and all that is or comes below it, on this machine: for offline use."""
@@ -124,7 +136,7 @@ def unpin(path: str) -> None:
     pinning.unpin(path)
 
 
-@satchel.command()
+@satchel.command(short_help="Count what went over the wire.")
 @_json
 def stats(as_json: bool) -> None:
     """Count what went over the wire since this device was set up, and what the cache could answer."""
@@ -133,7 +145,7 @@ def stats(as_json: bool) -> None:
     standing.stats(as_json=as_json)
 
 
-@satchel.command()
+@satchel.command(short_help="Check this machine, and say what to do.")
 @_json
 def doctor(as_json: bool) -> None:
     """Look at all that a mount needs, and say what to do where something is missing."""
