@@ -6,7 +6,7 @@ from fusefs.cli.asking import ask, path_in_mount
 def pin(path: str) -> None:
     """Keeps the path's content here from now on; raises Refused."""
     found = ask("pin", path=path_in_mount(path))
-    when = "is being fetched" if found["online"] else "is fetched when the server is back"
+    when = "is being fetched" if found.get("online", True) else "is fetched when the server is back"
     print(f"{path} stays on this machine from now on; what is missing of it {when}.")
 
 
