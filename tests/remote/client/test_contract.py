@@ -373,7 +373,7 @@ async def test_messages_are_the_same_after_the_wire(desk: Desk) -> None:
         uid=2**32 - 1,
         atime_ns=2**63 - 1,
         xattrs={b"user.\xff": b"\x00" * 60_000, b"user.empty": b""},
-        content=Manifest(1 << 50, entries=(Entry(ChunkId(b""), b"", 1 << 50),)),
+        content=Manifest(1 << 43, entries=(Entry(ChunkId(b""), b"", 1 << 43),)),
     )
     answer = await desk.commit(made(node, state))
     assert answer.rev, answer.reason
