@@ -378,7 +378,10 @@ def acknowledge(
     agreed, new_rev = sent, rev
     is_same = record.local is not None and is_unchanged and replace(record.local, content=sent.content) == sent
     if is_touch:
-        before = record.agreed or sent
+        before = record.agreed
+        if before is None:
+            # Removed elsewhere: there was nothing to be touched.
+            return
         agreed = touched(before, sent, is_on_top=record.rev == touch_base) if is_next else before
         new_rev = rev if agreed != before else record.rev
         is_same = is_same or not record.is_dirty

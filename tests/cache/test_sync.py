@@ -1,0 +1,581 @@
+"""Pull, Push and Sync between real devices and the reference server: the races that people never see, one by one."""
+
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from cache import push as push_module
+from cache.errors import DiskFull
+from fusefs.handles import Handle
+from fusefs.volume import RENAME_EXCHANGE, Caller
+from remote.protocol.ids import NOW, ROOT, NodeId
+from remote.protocol.messages import Commit, Listing
+from remote.protocol.nodes import Kind, Name
+from tests.model.device import Device, Time, check_tree
+from tests.model.play import in_no_time, quiet
+from tests.model.server import Server
+
+ME = Caller(1000, 1000, 0o22)
+MANY = int(os.environ.get("SATCHEL_MODEL_MANY", "4500"))
+
+
+class World:
+    """A server and two devices that are online and quiet."""
+
+    def __init__(self, home: Path, clock: Time, nursery: trio.Nursery) -> None:
+        self.home = home
+        self.server = Server(clock)
+        self.one = Device(home, self.server, 1)
+        self.two = Device(home, self.server, 2)
+        self.nursery = nursery
+
+    async def quiet(self) -> None:
+        """Both do what is left to do, and show the same as the server."""
+        await quiet(self.one, self.two)
+        for device in (self.one, self.two):
+            check_tree(device)
+            assert device.local() == self.server.alive()
+            assert not device.stagings.ids()
+
+    def names(self) -> set[bytes]:
+        """Names on the server."""
+        return {name.name for node, state in self.server.alive().items() if node != ROOT for name in state.names}
+
+    def conflicts(self) -> int:
+        """Versions that lost."""
+        return sum(version.is_conflict for versions in self.server.versions.values() for version in versions)
+
+
+def in_world(scene: Callable[[World], Awaitable[None]]) -> None:
+    async def run(home: Path, clock: Time) -> None:
+        async with trio.open_nursery() as nursery:
+            world = World(home, clock, nursery)
+            await world.one.start(nursery)
+            await world.two.start(nursery)
+            await world.quiet()
+            await scene(world)
+            await world.one.stop()
+            await world.two.stop()
+
+    in_no_time(run)
+
+
+async def make(device: Device, name: bytes, data: bytes = b"", folder: NodeId = ROOT) -> NodeId:
+    node = await device.volume.make(folder, name, stat.S_IFREG | 0o644, ME)
+    if data:
+        await write(device, node, data)
+    return node
+
+
+async def make_folder(device: Device, name: bytes, folder: NodeId = ROOT) -> NodeId:
+    return await device.volume.make(folder, name, stat.S_IFDIR | 0o755, ME)
+
+
+async def begin(device: Device, node: NodeId, data: bytes) -> Handle:
+    """Opens the file and writes all of it; it stays open."""
+    handle = device.volume.open(node, is_writing=True, is_truncating=True)
+    await device.files.write(handle.file, 0, data)
+    return handle
+
+
+def end(device: Device, handle: Handle) -> None:
+    device.volume.flush(handle.file)
+    device.volume.close(handle)
+
+
+async def write(device: Device, node: NodeId, data: bytes) -> None:
+    end(device, await begin(device, node, data))
+
+
+async def save(device: Device, name: bytes, data: bytes) -> None:
+    """As an editor does."""
+    await make(device, name + b"~", data)
+    await device.volume.rename(ROOT, name + b"~", ROOT, name, 0)
+
+
+def watch(server: Server, look: Callable[[], None]) -> None:
+    """Calls `look` after each commit."""
+    take = server.take
+
+    def taken(*args: object) -> object:
+        answer = take(*args)  # type: ignore[arg-type]
+        look()
+        return answer
+
+    server.take = taken  # type: ignore[assignment, method-assign]
+
+
+def test_a_saved_file_is_never_without_name_or_content_elsewhere() -> None:
+    async def scene(world: World) -> None:
+        await make(world.one, b"doc", b"version 0")
+        await world.quiet()
+        seen: list[bytes] = []
+
+        def look() -> None:
+            found = [
+                state.content
+                for state in world.server.alive().values()
+                if Name(ROOT, b"doc") in state.names and state.content is not None
+            ]
+            assert len(found) == 1
+            seen.append(found[0].inline)
+
+        watch(world.server, look)
+        for number in range(1, 30):
+            await save(world.one, b"doc", b"version %d" % number)
+            await trio.sleep(0.007 * (number % 5))
+        await world.quiet()
+        assert seen[-1] == b"version 29"
+        assert b"" not in seen
+
+    in_world(scene)
+
+
+def test_names_that_are_exchanged_are_never_missing_elsewhere() -> None:
+    async def scene(world: World) -> None:
+        await make(world.one, b"a", b"one")
+        await make(world.one, b"b", b"two")
+        await world.quiet()
+        watch(world.server, lambda: None if {b"a", b"b"} <= world.names() else pytest.fail("a name is missing"))
+        for _ in range(5):
+            await world.one.volume.rename(ROOT, b"a", ROOT, b"b", RENAME_EXCHANGE)
+            await trio.sleep(0.05)
+        await world.quiet()
+
+    in_world(scene)
+
+
+def test_many_thousand_edits_made_offline_are_sent_in_few_commits() -> None:
+    async def scene(world: World) -> None:
+        world.one.wire.set_up(False)
+        folder = await make_folder(world.one, b"many")
+        for number in range(MANY):
+            await make(world.one, b"%d" % number, folder=folder)
+        before = world.server.head
+        world.one.wire.set_up(True)
+        world.one.sync.retry_now()
+        await world.quiet()
+        assert len(world.server.alive()) == MANY + 2
+        assert world.server.head - before <= MANY / 1_000 + 5
+
+    in_world(scene)
+
+
+def test_a_chain_of_renames_longer_than_a_commit_is_sent_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(world: World) -> None:
+        nodes = [await make(world.one, b"log.%d" % number, b"%d" % number) for number in range(60)]
+        await world.quiet()
+        monkeypatch.setattr(push_module, "CHANGES_MAX", 20)
+        monkeypatch.setattr(push_module, "COMMIT_CHANGES", 20)
+        world.one.push._limit = 20
+        world.one.wire.set_up(False)
+        for number in reversed(range(60)):
+            await world.one.volume.rename(ROOT, b"log.%d" % number, ROOT, b"log.%d" % (number + 1), 0)
+        await make(world.one, b"log.0", b"new")
+        watch(world.server, lambda: None)
+        await world.quiet()
+        for number, node in enumerate(nodes):
+            state = world.server.alive()[node]
+            assert state.names == (Name(ROOT, b"log.%d" % (number + 1)),)
+
+    in_world(scene)
+
+
+def test_a_change_that_the_server_calls_wrong_holds_up_no_other() -> None:
+    async def scene(world: World) -> None:
+        world.server.refuses = lambda change: (
+            change.state is not None and any(name.name.startswith(b"bad") for name in change.state.names)
+        )
+        world.one.wire.set_up(False)
+        for number in range(40):
+            await make(world.one, b"bad" if number == 17 else b"%d" % number, b"content")
+        await save(world.one, b"bad2", b"content")
+        bad = await world.one.volume.lookup(ROOT, b"bad")
+        world.one.wire.set_up(True)
+        await trio.sleep(30)
+        assert len(world.names()) == 39
+        assert b"poisoned" in world.one.sync.trouble_of(bad).encode()
+        for name in (b"bad", b"bad2"):
+            await world.one.volume.rename(ROOT, name, ROOT, name[1:], 0)
+        await world.quiet()
+        assert len(world.names()) == 41
+
+    in_world(scene)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 40])
+def test_a_full_disk_stops_neither_loop_for_ever(seconds: float) -> None:
+    async def scene(world: World) -> None:
+        append = world.two.state._append
+
+        def full(puts: object) -> None:
+            raise DiskFull("This disk is full.")
+
+        world.two.state._append = full  # type: ignore[assignment, method-assign]
+        await make(world.one, b"a", b"content")
+        await trio.sleep(seconds)
+        assert world.two.tree.child(ROOT, b"a") is None
+        assert "full" in world.two.sync.standing().trouble
+        world.two.state._append = append  # type: ignore[method-assign]
+        await make(world.two, b"b", b"content")
+        await world.quiet()
+
+    in_world(scene)
+
+
+def test_a_full_disk_when_an_answer_comes_makes_no_second_version() -> None:
+    async def scene(world: World) -> None:
+        node = await make(world.one, b"a", b"content")
+        append = world.one.state._append
+        tries = iter(range(3))
+
+        def full(puts: object) -> None:
+            if world.server.alive().get(node) is not None and next(tries, None) is not None:
+                raise DiskFull("This disk is full.")
+            append(puts)  # type: ignore[arg-type]
+
+        world.one.state._append = full  # type: ignore[assignment, method-assign]
+        await world.quiet()
+        assert next(tries, None) is None
+        assert len(world.server.versions[node]) == 1
+        assert not world.conflicts()
+
+    in_world(scene)
+
+
+@pytest.mark.logs_errors("synchronisation failed")
+def test_a_fault_of_ours_is_logged_and_tried_again() -> None:
+    async def scene(world: World) -> None:
+        apply = world.two.pull._apply
+        faults = iter(range(2))
+
+        def faulty(commit: object) -> None:
+            if next(faults, None) is not None:
+                raise RuntimeError("a fault")
+            apply(commit)  # type: ignore[arg-type]
+
+        world.two.pull._apply = faulty  # type: ignore[assignment, method-assign]
+        await make(world.one, b"a", b"content")
+        await world.quiet()
+
+    in_world(scene)
+
+
+def pull_the_plug_after_the_next_commit(world: World) -> trio.Event:
+    """The server takes the next commit of device one, whose answer is lost with the line."""
+    done = trio.Event()
+
+    def look() -> None:
+        world.one.wire.set_up(False)
+        done.set()
+
+    watch(world.server, look)
+    return done
+
+
+@pytest.mark.parametrize("kills", [True, False])
+def test_a_commit_whose_answer_was_lost_is_not_made_twice(kills: bool) -> None:
+    async def scene(world: World) -> None:
+        node = await make(world.one, b"a", b"first")
+        await world.quiet()
+        lost = pull_the_plug_after_the_next_commit(world)
+        await write(world.one, node, b"second")
+        await make(world.one, b"b", b"new")
+        await lost.wait()
+        del world.server.take  # type: ignore[method-assign]
+        if kills:
+            await world.one.kill()
+            await world.one.start(world.nursery)
+        await trio.sleep(100)
+        await world.quiet()
+        assert world.names() == {b"a", b"b"}
+        assert not world.conflicts()
+        if not kills:
+            assert len(world.server.versions[node]) == 2
+
+    in_world(scene)
+
+
+@pytest.mark.parametrize("kills", [True, False])
+def test_what_is_removed_while_its_first_commit_is_on_its_way_does_not_stay(kills: bool) -> None:
+    async def scene(world: World) -> None:
+        lost = pull_the_plug_after_the_next_commit(world)
+        await make(world.one, b"a", b"content")
+        await lost.wait()
+        del world.server.take  # type: ignore[method-assign]
+        await world.one.volume.unlink(ROOT, b"a")
+        if kills:
+            await world.one.kill()
+            await world.one.start(world.nursery)
+        await world.quiet()
+        assert not world.names()
+
+    in_world(scene)
+
+
+def test_what_is_written_while_its_content_is_on_its_way_is_sent_too() -> None:
+    async def scene(world: World) -> None:
+        node = await make(world.one, b"a")
+        await world.quiet()
+        world.one.wire.delay_seconds = 0.2
+        for number in range(20):
+            await write(world.one, node, b"content %d" % number)
+            await trio.sleep(0.05)
+        await trio.sleep(5)
+        handle = world.one.volume.open(node, is_writing=True, is_truncating=False)
+        await world.one.files.write(handle.file, 0, b"CON")
+        await trio.sleep(3)
+        assert world.server.alive()[node].content.inline == b"content 19"  # type: ignore[union-attr]
+        end(world.one, handle)
+        await world.quiet()
+        assert await world.two.content(node) == b"CONtent 19"
+        assert not world.conflicts()
+
+    in_world(scene)
+
+
+def test_news_of_a_file_that_is_being_written_waits_until_it_is_closed() -> None:
+    async def scene(world: World) -> None:
+        node = await make(world.one, b"a", b"first")
+        await world.quiet()
+        handle = await begin(world.two, node, b"of two")
+        await write(world.one, node, b"of one")
+        await trio.sleep(5)
+        assert await world.two.content(node) == b"of two"
+        end(world.two, handle)
+        await world.quiet()
+        assert await world.one.content(node) == b"of two"
+        # The edit that lost is marked by what overrides it.
+        assert len(world.server.versions[node]) == 3
+
+    in_world(scene)
+
+
+def test_a_listing_that_was_overtaken_by_the_journal_brings_nothing_back() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"d")
+        for name in (b"goes", b"moves", b"stays"):
+            await make(world.one, name, name, folder)
+        await world.quiet()
+        fresh = Device(world.home, world.server, 3, is_walking=False)
+        await fresh.start(world.nursery)
+        await fresh.volume.children(ROOT)
+        service = fresh.pull.service
+        ask = service.list_folders
+        asked = trio.Event()
+
+        async def slow(space: object, folders: object, as_of: object = NOW) -> Listing:
+            answer = await ask(space, folders)  # type: ignore[arg-type]
+            asked.set()
+            await trio.sleep(5)
+            return answer
+
+        service.list_folders = slow  # type: ignore[assignment, method-assign]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fresh.volume.children, folder)
+            await asked.wait()
+            await world.one.volume.unlink(folder, b"goes")
+            await world.one.volume.rename(folder, b"moves", ROOT, b"moved", 0)
+            await make(world.one, b"comes", b"comes", folder)
+            await world.quiet()
+        assert [child.name for child in await fresh.volume.children(folder)] == [b"comes", b"stays"]
+        assert [child.name for child in await fresh.volume.children(ROOT)] == [b"d", b"moved"]
+        check_tree(fresh)
+        await fresh.stop()
+
+    in_world(scene)
+
+
+def test_a_listing_that_is_ahead_of_the_journal_makes_no_conflict() -> None:
+    async def scene(world: World) -> None:
+        await make(world.one, b"a", b"first")
+        await world.quiet()
+        changes = world.two.pull.service.changes
+        gate = trio.Event()
+
+        async def slow(*args: object) -> object:
+            await gate.wait()
+            return await changes(*args)  # type: ignore[arg-type]
+
+        world.two.pull.service.changes = slow  # type: ignore[assignment, method-assign]
+        await world.one.volume.rename(ROOT, b"a", ROOT, b"b", 0)
+        await make(world.one, b"a", b"second")
+        await trio.sleep(1)
+        with world.two.tree.edit() as edit:
+            record = edit.get(ROOT)
+            edit.put(ROOT, type(record)(record.rev, record.local))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.two.pull.list_folder, ROOT)
+            await trio.sleep(1)
+            gate.set()
+        await world.quiet()
+        assert world.names() == {b"a", b"b"}
+
+    in_world(scene)
+
+
+def test_a_folder_removed_elsewhere_lives_with_the_file_edited_in_it_here() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"d")
+        inner = await make_folder(world.one, b"e", folder)
+        node = await make(world.one, b"f", b"first", inner)
+        await make(world.one, b"g", b"gone", inner)
+        await world.quiet()
+        world.two.wire.set_up(False)
+        await write(world.two, node, b"second")
+        for parent, name in ((inner, b"f"), (inner, b"g")):
+            await world.one.volume.unlink(parent, name)
+        for parent, name in ((folder, b"e"), (ROOT, b"d")):
+            await world.one.volume.rmdir(parent, name)
+        await quiet(world.one)
+        await world.quiet()
+        assert world.names() == {b"d", b"e", b"f"}
+        assert await world.one.content(node) == b"second"
+
+    in_world(scene)
+
+
+def test_a_folder_removed_here_lives_with_what_was_put_into_it_elsewhere() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"d")
+        await make(world.one, b"f", b"first", folder)
+        await world.quiet()
+        world.two.wire.set_up(False)
+        await world.two.volume.unlink(folder, b"f")
+        await world.two.volume.rmdir(ROOT, b"d")
+        await make(world.one, b"new", b"new", folder)
+        await world.quiet()
+        assert world.names() == {b"d", b"new"}
+
+    in_world(scene)
+
+
+def test_folders_moved_into_each_other_on_two_devices_end_without_a_cycle() -> None:
+    async def scene(world: World) -> None:
+        one = await make_folder(world.one, b"a")
+        two = await make_folder(world.one, b"b")
+        await world.quiet()
+        world.two.wire.set_up(False)
+        await world.one.volume.rename(ROOT, b"a", two, b"a", 0)
+        await world.two.volume.rename(ROOT, b"b", one, b"b", 0)
+        await quiet(world.one)
+        await world.quiet()
+        assert world.server.alive()[one].names == (Name(two, b"a"),)
+        assert world.server.alive()[two].names == (Name(ROOT, b"b"),)
+
+    in_world(scene)
+
+
+def test_the_same_new_folder_twice_becomes_one() -> None:
+    async def scene(world: World) -> None:
+        for device in (world.one, world.two):
+            device.wire.set_up(False)
+            folder = await make_folder(device, b"d")
+            inner = await make_folder(device, b"e", folder)
+            await make(device, b"same", b"same", inner)
+            await make(device, b"file", b"of %d" % device.number, inner)
+            await make(device, b"own %d" % device.number, b"own", inner)
+        await world.quiet()
+        assert sorted(name.name for state in world.server.alive().values() for name in state.names) == [
+            *[b"", b"d", b"e", b"file", b"own 1", b"own 2", b"same"]
+        ]
+
+    in_world(scene)
+
+
+def test_different_kinds_under_one_new_name_both_stay() -> None:
+    async def scene(world: World) -> None:
+        world.two.wire.set_up(False)
+        await make(world.one, b"x", b"a file")
+        await make_folder(world.two, b"x")
+        await world.quiet()
+        kinds = {state.names[0].name: state.kind for state in world.server.alive().values()}
+        assert kinds == {b"": Kind.FOLDER, b"x": Kind.FILE, b"x (2)": Kind.FOLDER}
+
+    in_world(scene)
+
+
+def test_a_journal_that_no_longer_reaches_back_is_made_up_for() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"d")
+        for number in range(10):
+            await make(world.one, b"%d" % number, b"%d" % number, folder)
+        await world.quiet()
+        world.two.wire.set_up(False)
+        await trio.sleep(1)
+        await world.one.volume.unlink(folder, b"1")
+        await world.one.volume.rename(folder, b"2", ROOT, b"2", 0)
+        await world.one.volume.rename(folder, b"3", folder, b"2", 0)
+        await make(world.one, b"new", b"new", folder)
+        await write(world.two, await world.two.volume.lookup(folder, b"4"), b"edited")
+        await quiet(world.one)
+        world.server.floor = world.server.head
+        await world.quiet()
+        assert b"new" in world.names()
+        assert await world.one.content(await world.one.volume.lookup(folder, b"4")) == b"edited"
+
+    in_world(scene)
+
+
+def test_a_new_device_asks_for_no_history() -> None:
+    async def scene(world: World) -> None:
+        for number in range(5):
+            await make(world.one, b"%d" % number)
+            await trio.sleep(1)
+        world.server.floor = world.server.head
+        fresh = Device(world.home, world.server, 3)
+        await fresh.start(world.nursery)
+        await quiet(fresh)
+        assert fresh.local() == world.server.alive()
+        await fresh.stop()
+
+    in_world(scene)
+
+
+def test_a_large_upload_that_is_interrupted_goes_on_when_the_server_is_back() -> None:
+    async def scene(world: World) -> None:
+        data = bytes(range(256)) * 12_000
+        node = await make(world.one, b"large")
+        await world.quiet()
+        sent: list[int] = []
+        is_cut = trio.Event()
+        send = world.one.pull.service.send_chunks
+
+        async def cut(space: object, chunks: dict[object, bytes]) -> int:
+            sent.append(len(chunks))
+            if len(sent) == 1:
+                world.one.wire.set_up(False)
+                is_cut.set()
+            return await send(space, chunks)  # type: ignore[arg-type]
+
+        world.one.pull.service.send_chunks = cut  # type: ignore[assignment, method-assign]
+        await write(world.one, node, data)
+        await is_cut.wait()
+        await trio.sleep(10)
+        await world.quiet()
+        assert await world.two.content(node) == data
+        handle = world.two.volume.open(node, is_writing=True, is_truncating=False)
+        await world.two.files.write(handle.file, 1_000_000, b"edited")
+        end(world.two, handle)
+        await world.quiet()
+        assert await world.one.content(node) == data[:1_000_000] + b"edited" + data[1_000_006:]
+
+    in_world(scene)
+
+
+def test_the_server_lacking_chunks_gets_them_again() -> None:
+    async def scene(world: World) -> None:
+        def forget(commit: Commit) -> None:
+            world.one.wire.before_commit = lambda commit: None
+            world.server.chunks.clear()
+
+        world.one.wire.before_commit = forget
+        node = await make(world.one, b"a", b"x" * 5_000)
+        await world.quiet()
+        assert await world.two.content(node) == b"x" * 5_000
+
+    in_world(scene)
