@@ -4,6 +4,7 @@ A small read of a cold chunk fetches the frames that it needs. A program that re
 whole chunks, fetched ahead in growing steps. What cannot be had raises: no read is short, or made of zeros, for that.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ PREFETCH_COUNT: Final = 256
 PREFETCH_MAX: Final = 256 << 10
 """Bytes of content up to which a chunk is worth fetching because its siblings are read."""
 LEAVES_KEPT: Final = 128
+AGAIN_SECONDS: Final = 0.5
+"""For one read of a program the kernel reads ahead first, and when that fails once more: that must not wait again."""
+_LATE_KEPT: Final = 64
 _SLACK: Final = 1 << 20
 """How far the kernel's own read-ahead may put reads out of order."""
 _TRIES: Final = 4
@@ -125,6 +129,7 @@ class Reader:
         self._fetches = Fetches(service, space, chunks, budget)
         self._read_seconds = read_seconds
         self._leaves: OrderedDict[bytes, _Leaf] = OrderedDict()
+        self._late: OrderedDict[bytes, float] = OrderedDict()
         self.counters: Final = Counters()
 
     @property
@@ -162,10 +167,16 @@ class Reader:
             return b""
         if cursor is not None:
             self._note(manifest, offset, stop, cursor)
-        with trio.move_on_after(self._read_seconds):
+        first = manifest.entries[0].id if manifest.entries else b""
+        is_again = trio.current_time() - self._late.pop(first, -math.inf) < AGAIN_SECONDS
+        with trio.move_on_after(0 if is_again else self._read_seconds):
             # Over a slow line all of a chunk could take longer than a read may wait.
             is_whole = cursor is not None and cursor.is_sequential and self._fetches.ahead_bytes >= AHEAD_MIN
             return await self._read(manifest, offset, stop, is_whole=is_whole)
+        if not is_again:
+            self._late[first] = trio.current_time()
+            while len(self._late) > _LATE_KEPT:
+                self._late.popitem(last=False)
         raise ContentUnavailable(
             f"A part of this file is only on the server, which did not answer within {self._read_seconds:g} s."
         )

@@ -317,10 +317,20 @@ def test_a_silent_server_is_waited_for_no_longer_than_said(tmp_path: Path, serve
             async def read() -> None:
                 with pytest.raises(ContentUnavailable, match="within 15 s"):
                     await reader.read(manifest, 0, 1_000)
+                # The kernel's second request for the same read of a program.
+                failed = trio.current_time()
+                with pytest.raises(ContentUnavailable):
+                    await reader.read(manifest, 0, 500)
+                assert trio.current_time() == failed
+                # The program's next read waits like the first.
+                with pytest.raises(ContentUnavailable):
+                    await reader.read(manifest, 0, 1_000)
+                assert trio.current_time() - failed >= 15.0
 
             nursery.start_soon(read)
-            await trio.testing.wait_all_tasks_blocked()
-            clock.jump(15.1)
+            for _ in range(2):
+                await trio.testing.wait_all_tasks_blocked()
+                clock.jump(15.1)
 
     trio.run(main, clock=clock)
 
