@@ -262,10 +262,12 @@ class Operations(pyfuse3.Operations):
                 self._versions.count(inode)
 
     async def _entries(self, inode: int) -> list[tuple[bytes, int]]:
-        dots = [(b".", inode), (b"..", inode)]
         if is_virtual(inode):
-            return [*dots, *await self._versions.children(inode)]
-        return [*dots, *((child.name, child.node) for child in await self._volume.children(NodeId(inode)))]
+            return [(b".", inode), (b"..", inode), *await self._versions.children(inode)]
+        node = NodeId(inode)
+        children = await self._volume.children(node)
+        dots = [(b".", node), (b"..", self._volume.parent(node))]
+        return [*dots, *((child.name, child.node) for child in children)]
 
     async def releasedir(self, fh: int) -> None:
         folder = self._handles.pop(fh)

@@ -159,6 +159,11 @@ class Volume:
         await self._ensure_listed(folder)
         return self.tree.children(folder)
 
+    def parent(self, folder: NodeId) -> NodeId:
+        """The folder that a folder is in; the root is in itself."""
+        state = self.record(folder).local
+        return folder if folder == ROOT or state is None else state.names[0].parent
+
     async def _ensure_listed(self, folder: NodeId) -> None:
         record = self.record(folder)
         if record.local is None or record.local.kind is not Kind.FOLDER:

@@ -318,3 +318,12 @@ def test_a_folder_counts_its_subfolders(device: Any) -> None:
     desk.in_step(laptop)
     assert os.listdir(laptop.path / "b") == ["x"]
     assert (laptop.path / "b").stat().st_nlink == 3
+
+
+def test_dots_lead_where_they_say(drive: Path) -> None:
+    (drive / "a" / "b").mkdir(parents=True)
+    listed = subprocess.run(
+        ["ls", "-fi", "--", drive / "a" / "b"], capture_output=True, check=True, text=True
+    ).stdout.split()
+    inodes = dict(zip(listed[1::2], listed[::2], strict=True))
+    assert inodes == {".": str((drive / "a" / "b").stat().st_ino), "..": str((drive / "a").stat().st_ino)}
