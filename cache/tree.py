@@ -36,7 +36,7 @@ class Table(enum.IntEnum):
 
 STATE_TABLES: Final = tuple(table.name.lower() for table in Table)
 
-_RECORDS_KEPT: Final = 16_384
+_RECORDS_KEPT: Final = 8_192
 _IDS_AT_ONCE: Final = 4_096
 
 
@@ -352,7 +352,7 @@ class Tree:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._records: dict[NodeId, Record | None] = {}
+        self._records: dict[NodeId, Record] = {}
         self._next_id = 0
         self._ids_end = 0
         self.released: set[int] = set()
@@ -385,10 +385,15 @@ class Tree:
         if value is None:
             return None
         record = _record_decoder.decode(value)
-        if len(self._records) >= _RECORDS_KEPT:
-            self._records.clear()
-        self._records[node] = record
+        self._keep(node, record)
         return record
+
+    def _keep(self, node: NodeId, record: Record) -> None:
+        """Remembers a decoded record, a bounded number of them: the oldest half goes when there are too many."""
+        if len(self._records) >= _RECORDS_KEPT and node not in self._records:
+            for old in list(self._records)[: _RECORDS_KEPT // 2]:
+                del self._records[old]
+        self._records[node] = record
 
     def child(self, parent: NodeId, name: bytes) -> NodeId | None:
         """The node to which a name leads in the local view."""
@@ -422,7 +427,7 @@ class Tree:
             if record is None:
                 self._records.pop(node, None)
             else:
-                self._records[node] = record
+                self._keep(node, record)
 
     def dirty(self, limit: int = 1 << 62, after: NodeId = NodeId(0)) -> list[tuple[NodeId, int]]:  # noqa: B008
         """Dirty nodes with the time (ns) of their last edit here, by node id, from the one after `after` on."""
