@@ -225,6 +225,12 @@ class Pull:
 
     def _take_listing(self, answer: FolderListing, left: dict[NodeId, bytes]) -> None:
         folder = answer.folder
+        known = self._tree.record(folder)
+        if known is not None and not (known.is_listing or known.is_listed):
+            # Removed and back meanwhile: the journal passed over what is in it.
+            self._mark([folder])
+            left[folder] = b""
+            return
         with self._tree.edit() as edit:
             self._news(edit).take(self._not_overtaken(answer.children))
             record = edit.record(folder)

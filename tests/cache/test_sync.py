@@ -579,3 +579,34 @@ def test_the_server_lacking_chunks_gets_them_again() -> None:
         assert await world.two.content(node) == b"x" * 5_000
 
     in_world(scene)
+
+
+def test_a_folder_that_went_and_came_back_while_it_was_listed_is_listed_again() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"d")
+        await world.quiet()
+        fresh = Device(world.home, world.server, 3, is_walking=False)
+        await fresh.start(world.nursery)
+        await fresh.volume.children(ROOT)
+        service = fresh.pull.service
+        ask = service.list_folders
+        asked = trio.Event()
+
+        async def slow(space: object, folders: object, as_of: object = NOW) -> Listing:
+            asked.set()
+            await trio.sleep(5)
+            return await ask(space, folders)  # type: ignore[arg-type]
+
+        service.list_folders = slow  # type: ignore[assignment, method-assign]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fresh.volume.children, folder)
+            await asked.wait()
+            world.two.wire.set_up(False)
+            await make(world.two, b"f", b"kept", folder)
+            await world.one.volume.rmdir(ROOT, b"d")
+            await quiet(world.one)
+            await world.quiet()
+        assert [child.name for child in await fresh.volume.children(folder)] == [b"f"]
+        await fresh.stop()
+
+    in_world(scene)

@@ -152,8 +152,8 @@ class Play:
 
     def _named(self, device: Device, node: NodeId) -> None:
         record = device.tree.record(node)
-        assert record is not None
-        assert record.local is not None
+        if record is None or record.local is None:
+            return
         for name in record.local.names:
             self.kinds[name.name].add(record.local.kind)
             self.named[name].append((device.number, self.clock.last_ns))
