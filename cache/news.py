@@ -58,7 +58,8 @@ class News:
 
     def _is_known_folder(self, folder: NodeId) -> bool:
         record = self._edit.record(folder)
-        return record is not None and (record.is_listed or record.is_listing)
+        # What is in a folder that was removed here keeps it from being removed.
+        return record is not None and (record.is_listed or record.is_listing or record.local is None)
 
     def _is_folder(self, node: NodeId) -> bool:
         record = self._edit.record(node)

@@ -610,3 +610,19 @@ def test_a_folder_that_went_and_came_back_while_it_was_listed_is_listed_again() 
         await fresh.stop()
 
     in_world(scene)
+
+
+def test_a_folder_removed_here_lives_with_what_came_into_it_while_the_journal_was_lost() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"d")
+        await world.quiet()
+        world.two.wire.set_up(False)
+        await trio.sleep(1)
+        await make(world.one, b"f", b"kept", folder)
+        await quiet(world.one)
+        await world.two.volume.rmdir(ROOT, b"d")
+        world.server.floor = world.server.head
+        await world.quiet()
+        assert world.names() == {b"d", b"f"}
+
+    in_world(scene)

@@ -409,6 +409,10 @@ class Play:
         device.wire.loss = (0, 0.1, 0.5)[x % 3]
         device.wire.delay_seconds = (0, 0.05, 1.0)[y % 3]
 
+    async def _forget(self, device: Device, x: int, y: int) -> None:
+        """The server's journal begins anew: who was away too long must start over."""
+        self.server.floor = self.server.head
+
     async def _kill(self, device: Device, x: int, y: int) -> None:
         self.held = [held for held in self.held if held[0] is not device]
         await device.kill()

@@ -20,7 +20,7 @@ EDITS = [
 ]
 WORLD = ["wait", "wait", "wait", "offline", "online", "online", "look"]
 HOLDS = ["hold", "hold", "release"]
-WEATHER = ["weather", "kill", "kill", "restart"]
+WEATHER = ["weather", "kill", "kill", "restart", "forget"]
 
 
 def steps(verbs: list[str], most: int) -> st.SearchStrategy[list[Step]]:
