@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 import secrets
 import unicodedata
 from collections import OrderedDict
@@ -166,7 +167,7 @@ class _Failures:
         wait_seconds = min(FAILURE_WAIT_MAX_SECONDS, 2.0 ** min(failed.count - FAILURES_FREE, 10))
         left_seconds = wait_seconds - (self._now_ns() - failed.last_ns) / 1e9
         if left_seconds > 0:
-            raise Busy(f"Too many wrong passwords: try again in {left_seconds:.0f} seconds.", left_seconds)
+            raise Busy(f"Too many wrong passwords: try again in {math.ceil(left_seconds)} s.", left_seconds)
 
     def add(self, name: str) -> None:
         count = self._failed[name].count if name in self._failed else 0

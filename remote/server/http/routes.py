@@ -58,6 +58,7 @@ class Routes:
         self._large_bodies = 0
         answers = instance.answers
         self.handlers: list[HTTPRouteHandler] = [
+            self._greeting(),
             self._health(),
             self._login(),
             self._of_device("/v1/logout", self._logout),
@@ -76,6 +77,15 @@ class Routes:
             self._in_space("chunks/get", GetRequest, SMALL_BODY_MAX, answers.get),
             self._in_space("chunks/urls", UrlsRequest, SMALL_BODY_MAX, answers.urls),
         ]
+
+    def _greeting(self) -> HTTPRouteHandler:
+        """For a person who opens the server's address in a browser."""
+
+        @get("/", media_type="text/plain")
+        async def greeting() -> str:
+            return "This is a Satchel server. Use it from a Linux machine: satchel login URL --user NAME\n"
+
+        return greeting
 
     def _health(self) -> HTTPRouteHandler:
         @get("/v1/health")

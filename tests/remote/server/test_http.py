@@ -14,6 +14,13 @@ from remote.server.http.problems import STATUSES
 pytestmark = pytest.mark.anyio
 
 
+async def test_a_browser_is_told_what_this_is(http: httpx.AsyncClient) -> None:
+    response = await http.get("/")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/plain")
+    assert "Satchel" in response.text
+
+
 async def test_health_needs_no_sign_in(http: httpx.AsyncClient) -> None:
     response = await http.get("/v1/health")
     assert (response.status_code, response.json()["status"]) == (200, "ok")
@@ -41,7 +48,7 @@ async def test_without_a_version_it_is_1(ann: Any) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/nowhere", 404),
         ("GET", "/v1", 404),
         ("GET", "/v1/spaces/1/nothing", 404),
         ("GET", "/v1/../etc/passwd", 404),
