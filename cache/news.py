@@ -115,7 +115,11 @@ class News:
         is_kept_alive = self._is_folder(node) and self._edit.has_children(node)
         settled = settle(before, version, edited_ns, is_kept_alive)
         if settled.is_local_lost and before is not None and before.local is not None:
-            self._edit.keep_lost(node, LostEdit(before.local, edited_ns, before.staged))
+            lost = before.local
+            if not lost.names and version.state is not None:
+                # Its names were another's already.
+                lost = replace(lost, names=version.state.names)
+            self._edit.keep_lost(node, LostEdit(lost, edited_ns, before.staged))
         if settled.record is not None:
             self._keep(settled.record, version)
         elif before is not None:

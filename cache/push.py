@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 import trio
@@ -135,6 +136,12 @@ class Push:
             if trouble.again_at > self._planned_at
         ]
         return max(0.0, min(times) - trio.current_time()) if times else float("inf")
+
+    def stuck(self, limit: int) -> list[tuple[NodeId, Trouble]]:
+        """Nodes that cannot be sent now, and those of which an edit that lost cannot be."""
+        found = list(islice(self.troubles.items(), limit))
+        lost = islice(self._lost_troubles.items(), limit - len(found))
+        return found + [(NodeId(int.from_bytes(key[:8], "big")), trouble) for key, trouble in lost]
 
     def retry_all(self) -> None:
         """What was in the way may be gone: all is tried again now."""

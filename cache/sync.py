@@ -79,7 +79,7 @@ class Sync:
         now = trio.current_time()
         stuck = tuple(
             Stuck(self._tree.path_of(node), trouble.sentence, max(0.0, trouble.again_at - now))
-            for node, trouble in list(self._push.troubles.items())[:1_000]
+            for node, trouble in self._push.stuck(1_000)
         )
         return Standing(
             is_online=self._is_online,
