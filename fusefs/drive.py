@@ -157,7 +157,7 @@ class Drive:
         while True:
             await trio.sleep(CHECKPOINT_SECONDS)
             with suppress(DiskFull):  # programs were told; the next round may find room
-                if self.files.flush_closed():
+                if self.files.flush_closed() or self.files.flush_long_open():
                     self.volume.wake()
                 self.counting.keep()
             for store in (self.state, self.cache):

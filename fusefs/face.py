@@ -23,9 +23,8 @@ class Face:
         return file is not None and file.writers > 0
 
     def is_held(self, node: NodeId) -> bool:
-        """Whether something was written to the file that is not flushed yet."""
-        file = self._files.find(node)
-        return file is not None and file.is_changed
+        """Whether something was written to the file that is not flushed yet, or it was made and is being filled."""
+        return self._files.is_unfinished(node)
 
     def show(self, effects: Effects) -> None:
         """The tree shows something else now."""

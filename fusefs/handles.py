@@ -23,6 +23,9 @@ from remote.protocol.nodes import EMPTY, FILE_SIZE_MAX, Manifest, NodeState
 
 SIZE_MAX: Final = FILE_SIZE_MAX
 _ROOM_SECONDS: Final = 60.0
+_OPEN_SECONDS: Final = 30.0
+_PAUSE_SECONDS: Final = 5.0
+"""A file that was written to for so long without a flush is flushed at the next pause of so long."""
 
 
 @dataclass
@@ -38,6 +41,11 @@ class OpenFile:
     is_orphan: bool = False
     is_changed: bool = False
     """Written to since the last flush."""
+    is_told: bool = False
+    """Flushed at least once, or somebody waits for it: others may see what there is of it."""
+    changed_at: float = 0.0
+    written_at: float = 0.0
+    """Monotonic seconds of the first and the last write since the last flush."""
     mtime_ns: int = 0
     """Time of the last write or utime that is not in the tree yet; 0: the tree knows."""
 
@@ -72,6 +80,31 @@ class OpenFiles:
         """Whether a program has the file open for writing, or what it wrote is not flushed."""
         file = self._files.get(node)
         return file is not None and (file.writers > 0 or file.is_changed)
+
+    def is_unfinished(self, node: NodeId) -> bool:
+        """Whether what a program is writing would be seen half elsewhere: not flushed, or made and not closed yet."""
+        file = self._files.get(node)
+        if file is None or file.is_changed:
+            return file is not None
+        record = self._record(file)
+        return file.writers > 0 and not file.is_told and record is not None and record.rev == 0 and not record.staged
+
+    def tell_all(self) -> None:
+        """Lets files be seen elsewhere that were made and are still open."""
+        for file in self._files.values():
+            file.is_told = True
+
+    def flush_long_open(self) -> bool:
+        """Flushes files that a program keeps open, when it pauses: a log is to be safe too. Whether there was any."""
+        now = time.monotonic()
+        paused = [
+            file
+            for file in self.changed()
+            if file.handles and now - file.changed_at >= _OPEN_SECONDS and now - file.written_at >= _PAUSE_SECONDS
+        ]
+        for file in paused:
+            self.flush(file)
+        return bool(paused)
 
     def changed(self) -> list[OpenFile]:
         """Files with something that is not flushed."""
@@ -267,11 +300,15 @@ class OpenFiles:
 
     @staticmethod
     def _note_change(file: OpenFile) -> None:
-        file.is_changed = True
+        file.written_at = time.monotonic()
+        if not file.is_changed:
+            file.is_changed = True
+            file.changed_at = file.written_at
         file.mtime_ns = time.time_ns()
 
     def flush(self, file: OpenFile) -> bool:
         """Puts what was written into the tree: from now on it survives a killed daemon. Whether there was anything."""
+        file.is_told = True
         if not file.is_changed or file.is_orphan:
             file.is_changed = False
             return False

@@ -481,6 +481,7 @@ class Volume:
         """Flushes every open file."""
         for file in self.files.changed():
             self.flush(file)
+        self.files.tell_all()
 
     async def fsync(self, file: OpenFile) -> None:
         """What fsync(2) promises: everything written so far survives a power cut of this machine."""

@@ -192,3 +192,17 @@ def test_many_changes_in_a_row_end_as_the_last(pair: Any) -> None:
     there = laptop.path / "folder"
     in_time(lambda: content(there / "changed") == b"state 49" and content(there / "file-49") == b"49", since)
     assert [content(there / f"file-{number}") for number in range(50)] == [b"%d" % number for number in range(50)]
+
+
+def test_a_new_file_is_seen_elsewhere_when_it_is_closed_not_before(device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    with open(desk.path / "film", "wb") as file:
+        file.write(b"first half ")
+        (desk.path / "later").write_bytes(b"made after it")
+        laptop.sees("later", b"made after it")
+        assert not (laptop.path / "film").exists(), "half a file is no file"
+        file.write(b"second half")
+    laptop.sees("film", b"first half second half")
+    with open(desk.path / "lock", "wb"):
+        desk.wait()
+        laptop.sees("lock", b"")
