@@ -261,6 +261,9 @@ class OpenFiles:
                 parts.append(staging.read_dirty(stretch.offset, stretch.length))
             else:
                 parts.append(await self._reader.read(staging.base, stretch.offset, stretch.length, handle.cursor))
+        if file.staging is not staging:
+            # While its base was fetched the server took it all, and it was let go of: there is nothing to read in it.
+            return await self.read(handle, offset, length)
         return b"".join(parts)
 
     async def write(self, file: OpenFile, offset: int, data: bytes) -> int:

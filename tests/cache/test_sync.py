@@ -626,3 +626,29 @@ def test_a_folder_removed_here_lives_with_what_came_into_it_while_the_journal_wa
         assert world.names() == {b"d", b"f"}
 
     in_world(scene)
+
+
+def test_a_read_that_waits_while_the_server_takes_the_content_gives_no_zeros() -> None:
+    async def scene(world: World) -> None:
+        data = bytes(range(1, 251)) * 400
+        node = await make(world.one, b"a", data)
+        await world.quiet()
+        handle = world.two.volume.open(node, is_writing=True, is_truncating=False)
+        await world.two.files.write(handle.file, 50_000, b"edited")
+        reading = world.two.volume.open(node, is_writing=False, is_truncating=False)
+        read = world.two.reader.read
+        writers = [handle]
+
+        async def slow(*args: object) -> object:
+            found = await read(*args)  # type: ignore[arg-type]
+            if writers:
+                end(world.two, writers.pop())
+                await quiet(world.two)
+            return found
+
+        world.two.reader.read = slow  # type: ignore[assignment, method-assign]
+        found = bytes(await world.two.files.read(reading, 0, 1 << 20))
+        assert found == data[:50_000] + b"edited" + data[50_006:]
+        world.two.volume.close(reading)
+
+    in_world(scene)
