@@ -259,22 +259,25 @@ class Pull:
             for start in range(0, len(known), 1_000):
                 batch = known[start : start + 1_000]
                 answer = await self.service.nodes(self.home.space, batch)
-                now = [
-                    version if version is not None else NodeVersion(node, answer.rev, 0, None)
-                    for node, version in zip(batch, answer.nodes, strict=True)
-                ]
-                self._take(now)
+                self._take(
+                    [
+                        version if version is not None else NodeVersion(node, answer.rev, 0, None)
+                        for node, version in zip(batch, answer.nodes, strict=True)
+                        # One that is on its way for the first time may be there already or not.
+                        if version is not None or node not in self._tree.sending
+                    ]
+                )
             with self._tree.edit() as edit:
                 for node in known:
                     record = edit.record(node)
-                    if record is not None and record.is_listed and record.rev:
+                    if record is not None and record.is_listed:
                         edit.put(node, replace(record, is_listed=False))
                 self._tree.set_cursor(head, edit)
             self.unlisted.update(edit.unlisted)
 
     def _knows(self, node: NodeId) -> bool:
         record = self._tree.record(node)
-        return node == ROOT or (record is not None and record.rev > 0)
+        return node == ROOT or node in self._tree.sending or (record is not None and record.rev > 0)
 
 
 def effects_of(edit: Edit) -> Effects:
