@@ -145,7 +145,7 @@ class Pull:
             record = edit.record(version.node)
             if record is not None and record.rev >= commit.rev:
                 continue
-            if record is not None and record.is_dirty and version.node in self._tree.sending:
+            if record is not None and record.is_dirty:
                 news.acknowledge(edit, version.node, version.state, commit.rev, is_unchanged=False)
             else:
                 left.append(version)

@@ -35,6 +35,8 @@ _LARGE_AT_ONCE: Final = 2
 _LATER_SECONDS: Final = (1.0, 300.0)
 _REFUSALS_FREE: Final = 4
 """Refusals in a row that are ordinary: somebody was first, and the next try knows it."""
+_FAULTS_MAX: Final = 5
+"""After so many failures of the server at one commit, the fault is taken to lie in what is in it."""
 _NOT_ITS_FAULT: Final = (Unreachable, ServerFault, Busy, NotSignedIn, NotAllowed, NotFound)
 """Why nothing at all can be sent now, whatever it is."""
 _ITS_FAULT: Final = (RemoteError, CacheError, OSError)
@@ -92,6 +94,7 @@ class Push:
         self._prepared: dict[NodeId, Prepared] = {}
         self._running: set[NodeId] = set()
         self._in_flight: _Sent | None = None
+        self._faults = 0
         self._after = NodeId(0)
         self._planned_at = 0.0
         self._refusals: dict[NodeId, int] = {}
@@ -424,6 +427,7 @@ class Push:
     def _start(self, sent: _Sent) -> None:
         self._tree.set_sending(change.node for change in sent.commit.changes)
         self._in_flight = sent
+        self._faults = 0
 
     async def _finish(self) -> None:
         """Sends the commit on its way until an answer comes, and takes the answer in."""
@@ -433,9 +437,13 @@ class Push:
         with self._pull.crossing():
             try:
                 answer = await self._service.commit(self._space, sent.commit)
-            except _NOT_ITS_FAULT:
-                # It may have been taken: only the same commit again, with its op id, can tell.
-                raise
+            except _NOT_ITS_FAULT as error:
+                # It may have been taken: only the same commit again, with its op id, or the journal can tell.
+                self._faults += isinstance(error, ServerFault)
+                if self._faults < _FAULTS_MAX:
+                    raise
+                self._take_fault(sent, nodes, error)
+                return
             except RemoteError as error:
                 self._take_fault(sent, nodes, error)
                 return

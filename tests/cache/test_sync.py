@@ -12,6 +12,7 @@ from cache import push as push_module
 from cache.errors import DiskFull
 from fusefs.handles import Handle
 from fusefs.volume import RENAME_EXCHANGE, Caller
+from remote.protocol.errors import ServerFault
 from remote.protocol.ids import NOW, ROOT, NodeId
 from remote.protocol.messages import Commit, Listing
 from remote.protocol.nodes import Kind, Name
@@ -650,5 +651,26 @@ def test_a_read_that_waits_while_the_server_takes_the_content_gives_no_zeros() -
         found = bytes(await world.two.files.read(reading, 0, 1 << 20))
         assert found == data[:50_000] + b"edited" + data[50_006:]
         world.two.volume.close(reading)
+
+    in_world(scene)
+
+
+def test_a_commit_at_which_the_server_fails_again_and_again_holds_up_no_other() -> None:
+    async def scene(world: World) -> None:
+        take = world.server.take
+
+        def failing(device: object, commit: Commit) -> object:
+            if any(change.state and change.state.names[0].name == b"bad" for change in commit.changes):
+                raise ServerFault("The server failed.")
+            return take(device, commit)  # type: ignore[arg-type]
+
+        world.server.take = failing  # type: ignore[assignment, method-assign]
+        for name in (b"a", b"bad", b"b"):
+            await make(world.one, name, name)
+        await trio.sleep(600)
+        assert world.names() == {b"a", b"b"}
+        world.server.take = take  # type: ignore[method-assign]
+        await world.quiet()
+        assert world.names() == {b"a", b"b", b"bad"}
 
     in_world(scene)
