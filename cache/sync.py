@@ -23,7 +23,7 @@ BULK_NODES: Final = range(50, 500)
 BULK_SECONDS: Final = 0.25
 """While a program makes many files, they are gathered this long, or until there are so many: one commit of hundreds
 costs hardly more than one of one, and changes are still to be seen elsewhere within a second."""
-POLL_SECONDS: Final = 60
+POLL_SECONDS: Final = 30
 _RETRY_SECONDS: Final = (0.25, 30.0)
 _FOLDERS_AT_ONCE: Final = 200
 _WALK_PAUSE_SECONDS: Final = 0.05
@@ -172,7 +172,9 @@ class Sync:
         try:
             yield attempt
         except Unreachable as error:
+            # Whoever finds out first says so: a silent server keeps a poll waiting for long.
             attempt.failed = True
+            self._is_online = False
             self._trouble = str(error)
         except NotSignedIn as error:
             attempt.failed = True
@@ -217,6 +219,7 @@ class Sync:
                 if await self._pull.retry_waiting():
                     self._push.retry_all()
                 if await self._push.run_once(nursery):
+                    self._is_online, self._trouble = True, ""
                     self._push.wake()
                 failures = 0
             self._tell()

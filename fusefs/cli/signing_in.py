@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import warnings
+from functools import partial
 
 import trio
 
@@ -130,6 +131,12 @@ def logout() -> None:
     if account is None:
         print("Nobody is signed in on this device.")
         return
+    try:
+        trio.run(partial(client.logout, account.url, account.token, allow_insecure=account.allow_insecure))
+    except NotSignedIn:
+        pass  # signed out from afar already
+    except RemoteError as error:
+        print(f"The server could not be told ({error}), so this device stays in its list until somebody removes it.")
     remove_account(here.account_file)
     print(
         f"Signed out of {account.url}. Edits that were not sent yet stay in {here.state} and are sent when "

@@ -17,6 +17,7 @@ from remote.protocol.messages import (
     ChunkPart,
     Commit,
     CommitAnswer,
+    Done,
     FolderQuery,
     History,
     HistoryRequest,
@@ -135,6 +136,13 @@ async def login(url: str, user: str, password: str, device_name: str, *, allow_i
     async with open_session(url, "", patience, allow_insecure=allow_insecure, traffic=Traffic()) as session:
         # Once: each time it arrives makes a device.
         return await session.ask_once(LoginAnswer, "POST", "v1/login", LoginRequest(user, password, device_name))
+
+
+async def logout(url: str, token: str, *, allow_insecure: bool = False) -> None:
+    """Makes the server forget the device that has this token; raises NotSignedIn when it knows no such device."""
+    patience = Patience(DEADLINE_SECONDS, tries=1)
+    async with open_session(url, token, patience, allow_insecure=allow_insecure, traffic=Traffic()) as session:
+        await session.ask_once(Done, "POST", "v1/logout")
 
 
 async def health(url: str, *, allow_insecure: bool = False) -> None:

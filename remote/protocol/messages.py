@@ -63,6 +63,10 @@ class LoginAnswer(msgspec.Struct, frozen=True):
     """A random name of the server's instance, so that a client notices another server behind the same address."""
 
 
+class Done(msgspec.Struct, frozen=True):
+    """It was done, and there is nothing to say about it."""
+
+
 class NodeRange(msgspec.Struct, frozen=True):
     """Node ids `first` .. `first + count - 1`, leased to this device for ever."""
 

@@ -413,3 +413,13 @@ def test_foreground_stays_and_ends_by_a_signal(device: Any) -> None:
         process.stderr.read()
     assert process.returncode == 0
     assert not desk.is_mounted
+
+
+def test_logout_ends_the_token(device: Any) -> None:
+    desk = device("desk", mount=False)
+    kept = (desk.home / "state" / "account.json").read_bytes()
+    desk.must("logout")
+    (desk.home / "state" / "account.json").write_bytes(kept)
+    found = desk.cli("doctor")
+    assert found.returncode == 1
+    assert "sign" in found.stdout.lower()

@@ -17,6 +17,7 @@ from remote.protocol.messages import (
     PUT_BODY_MAX,
     AsOfRequest,
     Commit,
+    Done,
     GetRequest,
     HistoryRequest,
     ListRequest,
@@ -44,10 +45,6 @@ _PUT_BODY_MAX = PUT_BODY_MAX + 64 + 5 * CHUNKS_MAX
 """Each chunk has up to 5 bytes of framing."""
 LARGE_BODIES_MAX = 64
 """Large bodies held in memory at a time: 1 GiB at the worst."""
-
-
-class Done(msgspec.Struct, frozen=True):
-    """It was done, and there is nothing to say about it."""
 
 
 class Routes:
