@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from cache.errors import ContentDamaged, NoSuchNode
+from cache.errors import ContentDamaged, DiskFull, NoSuchNode
 from cache.eviction import Budget
 from cache.reader import Cursor, Reader
 from cache.staging import Staging, StagingId, Stagings
@@ -48,6 +48,8 @@ class OpenFile:
     """Monotonic seconds of the first and the last write since the last flush."""
     mtime_ns: int = 0
     """Time of the last write or utime that is not in the tree yet; 0: the tree knows."""
+    is_refused: bool = False
+    """The last write found no room."""
 
 
 @dataclass
@@ -270,14 +272,28 @@ class OpenFiles:
         """Takes bytes; raises DiskFull, TooLarge."""
         if offset + len(data) > SIZE_MAX:
             raise TooLarge(f"A file has at most {SIZE_MAX} bytes.")
-        if not self._budget.has_room(len(data)):
-            await self._budget.wait_for_room(len(data), _ROOM_SECONDS)
+        await self._make_room(file, len(data))
         staging = self._stage(file)
         staging.write(offset, data)
         self._note_change(file)
         if staging.is_crowded:
             await self._thin(staging)
         return len(data)
+
+    async def _make_room(self, file: OpenFile, n: int) -> None:
+        if self._budget.has_room(n):
+            file.is_refused = False
+            return
+        own_bytes = file.staging.dirty_bytes if file.staging is not None else 0
+        # What is being written is not sent, so to wait for room that it takes itself is in vain. And after one write
+        # was refused the file is not whole: were each of the thousands that follow to wait, it would look like a hang.
+        is_in_vain = file.is_refused or own_bytes >= self._stagings.total_bytes
+        try:
+            await self._budget.wait_for_room(n, 0.0 if is_in_vain else _ROOM_SECONDS)
+        except DiskFull:
+            file.is_refused = True
+            raise
+        file.is_refused = False
 
     async def _thin(self, staging: Staging) -> None:
         async def read_base(offset: int, length: int) -> bytes:

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -68,3 +69,15 @@ def test_times_beyond_what_can_be_kept_become_the_nearest(
     desk.in_step(laptop)
     laptop.sees("a", "x")
     assert abs((laptop.path / "a").stat().st_mtime) > 9e9
+
+
+def test_a_file_larger_than_the_cache_is_refused_at_once(server: Any, device: Callable[..., Any]) -> None:
+    desk = device("desk", cache_size_bytes="16M")
+    begun = time.monotonic()
+    with pytest.raises(OSError) as caught:
+        (desk.path / "large").write_bytes(os.urandom(60 << 20))
+    assert caught.value.errno == errno.ENOSPC
+    assert time.monotonic() - begun < 30
+    (desk.path / "large").unlink()
+    (desk.path / "fits").write_bytes(b"x" * (4 << 20))
+    desk.wait()
