@@ -179,8 +179,9 @@ class News:
 
     def _must_wait(self, before: Record | None, version: NodeVersion) -> bool:
         state = version.state
-        if before is not None and before.local is not None and self._is_busy(version.node):
-            return state is None or state.content != (before.agreed and before.agreed.content)
+        is_busy = before is not None and before.local is not None and self._is_busy(version.node)
+        if is_busy and (state is None or state.content != (before and before.agreed and before.agreed.content)):
+            return True
         if state is None:
             # A folder whose removal only waits for that of a file in it would come back with that file otherwise.
             return self._is_folder(version.node) and any(
