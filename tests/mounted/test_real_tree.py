@@ -1,6 +1,7 @@
 """A real tree: Debian source packages unpacked into the mount are the same on a device that never saw them."""
 
 import os
+import random
 import subprocess
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.mounted import debian
-from tests.mounted.trees import differences, entries, walk
+from tests.mounted.trees import differences, entries, until, walk
 
 pytestmark = pytest.mark.mounted
 
@@ -105,3 +106,28 @@ def test_times_of_folders_that_are_set_back_arrive(device: Any) -> None:
     moved = (laptop.path / "folder").stat().st_mtime_ns
     assert moved > PAST_NS
     assert folder.stat().st_mtime_ns == moved
+
+
+def test_times_of_one_folder_moved_on_two_devices_end_the_same(device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    (desk.path / "folder").mkdir()
+    desk.in_step(laptop)
+    moves = random.Random(5)
+    for number in range(60):
+        one = moves.choice((desk, laptop))
+        folder = one.path / "folder"
+        match moves.randrange(3):
+            case 0:
+                os.utime(folder, ns=(PAST_NS + number, PAST_NS - number))
+            case 1:
+                (folder / f"{one.name}-{number}").touch()
+            case 2:
+                one.wait()
+    desk.in_step(laptop)
+    laptop.in_step(desk)
+    here, there = (one.path / "folder" for one in (desk, laptop))
+    assert until(lambda: here.stat().st_mtime_ns == there.stat().st_mtime_ns, 2.0)
+    assert here.stat().st_atime_ns == there.stat().st_atime_ns
+    assert sorted(os.listdir(here)) == sorted(os.listdir(there))
+    for one in (desk, laptop):
+        assert one.status()["pending"]["count"] == 0

@@ -124,6 +124,23 @@ def test_who_stands_in_a_folder_stays_in_it(pair: Any) -> None:
         assert Path.cwd() == laptop.path / "folder/inner"
 
 
+def test_who_stands_in_a_folder_of_a_new_device_stays_in_it(device: Any) -> None:
+    desk = device("desk")
+    for number in range(40):
+        (desk.path / f"folder-{number}/inner").mkdir(parents=True)
+        (desk.path / f"folder-{number}/inner/file").write_text("x")
+    desk.wait()
+    laptop = device("laptop")
+    # While all of it is being listed in the background.
+    for number in range(40):
+        with inside(laptop.path / f"folder-{number}/inner"):
+            os.listdir()
+            assert Path.cwd() == laptop.path / f"folder-{number}/inner"
+    with inside(laptop.path / "folder-0/inner"):
+        assert until(lambda: laptop.status()["unlisted_folders"] == 0, 10.0)
+        assert Path.cwd() == laptop.path / "folder-0/inner"
+
+
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
     before = Path.cwd()
