@@ -264,7 +264,7 @@ class Pull:
                         version if version is not None else NodeVersion(node, answer.rev, 0, None)
                         for node, version in zip(batch, answer.nodes, strict=True)
                         # One that is on its way for the first time may be there already or not.
-                        if version is not None or node not in self._tree.sending
+                        if version is not None or self._has_rev(node)
                     ]
                 )
             with self._tree.edit() as edit:
@@ -276,8 +276,11 @@ class Pull:
             self.unlisted.update(edit.unlisted)
 
     def _knows(self, node: NodeId) -> bool:
+        return node == ROOT or node in self._tree.sending or self._has_rev(node)
+
+    def _has_rev(self, node: NodeId) -> bool:
         record = self._tree.record(node)
-        return node == ROOT or node in self._tree.sending or (record is not None and record.rev > 0)
+        return record is not None and record.rev > 0
 
 
 def effects_of(edit: Edit) -> Effects:

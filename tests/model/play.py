@@ -147,6 +147,7 @@ class Play:
         self.edits[node].append((device.number, self.clock.last_ns))
         state = device.tree.record(node)
         for name in state.local.names if state is not None and state.local is not None else ():
+            self.named[name].append((device.number, self.clock.last_ns))
             if name.parent:
                 self.edits[name.parent].append((device.number, self.clock.last_ns))
 
@@ -156,7 +157,6 @@ class Play:
             return
         for name in record.local.names:
             self.kinds[name.name].add(record.local.kind)
-            self.named[name].append((device.number, self.clock.last_ns))
         self._note(device, node)
 
     async def _excuse(self, device: Device, node: NodeId) -> None:
@@ -411,7 +411,9 @@ class Play:
 
     async def _forget(self, device: Device, x: int, y: int) -> None:
         """The server's journal begins anew: who was away too long must start over."""
-        self.server.floor = self.server.head
+        # Whoever then waits for an answer cannot know what became of its commit: moves may be made twice.
+        if not any(device.tree.sending for device in self.devices):
+            self.server.floor = self.server.head
 
     async def _kill(self, device: Device, x: int, y: int) -> None:
         self.held = [held for held in self.held if held[0] is not device]
