@@ -23,11 +23,12 @@ from cache.store import Store
 from cache.sync import Sync
 from cache.tree import Table, Tree
 from cache.upload import Upload
+from fusefs.announcer import Announcer
 from fusefs.counting import Counting, Traffic
 from fusefs.face import Face
 from fusefs.handles import OpenFiles
 from fusefs.history import History
-from fusefs.kernel import Announcer, Operations
+from fusefs.kernel import Operations
 from fusefs.restore import Restore
 from fusefs.settings import Account, Choices, Places
 from fusefs.versions import Versions

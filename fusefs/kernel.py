@@ -1,23 +1,18 @@
-"""Kernel: the only module that speaks FUSE. Translates each request for Volume or Versions, and tells the kernel what
-changed elsewhere. It decides nothing.
-"""
+"""Kernel: the only module that speaks FUSE. Translates each request for Volume or Versions, and decides nothing."""
 
 import errno
 import functools
 import logging
 import os
-import queue
 import stat
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
 
 from cache.errors import NoSuchNode
-from cache.pull import Effects
 from fusefs.errnos import errno_of
 from fusefs.errors import IsFolder, NoEntry, ReadOnly
 from fusefs.handles import Handle
@@ -26,7 +21,7 @@ from fusefs.volume import Attributes, Caller, Setting, Volume
 from fusefs.xattrs import ExtendedAttributes
 from remote.protocol.cutting import Buffer
 from remote.protocol.ids import NodeId
-from remote.protocol.nodes import Kind, Name
+from remote.protocol.nodes import Name
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +31,6 @@ _BLOCK: Final = 4_096
 _TIME_MAX_NS: Final = (1 << 63) - 1
 _TASKS: Final = 64
 _ABSENT_MAX: Final = 100_000
-_EXPECTED: Final = frozenset(
-    (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY, errno.ENODEV, errno.ENOTDIR, errno.ENOTCONN, errno.ECONNABORTED)
-)
 
 
 @dataclass
@@ -384,105 +376,14 @@ def _translated(attributes: Attributes, seconds: float) -> EntryAttributes:
     return entry
 
 
-class Announcer:
-    """Tells the kernel what changed elsewhere, from a thread: the kernel may make it wait for dirty pages.
-
-    With the write-back cache the kernel keeps its own size and mtime of every file it knows. So names of changed files
-    are dropped, which makes it forget files that nobody has open; for those that are open the thread repeats the
-    change through our own mount (`is_own` recognises its requests), which the kernel takes as the truth.
-    """
-
-    def __init__(self, mountpoint: bytes, volume: Volume, absent: set[Name]) -> None:
-        """`absent`: names of which the kernel may remember that they lead nowhere; those told are taken out."""
-        self._mountpoint = mountpoint
-        self._volume = volume
-        self._absent = absent
-        self._queue: queue.SimpleQueue[_News | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
-        self._thread.start()
-
-    def is_own(self, pid: int) -> bool:
-        """Whether a request comes from the thread that repeats changes; its pid is the thread's id."""
-        return pid == self._thread.native_id
-
-    def show(self, effects: Effects) -> None:
-        """Queues what changed; returns at once."""
-        # A fresh name may have been looked up by now: to drop it would take it from a program that stands in it.
-        names = set(effects.names - effects.fresh) | (effects.fresh & self._absent)
-        self._absent -= names
-        resized: list[_Resized] = []
-        for node in effects.nodes:
-            record = self._volume.tree.record(node)
-            if record is None or record.local is None:
-                continue
-            if record.local.kind is not Kind.FOLDER:
-                names.update(record.local.names)
-            if node in effects.contents and self._volume.files.find(node) is not None:
-                path = self._volume.tree.path_of(node)
-                resized.append(_Resized(node, path, record.size, record.local.atime_ns, record.local.mtime_ns))
-        if names or effects.nodes:
-            self._queue.put(_News(frozenset(names), effects.nodes, effects.contents, tuple(resized)))
-
-    def close(self) -> None:
-        """Ends the thread."""
-        self._queue.put(None)
-        self._thread.join(timeout=5.0)
-
-    def _run(self) -> None:
-        while (news := self._queue.get()) is not None:
-            for name in news.names:
-                _tell(pyfuse3.invalidate_entry, name.parent, name.name)
-            for one in news.resized:
-                _tell(self._repeat, one)
-            for node in news.nodes:
-                _tell(pyfuse3.invalidate_inode, node, node not in news.contents)
-            for parent in {name.parent for name in news.names}:
-                _tell(pyfuse3.invalidate_inode, parent, True)
-
-    def _repeat(self, one: "_Resized") -> None:
-        fd = self._reach(one.path)
-        try:
-            if os.fstat(fd).st_ino == one.node:
-                itself = f"/proc/self/fd/{fd}"
-                os.truncate(itself, one.size)
-                os.utime(itself, ns=(one.atime_ns, one.mtime_ns))
-        finally:
-            os.close(fd)
-
-    def _reach(self, path: bytes) -> int:
-        """A descriptor of what a path in the mount leads to; no symlink on the way, which may lead out, is followed."""
-        fd = os.open(self._mountpoint, os.O_PATH | os.O_CLOEXEC)
-        for part in path.split(b"/"):
-            try:
-                inner = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-            finally:
-                os.close(fd)
-            fd = inner
-        return fd
+def drop_name(folder: NodeId, name: bytes) -> None:
+    """Makes the kernel ask anew where a name leads; may block for as long as requests on the folder go on."""
+    pyfuse3.invalidate_entry(folder, name)
 
 
-class _Resized(NamedTuple):
-    node: NodeId
-    path: bytes
-    size: int
-    atime_ns: int
-    mtime_ns: int
-
-
-class _News(NamedTuple):
-    names: frozenset[Name]
-    nodes: frozenset[NodeId]
-    contents: frozenset[NodeId]
-    resized: tuple[_Resized, ...]
-
-
-def _tell(announce: Callable[..., None], *args: object) -> None:
-    try:
-        announce(*args)
-    except OSError as error:
-        # ENOENT: the kernel does not know of it. ENOTEMPTY, EBUSY: somebody stands in it. ENOTCONN: unmounted.
-        if error.errno not in _EXPECTED:
-            log.warning("the kernel did not take news: %s", error.strerror)
+def drop_node(node: NodeId, keeps_content: bool) -> None:
+    """Makes the kernel ask anew for a node's attributes and, unless kept, its content; may block on dirty pages."""
+    pyfuse3.invalidate_inode(node, keeps_content)
 
 
 def mount(operations: Operations, mountpoint: str, source: str, options: frozenset[str]) -> None:
