@@ -24,6 +24,7 @@ from cache.sync import Sync
 from cache.tree import Table, Tree
 from cache.upload import Upload
 from fusefs.announcer import Announcer
+from fusefs.attributes import DiskRoom, Owner
 from fusefs.counting import Counting, Traffic
 from fusefs.face import Face
 from fusefs.handles import OpenFiles
@@ -32,7 +33,7 @@ from fusefs.kernel import Operations
 from fusefs.restore import Restore
 from fusefs.settings import Account, Choices, Places
 from fusefs.versions import Versions
-from fusefs.volume import Owner, Space, Volume
+from fusefs.volume import Volume
 from remote.protocol.errors import RemoteError
 from remote.protocol.ids import ChunkId, DeviceId, SpaceId
 from remote.protocol.service import Service
@@ -55,11 +56,11 @@ class Room(msgspec.Struct, frozen=True, array_like=True):
     quota: int = 0
 
     @property
-    def shown(self) -> Space:
+    def shown(self) -> DiskRoom:
         """As `df` shows it."""
         if self.quota:
-            return Space(self.quota, max(0, min(self.free, self.quota - self.used)))
-        return Space(self.used + self.free, self.free)
+            return DiskRoom(self.quota, max(0, min(self.free, self.quota - self.used)))
+        return DiskRoom(self.used + self.free, self.free)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
 
 from cache.errors import NoSuchNode
+from fusefs.attributes import Attributes, Caller, Setting
 from fusefs.errnos import errno_of
 from fusefs.errors import IsFolder, NoEntry, ReadOnly
 from fusefs.handles import Handle
 from fusefs.versions import VERSIONS_NAME, PastHandle, Versions, is_virtual
-from fusefs.volume import Attributes, Caller, Setting, Volume
+from fusefs.volume import Volume
 from fusefs.xattrs import ExtendedAttributes
 from remote.protocol.cutting import Buffer
 from remote.protocol.ids import NodeId

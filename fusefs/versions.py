@@ -18,8 +18,8 @@ from cache.errors import NoSuchNode
 from cache.past import Past
 from cache.reader import Cursor, Reader
 from fusefs import moments
+from fusefs.attributes import Attributes, Owner, file_mode
 from fusefs.errors import Invalid, IsFolder, NoAttribute, NoEntry, NotFolder
-from fusefs.volume import Attributes, Owner, file_mode
 from remote.protocol.cutting import Buffer
 from remote.protocol.errors import NotFound
 from remote.protocol.ids import NodeId, Rev, SpaceId

@@ -7,8 +7,7 @@ and syncs do.
 import stat
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import trio
 from msgspec.structs import replace
@@ -17,6 +16,7 @@ from cache.errors import NoSuchNode
 from cache.pull import Effects
 from cache.sync import Sync
 from cache.tree import Child, Edit, Record, Tree
+from fusefs.attributes import Attributes, Caller, DiskRoom, Owner, Setting, file_mode, kind_of
 from fusefs.errors import (
     Exists,
     Invalid,
@@ -42,73 +42,6 @@ from remote.protocol.nodes import (
 
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
-
-_TYPES: Final = {
-    Kind.FILE: stat.S_IFREG,
-    Kind.FOLDER: stat.S_IFDIR,
-    Kind.SYMLINK: stat.S_IFLNK,
-    Kind.FIFO: stat.S_IFIFO,
-    Kind.SOCKET: stat.S_IFSOCK,
-    Kind.CHARACTER_DEVICE: stat.S_IFCHR,
-    Kind.BLOCK_DEVICE: stat.S_IFBLK,
-}
-_KINDS: Final = {file_type: kind for kind, file_type in _TYPES.items()}
-
-
-def file_mode(kind: Kind, bits: int) -> int:
-    """st_mode: the type and the permission bits."""
-    return _TYPES[kind] | bits
-
-
-class Attributes(NamedTuple):
-    """What stat(2) shows of a node; times in nanoseconds, size in bytes."""
-
-    node: NodeId
-    mode: int
-    links: int
-    uid: int
-    gid: int
-    rdev: int
-    size: int
-    atime_ns: int
-    mtime_ns: int
-    ctime_ns: int
-    birth_ns: int
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a program sets of a node's attributes; None leaves a thing as it is."""
-
-    mode: int | None = None
-    uid: int | None = None
-    gid: int | None = None
-    size: int | None = None
-    atime_ns: int | None = None
-    mtime_ns: int | None = None
-
-
-class Caller(NamedTuple):
-    """Who asks."""
-
-    uid: int
-    gid: int
-    umask: int
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Whom files belong to as the mount shows it; None: to whom they were given."""
-
-    uid: int
-    gid: int
-
-
-class Space(NamedTuple):
-    """Room on the server in bytes, as `df` shows it."""
-
-    total: int
-    free: int
 
 
 class Volume:
@@ -137,7 +70,7 @@ class Volume:
         self.wake = wake
         self._show = show
         self._listing_seconds = listing_seconds
-        self.room = Space(0, 0)
+        self.room = DiskRoom(0, 0)
 
     # Looking
 
@@ -225,7 +158,7 @@ class Volume:
         await self._ensure_free(folder, name)
         if len(target) > SYMLINK_MAX:
             raise NameTooLong(f"A symlink's target has at most {SYMLINK_MAX} bytes.")
-        kind = _KINDS.get(stat.S_IFMT(mode) or stat.S_IFREG)
+        kind = kind_of(mode)
         if kind is None:
             raise Invalid("There is no such type of file.")
         now_ns = time.time_ns()
@@ -408,7 +341,7 @@ class Volume:
             setting = Setting(mode=setting.mode, uid=setting.uid, gid=setting.gid, atime_ns=setting.atime_ns)
         state = self.record(node).local
         assert state is not None
-        changed = _applied(state, setting)
+        changed = setting.applied_to(state)
         if changed != state:
             now_ns = time.time_ns()
             with self.tree.edit() as edit:
@@ -418,7 +351,7 @@ class Volume:
     @staticmethod
     def _set_on_open_file(file: OpenFile, setting: Setting) -> None:
         if file.is_orphan:
-            file.state = replace(_applied(file.state, setting), ctime_ns=time.time_ns())
+            file.state = replace(setting.applied_to(file.state), ctime_ns=time.time_ns())
             file.mtime_ns = setting.mtime_ns or file.mtime_ns
         elif setting.mtime_ns is not None:
             # Kept in memory until the flush that comes anyway: one edit for each written file, not two.
@@ -510,14 +443,3 @@ def _check_name(name: bytes) -> None:
 
 def _renamed(state: NodeState, source: Name, target: Name, now_ns: int) -> NodeState:
     return replace(state, names=tuple(target if own == source else own for own in state.names), ctime_ns=now_ns)
-
-
-def _applied(state: NodeState, setting: Setting) -> NodeState:
-    return replace(
-        state,
-        mode=state.mode if setting.mode is None else stat.S_IMODE(setting.mode),
-        uid=state.uid if setting.uid is None else setting.uid,
-        gid=state.gid if setting.gid is None else setting.gid,
-        atime_ns=state.atime_ns if setting.atime_ns is None else setting.atime_ns,
-        mtime_ns=state.mtime_ns if setting.mtime_ns is None else setting.mtime_ns,
-    )

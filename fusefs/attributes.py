@@ -1,0 +1,93 @@
+"""Attributes: what programs see and set of a node, apart from its names and content. Frozen data, pure."""
+
+import stat
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
+
+from remote.protocol.ids import NodeId
+from remote.protocol.nodes import Kind, NodeState
+
+_TYPES: Final = {
+    Kind.FILE: stat.S_IFREG,
+    Kind.FOLDER: stat.S_IFDIR,
+    Kind.SYMLINK: stat.S_IFLNK,
+    Kind.FIFO: stat.S_IFIFO,
+    Kind.SOCKET: stat.S_IFSOCK,
+    Kind.CHARACTER_DEVICE: stat.S_IFCHR,
+    Kind.BLOCK_DEVICE: stat.S_IFBLK,
+}
+_KINDS: Final = {file_type: kind for kind, file_type in _TYPES.items()}
+
+
+def kind_of(mode: int) -> Kind | None:
+    """The kind of node that an st_mode asks for, a file when it names no type; None for a type that there is not."""
+    return _KINDS.get(stat.S_IFMT(mode) or stat.S_IFREG)
+
+
+def file_mode(kind: Kind, bits: int) -> int:
+    """st_mode: the type and the permission bits."""
+    return _TYPES[kind] | bits
+
+
+class Attributes(NamedTuple):
+    """What stat(2) shows of a node; times in nanoseconds, size in bytes."""
+
+    node: NodeId
+    mode: int
+    links: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    birth_ns: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a program sets of a node's attributes; None leaves a thing as it is."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+    def applied_to(self, state: NodeState) -> NodeState:
+        """The state with this set; `size` is not the state's."""
+        return replace(
+            state,
+            mode=state.mode if self.mode is None else stat.S_IMODE(self.mode),
+            uid=state.uid if self.uid is None else self.uid,
+            gid=state.gid if self.gid is None else self.gid,
+            atime_ns=state.atime_ns if self.atime_ns is None else self.atime_ns,
+            mtime_ns=state.mtime_ns if self.mtime_ns is None else self.mtime_ns,
+        )
+
+
+class Caller(NamedTuple):
+    """Who asks."""
+
+    uid: int
+    gid: int
+    umask: int
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whom everything belongs to as the mount shows it, whoever it was given to."""
+
+    uid: int
+    gid: int
+
+
+class DiskRoom(NamedTuple):
+    """Room on the server in bytes, as `df` shows it."""
+
+    total: int
+    free: int
