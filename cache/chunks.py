@@ -69,16 +69,15 @@ class Slot:
         self.written.append((first, sums))
 
 
-def open_chunks(directory: Path) -> "Chunks":
-    """The chunks in a cache directory; a store that cannot be read is thrown away. Close both `.store` and it."""
+def open_store(directory: Path) -> Store:
+    """The store of a cache directory; one that cannot be read is thrown away, for all of it can be fetched again."""
     path = directory / "chunks.mdb"
     try:
-        store = Store(path, TABLES, has_journal=False)
+        return Store(path, TABLES, has_journal=False)
     except StoreDamaged as damage:
         log.warning("The index of the cache was thrown away, cached content is fetched again: %s", damage)
         path.unlink(missing_ok=True)
-        store = Store(path, TABLES, has_journal=False)
-    return Chunks(store, directory)
+        return Store(path, TABLES, has_journal=False)
 
 
 class Chunks:
@@ -407,10 +406,6 @@ class Chunks:
     def note_plain(self, plain_hash: PlainHash, chunk_id: ChunkId, key: bytes, sealed_size: int) -> None:
         """Remembers what content was sealed to, once the server has it; the oldest are forgotten."""
         self._plain.note(plain_hash, Known(chunk_id, key, sealed_size))
-
-    def forget_plain(self, plain_hash: PlainHash) -> None:
-        """Forgets it, when the server turned out not to have the chunk."""
-        self._plain.forget(plain_hash)
 
     # Inside
 

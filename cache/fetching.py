@@ -195,10 +195,6 @@ class Fetches:
         if new:
             self._begin(new)
 
-    def is_coming(self, entry: Entry) -> bool:
-        """Whether anything of the chunk is on its way."""
-        return entry.id in self._flying
-
     # Inside
 
     def _begin(self, fetches: Sequence[Fetch]) -> None:

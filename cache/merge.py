@@ -1,7 +1,7 @@
 """Merge: pure decisions. What becomes of a node that changed here and elsewhere, and in what order edits are sent.
 
 No I/O and no clock: everything it needs is given, so every decision can be replayed in a test. The rules are the
-table in DESIGN section 6; each branch below is one of its rows.
+table in ARCHITECTURE, "State of a node"; each branch below is one of its rows.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -51,8 +51,3 @@ class PlainHashes:
                 for number, oldest in self._store.scan(self._queue, limit=8):
                     change.delete(self._queue, number)
                     change.delete(self._table, oldest)
-
-    def forget(self, plain_hash: PlainHash) -> None:
-        """Forgets one."""
-        with self._store.change() as change:
-            change.delete(self._table, plain_hash)

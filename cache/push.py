@@ -449,7 +449,7 @@ class Push:
                 return
             self._clock.heard(answer.now_ns)
             if not answer.rev:
-                self._forget(sent, ())
+                self._forget(())
                 await self._pull.take_winners(answer.winners)
                 self._note_refusal(nodes, answer.reason)
                 self.wake()
@@ -466,7 +466,7 @@ class Push:
 
     def _take_fault(self, sent: _Sent, nodes: Sequence[NodeId], error: RemoteError) -> None:
         """The server can do nothing with the commit (it is wrong, has no room, lacks a chunk)."""
-        self._forget(sent, nodes)
+        self._forget(nodes)
         if sent.groups > 1:
             # One of them is at fault: in ever smaller commits it is found, and does not hold up the others.
             self._limit = max(1, len(nodes) // 2)
@@ -478,7 +478,7 @@ class Push:
                 self._note_lost_trouble(key, error)
         self.wake()
 
-    def _forget(self, sent: _Sent, nodes: Iterable[NodeId]) -> None:
+    def _forget(self, nodes: Iterable[NodeId]) -> None:
         self._in_flight = None
         self._tree.set_sending(())
         for node in nodes:

@@ -1,7 +1,7 @@
 """Tree: the local view of a space, whole, and for nodes that differ from it what was agreed and what is news.
 
-Keeps records and the name index together and says which nodes are dirty. Decides nothing: `local` makes edits of
-programs, `merge` judges, `sync` carries out. Used from the event loop's thread only.
+Keeps records and the name index together and says which nodes are dirty. Decides nothing: the mount makes the edits of
+programs, `merge` judges, `pull` and `push` carry out. Used from the event loop's thread only.
 """
 
 import enum

@@ -20,8 +20,8 @@ from typing import Final
 
 import trio
 
-from cache.chunks import TABLES as CACHE_TABLES
-from cache.errors import CacheError, StoreDamaged, StoreInUse
+from cache.chunks import open_store
+from cache.errors import CacheError, StoreInUse
 from cache.store import Store
 from cache.tree import STATE_TABLES, Tree
 from fusefs import kernel, logs, mounts
@@ -111,23 +111,12 @@ def _open_when_free(file: Path) -> Store:
         time.sleep(0.02)
 
 
-def open_cache(places: Places) -> Store:
-    """The store of what can be fetched again: a damaged one is begun anew."""
-    file = places.cache / "chunks.mdb"
-    try:
-        return Store(file, CACHE_TABLES, has_journal=False)
-    except StoreDamaged as error:
-        log.warning("the cache is begun anew: %s", error)
-        file.unlink(missing_ok=True)
-        return Store(file, CACHE_TABLES, has_journal=False)
-
-
 @contextmanager
 def opened(planned: Plan) -> Iterator[tuple[Store, Store]]:
     """Both stores, closed at the end whatever happens."""
     state = open_state(planned.places, planned.account)
     try:
-        cache = open_cache(planned.places)
+        cache = open_store(planned.places.cache)
         try:
             yield state, cache
         finally:

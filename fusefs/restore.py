@@ -51,9 +51,7 @@ class Restore:
         if state is None:
             raise NoEntry(f"Nothing existed at rev {rev}.")
         count = (
-            await self._content(ROOT, node, state, rev)
-            if not parts
-            else await self._put(folder, parts[-1], node, state, rev)
+            await self._content(ROOT, node, rev) if not parts else await self._put(folder, parts[-1], node, state, rev)
         )
         return Restored(count, rev)
 
@@ -72,10 +70,11 @@ class Restore:
         else:
             live = await self._set_back(parent, name, live, state)
         if state.kind is Kind.FOLDER:
-            return 1 + await self._content(live, node, state, rev)
+            return 1 + await self._content(live, node, rev)
         return 1
 
-    async def _content(self, live: NodeId, node: NodeId, state: NodeState, rev: Rev) -> int:
+    async def _content(self, live: NodeId, node: NodeId, rev: Rev) -> int:
+        """Brings back what was in a folder, into the live one."""
         count = 0
         for position, (name, child) in enumerate(await self._versions.children_at(node, rev)):
             if child.state is not None:

@@ -243,7 +243,7 @@ class Verbs:
         path = os.fsencode(str(fields["path"]))
         found = await self._drive.history.of_path(path)
         is_folder = any(old.version.state is not None and old.version.state.kind is Kind.FOLDER for old in found)
-        told = [_told(old, self._point, path) for old in found]
+        told = [_told(old) for old in found]
         if is_folder or not path:
             # A folder is what is in it: each moment at which anything below it changed is one to go back to.
             own = {one["rev"] for one in told}
@@ -313,7 +313,7 @@ class Verbs:
         return {"unmounted": True}
 
 
-def _told(old: Old, point: str, path: bytes) -> Fields:
+def _told(old: Old) -> Fields:
     version = old.version
     state = version.state
     return {

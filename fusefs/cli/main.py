@@ -11,7 +11,7 @@ import click
 
 from fusefs.control import Exit, Refused
 
-VERSION_NAME: Final = "satchel"
+DISTRIBUTION: Final = "satchel"
 _F = TypeVar("_F", bound=Callable[..., object])
 
 _OPTIONS_HELP: Final = (
@@ -27,7 +27,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for pr
     epilog="Exit codes: 0 done, 1 it could not be done, 2 not a command like that, 3 not mounted, 4 not signed in, "
     "5 the server is away, 6 the server does not have all of it yet.",
 )
-@click.version_option(package_name=VERSION_NAME, message="satchel %(version)s")
+@click.version_option(package_name=DISTRIBUTION, message="satchel %(version)s")
 def satchel() -> None:
     """Your drive: mount it, work in it, online or not."""
 

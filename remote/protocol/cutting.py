@@ -37,7 +37,7 @@ class Sizes:
 
 
 SIZES = Sizes(least=256 << 10, middle=896 << 10, most=1408 << 10, normal=3)
-"""Chunks of 0.95 MiB on the average, none over 1.375 MiB: see PROTOCOL.md for how these were found."""
+"""Chunks of 0.96 MiB on the average, none over 1.375 MiB: see PROTOCOL.md for how these were found."""
 
 
 @dataclass(frozen=True)

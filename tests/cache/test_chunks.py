@@ -12,7 +12,7 @@ import xxhash
 
 from cache import blobs, chunks
 from cache.blobs import BlobId
-from cache.chunks import Chunks, open_chunks, whole
+from cache.chunks import Chunks, open_store, whole
 from cache.errors import DiskFull
 from remote.protocol.ids import ChunkId, PlainHash
 from remote.protocol.nodes import Entry
@@ -37,7 +37,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def held(home: Path) -> Iterator[Chunks]:
-    found = open_chunks(home)
+    found = Chunks(open_store(home), home)
     yield found
     found.close()
     found.store.close()
@@ -71,7 +71,7 @@ def read(found: Chunks, entry: Entry, start: int, stop: int) -> bytes | None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_what_was_added_is_read_back_at_any_range(home: Path, size: int) -> None:
-    found = open_chunks(home)
+    found = Chunks(open_store(home), home)
     plain = content(size)
     entry = entry_of(plain)
     assert found.held(entry) == 0
@@ -88,7 +88,7 @@ def test_what_was_added_is_read_back_at_any_range(home: Path, size: int) -> None
     assert bytes(fast) == plain, "fresh bytes are in the page cache"
     found.close()
     found.store.close()
-    again = open_chunks(home)
+    again = Chunks(open_store(home), home)
     assert read(again, entry, 0, size) == plain
     again.close()
     again.store.close()
@@ -309,7 +309,7 @@ def test_dropping_gives_room_back_but_not_what_is_used(held: Chunks) -> None:
 
 
 def test_what_a_kill_leaves_is_swept(home: Path) -> None:
-    found = open_chunks(home)
+    found = Chunks(open_store(home), home)
     kept = content(300_000, 1)
     trio.run(found.add, entry_of(kept), kept)
     found.store.checkpoint()
@@ -319,7 +319,7 @@ def test_what_a_kill_leaves_is_swept(home: Path) -> None:
     foreign.parent.mkdir(exist_ok=True)
     foreign.write_bytes(b"not ours")
     kill(found)
-    again = open_chunks(home)
+    again = Chunks(open_store(home), home)
     fresh = content(300_000, 3)
     trio.run(again.add, entry_of(fresh), fresh)
     assert trio.run(again.sweep) == 1
@@ -334,7 +334,7 @@ def test_what_a_kill_leaves_is_swept(home: Path) -> None:
 
 
 def test_rows_that_a_kill_brought_back_are_settled(home: Path, caplog: pytest.LogCaptureFixture) -> None:
-    found = open_chunks(home)
+    found = Chunks(open_store(home), home)
     parts = [content(300_000, number) for number in range(3)]
     for part in parts:
         trio.run(found.add, entry_of(part), part)
@@ -345,7 +345,7 @@ def test_rows_that_a_kill_brought_back_are_settled(home: Path, caplog: pytest.Lo
     found.store.checkpoint()
     trio.run(found.drop, [entry_of(parts[0]).id, pair[0][0].id])
     kill(found)
-    again = open_chunks(home)
+    again = Chunks(open_store(home), home)
     assert again.held(entry_of(parts[0])), "the row is back, the file is not"
     trio.run(again.sweep)
     assert again.used_bytes == on_disk(home)
@@ -360,7 +360,7 @@ def test_rows_that_a_kill_brought_back_are_settled(home: Path, caplog: pytest.Lo
 def test_an_unreadable_index_is_thrown_away(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     home.mkdir()
     (home / "chunks.mdb").write_bytes(b"this is no database" * 1_000)
-    found = open_chunks(home)
+    found = Chunks(open_store(home), home)
     plain = content(300_000)
     trio.run(found.add, entry_of(plain), plain)
     assert read(found, entry_of(plain), 0, 300_000) == plain
@@ -404,8 +404,6 @@ def test_plain_hashes_are_remembered_and_bounded(held: Chunks, monkeypatch: pyte
     assert held.known_plain(PlainHash((199).to_bytes(32, "big"))) == (bytes([199]) * 32, b"k" * 32, 199)
     assert held.known_plain(PlainHash((3).to_bytes(32, "big"))) is None
     assert 30 <= held.store.count(chunks._PLAIN) <= 51
-    held.forget_plain(PlainHash((199).to_bytes(32, "big")))
-    assert held.known_plain(PlainHash((199).to_bytes(32, "big"))) is None
 
 
 def test_reading_more_blobs_than_open_files(held: Chunks, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache import eviction
-from cache.chunks import Chunks, open_chunks, whole
+from cache.chunks import Chunks, open_store, whole
 from cache.errors import DiskFull
 from cache.eviction import Budget
 from cache.places import room_for
@@ -32,7 +32,7 @@ class World:
     """Chunks under a budget, with a dial for dirty bytes and a set of pins."""
 
     def __init__(self, home: Path, limit: int) -> None:
-        self.chunks = open_chunks(home)
+        self.chunks = Chunks(open_store(home), home)
         self.dirty = 0
         self.pins: set[ChunkId] = set()
         self.budget = Budget(limit, self.chunks, lambda: self.dirty, self.pins.__contains__, floor_bytes=0)

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from cache.chunks import Chunks, open_chunks, whole
+from cache.chunks import Chunks, open_store, whole
 from cache.errors import ContentDamaged, ContentUnavailable
 from cache.eviction import Budget
 from cache.reader import Cursor, Reader
@@ -90,7 +90,7 @@ def bytes_of(size: int, seed: int = 0) -> bytes:
 async def reading(
     home: Path, server: Server, limit: int = 1 << 30, read_seconds: float = 15.0
 ) -> AsyncIterator[tuple[Reader, Chunks]]:
-    chunks = open_chunks(home)
+    chunks = Chunks(open_store(home), home)
     budget = Budget(limit, chunks, lambda: 0, lambda _: False, floor_bytes=0)
     reader = Reader(cast(Service, server), SPACE, chunks, budget, read_seconds=read_seconds)
     try:

@@ -112,14 +112,6 @@ def journal_after(session: Session, space: SpaceId, since: Rev, limit: int) -> l
     return [JournalRow(*row) for row in found]
 
 
-def journal_row(session: Session, space: SpaceId, rev: Rev) -> JournalRow | None:
-    """One commit."""
-    found = session.row(
-        "SELECT rev, time_ns, user_id, device_id FROM journal WHERE space_id = ? AND rev = ?", space, rev
-    )
-    return JournalRow(*found) if found else None
-
-
 def last_commit_at(session: Session, space: SpaceId, time_ns: int) -> tuple[Rev, int] | None:
     """The rev and time of the last commit at or before a time."""
     found = session.row(

@@ -235,8 +235,8 @@ def add_versions(session: Session, space: SpaceId, rev: Rev, rows: Iterable[Vers
 def mark_lost(session: Session, space: SpaceId, lost: Iterable[tuple[NodeId, Rev]]) -> None:
     """Marks versions that were a node's state as the losers of a merge."""
     session.run_many(
-        "UPDATE version SET mark = 1 WHERE space_id = ? AND node_id = ? AND rev = ? AND mark = 0",
-        [(space, node, rev) for node, rev in lost],
+        "UPDATE version SET mark = ? WHERE space_id = ? AND node_id = ? AND rev = ? AND mark = ?",
+        [(WAS_STATE_AND_LOST, space, node, rev, WAS_STATE) for node, rev in lost],
     )
 
 
