@@ -219,6 +219,8 @@ class Sync:
                 if await self._pull.retry_waiting():
                     self._push.retry_all()
                 if await self._push.run_once(nursery):
+                    if not self._is_online:
+                        self._push.retry_all()
                     self._is_online, self._trouble = True, ""
                     self._push.wake()
                 failures = 0
