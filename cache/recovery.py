@@ -1,6 +1,6 @@
-"""Recovery: after a power cut, content that was closed but not yet on the disk is not trusted.
+"""Recovery: what a killed daemon left is made to agree; after a power cut, unsafe content is not trusted.
 
-A killed process needs none of this. A machine that went down may have kept a staging's record and lost bytes of its
+A machine that went down may have kept a staging's record and lost bytes of its
 file, which then read as zeros: sent as they are, they would replace good content everywhere.
 """
 
@@ -16,6 +16,21 @@ from remote.protocol.ids import NodeId
 log = logging.getLogger(__name__)
 
 _BOOT = "boot"
+
+
+def agree_on_sizes(tree: Tree, stagings: Stagings) -> None:
+    """Gives files the size that their stagings have: one that was being cut when the daemon was killed is cut.
+
+    With the old size it would show zeros here where there was content, and be short everywhere else.
+    """
+    for node, _ in tree.dirty():
+        record = tree.record(node)
+        if record is None or not record.staged:
+            continue
+        size = stagings.kept_size(StagingId(record.staged))
+        if size is not None and size != record.staged_size:
+            with tree.edit() as edit:
+                edit.put(node, replace(record, staged_size=size))
 
 
 def recover(tree: Tree, stagings: Stagings) -> list[NodeId]:

@@ -486,6 +486,12 @@ class Stagings:
         self._alive[staging_id] = staging
         return staging
 
+    def kept_size(self, staging_id: StagingId) -> int | None:
+        """Bytes of content by the kept record, None when there is none."""
+        value = self.store.get(self.records, staged.key_of(staging_id))
+        record = staged.decode(value) if value is not None else None
+        return record.size if record is not None else None
+
     def ids(self) -> list[StagingId]:
         """Every staging with a record."""
         return [StagingId(int.from_bytes(key, "big")) for key, _ in self.store.walk(self.records)]

@@ -17,7 +17,7 @@ from cache.pins import Pins
 from cache.pull import Clock, Effects, Home, Pull
 from cache.push import Push
 from cache.reader import Reader
-from cache.recovery import recover
+from cache.recovery import agree_on_sizes, recover
 from cache.staging import Stagings
 from cache.store import Store
 from cache.sync import Sync
@@ -88,6 +88,7 @@ class Drive:
         self.tree = Tree(state)
         self.tree.make_root()
         self.stagings = Stagings(state, places.stagings, Table.STAGED, Table.STAGED_BYTES)
+        agree_on_sizes(self.tree, self.stagings)
         recover(self.tree, self.stagings)
         self.chunks = Chunks(cache, places.cache)
         past_bytes = choices.cache_size_bytes // _PAST_SHARE

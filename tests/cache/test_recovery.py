@@ -6,8 +6,8 @@ import pytest
 import trio
 from msgspec.structs import replace
 
-from cache.recovery import recover
-from cache.staging import Stagings
+from cache.recovery import agree_on_sizes, recover
+from cache.staging import StagingId, Stagings
 from cache.store import Store
 from cache.tree import STATE_TABLES, Record, Table, Tree
 from remote.protocol.ids import ROOT, NodeId, Rev
@@ -71,4 +71,21 @@ def test_only_what_never_reached_the_disk_is_set_back(tmp_path: Path, monkeypatc
         assert other.staged
         assert other.size == len(WRITTEN)
     assert recover(after.tree, after.stagings) == [], "once for each start"
+    after.close()
+
+
+def test_a_file_cut_when_the_daemon_was_killed_has_the_size_of_what_is_left(tmp_path: Path) -> None:
+    """The cut is kept at once, for the file cannot be cut and whole; the record of the node only with the next flush."""
+    before = Machine(tmp_path)
+    node = before.write(10, rev=1, is_synced=False)
+    other = before.write(11, rev=1, is_synced=False)
+    record = before.tree.record(node)
+    assert record is not None
+    before.stagings.load(StagingId(record.staged)).truncate(70_000)
+    before.close()
+
+    after = Machine(tmp_path)
+    agree_on_sizes(after.tree, after.stagings)
+    sizes = [record.size for one in (node, other) if (record := after.tree.record(one)) is not None]
+    assert sizes == [70_000, len(WRITTEN)]
     after.close()
