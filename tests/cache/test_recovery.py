@@ -75,7 +75,7 @@ def test_only_what_never_reached_the_disk_is_set_back(tmp_path: Path, monkeypatc
 
 
 def test_a_file_cut_when_the_daemon_was_killed_has_the_size_of_what_is_left(tmp_path: Path) -> None:
-    """The cut is kept at once, for the file cannot be cut and whole; the record of the node only with the next flush."""
+    """The cut is kept at once, for a file cannot be cut and whole; the record of the node follows with the flush."""
     before = Machine(tmp_path)
     node = before.write(10, rev=1, is_synced=False)
     other = before.write(11, rev=1, is_synced=False)
