@@ -1,0 +1,71 @@
+"""What SEMANTICS.md says of calls that a drive like this does not offer, and of its limits."""
+
+import ctypes
+import errno
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.mounted
+
+CONTENT = bytes(range(256)) * 64
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+@pytest.fixture
+def path(device: Any) -> Path:
+    """A file in a mounted drive."""
+    found: Path = device("desk").path / "file"
+    found.write_bytes(CONTENT)
+    return found
+
+
+def test_calls_that_are_not_offered(path: Path) -> None:
+    fd = os.open(path, os.O_RDWR)
+    other = os.open(path.with_name("other"), os.O_RDWR | os.O_CREAT)
+    try:
+        assert LIBC.fallocate(fd, 0, 0, 1 << 20) == -1
+        assert ctypes.get_errno() == errno.EOPNOTSUPP
+        assert os.lseek(fd, 0, os.SEEK_DATA) == 0
+        assert os.lseek(fd, 0, os.SEEK_HOLE) == len(CONTENT)
+        with pytest.raises(OSError) as refused:
+            fcntl.ioctl(fd, 0x5401)
+        assert refused.value.errno == errno.ENOTTY
+        with suppress(OSError):  # kernels differ in whether they copy by themselves
+            assert os.copy_file_range(fd, other, 1_000, 0, 0) == 1_000
+        os.posix_fallocate(other, 0, 100_000)
+        assert os.fstat(other).st_size == 100_000
+    finally:
+        os.close(fd)
+        os.close(other)
+    with pytest.raises(OSError) as refused:
+        os.getxattr(path, "system.posix_acl_access")
+    assert refused.value.errno == errno.EOPNOTSUPP
+
+
+def test_limits_are_said_by_their_errno(path: Path) -> None:
+    for size in ((1 << 44) + 1, (1 << 63) - 1):
+        with pytest.raises(OSError) as refused:
+            os.truncate(path, size)
+        assert refused.value.errno == errno.EFBIG
+    for number in range(2, 1_001):
+        os.link(path, path.with_name(f"link {number}"))
+    with pytest.raises(OSError) as refused:
+        os.link(path, path.with_name("one more"))
+    assert refused.value.errno == errno.EMLINK
+    os.setxattr(path, "user.one", bytes(60_000))
+    os.setxattr(path, "user.two", bytes(60_000))
+    with pytest.raises(OSError) as refused:
+        os.setxattr(path, "user.three", bytes(60_000))
+    assert refused.value.errno == errno.EFBIG
+
+
+def test_reading_does_not_change_atime(path: Path) -> None:
+    os.utime(path, ns=(1_000_000_000, 2_000_000_000))
+    assert path.read_bytes() == CONTENT
+    assert path.stat().st_atime_ns == 1_000_000_000
