@@ -219,10 +219,10 @@ class Volume:
 
     async def rmdir(self, folder: NodeId, name: bytes) -> None:
         """Removes an empty folder; raises NotFolder, NotEmpty."""
-        node = await self.lookup(folder, name)
-        state = self.record(node).local
-        assert state is not None
-        await self._ensure_empty(node, state)
+        await self._ensure_known(folder, name)
+        # No await from here to the edit: news may give names to others.
+        node = self._child(folder, name)
+        self._check_empty(node)
         now_ns = time.time_ns()
         with self.tree.edit() as edit:
             edit.set_local(node, None, now_ns)
@@ -234,9 +234,12 @@ class Volume:
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
             raise Invalid("This kind of rename is not known.")
         _check_name(new_name)
-        node = await self.lookup(folder, name)
+        await self.lookup(folder, name)
         await self._ensure_listed(new_folder)
-        other = self.tree.child(new_folder, new_name)
+        if not flags and self.tree.child(new_folder, new_name) is not None:
+            await self._ensure_known(new_folder, new_name)
+        # No await from here to the edit: news may give names to others.
+        node, other = self._child(folder, name), self.tree.child(new_folder, new_name)
         source, target = Name(folder, name), Name(new_folder, new_name)
         if flags & RENAME_EXCHANGE:
             self._exchange(node, source, other, target)
@@ -250,7 +253,7 @@ class Volume:
         if state.kind is Kind.FOLDER:
             self._check_no_cycle(node, new_folder)
         if other is not None:
-            await self._check_replaceable(state, other)
+            self._check_replaceable(state, other)
         now_ns = time.time_ns()
         with self.tree.edit() as edit:
             if other is not None:
@@ -284,19 +287,32 @@ class Volume:
                 edit.touch(target.parent, now_ns)
         self.wake()
 
-    async def _check_replaceable(self, state: NodeState, other: NodeId) -> None:
+    def _check_replaceable(self, state: NodeState, other: NodeId) -> None:
         replaced = self.record(other).local
         assert replaced is not None
         if state.kind is Kind.FOLDER:
-            await self._ensure_empty(other, replaced)
+            self._check_empty(other)
         elif replaced.kind is Kind.FOLDER:
             raise IsFolder("A folder has this name.")
 
-    async def _ensure_empty(self, node: NodeId, state: NodeState) -> None:
-        if state.kind is not Kind.FOLDER:
+    async def _ensure_known(self, folder: NodeId, name: bytes) -> None:
+        """Returns when it is known what is in the folder of this name, if it is one."""
+        node: NodeId | None = await self.lookup(folder, name)
+        while node is not None and self.record(node).is_unlisted_folder:
+            await self._ensure_listed(node)
+            node = self.tree.child(folder, name)
+
+    def _child(self, folder: NodeId, name: bytes) -> NodeId:
+        node = self.tree.child(folder, name)
+        if node is None:
+            raise NoEntry("There is no such name.")
+        return node
+
+    def _check_empty(self, node: NodeId) -> None:
+        record = self.record(node)
+        if record.local is None or record.local.kind is not Kind.FOLDER:
             raise NotFolder("This is no folder.")
-        await self._ensure_listed(node)
-        if self.tree.has_children(node):
+        if not record.is_listed or self.tree.has_children(node):
             raise NotEmpty("The folder is not empty.")
 
     def _check_no_cycle(self, node: NodeId, folder: NodeId) -> None:
