@@ -27,3 +27,7 @@ class ContentDamaged(CacheError):
 
 class NoSuchNode(CacheError):
     """There is no node with this id here."""
+
+
+class NoIdsLeft(CacheError):
+    """Nothing new can be made before this device has reached its server: it has no node ids to give."""

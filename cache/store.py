@@ -104,6 +104,8 @@ class Store:
         self._sequence = self._stored_sequence()
         if has_journal:
             self._open_journal(path.with_suffix(".wal"))
+        if self.is_incomplete:
+            _sync_folder(path.parent)
 
     def _open_engine(self) -> None:
         self._env = lmdb.open(
@@ -331,6 +333,15 @@ class Store:
         if self._wal_fd >= 0:
             os.close(self._wal_fd)
         os.close(self._lock_fd)
+
+
+def _sync_folder(folder: Path) -> None:
+    """New names in a folder survive a power cut only after this."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _lock(path: Path) -> int:

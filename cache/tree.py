@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from cache.errors import NoSuchNode
+from cache.errors import NoIdsLeft, NoSuchNode
 from cache.store import Change, Store
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.nodes import ROOT_NAME, Kind, Name, NodeState, NodeVersion
@@ -521,10 +521,10 @@ class Tree:
         if self._next_id >= self._ids_end:
             value = self.setting("range")
             if value is None:
-                raise NoSuchNode("This device has no range of node ids yet: it must reach the server once.")
+                raise NoIdsLeft("This device has no range of node ids yet: it must reach the server once.")
             first, end = int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big")
             if first >= end:
-                raise NoSuchNode("This device's node ids are used up: it must reach the server for a new range.")
+                raise NoIdsLeft("This device's node ids are used up: it must reach the server for a new range.")
             self._next_id, self._ids_end = first, min(first + _IDS_AT_ONCE, end)
             self.set_setting("range", self._ids_end.to_bytes(8, "big") + end.to_bytes(8, "big"))
         node = NodeId(self._next_id)

@@ -3,9 +3,9 @@
 import errno
 import logging
 import os
-import queue
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from cache.pull import Effects
@@ -34,7 +34,10 @@ class Announcer:
         self._mountpoint = mountpoint
         self._volume = volume
         self._absent = absent
-        self._queue: queue.SimpleQueue[_News | None] = queue.SimpleQueue()
+        # What is to be told, each thing once however often it changed: no queue that could grow behind a slow kernel.
+        self._waiting = _News()
+        self._is_closed = False
+        self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
         self._thread.start()
 
@@ -43,11 +46,11 @@ class Announcer:
         return pid == self._thread.native_id
 
     def show(self, effects: Effects) -> None:
-        """Queues what changed; returns at once."""
+        """Notes what is to be told; returns at once."""
         # A fresh name may have been looked up by now: to drop it would take it from a program that stands in it.
         names = set(effects.names - effects.fresh) | (effects.fresh & self._absent)
         self._absent -= names
-        resized: list[_Resized] = []
+        resized: dict[NodeId, _Resized] = {}
         for node in effects.nodes:
             record = self._volume.tree.record(node)
             if record is None or record.local is None:
@@ -56,20 +59,31 @@ class Announcer:
                 names.update(record.local.names)
             if node in effects.contents and self._volume.files.find(node) is not None:
                 path = self._volume.tree.path_of(node)
-                resized.append(_Resized(node, path, record.size, record.local.atime_ns, record.local.mtime_ns))
-        if names or effects.nodes:
-            self._queue.put(_News(frozenset(names), effects.nodes, effects.contents, tuple(resized)))
+                resized[node] = _Resized(node, path, record.size, record.local.atime_ns, record.local.mtime_ns)
+        with self._changed:
+            self._waiting.names |= names
+            self._waiting.nodes |= effects.nodes
+            self._waiting.contents |= effects.contents
+            self._waiting.resized |= resized
+            self._changed.notify()
 
     def close(self) -> None:
         """Ends the thread."""
-        self._queue.put(None)
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
         self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
-        while (news := self._queue.get()) is not None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_closed or self._waiting.is_something)
+                news, self._waiting = self._waiting, _News()
+                if self._is_closed:
+                    return
             for name in news.names:
                 _tell(kernel.drop_name, name.parent, name.name)
-            for one in news.resized:
+            for one in news.resized.values():
                 _tell(self._repeat, one)
             for node in news.nodes:
                 _tell(kernel.drop_node, node, node not in news.contents)
@@ -106,11 +120,16 @@ class _Resized(NamedTuple):
     mtime_ns: int
 
 
-class _News(NamedTuple):
-    names: frozenset[Name]
-    nodes: frozenset[NodeId]
-    contents: frozenset[NodeId]
-    resized: tuple[_Resized, ...]
+@dataclass
+class _News:
+    names: set[Name] = field(default_factory=set)
+    nodes: set[NodeId] = field(default_factory=set)
+    contents: set[NodeId] = field(default_factory=set)
+    resized: dict[NodeId, _Resized] = field(default_factory=dict)
+
+    @property
+    def is_something(self) -> bool:
+        return bool(self.names or self.nodes)
 
 
 def _tell(announce: Callable[..., None], *args: object) -> None:

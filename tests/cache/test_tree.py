@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from cache.errors import NoSuchNode
+from cache.errors import NoIdsLeft
 from cache.store import Store
 from cache.tree import STATE_TABLES, LostEdit, Record, Table, Tree
 from remote.protocol.ids import ROOT, NodeId, Rev
@@ -186,7 +186,7 @@ def test_a_staging_that_moves_to_another_node_is_not_released(tmp_path: Path) ->
 
 def test_node_ids_are_never_given_twice(tmp_path: Path) -> None:
     with opened(tmp_path) as tree:
-        with pytest.raises(NoSuchNode):
+        with pytest.raises(NoIdsLeft):
             tree.new_node()
         tree.lease(NodeId(1 << 32), 3 * 4_096)
         given = [tree.new_node() for _ in range(4_097)]
@@ -195,7 +195,7 @@ def test_node_ids_are_never_given_twice(tmp_path: Path) -> None:
         given += [tree.new_node() for _ in range(4_096)]
         assert len(set(given)) == len(given)
         assert not tree.has_range
-        with pytest.raises(NoSuchNode):
+        with pytest.raises(NoIdsLeft):
             tree.new_node()
 
 
