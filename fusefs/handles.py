@@ -71,6 +71,8 @@ class OpenFiles:
         self._budget = budget
         self._siblings = Siblings(tree, reader)
         self._files: dict[NodeId, OpenFile] = {}
+        # A write waited for room in vain, and nothing was sent since.
+        self._is_full = False
         # Orphans whose node came back from elsewhere, and was opened anew.
         self._left_behind: list[OpenFile] = []
 
@@ -107,6 +109,10 @@ class OpenFiles:
         for file in paused:
             self.flush(file)
         return bool(paused)
+
+    def written(self) -> list[NodeId]:
+        """Files that a program has open for writing: the kernel may hold back bytes of them."""
+        return [node for node, file in self._files.items() if file.writers and not file.is_orphan]
 
     def changed(self) -> list[OpenFile]:
         """Files with something that is not flushed."""
@@ -282,18 +288,19 @@ class OpenFiles:
 
     async def _make_room(self, file: OpenFile, n: int) -> None:
         if self._budget.has_room(n):
-            file.is_refused = False
+            file.is_refused = self._is_full = False
             return
         own_bytes = file.staging.dirty_bytes if file.staging is not None else 0
         # What is being written is not sent, so to wait for room that it takes itself is in vain. And after one write
         # was refused the file is not whole: were each of the thousands that follow to wait, it would look like a hang.
-        is_in_vain = file.is_refused or own_bytes >= self._stagings.total_bytes
+        # The kernel writes one file back after the other: the wait of the first is that of all.
+        is_in_vain = file.is_refused or self._is_full or own_bytes >= self._stagings.total_bytes
         try:
             await self._budget.wait_for_room(n, 0.0 if is_in_vain else _ROOM_SECONDS)
         except DiskFull:
-            file.is_refused = True
+            file.is_refused = self._is_full = True
             raise
-        file.is_refused = False
+        file.is_refused = self._is_full = False
 
     async def _thin(self, staging: Staging) -> None:
         async def read_base(offset: int, length: int) -> bytes:
@@ -363,6 +370,7 @@ class OpenFiles:
 
     def let_go(self, node: NodeId, staging: Staging) -> None:
         """The server has this content: the next write begins a new staging over it."""
+        self._is_full = False
         file = self._files.get(node)
         if file is not None and file.staging is staging:
             file.staging = None

@@ -1,5 +1,6 @@
 """Verbs: the daemon's answers to the commands of its user, on a Unix socket; see `control` for the words."""
 
+import contextlib
 import json
 import logging
 import os
@@ -33,6 +34,7 @@ PATHS_SHOWN: Final = 10
 _CONNECTIONS: Final = 64
 _REQUEST_SECONDS: Final = 10.0
 _SYNC_SECONDS: Final = 30.0
+_FILES_SYNCED: Final = 1_000
 _BEFORE_RESTORE_SECONDS: Final = 60.0
 _CLOCKS_DIFFER_NS: Final = 60_000_000_000
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
@@ -220,10 +222,12 @@ class Verbs:
         return {"sent": False, "count": count, "paths": paths, "reason": reason}
 
     async def flush(self) -> None:
-        """Takes in what the kernel and open files hold back."""
+        """Takes in what the kernel and open files hold back; what does not come in time is left."""
+        tree = self._drive.tree
+        paths = [os.fsencode(self._point) + b"/" + tree.path_of(node) for node in self._drive.files.written()]
         with trio.move_on_after(_SYNC_SECONDS):
-            # Pages that programs have written, of files that are open still.
-            await trio.run_process(["sync", "--file-system", "--", self._point], check=False, capture_stderr=True)
+            # Through the kernel, as programs do it: sync(2) and syncfs(2) do not wait for a mount like ours.
+            await trio.to_thread.run_sync(_fsync_all, paths[:_FILES_SYNCED], abandon_on_cancel=True)
         self._drive.volume.flush_all()
 
     async def _node(self, path: bytes) -> NodeId:
@@ -299,8 +303,9 @@ class Verbs:
 
     async def _stop(self, fields: Fields) -> object:
         """Unmounts, which ends the daemon; raises Refused when programs use the mount and `lazy` is not said."""
-        await self.flush()
         is_lazy = bool(fields.get("lazy"))
+        if not is_lazy:
+            await self.flush()
         try:
             await trio.to_thread.run_sync(lambda: mounts.unmount(self._point, is_lazy=is_lazy))
         except Busy:
@@ -311,6 +316,17 @@ class Verbs:
         # By itself it would end with the last program that has a file open, in this mount namespace or another.
         self._end()
         return {"unmounted": True}
+
+
+def _fsync_all(paths: list[bytes]) -> None:
+    """Makes the kernel hand over what it holds back of these files; runs in a thread, for it may take long."""
+    for path in paths:
+        with contextlib.suppress(OSError):  # gone meanwhile, or not ours to read
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
 
 def _told(old: Old) -> Fields:

@@ -223,3 +223,12 @@ def test_a_new_file_is_seen_elsewhere_when_it_is_closed_not_before(device: Any) 
     with open(desk.path / "lock", "wb"):
         desk.wait()
         laptop.sees("lock", b"")
+
+
+def test_wait_takes_what_the_kernel_holds_back_of_open_files(device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    (desk.path / "log").write_bytes(b"")
+    with open(desk.path / "log", "wb", buffering=0) as file:
+        file.writelines(b"line %03d\n" % number for number in range(200))
+        desk.wait("log")
+        laptop.sees("log", b"".join(b"line %03d\n" % number for number in range(200)))
