@@ -1,6 +1,7 @@
 """The commands, as a person types them, on real mounts."""
 
 import contextlib
+import itertools
 import json
 import os
 import select
@@ -311,7 +312,9 @@ def test_versions_follow_programs_that_save_by_renaming(device: Any) -> None:
         fresh.write_text(content)
         fresh.rename(file)
         desk.wait()
-    sizes = [one["size_bytes"] for one in json.loads(desk.must("versions", file, "--json")) if one["kind"] == "file"]
+    found = json.loads(desk.must("versions", file, "--json"))
+    # A new content may have been sent under its first name already, which makes two versions with it.
+    sizes = [size for size, _ in itertools.groupby(one["size_bytes"] for one in found if one["kind"] == "file")]
     assert sizes == [3, 2, 1]
 
 

@@ -93,8 +93,9 @@ def sleeps(path: Path) -> list[str]:
     """Calls in this file that let real time pass; `sleep(0)` lets none."""
     calls = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Call)]
     texts = [ast.unparse(call) for call in calls]
-    # Under tests/model all of trio's time is a mock clock's.
-    modules = "time|asyncio|anyio" if "model" in path.parts else "time|asyncio|anyio|trio"
+    # What runs in tests/model, or by its `in_no_time`, has a mock clock: trio's time is not real there.
+    is_mocked = "model" in path.parts or "in_no_time" in path.read_text()
+    modules = "time|asyncio|anyio" if is_mocked else "time|asyncio|anyio|trio"
     return [text for text in texts if re.match(rf"({modules})\.sleep\((?!0\))", text)]
 
 
