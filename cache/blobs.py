@@ -32,6 +32,18 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
+def read_flags(directory: Path) -> int:
+    """The flags with which preadv(2) never waits for the disk: none where there is no disk, as on tmpfs."""
+    device = os.stat(directory).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo") as mounts:
+        for line in mounts:
+            fields, _, source = line.partition(" - ")
+            if fields.split()[2] == number and source.split()[0] in ("tmpfs", "ramfs"):
+                return 0
+    return os.RWF_NOWAIT
+
+
 class Blobs:
     """The blob files below `directory`, a bounded number of them open."""
 

@@ -87,6 +87,7 @@ class Chunks:
         self.store: Final = store
         self.directory: Final = directory
         self._blobs = Blobs(directory / "blobs")
+        self._read_flags = blobs.read_flags(directory)
         self._limiter = trio.CapacityLimiter(THREADS)
         # Chunks that a thread reads or writes just now: not to be dropped.
         self._holds: Counter[ChunkId] = Counter()
@@ -148,7 +149,7 @@ class Chunks:
         begin = first * FRAME
         data = bytearray(min(end * FRAME, length) - begin)
         try:
-            count = os.preadv(fd, [data], offset + begin, os.RWF_NOWAIT)
+            count = os.preadv(fd, [data], offset + begin, self._read_flags)
         except OSError:  # not in the page cache, or a file system that cannot tell
             return None
         if count < len(data):

@@ -74,6 +74,13 @@ class Sync:
             if self._is_walking:
                 nursery.start_soon(self._walk)
 
+    async def ensure_range(self) -> None:
+        """Returns when this device has node ids to give; raises RemoteError when it has none and gets none."""
+        if not self._tree.has_range:
+            leased = await self._pull.service.lease_range()
+            if not self._tree.has_range:
+                self._tree.lease(leased.first, leased.count)
+
     def standing(self) -> Standing:
         """How things are now."""
         now = trio.current_time()
@@ -134,9 +141,7 @@ class Sync:
         failures = 0
         while True:
             with self._connection() as connection:
-                if not self._tree.has_range:
-                    leased = await self._pull.service.lease_range()
-                    self._tree.lease(leased.first, leased.count)
+                await self.ensure_range()
                 await self._pull.catch_up()
                 self._arrived()
                 failures = 0

@@ -155,6 +155,9 @@ class Volume:
         self, folder: NodeId, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes = b""
     ) -> NodeId:
         """A new node of the type in `mode` under this name; raises Exists, NameTooLong, NotFolder."""
+        if not self.tree.has_range:
+            with trio.fail_after(self._listing_seconds):
+                await self.sync.ensure_range()
         await self._ensure_free(folder, name)
         if len(target) > SYMLINK_MAX:
             raise NameTooLong(f"A symlink's target has at most {SYMLINK_MAX} bytes.")

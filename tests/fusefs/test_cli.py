@@ -165,6 +165,6 @@ def test_a_folder_s_real_place_is_found_without_asking_it(tmp_path: Path) -> Non
 
 
 def test_the_mounts_of_this_machine_are_read() -> None:
-    assert mounts.mount_at("/") is not None
+    assert mounts.mount_at("/proc") is not None
     assert mounts.mount_at("/no/such") is None
     assert mounts._plain("/a\\040b\\134") == "/a b\\"

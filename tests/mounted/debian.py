@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def _fetch(name: str, folder: Path, work: Path) -> None:
     _run([*command, "update"], work)
     _run([*command, "source", "--download-only", name], work / "found")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    (work / "found").rename(folder)
+    # Not by rename: the two may lie on different disks.
+    shutil.move(work / "found", folder)
 
 
 def _write_sources(parts: Path) -> None:
