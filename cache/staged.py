@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from cache.store import sync_folder
 from remote.protocol.nodes import Manifest
 
 FORMAT: Final = 1
@@ -73,8 +74,4 @@ def sync_file(fd: int, directory: Path | None) -> None:
     """Returns when the file's bytes, and its name when the directory is given, survive a power cut; blocks."""
     os.fdatasync(fd)
     if directory is not None:
-        directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory_fd)
-        finally:
-            os.close(directory_fd)
+        sync_folder(directory)

@@ -105,7 +105,7 @@ class Store:
         if has_journal:
             self._open_journal(path.with_suffix(".wal"))
         if self.is_incomplete:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
     def _open_engine(self) -> None:
         self._env = lmdb.open(
@@ -335,8 +335,8 @@ class Store:
         os.close(self._lock_fd)
 
 
-def _sync_folder(folder: Path) -> None:
-    """New names in a folder survive a power cut only after this."""
+def sync_folder(folder: Path) -> None:
+    """Returns when new names in the folder survive a power cut; blocks."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
