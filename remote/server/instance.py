@@ -23,7 +23,7 @@ from remote.server.database.connection import Database, OnStatement, Session, ma
 from remote.server.database.schema import FORMAT
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
-from remote.server.keys import MasterKey, fresh_key, make_master_key, read_master_key, refuse_inside
+from remote.server.keys import MasterKey, fresh_key, make_master_key, read_master_key, refuse_inside, sync_folder
 from remote.server.objects.local import LocalObjects
 from remote.server.objects.signing import Signer
 
@@ -67,7 +67,7 @@ def make(data: Path, key_file: Path) -> bool:
         make_tables(data / _DRAFT, lambda session: _fill(session, master))
         # The database gets its name when it is whole: a kill before this line leaves nothing that looks like one.
         os.rename(data / _DRAFT, data / DATABASE)
-        _sync(data)
+        sync_folder(data)
     return True
 
 
@@ -166,11 +166,3 @@ def _fill(session: Session, master: MasterKey) -> None:
     account_rows.put_setting(session, "instance", secrets.token_hex(16).encode())
     account_rows.put_setting(session, "key_check", master.wrap(_KEY_CHECK))
     account_rows.put_setting(session, "domain_secret", master.wrap(fresh_key()))
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

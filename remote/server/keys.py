@@ -86,11 +86,7 @@ def make_master_key(key_file: Path) -> MasterKey:
             os.fsync(file.fileno())
         # A link never replaces: a key that is there already may be the only way to somebody's data.
         os.link(draft, key_file)
-        directory = os.open(key_file.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_folder(key_file.parent)
     except FileExistsError:
         pass
     finally:
@@ -113,3 +109,12 @@ def read_master_key(key_file: Path) -> MasterKey:
     if mode & 0o077:
         raise KeyTrouble(f"The master key file {key_file} can be read by others: run chmod 600 {key_file}")
     return MasterKey(secret)
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns when new names in the folder survive a power cut; blocks."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -14,6 +14,7 @@ from typing import Self
 
 from remote.protocol.errors import BadRequest, ServerFault, TooLarge
 from remote.protocol.ids import ChunkId, SpaceId, UserId
+from remote.server.keys import sync_folder
 from remote.server.objects.signing import Grant, Signer
 from remote.server.objects.store import GET_URL_SECONDS, PUT_URL_SECONDS, ObjectMissing, object_name
 
@@ -83,7 +84,7 @@ class LocalObjects:
             # A name says what the content is, so another size can only be damage: the whole bytes heal it.
             if path.stat().st_size != size:
                 os.replace(draft, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def _make_folder(self, folder: Path) -> None:
         with self._folders_lock:
@@ -94,7 +95,7 @@ class LocalObjects:
                 missing.append(missing[-1].parent)
             for path in reversed(missing):
                 path.mkdir(mode=0o700, exist_ok=True)
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
             self._known_folders.add(folder)
 
 
@@ -140,11 +141,3 @@ class Incoming:
         """Keeps the bytes under a name, durably."""
         os.fsync(self._file.fileno())
         self._objects.name_draft(self._draft, self._size, name)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
