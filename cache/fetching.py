@@ -21,7 +21,7 @@ from remote.protocol.errors import ChunkDamaged, NotFound, RemoteError
 from remote.protocol.ids import SpaceId
 from remote.protocol.messages import ChunkPart
 from remote.protocol.nodes import Entry
-from remote.protocol.sealing import FRAME, Buffer, frame_count, open_chunk, open_frames, open_leaf
+from remote.protocol.sealing import FRAME, Buffer, Contexts, frame_count, open_chunk, open_frames, open_leaf
 from remote.protocol.service import Service
 
 log = logging.getLogger(__name__)
@@ -95,12 +95,12 @@ class Fetch:
         assert self.plain is not None
         return self.plain
 
-    def open(self, part: Buffer) -> Buffer:
+    def open(self, part: Buffer, contexts: Contexts) -> Buffer:
         """The content in sealed bytes from the server; raises ChunkDamaged."""
         if self.is_leaf:
             return open_leaf(self.entry, part)
         if self.is_whole:
-            return open_chunk(self.entry, part)
+            return open_chunk(self.entry, part, contexts)
         return open_frames(self.entry, part, self.first, self.count)
 
 
@@ -354,9 +354,10 @@ def _runs(bits: int) -> list[tuple[int, int]]:
 
 def _open_all(received: Sequence[tuple[Fetch, bytes]]) -> list[tuple[Fetch, ChunkDamaged]]:
     damaged = []
+    contexts = Contexts()
     for fetch, part in received:
         try:
-            fetch.plain = fetch.open(part)
+            fetch.plain = fetch.open(part, contexts)
         except ChunkDamaged as fault:
             damaged.append((fetch, fault))
     return damaged

@@ -22,7 +22,7 @@ from remote.protocol.errors import RemoteError
 from remote.protocol.ids import ChunkId, PlainHash, SpaceId
 from remote.protocol.manifests import build
 from remote.protocol.nodes import EMPTY, INLINE_MAX, Entry, Manifest
-from remote.protocol.sealing import Sealed, seal
+from remote.protocol.sealing import Contexts, Sealed, seal
 from remote.protocol.service import Service
 
 SMALL_FILE_MAX: Final = SIZES.least
@@ -75,7 +75,7 @@ class Upload:
         """Prepares stagings of at most SMALL_FILE_MAX bytes together; bound their number, all are in memory at once."""
         contents = [(staging, staging.mark(), await self._whole(staging)) for staging in stagings]
         big = [content for _, _, content in contents if len(content) > INLINE_MAX]
-        sealed = await trio.to_thread.run_sync(lambda: [seal(content, self._secret) for content in big]) if big else []
+        sealed = await trio.to_thread.run_sync(_seal_all, big, self._secret) if big else []
         if sealed:
             await self._service.send_chunks(self._space, {one.id: one.data for one in sealed})
         rest = iter(sealed)
@@ -211,6 +211,11 @@ class Upload:
             offset = until
             index += 1
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _seal_all(contents: Sequence[bytes], secret: bytes) -> list[Sealed]:
+    contexts = Contexts()
+    return [seal(content, secret, contexts) for content in contents]
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -57,6 +57,17 @@ _COMPRESSION = zstandard.ZstdCompressionParameters(
 )
 
 
+class Contexts:
+    """What zstd works with, for one thread at a time: who seals or opens many small chunks makes it once for all.
+
+    Made anew for each chunk of 4 KiB, it takes 43 of 61 us to seal it, and 14 of 22 us to open it.
+    """
+
+    def __init__(self) -> None:
+        self.compress = zstandard.ZstdCompressor(compression_params=_COMPRESSION).compress
+        self.decompress = zstandard.ZstdDecompressor(max_window_size=FRAME).decompress
+
+
 @dataclass(frozen=True)
 class Sealed:
     """A chunk ready to send; `length` counts the content, `data` are the sealed bytes that `id` is the SHA-256 of."""
@@ -80,7 +91,7 @@ def header_length(frames: int) -> int:
 HEADER_MAX = header_length(FRAMES_MAX)
 
 
-def seal(plain: Buffer, domain_secret: bytes) -> Sealed:
+def seal(plain: Buffer, domain_secret: bytes, contexts: Contexts | None = None) -> Sealed:
     """The sealed form of 1 .. PLAIN_MAX bytes: equal content gives equal bytes under the same secret.
 
     The parameters of zstd are pinned, but another version of zstd may still give other bytes: that costs sharing with
@@ -89,7 +100,7 @@ def seal(plain: Buffer, domain_secret: bytes) -> Sealed:
     content = memoryview(plain).cast("B")
     if not 0 < len(content) <= PLAIN_MAX:
         raise ValueError(f"a chunk holds 1 to {PLAIN_MAX} bytes, not {len(content)}")
-    frames = _compressed_frames(content)
+    frames = _compressed_frames(content, contexts or Contexts())
     table = [(len(frame) + _TAG) | (_COMPRESSED if is_compressed else 0) for frame, is_compressed in frames]
     header = _HEAD.pack(_VERSION, 0, len(table)) + struct.pack(f">{len(table)}I", *table)
     # The key is unique to the payload (table and compressed frames), so the frame number can be the nonce.
@@ -103,17 +114,17 @@ def seal(plain: Buffer, domain_secret: bytes) -> Sealed:
     return Sealed(ChunkId(hashlib.sha256(data).digest()), key, len(content), data)
 
 
-def open_chunk(entry: Entry, data: Buffer) -> bytes:
+def open_chunk(entry: Entry, data: Buffer, contexts: Contexts | None = None) -> bytes:
     """The content of a whole sealed chunk, after its id, every frame and its length were checked."""
     _check_id(entry, data)
     lengths = _plain_lengths(entry)
-    return _open(entry, data, 0, len(lengths), lengths)
+    return _open(entry, data, 0, len(lengths), lengths, contexts or Contexts())
 
 
 def open_leaf(entry: Entry, data: Buffer) -> bytes:
     """The encoded entries in the leaf that an entry of a manifest with depth > 0 stands for."""
     _check_id(entry, data)
-    return _open(entry, data, 0, 1, None)
+    return _open(entry, data, 0, 1, None, Contexts())
 
 
 def open_frames(entry: Entry, part: Buffer, first: int, frames: int) -> bytes:
@@ -121,7 +132,7 @@ def open_frames(entry: Entry, part: Buffer, first: int, frames: int) -> bytes:
     lengths = _plain_lengths(entry)
     if not (first >= 0 and 0 < frames <= len(lengths) - first):
         raise ValueError(f"frames {first} to {first + frames - 1} are not within a chunk of {len(lengths)}")
-    return _open(entry, part, first, frames, lengths)
+    return _open(entry, part, first, frames, lengths, Contexts())
 
 
 def header_of(start: Buffer) -> bytes:
@@ -159,10 +170,9 @@ def open_blob(key: bytes, blob: Buffer) -> bytes:
         raise ChunkDamaged("A stored record was changed, or is closed under another key.") from None
 
 
-def _compressed_frames(content: memoryview) -> list[tuple[Buffer, bool]]:
+def _compressed_frames(content: memoryview, contexts: Contexts) -> list[tuple[Buffer, bool]]:
     """Each frame with whether it is compressed; after one that did not shrink, a sample of the next decides."""
-    # Made anew for each chunk: that is cheap beside the rest, and contexts are not to be shared between threads.
-    compress = zstandard.ZstdCompressor(compression_params=_COMPRESSION).compress
+    compress = contexts.compress
     frames: list[tuple[Buffer, bool]] = []
     is_shrinking = True
     for offset in range(0, len(content), FRAME):
@@ -195,7 +205,7 @@ def _check_id(entry: Entry, data: Buffer) -> None:
         raise _damaged(entry, "does not match its id")
 
 
-def _open(entry: Entry, part: Buffer, first: int, frames: int, lengths: list[int] | None) -> bytes:
+def _open(entry: Entry, part: Buffer, first: int, frames: int, lengths: list[int] | None, contexts: Contexts) -> bytes:
     """Opens frames that follow each other behind the header; without `lengths`, one frame of any length."""
     view = memoryview(part).cast("B")
     try:
@@ -212,7 +222,6 @@ def _open(entry: Entry, part: Buffer, first: int, frames: int, lengths: list[int
     if len(entry.key) != 32:
         raise _damaged(entry, f"has a key of {len(entry.key)} bytes")
     cipher = AESGCM(entry.key)
-    decompressor = zstandard.ZstdDecompressor(max_window_size=FRAME)
     opened = []
     for number, word in enumerate(words):
         try:
@@ -221,18 +230,18 @@ def _open(entry: Entry, part: Buffer, first: int, frames: int, lengths: list[int
             raise _damaged(entry, f"was changed or has another key (frame {first + number})") from None
         expected = LEAF_PLAIN_MAX if lengths is None else lengths[first + number]
         if word & _COMPRESSED:
-            frame = _decompressed(entry, decompressor, frame, expected)
+            frame = _decompressed(entry, contexts, frame, expected)
         if len(frame) > expected or (lengths is not None and len(frame) < expected):
             raise _damaged(entry, f"has {len(frame)} bytes of content in frame {first + number}, not {expected}")
         opened.append(frame)
     return opened[0] if len(opened) == 1 else b"".join(opened)
 
 
-def _decompressed(entry: Entry, decompressor: zstandard.ZstdDecompressor, frame: bytes, expected: int) -> bytes:
+def _decompressed(entry: Entry, contexts: Contexts, frame: bytes, expected: int) -> bytes:
     try:
         # A size that a frame itself declares would be believed, whatever bound is given: we never write one.
         if zstandard.frame_content_size(frame) == -1:
-            return decompressor.decompress(frame, max_output_size=expected, allow_extra_data=False)
+            return contexts.decompress(frame, max_output_size=expected, allow_extra_data=False)
     except zstandard.ZstdError:
         pass
     raise _damaged(entry, "has a frame that does not decompress to its length")
