@@ -1,4 +1,4 @@
-"""Report: runs the work in rounds and prints the medians."""
+"""Report: what was asked for on the command line, and the tables that are printed."""
 
 import argparse
 import json
@@ -11,69 +11,185 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.bench.stage import staged
-from tests.bench.work import ALL, Figure, Sizes
+from tests.bench.contestant import Contestant, Local
+from tests.bench.rounds import GROUPS, Results, chosen, run_rounds
+from tests.bench.satchel import Satchel
+from tests.bench.work import MB, Scale
 
-DISK_PER_BYTE = 6
+DISK_PER_BYTE = 8
+ABOUT = """
+Measures this checkout on this machine, beside the local disk (the control) and, with --against, beside other file
+systems. It starts servers and mounts of its own on the loopback interface, everything remote through a proxy that
+counts bytes, and takes all of it away at the end."""
+EXAMPLES = """
+  tests/bench/run --only small.create               # a few seconds: the local disk and this checkout
+  tests/bench/run --only large.read,small --rounds 3
+  tests/bench/run --only large --large 256M --alone  # without the local disk
+  tests/bench/run --latency 20                      # 20 ms each way
+  tests/bench/run --rounds 3 --against juicefs,rclone,weed,s3fs --json
+
+A step that needs another (large.read: large.write) does that first. Ratios above 1 mean that satchel is the better one.
+The steps:
+"""
 
 
-def main(root: Path) -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(prog="tests/bench/run", description="Measures this checkout on this machine.")
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else on stdout")
-    parser.add_argument("--rounds", type=int, default=1, help="how often everything is done; medians are printed")
-    parser.add_argument("--large", type=int, default=2 << 30, metavar="BYTES", help="size of the large file")
-    parser.add_argument("--only", default="", metavar="WORD", help="only work whose name contains this")
-    parser.add_argument("--work", type=Path, default=Path("/var/tmp"), metavar="DIR", help="a folder on a real disk")
-    chosen = parser.parse_args()
-    chosen.work.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(chosen.work).free < chosen.large * DISK_PER_BYTE:
-        sys.exit(f"{chosen.work} has not the {chosen.large * DISK_PER_BYTE / 1e9:.0f} GB free that this needs: --work")
-    began = time.monotonic()
-    rounds: list[list[Figure]] = [[] for _ in range(chosen.rounds)]
-    for figures in rounds:
-        work = Path(tempfile.mkdtemp(prefix="satchel-bench-", dir=chosen.work))
-        try:
-            for piece in ALL:
-                if chosen.only in piece.__name__:
-                    # A server of its own: what other work left there would be listed by new devices.
-                    with staged(work / piece.__name__) as stage:
-                        for figure in piece(stage, Sizes(chosen.large)):
-                            figures.append(figure)
-                            print(f"  {figure.name}: {figure.ours:.4g} {figure.unit}", file=sys.stderr, flush=True)
-                    shutil.rmtree(work / piece.__name__)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+def main() -> None:
+    """Measures and prints; the exit code is 1 when something of this checkout failed."""
+    given = _parser().parse_args()
+    groups = chosen(given.only.split(","))
+    if not groups:
+        sys.exit(f"no step has {given.only!r} in its name: --help lists them")
+    kinds: list[type[Contestant]] = [Satchel] if given.alone else [Local, Satchel]
+    scale = Scale(_size(given.large), given.files, given.seconds)
+    given.work.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(given.work).free < scale.large * DISK_PER_BYTE:
+        sys.exit(f"{given.work} has not the {scale.large * DISK_PER_BYTE / 1e9:.0f} GB free that this needs: --work")
+    began, load = time.monotonic(), os.getloadavg()[0]
+    work = Path(tempfile.mkdtemp(prefix="satchel-bench-", dir=given.work))
+    try:
+        results = run_rounds(kinds, groups, scale, work, given.rounds, given.latency / 1e3)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
     machine = {
         "cores": os.cpu_count(),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "load": os.getloadavg()[0],
-        "rounds": chosen.rounds,
+        "load at start, end": f"{load:.1f}, {os.getloadavg()[0]:.1f}",
+        "rounds": given.rounds,
+        "ms each way": given.latency,
         "seconds": round(time.monotonic() - began),
     }
-    rows = [_median(same) for same in zip(*rounds, strict=True)]
-    if chosen.json:
-        told = [{**one._asdict(), "ratio": one.ours / one.local if one.local else None} for one in rows]
-        print(json.dumps({"machine": machine, "figures": told}, indent=2))
+    if given.json:
+        print(json.dumps(as_json(machine, results), indent=2))
     else:
-        print(", ".join(f"{key} {value}" for key, value in machine.items()))
-        print(table(rows))
+        print(", ".join(f"{key} {value}" for key, value in machine.items()) + "\n")
+        print(table(results, [kind.name for kind in kinds]))
+        print("\n" + costs(results))
+        for line in [*(f"{name} is left out: {why}" for name, why in results.missing.items()), *results.failed]:
+            print(line)
+    sys.exit(any(line.startswith((Satchel.name, Local.name)) for line in results.failed))
 
 
-def _median(figures: tuple[Figure, ...]) -> Figure:
-    locals_ = [figure.local for figure in figures if figure.local is not None]
-    return figures[0]._replace(
-        ours=statistics.median(figure.ours for figure in figures),
-        local=statistics.median(locals_) if locals_ else None,
+def _parser() -> argparse.ArgumentParser:
+    steps = "\n".join("  " + "  ".join(step.name for step in group) for group in GROUPS)
+    parser = argparse.ArgumentParser(
+        prog="tests/bench/run",
+        description=ABOUT,
+        epilog="examples:" + EXAMPLES + steps,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--only", default="", metavar="WORD,…", help="only steps whose names contain one of these")
+    parser.add_argument("--rounds", type=int, default=1, help="how often everything is done; medians are printed")
+    parser.add_argument("--latency", type=float, default=0.0, metavar="MS", help="how far the servers are, each way")
+    parser.add_argument("--large", default="1G", metavar="SIZE", help="size of the large file")
+    parser.add_argument("--files", type=int, default=5_000, metavar="N", help="how many small files")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="how long to read at random")
+    parser.add_argument("--alone", action="store_true", help="without the local disk")
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else on stdout")
+    parser.add_argument("--work", type=Path, default=Path("/var/tmp"), metavar="DIR", help="a folder on a real disk")
+    return parser
 
 
-def table(rows: list[Figure]) -> str:
-    """The figures as a table in Markdown; the last column is ours divided by the local disk's."""
-    lines = ["| what | unit | here | local disk | ratio |", "| --- | --- | ---: | ---: | ---: |"]
-    for row in rows:
-        local = f"{row.local:,.4g}" if row.local is not None else ""
-        ratio = f"{row.ours / row.local:.3g}" if row.local else ""
-        lines.append(f"| {row.name.strip()} | {row.unit} | {row.ours:,.4g} | {local} | {ratio} |")
+def _size(text: str) -> int:
+    units = {"K": 10, "M": 20, "G": 30}
+    return int(text[:-1]) << units[text[-1]] if text[-1] in units else int(text)
+
+
+def better(unit: str, ours: float, other: float) -> float | None:
+    """How many times better ours is: above 1 it is; None when that cannot be said."""
+    up, down = (ours, other) if "/s" in unit or unit == "IOPS" else (other, ours)
+    return up / down if down else None
+
+
+def medians(values: dict[str, list[float]]) -> dict[str, float]:
+    """By contestant."""
+    return {name: statistics.median(each) for name, each in values.items()}
+
+
+def ratios(unit: str, found: dict[str, float]) -> tuple[float | None, str, float | None]:
+    """Ours to the local disk; the best peer; ours to it."""
+    ours = found.get(Satchel.name)
+    if ours is None:
+        return None, "", None
+    local = better(unit, ours, found[Local.name]) if Local.name in found else None
+    peers = {name: value for name, value in found.items() if name not in (Satchel.name, Local.name)}
+    if not peers:
+        return local, "", None
+    best = (max if "/s" in unit or unit == "IOPS" else min)(peers, key=lambda name: peers[name])
+    return local, best, better(unit, ours, peers[best])
+
+
+def table(results: Results, names: list[str]) -> str:
+    """The figures as a table in Markdown."""
+    peers = len(names) > 2
+    head = ["what", "unit", *names, "to local", *(["to the best peer"] if peers else [])]
+    lines = [f"| {' | '.join(head)} |", f"| --- | --- |{' ---: |' * (len(head) - 2)}"]
+    for what in results.order:
+        found = medians(results.values[what])
+        local, best, to_best = ratios(results.units[what], found)
+        cells = [_number(found.get(name)) for name in names]
+        cells.append(_number(local, 3))
+        if peers:
+            cells.append(f"{_number(to_best, 3)} {best}".strip())
+        lines.append(f"| {what} | {results.units[what]} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def costs(results: Results) -> str:
+    """What each step used, as a table in Markdown: figures that a busy machine does not change much."""
+    lines = ["| step | contestant | daemon CPU s | store CPU s | requests | sent MB | received MB |"]
+    lines.append("| --- | --- |" + " ---: |" * 5)
+    for step, by_name in results.used.items():
+        for name, each in by_name.items():
+            if name != Local.name:
+                numbers = [
+                    statistics.median(one.daemon_cpu_seconds for one in each),
+                    statistics.median(one.store_cpu_seconds for one in each),
+                    statistics.median(one.requests for one in each),
+                    statistics.median(one.wire.sent_bytes for one in each) / MB,
+                    statistics.median(one.wire.received_bytes for one in each) / MB,
+                ]
+                lines.append(f"| {step} | {name} | {' | '.join(_number(number) for number in numbers)} |")
+    return "\n".join(lines)
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+
+
+def as_json(machine: dict[str, object], results: Results) -> dict[str, object]:
+    """All of it for programs: medians, every round's value, ratios, costs."""
+    figures = []
+    for what in results.order:
+        values = results.values[what]
+        local, best, to_best = ratios(results.units[what], medians(values))
+        figures.append(
+            {
+                "name": what,
+                "unit": results.units[what],
+                "median": medians(values),
+                "rounds": values,
+                "to_local": local,
+                "best_peer": best,
+                "to_best_peer": to_best,
+            }
+        )
+    used = {
+        step: {
+            name: [
+                {
+                    "daemon_cpu_seconds": one.daemon_cpu_seconds,
+                    "store_cpu_seconds": one.store_cpu_seconds,
+                    "requests": one.requests,
+                    "sent_bytes": one.wire.sent_bytes,
+                    "received_bytes": one.wire.received_bytes,
+                }
+                for one in each
+            ]
+            for name, each in by_name.items()
+        }
+        for step, by_name in results.used.items()
+    }
+    return {"machine": machine, "figures": figures, "used": used, "missing": results.missing, "failed": results.failed}

@@ -1,0 +1,140 @@
+"""Rounds: does the chosen steps with every contestant in turn, and keeps what came of it."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.bench.contestant import Contestant, Local, Missing, Used, discard, new_home, running
+from tests.bench.large import LARGE, MIDDLE, SPARSE
+from tests.bench.own import ELSEWHERE, MOUNT
+from tests.bench.satchel import Satchel
+from tests.bench.small import SMALL, SOURCE
+from tests.bench.work import MB, Figure, Scale, Step
+
+GROUPS: tuple[tuple[Step, ...], ...] = (LARGE, SPARSE, MIDDLE, SMALL, SOURCE, ELSEWHERE, MOUNT)
+STEP_SECONDS = 600
+PEAK = "daemon: peak RSS over all of it"
+CPU = "daemon: CPU over all of it"
+
+
+class TooLong(Exception):
+    """A step was given up."""
+
+
+@dataclass
+class Results:
+    """Values by figure and contestant, one for each round; what each step used; what went wrong."""
+
+    units: dict[str, str] = field(default_factory=dict)
+    values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    used: dict[str, dict[str, list[Used]]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
+    _last: dict[str, str] = field(default_factory=dict)
+
+    def add(self, contestant: str, figure: Figure) -> None:
+        """Keeps a figure and says it."""
+        if figure.name not in self.units:
+            # Behind the one before it, also when another contestant did not have that.
+            before = self._last.get(contestant)
+            place = self.order.index(before) + 1 if before in self.order else len(self.order)
+            self.order.insert(place, figure.name)
+        self._last[contestant] = figure.name
+        self.units[figure.name] = figure.unit
+        self.values.setdefault(figure.name, {}).setdefault(contestant, []).append(figure.value)
+        say(f"  {contestant:>14}  {figure.name}: {figure.value:,.4g} {figure.unit}")
+
+
+def say(line: str) -> None:
+    """One line of progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def chosen(words: list[str]) -> list[list[Step]]:
+    """The steps whose names contain one of these words, and those that they need, by group."""
+    groups = []
+    for group in GROUPS:
+        wanted = {step.name for step in group if any(word in step.name for word in words)}
+        # A step stands behind what it needs.
+        for step in reversed(group):
+            if step.name in wanted and step.needs:
+                wanted.add(step.needs)
+        groups.append([step for step in group if step.name in wanted])
+    return [group for group in groups if group]
+
+
+def run_rounds(
+    kinds: list[type[Contestant]], groups: list[list[Step]], scale: Scale, work: Path, rounds: int, delay_seconds: float
+) -> Results:
+    """Contestants alternate: each group of steps is done with all of them before the next one, in changing order."""
+    results = Results()
+    for number in range(rounds):
+        peaks: dict[str, float] = {}
+        seconds: dict[str, float] = {}
+        for place, group in enumerate(groups):
+            turn = (number + place) % len(kinds)
+            for kind in kinds[turn:] + kinds[:turn]:
+                steps = [step for step in group if kind is Satchel or not step.satchel_only]
+                if not steps or kind.name in results.missing:
+                    continue
+                home = new_home(work / f"{number}-{steps[0].name}-{kind.name}")
+                used, peak = _group(kind, home, steps, scale, delay_seconds, results)
+                if kind is not Local:
+                    peaks[kind.name] = max(peaks.get(kind.name, 0.0), peak)
+                    seconds[kind.name] = seconds.get(kind.name, 0.0) + used
+                discard(home)
+        for name, value in peaks.items():
+            results.add(name, Figure(PEAK, "MB", value / MB))
+        for name, value in seconds.items():
+            results.add(name, Figure(CPU, "s", value))
+    return results
+
+
+def _group(
+    kind: type[Contestant], home: Path, steps: list[Step], scale: Scale, delay_seconds: float, results: Results
+) -> tuple[float, float]:
+    """CPU seconds and the most memory of the daemon; what fails is noted, and ends the group."""
+    doing = "start"
+    seconds = peak = 0.0
+    try:
+        with running(kind, home, delay_seconds) as one:
+            for step in steps:
+                doing = step.name
+                before, cooled = one.used(), one.cooling
+                with _at_most(STEP_SECONDS):
+                    for figure in step.does(one, scale):
+                        results.add(one.name, figure)
+                used = one.used()
+                # Less what went into mounting anew.
+                results.used.setdefault(step.name, {}).setdefault(one.name, []).append(
+                    used.since(before).since(one.cooling.since(cooled))
+                )
+                seconds, peak = used.daemon_cpu_seconds, one.peak_bytes()
+    except Missing as missing:
+        results.missing[kind.name] = str(missing)
+        say(f"  {kind.name:>14}  is left out: {missing}")
+    except (OSError, AssertionError, RuntimeError, TooLong, subprocess.SubprocessError) as error:
+        results.failed.append(f"{kind.name}: {doing}: {error!r}")
+        say(f"  {kind.name:>14}  FAILED at {doing}: {error!r}")
+    return seconds, peak
+
+
+@contextmanager
+def _at_most(seconds: int) -> Iterator[None]:
+    """Raises TooLong in what takes longer."""
+
+    def give_up(_signal: int, _frame: object) -> None:
+        raise TooLong(f"not done within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,55 @@
+"""The benchmark runs, leaves nothing behind, and what it prints can be read by programs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.report import better
+from tests.bench.rounds import GROUPS, chosen
+
+pytestmark = pytest.mark.mounted
+RUN = Path(__file__).resolve().parents[1] / "bench/run"
+TINY = ("--large", "8M", "--files", "100", "--seconds", "0.2")
+
+
+def bench(work: Path, *arguments: str) -> dict[str, dict[str, float]]:
+    """Medians by figure and contestant."""
+    command = [sys.executable, RUN, "--json", "--work", work, *TINY, *arguments]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    answer = json.loads(told.stdout)
+    assert answer["failed"] == []
+    assert list(work.iterdir()) == []
+    return {figure["name"]: figure["median"] for figure in answer["figures"]}
+
+
+def test_figures_of_ours_stand_beside_the_local_disk(tmp_path: Path) -> None:
+    figures = bench(tmp_path, "--only", "large.random,large.overwrite,small.tar")
+    assert all(value > 0 for each in figures.values() for value in each.values())
+    both = [name for name, each in figures.items() if set(each) == {"local", "satchel"}]
+    assert {"tar of many, cold", "write 8 MiB until on the server"} <= set(both)
+    # Nothing of the content was here: a cold tar has all of it on the wire.
+    assert figures["4 KiB random reads: fetched per byte asked"]["satchel"] > 1
+
+
+def test_a_distant_server_is_as_far_as_said(tmp_path: Path) -> None:
+    figures = bench(tmp_path, "--only", "sparse", "--alone", "--latency", "30")
+    (milliseconds,) = (each["satchel"] for name, each in figures.items() if name.endswith("file"))
+    assert milliseconds > 60
+
+
+def test_a_step_brings_what_it_needs_and_every_step_can_be_chosen() -> None:
+    assert [[step.name for step in group] for group in chosen(["git.status"])] == [
+        ["git.untar", "git.add", "git.status"]
+    ]
+    for group in GROUPS:
+        names = [step.name for step in group]
+        assert all(step.needs in names[:place] for place, step in enumerate(group) if step.needs)
+
+
+def test_ratios_above_one_are_better() -> None:
+    assert better("MB/s", 200.0, 100.0) == 2.0
+    assert better("ms", 200.0, 100.0) == 0.5
+    assert better("ms", 0.0, 1.0) is None
