@@ -569,7 +569,7 @@ class Chunks:
         """Bounds what a kill makes the cache forget, and the memory that the store's open transaction takes."""
         if self._unsaved_small >= SMALL_BYTES_PER_CHECKPOINT or self._unsaved_blob >= BLOB_BYTES_PER_CHECKPOINT:
             self._unsaved_small = self._unsaved_blob = 0
-            self.store.checkpoint()
+            self.store.hurry()
 
 
 def whole(entry: Entry) -> int:

@@ -1,8 +1,9 @@
 """Store: named tables of bytes that survive a killed process at once and a power cut after `sync`.
 
-The only module that speaks LMDB. Commits of LMDB are durable and ordered, hence slow, so they are rare: changes go
-into one write transaction that stays open, and first into a write-ahead journal, whose append survives `kill -9`
-without any flush. Opening replays what the last checkpoint had not taken in. See FORMAT.md.
+The only module that speaks LMDB. Commits of LMDB are durable and ordered, hence slow, so they are rare and made by a
+thread: a change goes into a journal, whose append survives `kill -9` without any flush, and into a layer in memory.
+From time to time the layer is frozen, a new one is put on top, and the frozen one goes into LMDB. Opening replays what
+LMDB had not taken in. See FORMAT.md.
 
 Used from one thread only (the event loop's); `sync` alone may run in another.
 """
@@ -10,35 +11,40 @@ Used from one thread only (the event loop's); `sync` alone may run in another.
 import fcntl
 import logging
 import os
-import struct
+import threading
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import lmdb
-import msgspec
+import trio
 
 from cache.errors import DiskFull, StoreDamaged, StoreInUse
+from cache.journal import Journal
+from cache.layer import Layer, Puts
 
 log = logging.getLogger(__name__)
 
-FORMAT: Final = b"satchel store 1"
+FORMAT: Final = b"satchel store 2"
 MAP_SIZE: Final = 256 << 30
 """Bytes of address space, not of disk."""
+CHECKPOINT_SECONDS: Final = 1.0
 CHECKPOINT_BYTES: Final = 8 << 20
 CHECKPOINT_PUTS: Final = 8_192
+"""What a layer holds before it is frozen, in seconds, bytes and puts, whichever comes first."""
+_PATIENCE: Final = 4
+"""So many times that may come in while a frozen layer goes into LMDB; beyond, changes wait for the disk."""
+_PUTS_AT_ONCE: Final = 256
+"""Puts into LMDB between two looks at what else is to be done."""
 _AGAIN_SECONDS: Final = 2.0
 """After a checkpoint for which the disk had no room, before the next."""
 
-_HEADER: Final = struct.Struct("<IIQ")  # length of the body, CRC-32 of the rest, sequence number
 _META: Final = b"meta"
 _SEQUENCE: Final = b"sequence"
 _FORMAT: Final = b"format"
-
-_Put = tuple[int, bytes, bytes | None]
 
 
 class Change:
@@ -46,33 +52,46 @@ class Change:
 
     def __init__(self, store: "Store") -> None:
         self._store = store
-        self._pending: dict[tuple[int, bytes], bytes | None] = {}
+        self.puts: Puts = {}
 
     def get(self, table: int, key: bytes) -> bytes | None:
         """The value as this change leaves it."""
-        try:
-            return self._pending[table, key]
-        except KeyError:
-            return self._store.get(table, key)
+        values = self.puts.get(table)
+        if values is not None and key in values:
+            return values[key]
+        return self._store.get(table, key)
 
     def put(self, table: int, key: bytes, value: bytes) -> None:
         """Sets a value."""
-        self._pending[table, key] = value
+        values = self.puts.get(table)
+        if values is None:
+            self.puts[table] = {key: value}
+        else:
+            values[key] = value
 
     def delete(self, table: int, key: bytes) -> None:
         """Removes a key; no error when it is not there."""
-        self._pending[table, key] = None
+        self.puts.setdefault(table, {})[key] = None
 
-    def puts(self) -> list[_Put]:
-        """All of it, in the order in which keys were first touched."""
-        return [(table, key, value) for (table, key), value in self._pending.items()]
+
+class _Commit:
+    """A layer on its way into LMDB."""
+
+    def __init__(self, txn: lmdb.Transaction) -> None:
+        self.txn = txn
+        self.steps: Iterator[None] = iter(())
+        """Each puts some of it into the transaction."""
+        self.is_running = False
+        """Whether a thread makes it durable."""
+        self.ended = threading.Event()
+        self.error: lmdb.Error | None = None
 
 
 class Store:
     """Tables by number (the position in `tables`), keys of 1-511 bytes, in bytewise order."""
 
     def __init__(self, path: Path, tables: Sequence[str], *, has_journal: bool) -> None:
-        """Opens or makes `path` (one file, beside it `.lock` and, with a journal, `.wal`).
+        """Opens or makes `path` (one file, beside it `.lock` and, with a journal, the journal's two).
 
         Without a journal the last seconds before a kill may be forgotten: for what can be fetched again.
         Raises StoreInUse, StoreDamaged, DiskFull.
@@ -83,6 +102,14 @@ class Store:
         self._lock_fd = _lock(path.with_suffix(".lock"))
         self.is_incomplete = not path.exists()
         """Whether it was just made, or changes in its journal could not be read: other files may know more than it."""
+        self._active = Layer(len(tables))
+        self._frozen: Layer | None = None
+        self._commit: _Commit | None = None
+        # Tables whose number of keys somebody asked for.
+        self._counts: dict[int, int] = {}
+        self._is_kept = False
+        self._is_full = trio.Event()
+        self._not_before = 0.0
         try:
             self._open_engine()
         except BaseException as error:
@@ -95,17 +122,14 @@ class Store:
                     f"server, and what was not is put aside in {path.with_name('rescued')}."
                 ) from error
             raise
-        self._wal_fd = -1
-        self._wal_bytes = 0
-        self._puts = 0
-        # Without a journal: what a checkpoint that fails must make again.
-        self._unsaved: list[_Put] = []
-        self._not_before = 0.0
         self._sequence = self._stored_sequence()
-        if has_journal:
-            self._open_journal(path.with_suffix(".wal"))
+        self._journal = Journal(path) if has_journal else None
+        if self._journal is not None:
+            self._replay(self._journal)
         if self.is_incomplete:
             sync_folder(path.parent)
+
+    # The file
 
     def _open_engine(self) -> None:
         self._env = lmdb.open(
@@ -114,8 +138,9 @@ class Store:
             map_size=MAP_SIZE,
             max_dbs=len(self._names) + 1,
             mode=0o600,
-            # Another process is kept out by the lock above, and one thread does everything: LMDB's own lock
-            # table would only add a file.
+            # Another process is kept out by the lock above. Within this one, a thread commits while another reads:
+            # without its own locks LMDB demands that no reader is older than the last commit, so `_finish` lets go of
+            # the old state before the next write begins.
             lock=False,
             metasync=True,
             sync=True,
@@ -126,7 +151,7 @@ class Store:
         )
         try:
             is_cut = self._fill_up()
-            self._open_tables(self._names)
+            self._open_tables()
             if is_cut:
                 self._read_all()
         except BaseException:
@@ -147,60 +172,56 @@ class Store:
         os.truncate(self._path, length)
         return True
 
-    def _open_tables(self, tables: Sequence[str]) -> None:
+    def _open_tables(self) -> None:
         self._meta = self._env.open_db(_META)
-        self._tables = [self._env.open_db(name.encode()) for name in tables]
-        self._txn = self._env.begin(write=True)
-        found = self._txn.get(_FORMAT, db=self._meta)
-        if found is None:
-            self._txn.put(_FORMAT, FORMAT, db=self._meta)
-        elif found != FORMAT:
-            self._txn.abort()
-            raise StoreDamaged(
-                f"{self._path} has the format {found!r}, this version reads {FORMAT!r}. "
-                "It was written by another version of Satchel: use that one, or move the file away."
-            )
+        self._tables = [self._env.open_db(name.encode()) for name in self._names]
+        with self._env.begin(write=True) as txn:
+            found = txn.get(_FORMAT, db=self._meta)
+            if found is None:
+                txn.put(_FORMAT, FORMAT, db=self._meta)
+            elif found != FORMAT:
+                raise StoreDamaged(
+                    f"{self._path} has the format {found!r}, this version reads {FORMAT!r}. "
+                    "It was written by another version of Satchel: use that one, or move the file away."
+                )
+        self._txn = self._env.begin()
 
     def _stored_sequence(self) -> int:
         value = self._txn.get(_SEQUENCE, db=self._meta)
         return int.from_bytes(value, "big") if value else 0
 
-    def _open_journal(self, path: Path) -> None:
-        self._wal_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._replay()
-        unread = os.fstat(self._wal_fd).st_size - self._wal_bytes
-        if unread:
-            log.warning("%s: the last %d bytes cannot be read", path, unread)
-            self.is_incomplete = True
-            # A record appended behind them would never be found again.
-            os.ftruncate(self._wal_fd, self._wal_bytes)
-        if self._puts:
-            self.checkpoint()
-        else:
-            os.ftruncate(self._wal_fd, 0)
-            self._wal_bytes = 0
-
-    def _replay(self) -> None:
+    def _replay(self, journal: Journal) -> None:
         """Makes the changes that the journal has beyond the last checkpoint."""
-        self._puts = 0
-        for sequence, puts, end in _read_journal(self._wal_fd):
-            if sequence > self._sequence + 1:
-                # It goes on from what another file held, which was moved away or is an older copy.
-                break
-            self._wal_bytes = end
-            # A power cut may bring back an older journal than the checkpoint: its records are in already.
-            if sequence > self._sequence:
-                self._apply(puts)
-                self._sequence = sequence
-                self._puts += len(puts)
+        layer = Layer(len(self._names))
+        for sequence, puts, size_bytes in journal.replay(self._sequence):
+            layer.apply(puts, size_bytes, sequence)
+            self._sequence = sequence
+        unread = journal.cut()
+        if unread:
+            log.warning("%s: the last %d bytes of its journal cannot be read", self._path, unread)
+            self.is_incomplete = True
+        if layer.puts:
+            self._frozen = layer
+            self.checkpoint()
+        if self._frozen is None:
+            journal.clear()
+
+    # Reading
 
     def get(self, table: int, key: bytes) -> bytes | None:
         """The value, or None."""
+        values = self._active.tables[table]
+        if key in values:
+            return values[key]
+        if self._frozen is not None:
+            values = self._frozen.tables[table]
+            if key in values:
+                return values[key]
         return self._txn.get(key, db=self._tables[table])
 
     def has(self, table: int, key: bytes) -> bool:
         """Whether the key is there."""
-        return self._txn.get(key, db=self._tables[table]) is not None
+        return self.get(table, key) is not None
 
     def scan(
         self,
@@ -211,15 +232,38 @@ class Store:
         limit: int = 1 << 62,
     ) -> list[tuple[bytes, bytes]]:
         """Pairs from the first key >= `first` (or `prefix`, whichever is later) on, while keys begin with `prefix`."""
-        found: list[tuple[bytes, bytes]] = []
+        first = max(first, prefix)
+        above = self._above(table, first, prefix)
+        # Each of those above hides one below at the most.
+        below = self._scan_file(table, first, prefix, limit + len(above))
+        if not above:
+            return below
+        merged: dict[bytes, bytes | None] = dict(below)
+        merged.update(above)
+        live = sorted((key, value) for key, value in merged.items() if value is not None)
+        return live[:limit]
+
+    def _above(self, table: int, first: bytes, prefix: bytes) -> dict[bytes, bytes | None]:
+        """What the layers have to say of these keys."""
+        active = self._active.between(table, first, prefix)
+        if self._frozen is None:
+            return active
+        above = self._frozen.between(table, first, prefix)
+        above.update(active)
+        return above
+
+    def _scan_file(self, table: int, first: bytes, prefix: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         with self._txn.cursor(db=self._tables[table]) as cursor:
-            if not cursor.set_range(max(first, prefix)):
-                return found
-            for key, value in cursor:
-                if len(found) >= limit or not key.startswith(prefix):
+            if not cursor.set_range(first):
+                return []
+            if not prefix:
+                return list(islice(cursor, limit))
+            found: list[tuple[bytes, bytes]] = []
+            for pair in islice(cursor, limit):
+                if not pair[0].startswith(prefix):
                     break
-                found.append((key, value))
-        return found
+                found.append(pair)
+            return found
 
     def walk(self, table: int, *, prefix: bytes = b"", page: int = 1_000) -> Iterator[tuple[bytes, bytes]]:
         """All pairs with this prefix, read by the page: the table may change between two of them."""
@@ -233,96 +277,191 @@ class Store:
 
     def last(self, table: int) -> tuple[bytes, bytes] | None:
         """The pair with the greatest key, or None."""
+        above = self._above(table, b"", b"")
+        found = [(key, value) for key, value in above.items() if value is not None]
         with self._txn.cursor(db=self._tables[table]) as cursor:
-            return cursor.item() if cursor.last() else None
+            found += islice((pair for pair in cursor.iterprev() if pair[0] not in above), 1)
+        return max(found, default=None)
 
     def count(self, table: int) -> int:
         """How many keys the table has."""
-        return int(self._txn.stat(self._tables[table])["entries"])
+        count = self._counts.get(table)
+        if count is None:
+            count = int(self._txn.stat(self._tables[table])["entries"])
+            for key, value in self._above(table, b"", b"").items():
+                count += (value is not None) - (self._txn.get(key, db=self._tables[table]) is not None)
+            self._counts[table] = count
+        return count
+
+    # Changing
 
     @contextmanager
     def change(self) -> Iterator[Change]:
-        """A change; when the block ends without an exception it is kept, even if the process is killed just then."""
+        """A change; when the block ends without an exception it is kept, even if the process is killed just then.
+
+        Raises DiskFull, then it was not made.
+        """
         change = Change(self)
         yield change
-        puts = change.puts()
-        if not puts:
-            return
-        if self._wal_fd >= 0:
-            self._append(puts)
+        if change.puts:
+            self._take(change.puts)
+
+    def _take(self, puts: Puts) -> None:
+        if _is_full(self._active, _PATIENCE):
+            self._wait_for_the_disk()
+        if self._journal is not None:
+            size_bytes = self._journal.append(self._sequence + 1, puts)
         else:
-            self._unsaved += puts
+            size_bytes = sum(len(value) for values in puts.values() for value in values.values() if value is not None)
         self._sequence += 1
-        self._apply(puts)
-        self._puts += len(puts)
-        if self._puts >= CHECKPOINT_PUTS or self._wal_bytes >= CHECKPOINT_BYTES:
-            self.checkpoint()
+        for table in self._counts.keys() & puts.keys():
+            self._counts[table] += sum(
+                (value is not None) - (self.get(table, key) is not None) for key, value in puts[table].items()
+            )
+        self._active.apply(puts, size_bytes, self._sequence)
+        if _is_full(self._active):
+            self.hurry()
 
-    def _append(self, puts: list[_Put]) -> None:
-        body = msgspec.msgpack.encode(puts)
-        rest = struct.pack("<Q", self._sequence + 1) + body
-        record = struct.pack("<II", len(body), zlib.crc32(rest)) + rest
-        try:
-            written = os.write(self._wal_fd, record)
-        except OSError as error:
+    def _wait_for_the_disk(self) -> None:
+        """Keeps memory bounded when changes come faster than the disk takes them."""
+        self.checkpoint()
+        if _is_full(self._active, _PATIENCE):
             raise DiskFull(
-                f"{self._path} cannot grow ({error.strerror}): the change was not made. Make room on this disk."
-            ) from error
-        if written != len(record):
-            # A torn record would end the replay before everything that follows it.
-            os.ftruncate(self._wal_fd, self._wal_bytes)
-            raise DiskFull(f"The disk of {self._path} is full: the change was not made. Make room on this disk.")
-        self._wal_bytes += written
+                f"{self._path} cannot grow, and no more changes can be held in memory. Make room on this disk."
+            )
 
-    def _apply(self, puts: list[_Put]) -> None:
-        for table, key, value in puts:
-            if value is None:
-                self._txn.delete(key, db=self._tables[table])
-            else:
-                self._txn.put(key, value, db=self._tables[table])
+    # Taking layers into LMDB
 
     @property
     def pending(self) -> int:
-        """Puts since the last checkpoint."""
-        return self._puts
+        """Puts that LMDB has not taken in."""
+        return self._active.puts + (self._frozen.puts if self._frozen is not None else 0)
+
+    def hurry(self) -> None:
+        """What was changed is better taken into LMDB soon."""
+        self._is_full.set()
+        if not self._is_kept:
+            self.checkpoint()
+
+    async def keep(self) -> None:
+        """Takes changes into LMDB as they come, in a thread, until cancelled; without it, they wait for that."""
+        self._is_kept = True
+        try:
+            while True:
+                with trio.move_on_after(CHECKPOINT_SECONDS):
+                    await self._is_full.wait()
+                self._is_full = trio.Event()
+                if self.pending and time.monotonic() >= self._not_before:
+                    await self._checkpoint_in_thread()
+                elif self._not_before:
+                    await trio.sleep(CHECKPOINT_SECONDS)
+        finally:
+            self._is_kept = False
+
+    async def _checkpoint_in_thread(self) -> None:
+        commit = self._begin_commit()
+        for _ in commit.steps:
+            await trio.lowlevel.checkpoint()
+            if commit is not self._commit:
+                # Somebody could not wait, and finished it.
+                return
+        commit.is_running = True
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._make_durable, commit)
+        if commit is self._commit:
+            self._finish(commit)
 
     def checkpoint(self) -> None:
-        """Takes everything into LMDB, durably, and empties the journal; if the disk has no room, the next one does."""
+        """Takes everything into LMDB, durably, and empties the journal; blocks. Without room, a later one does."""
         if time.monotonic() < self._not_before:
             return
-        try:
-            self._txn.put(_SEQUENCE, self._sequence.to_bytes(8, "big"), db=self._meta)
-            self._txn.commit()
-        except lmdb.Error as error:
-            self._make_again(error)
-            return
-        self._txn = self._env.begin(write=True)
-        self._puts = 0
-        self._unsaved.clear()
-        self._not_before = 0.0
-        if self._wal_fd >= 0:
-            os.ftruncate(self._wal_fd, 0)
-            self._wal_bytes = 0
+        is_older = self._frozen is not None
+        if self.pending and self._commit_now() and is_older and self.pending:
+            self._commit_now()
 
-    def _make_again(self, error: lmdb.Error) -> None:
-        """After a failed commit, which undid everything since the last: the same changes, in memory, as before."""
+    def _commit_now(self) -> bool:
+        """Whether the frozen layer is in LMDB."""
+        commit = self._commit or self._begin_commit()
+        if commit.is_running:
+            commit.ended.wait()
+        else:
+            for _ in commit.steps:
+                pass
+            self._make_durable(commit)
+        return self._finish(commit)
+
+    def _begin_commit(self) -> _Commit:
+        if self._frozen is None:
+            self._frozen = self._active
+            self._active = Layer(len(self._names))
+            if self._journal is not None:
+                self._journal.turn()
+        commit = self._commit = _Commit(self._env.begin(write=True))
+        commit.steps = self._steps(commit, self._frozen)
+        return commit
+
+    def _steps(self, commit: _Commit, layer: Layer) -> Iterator[None]:
+        try:
+            yield from self._put_all(commit.txn, layer)
+        except lmdb.Error as error:
+            commit.error = error
+
+    def _put_all(self, txn: lmdb.Transaction, layer: Layer) -> Iterator[None]:
+        for table, db in enumerate(self._tables):
+            keys, values = layer.in_order(table)
+            for at in range(0, len(keys), _PUTS_AT_ONCE):
+                yield
+                live = []
+                for key in keys[at : at + _PUTS_AT_ONCE]:
+                    value = values[key]
+                    if value is None:
+                        txn.delete(key, db=db)
+                    else:
+                        live.append((key, value))
+                if live:
+                    with txn.cursor(db=db) as cursor:
+                        cursor.putmulti(live)
+        txn.put(_SEQUENCE, layer.sequence.to_bytes(8, "big"), db=self._meta)
+
+    def _make_durable(self, commit: _Commit) -> None:
+        """Waits for the disk; in any thread."""
+        try:
+            if commit.error is not None:
+                commit.txn.abort()
+                return
+            commit.txn.commit()
+            if self._journal is not None:
+                self._journal.empty()
+        except lmdb.Error as error:
+            commit.error = error
+        finally:
+            commit.ended.set()
+
+    def _finish(self, commit: _Commit) -> bool:
+        """What was frozen is read from LMDB now; after a failure, all stays as it was and is tried again."""
+        self._commit = None
+        if commit.error is None:
+            self._txn.abort()
+            self._txn = self._env.begin()
+            self._frozen = None
+            self._not_before = 0.0
+            return True
         if not self._not_before:
-            log.warning("%s cannot be written just now: %s", self._path, error)
+            log.warning("%s cannot be written just now: %s", self._path, commit.error)
+        self._not_before = time.monotonic() + _AGAIN_SECONDS
+        # After some failures LMDB refuses everything until it is opened anew.
+        self._txn.abort()
         self._env.close()
         self._open_engine()
-        if self._wal_fd >= 0:
-            self._sequence = self._stored_sequence()
-            self._replay()
-        else:
-            self._apply(self._unsaved)
-        self._not_before = time.monotonic() + _AGAIN_SECONDS
+        return False
 
     def sync(self) -> None:
         """Returns when every change made before the call survives a power cut; blocks: call it in a thread.
 
         With a journal only: what a checkpoint takes in meanwhile is durable by that.
         """
-        os.fdatasync(self._wal_fd)
+        assert self._journal is not None
+        self._journal.sync()
 
     def close(self) -> None:
         """Checkpoints and lets go of the files."""
@@ -330,9 +469,14 @@ class Store:
         self.checkpoint()
         self._txn.abort()
         self._env.close()
-        if self._wal_fd >= 0:
-            os.close(self._wal_fd)
+        if self._journal is not None:
+            self._journal.close()
         os.close(self._lock_fd)
+
+
+def _is_full(layer: Layer, times: int = 1) -> bool:
+    """Whether a layer holds so many times what it may hold before it is frozen."""
+    return layer.puts >= times * CHECKPOINT_PUTS or layer.size_bytes >= times * CHECKPOINT_BYTES
 
 
 def sync_folder(folder: Path) -> None:
@@ -354,24 +498,3 @@ def _lock(path: Path) -> int:
             f"{path.parent} is in use by another Satchel process: stop it, or set another SATCHEL_HOME."
         ) from None
     return fd
-
-
-def _read_journal(fd: int) -> Iterator[tuple[int, list[_Put], int]]:
-    """Whole records in order, with where each ends; stops at the first that is torn, which nobody was told is kept."""
-    data = b""
-    with open(fd, "rb", closefd=False) as file:
-        file.seek(0)
-        data = file.read()
-    offset = 0
-    while offset + _HEADER.size <= len(data):
-        length, checksum, sequence = _HEADER.unpack_from(data, offset)
-        end = offset + _HEADER.size + length
-        if end > len(data) or zlib.crc32(memoryview(data)[offset + 8 : end]) != checksum:
-            return
-        body = data[offset + _HEADER.size : end]
-        yield (
-            sequence,
-            msgspec.msgpack.decode(body, type=list[tuple[int, bytes, bytes | None]]),
-            end,
-        )
-        offset = end

@@ -40,7 +40,7 @@ from remote.protocol.service import Service
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_SECONDS: Final = 1.0
+FLUSH_SECONDS: Final = 1.0
 ROOM_SECONDS: Final = 60.0
 _ROOM_AGAIN_SECONDS: Final = 1.0
 _ROOM: Final = "room"
@@ -150,23 +150,21 @@ class Drive:
             await nursery.start(self.reader.run)
             nursery.start_soon(self.sync.run)
             nursery.start_soon(self.pins.run)
-            nursery.start_soon(self._checkpoint)
+            nursery.start_soon(self.state.keep)
+            nursery.start_soon(self.cache.keep)
+            nursery.start_soon(self._flush)
             nursery.start_soon(self._ask_for_room)
             nursery.start_soon(self.chunks.sweep)
             task_status.started()
 
-    async def _checkpoint(self) -> None:
-        """A journal that is emptied often is replayed fast after a crash."""
+    async def _flush(self) -> None:
+        """Files that are open for long, or could not be flushed when they were closed, and what is counted."""
         while True:
-            await trio.sleep(CHECKPOINT_SECONDS)
+            await trio.sleep(FLUSH_SECONDS)
             with suppress(DiskFull):  # programs were told; the next round may find room
                 if self.files.flush_closed() or self.files.flush_long_open():
                     self.volume.wake()
                 self.counting.keep()
-            for store in (self.state, self.cache):
-                if store.pending:
-                    store.checkpoint()
-                    await trio.lowlevel.checkpoint()
 
     async def _ask_for_room(self) -> None:
         while True:

@@ -10,6 +10,7 @@ from functools import partial
 import trio
 
 from cache.errors import CacheError, StoreInUse
+from cache.journal import journal_files
 from cache.store import Store
 from cache.tree import STATE_TABLES, Tree
 from fusefs.cli.asking import daemon, places
@@ -111,7 +112,7 @@ def _make_way(here: Places, account: Account) -> None:
     finally:
         store.close()
     # Everything in it is on the other server.
-    for file in (here.tree_file, here.tree_file.with_suffix(".wal")):
+    for file in (here.tree_file, *journal_files(here.tree_file)):
         file.unlink(missing_ok=True)
     shutil.rmtree(here.stagings, ignore_errors=True)
     for entry in here.cache.iterdir():

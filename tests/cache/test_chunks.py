@@ -17,6 +17,7 @@ from cache.errors import DiskFull
 from remote.protocol.ids import ChunkId, PlainHash
 from remote.protocol.nodes import Entry
 from remote.protocol.sealing import FRAME
+from tests.cache.kills import abandon
 
 SIZES = [1, 4_096, chunks.SMALL_MAX, chunks.SMALL_MAX + 1, FRAME, FRAME + 1, 1_000_000, 32 * FRAME]
 
@@ -46,9 +47,7 @@ def held(home: Path) -> Iterator[Chunks]:
 def kill(found: Chunks) -> None:
     """What kill -9 leaves: everything since the last checkpoint is forgotten."""
     found.close()
-    found.store._txn.abort()
-    found.store._env.close()
-    os.close(found.store._lock_fd)
+    abandon(found.store)
 
 
 def files(home: Path) -> list[Path]:

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cache.errors import ContentDamaged, ContentUnavailable, DiskFull
+from cache.journal import journal_files
 from cache.staging import EXTENTS_MAX, OPEN_MAX, SMALL_MAX, Staging, StagingId, Stagings
 from cache.store import Store
 from remote.protocol.ids import ChunkId
 from remote.protocol.nodes import EMPTY, Entry, Manifest
+from tests.cache.kills import abandon
 
 RECORDS, CONTENTS = 0, 1
 
@@ -33,11 +35,7 @@ def open_stagings(home: Path) -> Stagings:
 def kill(stagings: Stagings) -> None:
     """What kill -9 does to them: descriptors close, nothing else happens."""
     stagings.close()
-    store = stagings.store
-    store._txn.abort()
-    store._env.close()
-    os.close(store._wal_fd)
-    os.close(store._lock_fd)
+    abandon(stagings.store)
 
 
 def content(staging: Staging, base: bytes) -> bytes:
@@ -460,7 +458,8 @@ def test_content_whose_record_is_lost_with_the_database_is_put_aside(tmp_path: P
     flush(staging)
     kill(home)
     (tmp_path / "tree.mdb").unlink()
-    (tmp_path / "tree.wal").unlink()
+    for file in journal_files(tmp_path / "tree.mdb"):
+        file.unlink()
     home = open_stagings(tmp_path)
     (kept,) = (tmp_path / "rescued").iterdir()
     assert kept.read_bytes() == b"x" * (SMALL_MAX + 1)

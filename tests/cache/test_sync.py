@@ -10,6 +10,7 @@ import trio
 
 from cache import push as push_module
 from cache.errors import DiskFull
+from cache.layer import Puts
 from fusefs.handles import Handle
 from fusefs.volume import RENAME_EXCHANGE, Caller
 from remote.protocol.errors import ServerFault
@@ -211,17 +212,19 @@ def test_a_change_that_the_server_calls_wrong_holds_up_no_other() -> None:
 @pytest.mark.parametrize("seconds", [0.1, 40])
 def test_a_full_disk_stops_neither_loop_for_ever(seconds: float) -> None:
     async def scene(world: World) -> None:
-        append = world.two.state._append
+        journal = world.two.state._journal
+        assert journal is not None
+        append = journal.append
 
-        def full(puts: object) -> None:
+        def full(sequence: int, puts: Puts) -> int:
             raise DiskFull("This disk is full.")
 
-        world.two.state._append = full  # type: ignore[assignment, method-assign]
+        journal.append = full  # type: ignore[method-assign]
         await make(world.one, b"a", b"content")
         await trio.sleep(seconds)
         assert world.two.tree.child(ROOT, b"a") is None
         assert "full" in world.two.sync.standing().trouble
-        world.two.state._append = append  # type: ignore[method-assign]
+        journal.append = append  # type: ignore[method-assign]
         await make(world.two, b"b", b"content")
         await world.quiet()
 
@@ -231,15 +234,17 @@ def test_a_full_disk_stops_neither_loop_for_ever(seconds: float) -> None:
 def test_a_full_disk_when_an_answer_comes_makes_no_second_version() -> None:
     async def scene(world: World) -> None:
         node = await make(world.one, b"a", b"content")
-        append = world.one.state._append
+        journal = world.one.state._journal
+        assert journal is not None
+        append = journal.append
         tries = iter(range(3))
 
-        def full(puts: object) -> None:
+        def full(sequence: int, puts: Puts) -> int:
             if world.server.alive().get(node) is not None and next(tries, None) is not None:
                 raise DiskFull("This disk is full.")
-            append(puts)  # type: ignore[arg-type]
+            return append(sequence, puts)
 
-        world.one.state._append = full  # type: ignore[assignment, method-assign]
+        journal.append = full  # type: ignore[method-assign]
         await world.quiet()
         assert next(tries, None) is None
         assert len(world.server.versions[node]) == 1

@@ -1,6 +1,5 @@
 """Tree: records and their indexes against plain dictionaries, whatever edits do, and what a kill leaves of them."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from cache.store import Store
 from cache.tree import STATE_TABLES, LostEdit, Record, Table, Tree
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.nodes import EMPTY, Kind, Name, NodeState, NodeVersion
+from tests.cache.kills import abandon
 from tests.model.device import check_indexes
 
 FOLDERS = [ROOT, NodeId(2), NodeId(3)]
@@ -35,11 +35,7 @@ def opened(home: Path) -> Iterator[Tree]:
 
 def kill(tree: Tree) -> None:
     """What kill -9 does to it."""
-    store = tree.store
-    store._txn.abort()
-    store._env.close()
-    os.close(store._wal_fd)
-    os.close(store._lock_fd)
+    abandon(tree.store)
 
 
 def file(*names: tuple[NodeId, bytes], mode: int = 0o644) -> NodeState:
