@@ -28,6 +28,7 @@ from fusefs import kernel, logs, mounts
 from fusefs.control import Exit, Refused
 from fusefs.drive import Drive, Plan
 from fusefs.mounts import Busy
+from fusefs.options import parse_options
 from fusefs.settings import IDENTITY, Account, Places, load_account, load_choices
 from fusefs.verbs import Verbs, listen
 from remote.client.service import connect
@@ -43,44 +44,18 @@ _FLUSH_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 1.0
 _ANSWER_SECONDS: Final = 3.0
-_KERNEL_OPTIONS: Final = frozenset(
-    {"allow_other", "allow_root", "ro", "noatime", "nosuid", "nodev", "noexec", "suid", "dev", "exec"}
-)
-_IGNORED_OPTIONS: Final = frozenset(
-    {"rw", "defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev"}
-)
-_OWN_OPTIONS: Final = {
-    "cache_size": "cache_size_bytes",
-    "free_floor": "free_floor_bytes",
-    "read_seconds": "read_seconds",
-}
 
 
-def parse_options(text: str) -> tuple[frozenset[str], dict[str, str]]:
-    """Options for the kernel, and settings, of `-o`; raises Refused for what is neither."""
-    passed: set[str] = set()
-    settings: dict[str, str] = {}
-    for option in filter(None, text.split(",")):
-        name, has_value, value = option.partition("=")
-        if name in _OWN_OPTIONS and has_value:
-            settings[_OWN_OPTIONS[name]] = value
-        elif option in _KERNEL_OPTIONS:
-            passed.add(option)
-        elif option not in _IGNORED_OPTIONS and not option.startswith("x-"):
-            known = ", ".join(sorted([*(f"{own}=" for own in _OWN_OPTIONS), *_KERNEL_OPTIONS]))
-            raise Refused(f"The mount option {option!r} is not known. There are: {known}.", Exit.USAGE)
-    return frozenset(passed), settings
-
-
-def plan(point: str, options: str) -> Plan:
-    """Reads what is needed to mount; raises Refused."""
+def plan(point: str, options: str, source: str) -> Plan:
+    """Reads what is needed to mount; raises Refused. `source`: what is to be shown as the device, "" for the usual."""
     places = Places.of_environment()
     places.make()
     account = load_account(places.account_file)
     if account is None:
         raise Refused("This device is not signed in. Sign in first: satchel login URL --user NAME", Exit.SIGN_IN)
-    passed, settings = parse_options(options)
-    return Plan(point, places, account, load_choices(places.choices_file, settings), passed)
+    told = parse_options(options)
+    choices = load_choices(places.choices_file, told.settings)
+    return Plan(point, places, account, choices, told.kernel, source or account.source)
 
 
 def open_state(places: Places, account: Account) -> Store:
@@ -165,7 +140,7 @@ def _mount(drive: Drive, planned: Plan) -> None:
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), 2)
         try:
-            kernel.mount(drive.operations, planned.point, source_of(planned.account), planned.options)
+            kernel.mount(drive.operations, planned.point, planned.source, planned.options)
         except RuntimeError as error:
             said.seek(0)
             reason = said.read().decode(errors="replace").strip() or str(error)
@@ -175,11 +150,6 @@ def _mount(drive: Drive, planned: Plan) -> None:
         finally:
             os.dup2(usual, 2)
             os.close(usual)
-
-
-def source_of(account: Account) -> str:
-    """What `mount` and `df` show as the device."""
-    return f"{account.user_name}@{account.url.partition('://')[2]}".replace(",", "_")
 
 
 async def _serve(scope: trio.CancelScope) -> None:
@@ -231,6 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="fusefs.daemon", description="Answers for one mount; see satchel mount.")
     parser.add_argument("point", metavar="DIR")
     parser.add_argument("-o", dest="options", default="")
+    parser.add_argument("--source", default="")
     parser.add_argument("--foreground", action="store_true")
     parser.add_argument("--ready-fd", type=int, default=-1)
     wanted = parser.parse_args()
@@ -238,17 +209,17 @@ def main() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     most = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    sys.exit(_run_logged(wanted.point, wanted.options, wanted.ready_fd, is_foreground=wanted.foreground))
+    sys.exit(_run_logged(wanted))
 
 
-def _run_logged(point: str, options: str, ready_fd: int, *, is_foreground: bool) -> int:
+def _run_logged(wanted: argparse.Namespace) -> int:
     try:
-        planned = plan(point, options)
-        logs.begin(None if is_foreground else planned.places.log_file)
+        planned = plan(wanted.point, wanted.options, wanted.source)
+        logs.begin(None if wanted.foreground else planned.places.log_file)
         with opened(planned) as (state, cache):
-            trio.run(run, planned, state, cache, lambda: _tell(ready_fd, {"ok": True}))
+            trio.run(run, planned, state, cache, lambda: _tell(wanted.ready_fd, {"ok": True}))
     except BaseException as fault:  # noqa: BLE001 - the outermost loop: it tells, logs once and ends
-        return _failed(_only(fault), ready_fd, is_foreground=is_foreground)
+        return _failed(_only(fault), wanted.ready_fd, is_foreground=wanted.foreground)
     return Exit.OK
 
 

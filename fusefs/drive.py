@@ -72,6 +72,18 @@ class Plan:
     account: Account
     choices: Choices
     options: frozenset[str]
+    """For the kernel."""
+    source: str
+    """What is shown as the device."""
+
+
+def _owner(choices: Choices) -> Owner | None:
+    """Whose everything is shown as; None: as whose it was made. User ids of other machines say nothing on this one."""
+    if choices.owners == "real":
+        return None
+    return Owner(
+        os.getuid() if choices.uid is None else choices.uid, os.getgid() if choices.gid is None else choices.gid
+    )
 
 
 class Drive:
@@ -80,8 +92,7 @@ class Drive:
     def __init__(self, plan: Plan, state: Store, cache: Store, service: Service, traffic: Traffic) -> None:
         """Nothing runs before `run`."""
         places, account, choices = plan.places, plan.account, plan.choices
-        # Who is not root sees everything as their own: user ids of other machines say nothing here.
-        owner = Owner(os.getuid(), os.getgid()) if os.getuid() else None
+        owner = _owner(choices)
         self.state, self.cache = state, cache
         self._service = service
         self._space = SpaceId(account.space)

@@ -9,7 +9,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -17,9 +17,11 @@ from fusefs.control import Refused
 
 CACHE_SIZE_BYTES: Final = 10 << 30
 READ_SECONDS: Final = 15.0
+_NUMBERS: Final = frozenset({"read_seconds", "uid", "gid"})
 _UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 IDENTITY: Final = "identity"
 """The setting in the state store that says whose tree it is (Account.identity)."""
+_OWNER_MAX: Final = (1 << 32) - 2
 _LEAST_CACHE_BYTES: Final = 16 << 20
 
 
@@ -114,6 +116,10 @@ class _Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     free_floor_bytes: int | str | None = None
     read_seconds: float = READ_SECONDS
     background_listing: bool = True
+    owners: Literal["mine", "real"] = "mine"
+    uid: int | None = None
+    gid: int | None = None
+    sync: Literal["local", "remote"] = "local"
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,12 @@ class Choices:
     """After this long a read that the server does not serve fails."""
     background_listing: bool = True
     """Whether folders are listed before somebody asks, so that names work offline."""
+    owners: Literal["mine", "real"] = "mine"
+    """Whether everything is shown as the mounting user's (or `uid`'s and `gid`'s), or as whose it was made."""
+    uid: int | None = None
+    gid: int | None = None
+    sync: Literal["local", "remote"] = "local"
+    """What close(2) and fsync(2) wait for: this machine, or the server."""
 
 
 def load_choices(file: Path, overrides: dict[str, str] | None = None) -> Choices:
@@ -143,7 +155,7 @@ def load_choices(file: Path, overrides: dict[str, str] | None = None) -> Choices
         return choices
     given: dict[str, object] = {}
     for name, value in overrides.items():
-        given[name] = _number(value) if name == "read_seconds" else value
+        given[name] = _number(value) if name in _NUMBERS else value
     return _checked({**values, **given}, "-o")
 
 
@@ -161,12 +173,26 @@ def _checked(values: dict[str, object], source: str) -> Choices:
     floor = chosen.free_floor_bytes
     if floor is not None:
         floor = size_bytes(floor, f"{source}: free_floor_bytes")
-    return Choices(cache_size, floor, chosen.read_seconds, chosen.background_listing)
+    for name, number in (("uid", chosen.uid), ("gid", chosen.gid)):
+        if number is not None and not 0 <= number <= _OWNER_MAX:
+            raise SettingsError(f"{source}: {name} is {number}, it must be the number of a user or group.")
+        if number is not None and chosen.owners == "real":
+            raise SettingsError(f"{source}: owners=real shows whose everything is, {name} would hide it. Choose one.")
+    return Choices(
+        cache_size,
+        floor,
+        chosen.read_seconds,
+        chosen.background_listing,
+        chosen.owners,
+        chosen.uid,
+        chosen.gid,
+        chosen.sync,
+    )
 
 
 def _number(text: str) -> float | str:
     try:
-        return float(text)
+        return int(text) if text.isdecimal() else float(text)
     except ValueError:
         return text
 
@@ -199,6 +225,11 @@ class Account(msgspec.Struct, frozen=True):
     def identity(self) -> str:
         """What local state belongs to: the same for every sign-in of this user at this server."""
         return f"{self.instance}/{self.user}/{self.space}"
+
+    @property
+    def source(self) -> str:
+        """What `mount` and `df` show as the device: whose drive it is, at which server."""
+        return f"{self.user_name}@{self.url.partition('://')[2]}".replace(",", "_")
 
 
 def load_account(file: Path) -> Account | None:

@@ -3,6 +3,7 @@
 Every command answers in one process that must start fast, so nothing heavy is imported here.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -15,8 +16,10 @@ DISTRIBUTION: Final = "satchel"
 _F = TypeVar("_F", bound=Callable[..., object])
 
 _OPTIONS_HELP: Final = (
-    "Options as mount(8) takes them, by commas: ro, allow_other, allow_root, noexec and so on; cache_size=20G, "
-    "free_floor=5G (left free on the disk), read_seconds=15 (after which a read that cannot be served fails)."
+    "Options as mount(8) takes them, by commas: ro, allow_other, noexec and so on; owners=real (show whose everything "
+    "is, instead of yours), uid=, gid= (show it as theirs); sync=remote (close and fsync wait for the server); "
+    "cache-size=20G, free-floor=5G (left free on the disk), read-seconds=15 (after which a read that cannot be served "
+    "fails)."
 )
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -63,7 +66,23 @@ def mount(folder: str, foreground: bool, options: tuple[str, ...]) -> None:
     """Mount the drive at DIR; returns when it can be used."""
     from fusefs.cli import mounting  # noqa: PLC0415
 
-    mounting.mount(folder, is_foreground=foreground, options=",".join(options))
+    is_new = mounting.mount(folder, is_foreground=foreground, options=",".join(options))
+    click.echo(f"{os.path.abspath(folder)} is mounted{'' if is_new else ' already'}.")
+
+
+@satchel.command(short_help="Print the line of /etc/fstab for this drive.")
+@click.argument("folder", metavar="[DIR]", required=False)
+@click.option("--link", is_flag=True, help="Make /sbin/mount.satchel, by which mount(8) finds Satchel; as root.")
+def fstab(folder: str | None, link: bool) -> None:
+    """Print the line of /etc/fstab that mounts this drive at DIR."""
+    from fusefs.cli import fstab as table  # noqa: PLC0415
+
+    if link:
+        click.echo("\n".join(str(made) for made in table.link()))
+    if folder is not None:
+        click.echo(table.line(folder))
+    if not table.is_linked():
+        click.echo("mount(8) does not find Satchel yet. As root: satchel fstab --link", err=True)
 
 
 @satchel.command(short_help="Unmount DIR; nothing unsent is lost.")
@@ -156,6 +175,11 @@ def doctor(as_json: bool) -> None:
 
 def main() -> None:
     """The program; ends with an exit code of `fusefs.control.Exit`."""
+    name = os.path.basename(sys.argv[0])
+    if name.startswith("mount."):
+        from fusefs.cli import helper  # noqa: PLC0415
+
+        sys.exit(helper.main(sys.argv[1:]))
     code: object = Exit.OK
     try:
         # Not standalone: then click itself would decide about exit codes.

@@ -23,8 +23,11 @@ STOP_SECONDS: Final = 60.0
 _LOG_LINES: Final = 5
 
 
-def mount(folder: str, *, is_foreground: bool, options: str) -> None:
-    """Returns when the folder is mounted and answers; with `is_foreground` becomes the daemon. Raises Refused."""
+def mount(folder: str, *, is_foreground: bool, options: str, source: str = "") -> bool:
+    """Returns when the folder is mounted and answers, False when it was already; raises Refused.
+
+    With `is_foreground` becomes the daemon. `source`: what to show as the device, "" for the usual.
+    """
     here = places()
     here.make()
     if load_account(here.account_file) is None:
@@ -32,15 +35,14 @@ def mount(folder: str, *, is_foreground: bool, options: str) -> None:
     with _alone(here):
         point = mounts.real(folder)
         if _is_mounted(point):
-            print(f"{point} is mounted already.")
-            return
+            return False
         _prepare(point)
-        command = [sys.executable, "-m", "fusefs.daemon", point, *(["-o", options] if options else [])]
+        command = [sys.executable, "-m", "fusefs.daemon", point, "--source", source, "-o", options]
         if is_foreground:
             os.environ.update(_environment())
             os.execv(sys.executable, [*command, "--foreground"])  # noqa: S606 - a list of words, no shell
         _start(here, command, point)
-    print(f"{point} is mounted.")
+    return True
 
 
 @contextmanager

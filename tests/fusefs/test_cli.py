@@ -11,7 +11,7 @@ from fusefs import mounts
 from fusefs.cli import main, standing
 from fusefs.cli.standing import told
 from fusefs.control import Exit, Refused
-from fusefs.daemon import parse_options
+from fusefs.options import parse_options
 
 COMMANDS = {
     "login",
@@ -24,6 +24,7 @@ COMMANDS = {
     "restore",
     "stats",
     "doctor",
+    "fstab",
     "pin",
     "unpin",
 }
@@ -144,9 +145,10 @@ def test_status_imports_nothing_heavy() -> None:
 
 
 def test_mount_options_for_the_kernel_and_for_us() -> None:
-    passed, settings = parse_options("ro,cache_size=2G,x-gvfs-show,_netdev,rw,allow_other,,read_seconds=3")
-    assert passed == {"ro", "allow_other"}
-    assert settings == {"cache_size_bytes": "2G", "read_seconds": "3"}
+    told = parse_options("ro,cache-size=2G,x-gvfs-show,_netdev,user=ann,allow_other,,read_seconds=3,owners=real,uid=5")
+    assert told.kernel == {"ro", "allow_other"}
+    assert told.settings == {"cache_size_bytes": "2G", "read_seconds": "3", "owners": "real", "uid": "5"}
+    assert parse_options("ro,sync,rw,sync=remote") == ({"sync"}, {"sync": "remote"})
 
 
 @pytest.mark.parametrize("text", ["dance", "ro=1", "fsname=x", "cache_size"])

@@ -85,6 +85,7 @@ def test_choices_of_the_file_and_of_the_command_above_them(tmp_path: Path) -> No
     assert load_choices(file) == Choices(1 << 30, 0, 2.0, background_listing=False)
     changed = load_choices(file, {"cache_size_bytes": "64M", "read_seconds": "3.5"})
     assert changed == Choices(64 << 20, 0, 3.5, background_listing=False)
+    assert load_choices(file, {"uid": "1000", "sync": "remote"}).uid == 1000
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,10 @@ def test_choices_of_the_file_and_of_the_command_above_them(tmp_path: Path) -> No
         ('cache_size_bytes = "much"', "cache_size_bytes"),
         ("cache_size_bytes = 5", "16M"),
         ("background_listing = 1", "background_listing"),
+        ('owners = "other"', "owners"),
+        ('sync = "later"', "sync"),
+        ("uid = -1", "uid"),
+        ('owners = "real"\ngid = 5', "gid"),
     ],
 )
 def test_a_bad_setting_is_named_with_its_file(tmp_path: Path, text: str, named: str) -> None:
