@@ -14,10 +14,9 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import lmdb
 import trio
@@ -50,9 +49,18 @@ _FORMAT: Final = b"format"
 class Change:
     """Puts and deletes that the store takes whole when the `with` block ends well, or not at all."""
 
+    __slots__ = ("_store", "puts")
+
     def __init__(self, store: "Store") -> None:
         self._store = store
         self.puts: Puts = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is None and self.puts:
+            self._store._take(self.puts)
 
     def get(self, table: int, key: bytes) -> bytes | None:
         """The value as this change leaves it."""
@@ -295,16 +303,12 @@ class Store:
 
     # Changing
 
-    @contextmanager
-    def change(self) -> Iterator[Change]:
-        """A change; when the block ends without an exception it is kept, even if the process is killed just then.
+    def change(self) -> Change:
+        """A change; when its block ends without an exception it is kept, even if the process is killed just then.
 
-        Raises DiskFull, then it was not made.
+        The end raises DiskFull when it was not made.
         """
-        change = Change(self)
-        yield change
-        if change.puts:
-            self._take(change.puts)
+        return Change(self)
 
     def _take(self, puts: Puts) -> None:
         if _is_full(self._active, _PATIENCE):

@@ -6,9 +6,8 @@ programs, `merge` judges, `pull` and `push` carry out. Used from the event loop'
 
 import enum
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, Self
 
 import msgspec
 
@@ -132,6 +131,8 @@ def _is_folder(value: bytes | None) -> bool:
 class Edit:
     """Changes to records and names that are kept together or not at all (see Store.change)."""
 
+    __slots__ = ("_named", "_records", "_tree", "_unindexed", "change", "released", "taken", "unlisted")
+
     def __init__(self, tree: "Tree", change: Change) -> None:
         self._tree = tree
         self.change = change
@@ -142,6 +143,14 @@ class Edit:
         self.unlisted: set[NodeId] = set()
         # Nodes whose index may lack names that their record has.
         self._unindexed: set[NodeId] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.change.__exit__(kind, error, trace)
+        if kind is None:
+            self._tree.settle(self, self._records)
 
     def record(self, node: NodeId) -> Record | None:
         """The record as this edit leaves it."""
@@ -415,15 +424,14 @@ class Tree:
         """Whether the local view of a folder has any entry."""
         return bool(self._store.scan(Table.NAMES, prefix=node_key(folder), limit=1))
 
-    @contextmanager
-    def edit(self) -> Iterator[Edit]:
-        """An edit; kept when the block ends well."""
-        with self._store.change() as change:
-            edit = Edit(self, change)
-            yield edit
-            after = {node: record for node, _, record in edit.differences()}
+    def edit(self) -> Edit:
+        """An edit; kept when its block ends well. The end raises DiskFull when it was not made."""
+        return Edit(self, self._store.change())
+
+    def settle(self, edit: Edit, records: Mapping[NodeId, Record | None]) -> None:
+        """The store has taken an edit that leaves these records."""
         self.released = (self.released | edit.released) - edit.taken
-        for node, record in after.items():
+        for node, record in records.items():
             if record is None:
                 self._records.pop(node, None)
             else:
