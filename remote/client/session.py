@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from remote.client.answers import message_of
-from remote.client.downloads import Download, Downloads
+from remote.client.lines import LineAnswer, Lines
 from remote.client.patience import Patience, allow_for
 from remote.client.traffic import Traffic
 from remote.client.wire import (
@@ -45,7 +45,7 @@ class _Health(msgspec.Struct):
 
 
 class Session:
-    """One server, one token. `objects` is the pool of connections for signed URLs."""
+    """One server, one token."""
 
     def __init__(
         self,
@@ -56,15 +56,15 @@ class Session:
         messages: Wire,
         waiting: Wire,
         objects: Wire,
-        downloads: Downloads,
+        lines: Lines,
         allow_insecure: bool,
     ) -> None:
         self.patience = patience
-        self.objects = objects
+        self._objects = objects
         self._base = base
         self._messages = messages
         self._waiting = waiting
-        self._downloads = downloads
+        self._lines = lines
         self._allow_insecure = allow_insecure
         # One decoder for each kind of message: making one costs more than using it.
         self._decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {}
@@ -124,11 +124,19 @@ class Session:
         if health.protocol != PROTOCOL_VERSION:
             raise ServerFault(f"The server speaks version {health.protocol} of the protocol, not {PROTOCOL_VERSION}.")
 
-    def get_object(self, url: str, headers: Mapping[str, str]) -> AbstractAsyncContextManager[Answer | Download]:
+    def get_object(self, url: str, headers: Mapping[str, str]) -> AbstractAsyncContextManager[Answer | LineAnswer]:
         """The answer to a GET of a signed URL; only httpx knows how to go through a proxy."""
         if is_proxied(url):
-            return self.objects.exchange("GET", url, headers)
-        return self._downloads.exchange(url, headers)
+            return self._objects.exchange("GET", url, headers)
+        return self._lines.exchange(url, headers)
+
+    def put_object(
+        self, url: str, headers: Mapping[str, str], body: bytes
+    ) -> AbstractAsyncContextManager[Answer | LineAnswer]:
+        """The answer to a PUT to a signed URL."""
+        if is_proxied(url):
+            return self._objects.exchange("PUT", url, headers, body)
+        return self._lines.exchange(url, headers, body)
 
     def object_url(self, url: str) -> str:
         """The absolute form of a signed URL that the server gave; raises BadRequest for an unusable or insecure one."""
@@ -165,8 +173,8 @@ async def open_session(
         messages = await stack.enter_async_context(wire(connections=CONNECTIONS, stall_seconds=deadline))
         objects = await stack.enter_async_context(wire(connections=OBJECT_CONNECTIONS, stall_seconds=deadline))
         waiting = await stack.enter_async_context(wire(connections=1, stall_seconds=None))
-        downloads = await stack.enter_async_context(
-            Downloads(traffic, threads=OBJECT_CONNECTIONS, stall_seconds=deadline, trust=trust)
+        lines = await stack.enter_async_context(
+            Lines(traffic, threads=OBJECT_CONNECTIONS, stall_seconds=deadline, trust=trust)
         )
         yield Session(
             base,
@@ -175,6 +183,6 @@ async def open_session(
             messages=messages,
             waiting=waiting,
             objects=objects,
-            downloads=downloads,
+            lines=lines,
             allow_insecure=allow_insecure,
         )

@@ -132,7 +132,7 @@ class Transfer:
 
         async def attempt(scope: trio.CancelScope) -> None:
             allow_for(scope, len(data))
-            async with self._session.objects.exchange("PUT", absolute, headers, data) as answer:
+            async with self._session.put_object(absolute, headers, data) as answer:
                 body = await answer.read(PAGE_MAX)
             # 409 and 412: it is there already, and its name is the checksum of its bytes.
             if not (200 <= answer.status < 300 or answer.status in {409, 412}):

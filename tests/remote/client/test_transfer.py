@@ -439,7 +439,7 @@ async def test_a_cancelled_download_leaves_the_service_usable(open_peer: OpenPee
             await arrived.wait()
             nursery.cancel_scope.cancel()
         with trio.fail_after(5):
-            threads = service._session._downloads._threads
+            threads = service._session._lines._readers
             while threads.borrowed_tokens:
                 await trio.testing.wait_all_tasks_blocked(0.001)
         store.on_get = None

@@ -1,4 +1,4 @@
-"""Whole objects by GET, read by http.client in worker threads.
+"""Lines: connections on which whole objects are moved, there (PUT) and back (GET), by http.client in worker threads.
 
 Measured on loopback with four readers: httpx gives 400 MB/s and takes all of the event loop's time for it, these
 threads give 1,100 MB/s and leave the loop to others. Connecting stays with trio: it can be cancelled there, and tries
@@ -25,18 +25,18 @@ from remote.protocol.errors import ServerFault, Unreachable
 Result = TypeVar("Result")
 
 PIECE = 262_144
-"""Bytes read at once: what a cut connection costs at the most beyond what is missing."""
+"""Bytes moved at once: what a cut connection costs at the most beyond what is missing."""
 _IDLE_SECONDS = 30.0
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _FAILURES = (OSError, http.client.HTTPException, ValueError)
 
 
-class Download:
+class LineAnswer:
     """Status and headers of an answer whose body is still to be read; the same face as `wire.Answer`."""
 
-    def __init__(self, line: "_Line", downloads: "Downloads", response: http.client.HTTPResponse) -> None:
+    def __init__(self, line: "_Line", lines: "Lines", response: http.client.HTTPResponse) -> None:
         self._line = line
-        self._downloads = downloads
+        self._lines = lines
         self._response = response
         self.status = response.status
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.getheaders()}
@@ -46,7 +46,9 @@ class Download:
         """The body; raises CutShort with what came of it, ServerFault when it is longer than `most` bytes."""
         if (self.length or 0) > most:
             raise ServerFault(f"The answer has {self.length} bytes, where at most {most} were expected.")
-        return await self._downloads.in_thread(self._line, lambda: self._read(most))
+        if self.length == 0:
+            return self._read(most)
+        return await self._lines.in_thread(self._line, lambda: self._read(most))
 
     def _read(self, most: int) -> bytes:
         pieces: list[bytes] = []
@@ -66,14 +68,17 @@ class Download:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-class Downloads:
-    """Kept-alive connections and at most `threads` threads that read from them. Close it with `async with`."""
+class Lines:
+    """Kept-alive connections, and for each direction at most `threads` threads that use them: a read never waits
+    behind an upload. Close it with `async with`.
+    """
 
     def __init__(self, traffic: Traffic, *, threads: int, stall_seconds: float, trust: ssl.SSLContext) -> None:
         self._traffic = traffic
         self._stall_seconds = stall_seconds
         self._trust = trust
-        self._threads = trio.CapacityLimiter(threads)
+        self._readers = trio.CapacityLimiter(threads)
+        self._writers = trio.CapacityLimiter(threads)
         self._idle: dict[tuple[str, str, int], list[_Line]] = {}
 
     async def __aenter__(self) -> Self:
@@ -88,8 +93,15 @@ class Downloads:
         self._idle.clear()
 
     @asynccontextmanager
-    async def exchange(self, url: str, headers: Mapping[str, str]) -> AsyncIterator[Download]:
-        """The answer to a GET; raises Unreachable when none comes. Redirects are not followed, proxies not used."""
+    async def exchange(
+        self, url: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> AsyncIterator[LineAnswer]:
+        """The answer to a GET, or to a PUT of `body`; raises Unreachable when none comes.
+
+        Redirects are not followed, proxies not used.
+        """
+        method = "GET" if body is None else "PUT"
+        length = {} if body is None else {"content-length": str(len(body))}
         parts = urlsplit(url)
         origin = (parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme])
         target = parts.path + (f"?{parts.query}" if parts.query else "")
@@ -99,31 +111,35 @@ class Downloads:
             "accept-encoding": "identity",
             "user-agent": "satchel",
             **headers,
+            **length,
         }
         try:
             line = self._idle_line(origin) or await self._connected(origin)
         except OSError as error:
             raise Unreachable(f"{parts.netloc} cannot be reached ({error}).") from error
         try:
-            self._traffic.sent_head("GET", target.encode(), _raw(sent))
+            self._traffic.sent_head(method, target.encode(), _raw(sent))
             try:
-                response = await self.in_thread(line, lambda: line.begin(target, sent))
+                response = await self.in_thread(
+                    line, lambda: line.begin(method, target, sent, body or b""), is_sending=body is not None
+                )
             except _FAILURES as error:
                 raise Unreachable(f"{parts.netloc} did not answer ({error!r}).") from error
-            download = Download(line, self, response)
-            self._traffic.received_head(_raw(download.headers))
-            yield download
+            answer = LineAnswer(line, self, response)
+            self._traffic.received_head(_raw(answer.headers))
+            yield answer
         finally:
+            self._traffic.sent_bytes += line.sent_bytes
+            line.sent_bytes = 0
             self._traffic.received_bytes += line.received_bytes
             line.received_bytes = 0
             self._put_by(origin, line)
 
-    async def in_thread(self, line: "_Line", job: Callable[[], Result]) -> Result:
+    async def in_thread(self, line: "_Line", job: Callable[[], Result], *, is_sending: bool = False) -> Result:
         """Runs a job that uses the line; cancelling ends it at once, by cutting the line under it."""
+        limiter = self._writers if is_sending else self._readers
         try:
-            return await trio.to_thread.run_sync(
-                lambda: line.used_for(job), abandon_on_cancel=True, limiter=self._threads
-            )
+            return await trio.to_thread.run_sync(lambda: line.used_for(job), abandon_on_cancel=True, limiter=limiter)
         except trio.Cancelled:
             line.end()
             raise
@@ -175,14 +191,22 @@ class _Line:
         self._is_ended = False
         self.is_reusable = False
         self.idle_since = 0.0
+        self.sent_bytes = 0
         self.received_bytes = 0
 
-    def begin(self, target: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-        """Sends a GET; the answer with its body still unread."""
+    def begin(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | memoryview
+    ) -> http.client.HTTPResponse:
+        """Sends a request; the answer with its body still unread."""
         if self._handshake is not None:
             self._handshake()
             self._handshake = None
-        self._connection.request("GET", target, headers=dict(headers))
+        self._connection.request(method, target, headers=dict(headers))
+        body = memoryview(body)
+        for offset in range(0, len(body), PIECE):
+            piece = body[offset : offset + PIECE]
+            self._socket.sendall(piece)
+            self.sent_bytes += len(piece)
         return self._connection.getresponse()
 
     def used_for(self, job: Callable[[], Result]) -> Result:
