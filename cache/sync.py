@@ -65,6 +65,8 @@ class Sync:
         self._caught_up = trio.Event()
         self._moved = trio.Event()
         self._retry = trio.Event()
+        # A new device knows no folder yet, the top neither.
+        self._folders_asked = 1 if is_walking and tree.setting("cursor") is None else 0
 
     async def run(self) -> None:
         """Keeps in step until cancelled."""
@@ -94,7 +96,7 @@ class Sync:
             pending_nodes=self._tree.dirty_count() + self._tree.store.count(Table.LOST),
             stuck=stuck,
             cursor=self._tree.cursor,
-            unlisted_folders=len(self._pull.unlisted),
+            unlisted_folders=len(self._pull.unlisted) + self._folders_asked,
         )
 
     def trouble_of(self, node: NodeId) -> str:
@@ -242,10 +244,12 @@ class Sync:
         failures = 0
         while True:
             folders = self._next_unlisted()
+            self._folders_asked = len(folders)
             if folders:
                 with self._connection() as connection:
                     await self._pull.list_folders(folders)
                     failures = 0
+                self._folders_asked = 0
                 if connection.failed:
                     self._pull.unlisted.update(folders)
                     failures += 1

@@ -542,6 +542,23 @@ def test_a_new_device_asks_for_no_history() -> None:
     in_world(scene)
 
 
+def test_folders_count_as_not_listed_until_they_are_here() -> None:
+    async def scene(world: World) -> None:
+        folder = ROOT
+        for name in (b"d", b"e", b"f"):
+            folder = await make_folder(world.one, name, folder)
+            await make(world.one, b"file", b"content", folder)
+        await world.quiet()
+        fresh = Device(world.home, world.server, 3)
+        await fresh.start(world.nursery)
+        while fresh.sync.standing().unlisted_folders:  # noqa: ASYNC110 - nobody else needs to hear of it
+            await trio.sleep(0.001)
+        assert fresh.local() == world.server.alive()
+        await fresh.stop()
+
+    in_world(scene)
+
+
 def test_a_large_upload_that_is_interrupted_goes_on_when_the_server_is_back() -> None:
     async def scene(world: World) -> None:
         data = bytes(range(256)) * 12_000
