@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from tests.bench.contestant import Contestant, Local
+from tests.bench.growing import grow
 from tests.bench.rounds import GROUPS, Results, chosen, run_rounds
 from tests.bench.satchel import Satchel
 from tests.bench.work import MB, Scale
@@ -26,6 +27,7 @@ EXAMPLES = """
   tests/bench/run --only large.read,small --rounds 3
   tests/bench/run --only large --large 256M --alone  # without the local disk
   tests/bench/run --latency 20                      # 20 ms each way
+  tests/bench/run --growth --sizes 1000,10000
   tests/bench/run --rounds 3 --against juicefs,rclone,weed,s3fs --json
 
 A step that needs another (large.read: large.write) does that first. Ratios above 1 mean that satchel is the better one.
@@ -36,12 +38,14 @@ The steps:
 def main() -> None:
     """Measures and prints; the exit code is 1 when something of this checkout failed."""
     given = _parser().parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    if given.growth:
+        sys.exit(grow(given))
     groups = chosen(given.only.split(","))
     if not groups:
         sys.exit(f"no step has {given.only!r} in its name: --help lists them")
     kinds: list[type[Contestant]] = [Satchel] if given.alone else [Local, Satchel]
     scale = Scale(_size(given.large), given.files, given.seconds)
-    given.work.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(given.work).free < scale.large * DISK_PER_BYTE:
         sys.exit(f"{given.work} has not the {scale.large * DISK_PER_BYTE / 1e9:.0f} GB free that this needs: --work")
     began, load = time.monotonic(), os.getloadavg()[0]
@@ -85,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--files", type=int, default=5_000, metavar="N", help="how many small files")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="how long to read at random")
     parser.add_argument("--alone", action="store_true", help="without the local disk")
+    parser.add_argument("--growth", action="store_true", help="instead: what things cost in larger and larger drives")
+    parser.add_argument("--sizes", default="", metavar="N,…", help="with --growth: how many files")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="with --growth: draws the cost of each operation")
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else on stdout")
     parser.add_argument("--work", type=Path, default=Path("/var/tmp"), metavar="DIR", help="a folder on a real disk")
     return parser

@@ -40,6 +40,17 @@ def test_a_distant_server_is_as_far_as_said(tmp_path: Path) -> None:
     assert milliseconds > 60
 
 
+def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
+    work, drawing = tmp_path / "work", tmp_path / "growth.png"
+    command = [sys.executable, RUN, "--json", "--work", work, "--growth", "--sizes", "300,600", "--plot", drawing]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(told.stdout)["growth"]
+    assert {"lookup", "create", "readdir, an entry", "background listing"} <= set(found)
+    assert all(set(by_size) == {"300", "600"} for by_size in found.values())
+    assert list(work.iterdir()) == []
+    assert drawing.read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_step_brings_what_it_needs_and_every_step_can_be_chosen() -> None:
     assert [[step.name for step in group] for group in chosen(["git.status"])] == [
         ["git.untar", "git.add", "git.status"]
