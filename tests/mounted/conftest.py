@@ -177,6 +177,8 @@ class Device:
     path: Path
     server: Server
     expected: list[str] = field(default_factory=list)
+    options: tuple[str, ...] = ()
+    """Arguments of the last mount."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -226,6 +228,7 @@ class Device:
 
     def mount(self, *args: str) -> "Device":
         """Mounts; returns when usable."""
+        self.options = args
         self.must("mount", self.path, *args)
         return self
 
@@ -234,9 +237,9 @@ class Device:
         self.must("umount", self.path)
 
     def remount(self) -> None:
-        """Unmounts and mounts."""
+        """Unmounts and mounts as before."""
         self.umount()
-        self.mount()
+        self.mount(*self.options)
 
     def kill(self) -> None:
         """Kills the daemon; the dead mount point stays, as after a crash."""
