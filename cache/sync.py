@@ -11,7 +11,7 @@ import trio
 
 from cache.errors import CacheError
 from cache.pull import Pull
-from cache.push import Push
+from cache.push import ENOUGH_NODES, Push
 from cache.tree import Table, Tree
 from remote.protocol.errors import BadRequest, NotAllowed, NotFound, NotSignedIn, RemoteError, Unreachable
 from remote.protocol.ids import ROOT, NodeId
@@ -19,10 +19,13 @@ from remote.protocol.ids import ROOT, NodeId
 log = logging.getLogger(__name__)
 
 DEBOUNCE_SECONDS: Final = 0.02
-BULK_NODES: Final = range(50, 500)
+"""Without an edit for so long, a program has paused."""
+BULK_NODES: Final = 8
 BULK_SECONDS: Final = 0.25
-"""While a program makes many files, they are gathered this long, or until there are so many: one commit of hundreds
-costs hardly more than one of one, and changes are still to be seen elsewhere within a second."""
+"""While a program makes many files without a pause, they are gathered this long: one commit of hundreds costs hardly
+more than one of one, and changes are still to be seen elsewhere within a second."""
+ANSWER_SECONDS: Final = 0.25
+"""News of a commit of our own need not be asked for when its answer comes so soon."""
 POLL_SECONDS: Final = 30
 _RETRY_SECONDS: Final = (0.25, 30.0)
 _FOLDERS_AT_ONCE: Final = 200
@@ -67,6 +70,7 @@ class Sync:
         self._retry = trio.Event()
         # A new device knows no folder yet, the top neither.
         self._folders_asked = 1 if is_walking and tree.setting("cursor") is None else 0
+        self._gathering_since: float | None = None
 
     async def run(self) -> None:
         """Keeps in step until cancelled."""
@@ -88,7 +92,7 @@ class Sync:
         now = trio.current_time()
         stuck = tuple(
             Stuck(self._tree.path_of(node), trouble.sentence, max(0.0, trouble.again_at - now))
-            for node, trouble in self._push.stuck(1_000)
+            for node, trouble in self._push.troubles.stuck(1_000)
         )
         return Standing(
             is_online=self._is_online,
@@ -101,7 +105,7 @@ class Sync:
 
     def trouble_of(self, node: NodeId) -> str:
         """Why this node cannot be sent, empty when nothing is known to be in its way."""
-        trouble = self._push.troubles.get(node)
+        trouble = self._push.troubles.nodes.get(node)
         return trouble.sentence if trouble is not None else ""
 
     async def sent(self, node: NodeId | None) -> None:
@@ -147,12 +151,23 @@ class Sync:
                 await self._pull.catch_up()
                 self._arrived()
                 failures = 0
-                answer = await self._pull.service.poll({self._pull.home.space: self._tree.cursor}, POLL_SECONDS)
-                self._pull.clock.heard(answer.now_ns)
+                await self._wait_for_news()
             if connection.failed:
                 failures += 1
                 self._is_online = False
                 await self._pause(failures)
+
+    async def _wait_for_news(self) -> None:
+        """Returns when there may be commits that are not our own, or after POLL_SECONDS."""
+        space = self._pull.home.space
+        while True:
+            answer = await self._pull.service.poll({space: self._tree.cursor}, POLL_SECONDS)
+            self._pull.clock.heard(answer.now_ns)
+            # Mostly it is our own commit, whose answer is as near.
+            with trio.move_on_after(ANSWER_SECONDS):
+                await self._push.answered()
+            if answer.heads.get(space) != self._tree.cursor:
+                return
 
     def _arrived(self) -> None:
         if not self._caught_up.is_set():
@@ -218,24 +233,38 @@ class Sync:
         failures = 0
         while True:
             await self._caught_up.wait()
-            with trio.move_on_after(self._push.seconds_to_next_try()):
-                await self._push.changed.wait()
-            self._push.changed = trio.Event()
-            await trio.sleep(BULK_SECONDS if self._tree.dirty_count() in BULK_NODES else DEBOUNCE_SECONDS)
+            is_gathered = await self._wait_for_edits()
             with self._connection() as connection:
                 if await self._pull.retry_waiting():
                     self._push.retry_all()
-                if await self._push.run_once(nursery):
+                if await self._push.run_once(nursery, is_gathered=is_gathered):
                     if not self._is_online:
                         self._push.retry_all()
                     self._is_online, self._trouble = True, ""
-                    self._push.wake()
                 failures = 0
             self._tell()
             if connection.failed:
                 failures += 1
                 self._push.wake()
                 await self._pause(failures)
+
+    async def _wait_for_edits(self) -> bool:
+        """Whether programs made something and paused, or made much; False: what is on its way can go on."""
+        push = self._push
+        if self._gathering_since is None:
+            with trio.move_on_after(push.seconds_to_next_try()):
+                await push.changed.wait()
+            push.changed = trio.Event()
+            self._gathering_since = trio.current_time()
+        edits = -1
+        while not await push.goes_on_within(DEBOUNCE_SECONDS):
+            has_paused = edits == push.edits or push.new_nodes < BULK_NODES
+            is_enough = push.new_nodes >= ENOUGH_NODES or trio.current_time() - self._gathering_since >= BULK_SECONDS
+            if has_paused or is_enough:
+                self._gathering_since = None
+                return True
+            edits = push.edits
+        return False
 
     async def _walk(self) -> None:
         """Lists folders in the background, from those known at the start on."""

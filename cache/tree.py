@@ -465,6 +465,11 @@ class Tree:
         """Whether nothing is dirty and no lost edit waits."""
         return not self._store.count(Table.DIRTY) and not self._store.count(Table.LOST)
 
+    def is_dirty(self, node: NodeId) -> bool:
+        """Whether the node differs here from what both sides agreed on."""
+        record = self.record(node)
+        return record is not None and record.is_dirty
+
     def dirty_count(self) -> int:
         """How many nodes are dirty."""
         return self._store.count(Table.DIRTY)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from cache import planning
 from cache import push as push_module
 from cache.errors import DiskFull
 from cache.layer import Puts
@@ -171,7 +172,7 @@ def test_a_chain_of_renames_longer_than_a_commit_is_sent_in_several(monkeypatch:
     async def scene(world: World) -> None:
         nodes = [await make(world.one, b"log.%d" % number, b"%d" % number) for number in range(60)]
         await world.quiet()
-        monkeypatch.setattr(push_module, "CHANGES_MAX", 20)
+        monkeypatch.setattr(planning, "CHANGES_MAX", 20)
         monkeypatch.setattr(push_module, "COMMIT_CHANGES", 20)
         world.one.push._limit = 20
         world.one.wire.set_up(False)

@@ -276,7 +276,7 @@ class Device:
             and self.tree.is_all_sent()
             and not self.tree.news()
             and not self.push.is_sending
-            and not self.push.troubles
+            and not self.push.troubles.nodes
             and not self.pull.unlisted
             and all(record.is_listed for _, record in self.records() if record.local and record.local.kind == 2)
         )
@@ -305,7 +305,7 @@ class Device:
         lines += [f"  dirty {node} {self.tree.record(node)}" for node, _ in self.tree.dirty()[:20]]
         lines += [f"  news {version}" for version in self.tree.news()[:20]]
         lines += [f"  lost {lost}" for lost in self.tree.lost()[:20]]
-        lines += [f"  trouble {node} {trouble}" for node, trouble in self.push.troubles.items()]
+        lines += [f"  trouble {node} {trouble}" for node, trouble in self.push.troubles.nodes.items()]
         return "\n".join(lines)
 
 

@@ -1,0 +1,198 @@
+"""Preparing: content goes to the server ahead of the commit that names it, while other commits go on.
+
+Many small files share a task, a large one has its own. What is prepared counts for the generation of its staging that
+was read: written to since, it is prepared again.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import trio
+
+from cache.errors import CacheError, ContentDamaged
+from cache.staging import Staging, StagingId, Stagings
+from cache.tree import LostEdit, Record, Tree
+from cache.troubles import Troubles
+from cache.upload import SMALL_FILE_MAX, Prepared, Upload
+from remote.protocol.errors import Busy, NotAllowed, NotFound, NotSignedIn, RemoteError, ServerFault, Unreachable
+from remote.protocol.ids import NodeId
+
+log = logging.getLogger(__name__)
+
+NOT_ITS_FAULT: Final = (Unreachable, ServerFault, Busy, NotSignedIn, NotAllowed, NotFound)
+"""Why nothing at all can be sent now, whatever it is."""
+ITS_FAULT: Final = (RemoteError, CacheError, OSError)
+
+SMALL_FILES: Final = 500
+SMALL_BYTES: Final = 4 << 20
+"""Small files in one task: at most so many, and about so many bytes."""
+_SMALL_TASKS: Final = 2
+_LARGE_TASKS: Final = 2
+_PREPARED_BYTES: Final = 16 << 20
+"""Content of small files that is kept in memory until it is committed, about."""
+
+
+class Preparing:
+    """Content of one space on its way to the server; `went_on` is called when some of it is there."""
+
+    def __init__(
+        self, tree: Tree, stagings: Stagings, upload: Upload, troubles: Troubles, went_on: Callable[[], None]
+    ) -> None:
+        self._tree = tree
+        self._stagings = stagings
+        self._upload = upload
+        self._troubles = troubles
+        self._went_on = went_on
+        self._prepared: dict[NodeId, Prepared] = {}
+        self._prepared_bytes = 0
+        self._running: set[NodeId] = set()
+        self._small_tasks = 0
+        self._large_tasks = 0
+        self._failure: Exception | None = None
+
+    def __len__(self) -> int:
+        """How many nodes have their content on its way, or there and not committed."""
+        return len(self._running) + len(self._prepared)
+
+    def of(self, node: NodeId) -> Prepared | None:
+        """What was prepared of the node and is still its content, as far as `is_missing` was asked."""
+        return self._prepared.get(node)
+
+    def is_running(self, node: NodeId) -> bool:
+        """Whether the node's content is on its way."""
+        return node in self._running
+
+    def is_missing(self, node: NodeId, record: Record) -> bool:
+        """Whether content of the node is to be sent before it can be committed."""
+        prepared = self._prepared.get(node)
+        if not record.staged:
+            self.forget(node)
+            return False
+        if prepared is None:
+            return True
+        if prepared.staging.id == record.staged and prepared.staging.generation == prepared.generation:
+            return False
+        self.forget(node)
+        return True
+
+    def forget(self, node: NodeId) -> None:
+        """What was prepared of the node counts no more."""
+        prepared = self._prepared.pop(node, None)
+        if prepared is not None and prepared.plain is not None:
+            self._prepared_bytes -= len(prepared.plain)
+
+    def forget_settled(self) -> None:
+        """Lets go of what was prepared of nodes that are clean by now."""
+        for node in [node for node in self._prepared if not self._tree.is_dirty(node)]:
+            self.forget(node)
+
+    def check(self) -> None:
+        """Raises, once, why content could not be sent, when that was no fault of its own."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    @property
+    def small_room(self) -> int:
+        """How many batches of small files may be begun with."""
+        return _SMALL_TASKS - self._small_tasks if self._prepared_bytes < _PREPARED_BYTES else 0
+
+    @property
+    def large_room(self) -> int:
+        """How many large files may be begun with."""
+        return _LARGE_TASKS - self._large_tasks
+
+    def start(self, nursery: trio.Nursery, small: Sequence[Sequence[NodeId]], large: Sequence[NodeId]) -> None:
+        """Begins with these batches of small files and with these large ones: no more than there is room for."""
+        for batch in small:
+            self._running.update(batch)
+            self._small_tasks += 1
+            nursery.start_soon(self._prepare_small, batch)
+        for node in large:
+            self._running.add(node)
+            self._large_tasks += 1
+            nursery.start_soon(self._prepare_large, node)
+
+    async def lost(self, lost: LostEdit) -> Prepared | None:
+        """What an edit that lost had written, uploaded; None without any; raises KeyError when it is gone."""
+        if not lost.staged:
+            return None
+        return await self._prepare(self._stagings.load(StagingId(lost.staged)))
+
+    async def _prepare_small(self, nodes: Sequence[NodeId]) -> None:
+        try:
+            await self._prepare_together(nodes)
+        except NOT_ITS_FAULT as error:
+            self._failure = error
+        except Exception as error:
+            # A task beside the others, which must not end them.
+            log.exception("%d nodes (%d first) cannot be uploaded", len(nodes), nodes[0])
+            for node in nodes:
+                self._troubles.note(node, error)
+        finally:
+            self._running.difference_update(nodes)
+            self._small_tasks -= 1
+            self._went_on()
+
+    async def _prepare_together(self, nodes: Sequence[NodeId]) -> None:
+        stagings = {node: staging for node in nodes if (staging := self._load(node)) is not None}
+        if not stagings:
+            return
+        try:
+            prepared = await self._upload.small(list(stagings.values()))
+        except NOT_ITS_FAULT:
+            raise
+        except ITS_FAULT:
+            # One of them is at fault: alone, it is found, and does not hold up the others.
+            for node in stagings:
+                await self._prepare_one(node)
+            return
+        for node, one in zip(stagings, prepared, strict=True):
+            self._keep(node, one)
+
+    async def _prepare_large(self, node: NodeId) -> None:
+        try:
+            await self._prepare_one(node)
+        except NOT_ITS_FAULT as error:
+            self._troubles.note(node, error)
+        except Exception as error:
+            # A task beside the others, which must not end them.
+            log.exception("node %d cannot be uploaded", node)
+            self._troubles.note(node, error)
+        finally:
+            self._running.discard(node)
+            self._large_tasks -= 1
+            self._went_on()
+
+    async def _prepare_one(self, node: NodeId) -> None:
+        staging = self._load(node)
+        if staging is None:
+            return
+        try:
+            self._keep(node, await self._prepare(staging))
+        except NOT_ITS_FAULT:
+            raise
+        except ITS_FAULT as error:
+            self._troubles.note(node, error)
+
+    async def _prepare(self, staging: Staging) -> Prepared:
+        if staging.size <= SMALL_FILE_MAX:
+            return (await self._upload.small([staging]))[0]
+        return await self._upload.large(staging)
+
+    def _keep(self, node: NodeId, prepared: Prepared) -> None:
+        self.forget(node)
+        self._prepared[node] = prepared
+        if prepared.plain is not None:
+            self._prepared_bytes += len(prepared.plain)
+
+    def _load(self, node: NodeId) -> Staging | None:
+        record = self._tree.record(node)
+        if record is None or not record.staged:
+            return None
+        try:
+            return self._stagings.load(StagingId(record.staged))
+        except (KeyError, ContentDamaged) as error:
+            self._troubles.note(node, error)
+            return None

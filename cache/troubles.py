@@ -1,0 +1,102 @@
+"""Troubles: what cannot be sent now, why, and when it is tried again."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Final
+
+import trio
+
+from cache.tree import Tree
+from remote.protocol.ids import NodeId
+
+LATER_SECONDS: Final = (1.0, 300.0)
+_REFUSALS_FREE: Final = 4
+"""Refusals in a row that are ordinary: somebody was first, and the next try knows it."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a node cannot be sent now, and when it is tried again (monotonic seconds); an edit of it ends the trouble."""
+
+    sentence: str
+    tries: int
+    again_at: float
+    edited_ns: int = 0
+
+
+class Troubles:
+    """Those of one space: of nodes, and of edits that lost a merge (by their key in the tree)."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._refusals: dict[NodeId, int] = {}
+        self._lost: dict[bytes, Trouble] = {}
+        self.nodes: dict[NodeId, Trouble] = {}
+
+    def note(self, node: NodeId, error: Exception) -> None:
+        """The node cannot be sent; each time in a row it is tried again later."""
+        tries = self.nodes[node].tries + 1 if node in self.nodes else 1
+        self.nodes[node] = Trouble(str(error) or repr(error), tries, _later(tries), self._tree.edited_ns(node))
+
+    def note_lost(self, key: bytes, error: Exception) -> None:
+        """An edit that lost cannot be sent."""
+        tries = self._lost[key].tries + 1 if key in self._lost else 1
+        self._lost[key] = Trouble(str(error), tries, _later(tries))
+
+    def note_refusal(self, nodes: Iterable[NodeId], reason: str) -> None:
+        """A refusal is ordinary (somebody was first) and tried again at once; again and again, it is trouble."""
+        for node in nodes:
+            tries = self._refusals[node] = self._refusals.get(node, 0) + 1
+            if tries >= _REFUSALS_FREE:
+                seconds = min(2.0 ** (tries - _REFUSALS_FREE), LATER_SECONDS[1])
+                sentence = f"The server refused the change: {reason}"
+                again_at = trio.current_time() + seconds
+                self.nodes[node] = Trouble(sentence, tries, again_at, self._tree.edited_ns(node))
+
+    def end(self, node: NodeId) -> None:
+        """The node was sent."""
+        self.nodes.pop(node, None)
+        self._refusals.pop(node, None)
+
+    def end_lost(self, key: bytes) -> None:
+        """The edit that lost was sent."""
+        self._lost.pop(key, None)
+
+    def forget_settled(self) -> None:
+        """Troubles of nodes that are clean by now are over."""
+        for node in [node for node in (*self.nodes, *self._refusals) if not self._tree.is_dirty(node)]:
+            self.end(node)
+
+    def holds_back(self, node: NodeId, now: float) -> bool:
+        """Whether the node is not to be tried yet."""
+        trouble = self.nodes.get(node)
+        return trouble is not None and trouble.again_at > now and trouble.edited_ns == self._tree.edited_ns(node)
+
+    def holds_back_lost(self, key: bytes, now: float) -> bool:
+        """Whether the edit that lost is not to be tried yet."""
+        trouble = self._lost.get(key)
+        return trouble is not None and trouble.again_at > now
+
+    def seconds_to_next_try(self, since: float) -> float:
+        """Until the first of those is tried again that were not to be tried at `since`; infinite without any."""
+        all_of_them = (*self.nodes.values(), *self._lost.values())
+        first: float = min((each.again_at for each in all_of_them if each.again_at > since), default=float("inf"))
+        return max(0.0, first - trio.current_time())
+
+    def stuck(self, limit: int) -> list[tuple[NodeId, Trouble]]:
+        """Nodes that cannot be sent now, and those of which an edit that lost cannot be."""
+        found = list(islice(self.nodes.items(), limit))
+        lost = islice(self._lost.items(), limit - len(found))
+        return found + [(NodeId(int.from_bytes(key[:8], "big")), trouble) for key, trouble in lost]
+
+    def retry_all(self) -> None:
+        """What was in the way may be gone: all may be tried again now."""
+        now = trio.current_time()
+        self.nodes = {node: replace(trouble, again_at=now) for node, trouble in self.nodes.items()}
+        self._lost = {key: replace(trouble, again_at=now) for key, trouble in self._lost.items()}
+
+
+def _later(tries: int) -> float:
+    seconds: float = min(LATER_SECONDS[0] * 2 ** min(tries, 20), LATER_SECONDS[1])
+    return trio.current_time() + seconds
