@@ -211,7 +211,13 @@ def units(nodes: Iterable[NodeId], needs: Callable[[NodeId], Sequence[NodeId]]) 
     for start in nodes:
         if start in index:
             continue
-        work: list[tuple[NodeId, list[NodeId]]] = [(start, list(needs(start)))]
+        first = needs(start)
+        if not first:
+            # Most are like this: they need nothing, and nothing that is on the way needs them.
+            index[start] = len(index)
+            groups.append([start])
+            continue
+        work: list[tuple[NodeId, list[NodeId]]] = [(start, list(first))]
         index[start] = low[start] = len(index)
         stack.append(start)
         on_stack.add(start)

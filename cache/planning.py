@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from cache import merge
 from cache.preparing import SMALL_BYTES, SMALL_FILES, Preparing
 from cache.pull import Mount
-from cache.tree import Table, Tree
+from cache.tree import Record, Table, Tree
 from cache.troubles import Troubles
 from cache.upload import SMALL_FILE_MAX
 from remote.protocol.ids import NodeId
@@ -114,17 +114,18 @@ class Planner:
         """Dirty nodes whose change must be committed before this one's, or with it (when they need each other)."""
         found = self._needed.get(node)
         if found is None:
-            found = self._needed[node] = self._needs_first(node) + self._heirs(node)
+            record = self._tree.record(node)
+            found = self._needed[node] = self._needs_first(node) + self._heirs(node, record) if record else []
         return found
 
-    def _heirs(self, node: NodeId) -> list[NodeId]:
+    def _heirs(self, node: NodeId, record: Record) -> list[NodeId]:
         """Whoever has a name of ours now goes with us: elsewhere the name always leads to one of us."""
-        record = self._tree.record(node)
-        if record is None or record.synced is None:
-            return []
+        agreed_names = record.synced.names if record.synced is not None else ()
         here_names = record.local.names if record.local is not None else ()
-        heirs = [self._tree.child(name.parent, name.name) for name in record.synced.names if name not in here_names]
-        return [heir for heir in heirs if heir is not None and heir != node and self._tree.is_dirty(heir)]
+        if not agreed_names or agreed_names == here_names:
+            return []
+        heirs = [self._tree.child(name.parent, name.name) for name in agreed_names if name not in here_names]
+        return self._dirty_others(node, heirs)
 
     def _needs_first(self, node: NodeId) -> list[NodeId]:
         """Dirty nodes without whose change, before or with this one's, the server would refuse it."""
@@ -145,7 +146,10 @@ class Planner:
                     found.extend(self._moved_above(name.parent))
         if here is None and agreed is not None and agreed.kind is Kind.FOLDER:
             found.extend(tree.slot_holders(node))
-        return [other for other in found if other is not None and other != node and tree.is_dirty(other)]
+        return self._dirty_others(node, found)
+
+    def _dirty_others(self, node: NodeId, found: Sequence[NodeId | None]) -> list[NodeId]:
+        return [other for other in found if other is not None and other != node and self._tree.is_dirty(other)]
 
     def _moved_above(self, folder: NodeId) -> list[NodeId]:
         """Folders above that were moved here: they go first, or the server could see a cycle in between."""

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 
 import trio
@@ -69,8 +70,8 @@ class Push:
         self._is_behind = False
         self._has_content = False
         self._answered = trio.Event()
-        self.edits = 0
-        """How often somebody called `wake`."""
+        self.edited_at = 0.0
+        """When `wake` was called last."""
         self.changed = trio.Event()
         """Something is to be sent, can be tried again or goes on."""
         # Content reached the server, or a commit was answered: what waited for that can be sent.
@@ -90,7 +91,7 @@ class Push:
 
     def wake(self) -> None:
         """Something is to be sent, or can be tried again."""
-        self.edits += 1
+        self.edited_at = trio.current_time()
         self.changed.set()
 
     async def answered(self) -> None:
@@ -141,7 +142,8 @@ class Push:
             self._preparing.start(nursery, plan.small, plan.large)
         batch = merge.first_batch(plan.ready, self._limit, self._weight, COMMIT_BYTES) if plan.ready else []
         self._is_behind = len(batch) < len(plan.ready) or (may_begin and plan.is_cut)
-        if batch:
+        # Times of folders wait for the files that were put into them.
+        if batch and not (may_begin and plan.small and all(map(self._is_touch, chain.from_iterable(batch)))):
             # No await since the plan was made.
             await self._commit(batch)
         return is_lost_sent or not plan.is_empty
@@ -181,14 +183,14 @@ class Push:
         state = record.local
         if state is not None and prepared is not None:
             state = replace(state, content=prepared.manifest)
-        is_touch = (
-            state is not None
-            and state.kind is Kind.FOLDER
-            and record.synced is not None
-            and merge.is_touch(state, record.synced)
-        )
         edited_ns = self._tree.edited_ns(node) + self._clock.correction_ns
-        return Change(node, record.rev, edited_ns, state, is_touch=is_touch, overrides=record.overrides)
+        return Change(node, record.rev, edited_ns, state, is_touch=self._is_touch(node), overrides=record.overrides)
+
+    def _is_touch(self, node: NodeId) -> bool:
+        record = self._tree.record(node)
+        if record is None or record.local is None or record.synced is None:
+            return False
+        return record.local.kind is Kind.FOLDER and merge.is_touch(record.local, record.synced)
 
     def _start(self, sent: _Sent) -> None:
         self._tree.set_sending(change.node for change in sent.commit.changes)

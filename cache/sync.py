@@ -20,10 +20,9 @@ log = logging.getLogger(__name__)
 
 DEBOUNCE_SECONDS: Final = 0.02
 """Without an edit for so long, a program has paused."""
-BULK_NODES: Final = 8
 BULK_SECONDS: Final = 0.25
-"""While a program makes many files without a pause, they are gathered this long: one commit of hundreds costs hardly
-more than one of one, and changes are still to be seen elsewhere within a second."""
+"""While programs go on without a pause, their edits are gathered this long: one commit of hundreds costs hardly more
+than one of one, and changes are still to be seen elsewhere within a second."""
 ANSWER_SECONDS: Final = 0.25
 """News of a commit of our own need not be asked for when its answer comes so soon."""
 POLL_SECONDS: Final = 30
@@ -71,6 +70,7 @@ class Sync:
         # A new device knows no folder yet, the top neither.
         self._folders_asked = 1 if is_walking and tree.setting("cursor") is None else 0
         self._gathering_since: float | None = None
+        self._begun_at = 0.0
 
     async def run(self) -> None:
         """Keeps in step until cancelled."""
@@ -168,6 +168,7 @@ class Sync:
                 await self._push.answered()
             if answer.heads.get(space) != self._tree.cursor:
                 return
+            self._arrived()
 
     def _arrived(self) -> None:
         if not self._caught_up.is_set():
@@ -256,15 +257,15 @@ class Sync:
                 await push.changed.wait()
             push.changed = trio.Event()
             self._gathering_since = trio.current_time()
-        edits = -1
-        while not await push.goes_on_within(DEBOUNCE_SECONDS):
-            has_paused = edits == push.edits or push.new_nodes < BULK_NODES
-            is_enough = push.new_nodes >= ENOUGH_NODES or trio.current_time() - self._gathering_since >= BULK_SECONDS
-            if has_paused or is_enough:
-                self._gathering_since = None
+        earliest = self._gathering_since + DEBOUNCE_SECONDS
+        while True:
+            now = trio.current_time()
+            due = min(push.edited_at + DEBOUNCE_SECONDS, max(earliest, self._begun_at + BULK_SECONDS))
+            if now >= due or (now >= earliest and push.new_nodes >= ENOUGH_NODES):
+                self._gathering_since, self._begun_at = None, now
                 return True
-            edits = push.edits
-        return False
+            if await push.goes_on_within(min(due - now, DEBOUNCE_SECONDS)):
+                return False
 
     async def _walk(self) -> None:
         """Lists folders in the background, from those known at the start on."""

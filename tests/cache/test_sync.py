@@ -12,15 +12,16 @@ from cache import planning
 from cache import push as push_module
 from cache.errors import DiskFull
 from cache.layer import Puts
+from cache.sync import BULK_SECONDS
 from fusefs.handles import Handle
 from fusefs.volume import RENAME_EXCHANGE, Caller
 from remote.protocol.errors import ServerFault
-from remote.protocol.ids import NOW, ROOT, NodeId
-from remote.protocol.messages import Commit, Listing
+from remote.protocol.ids import NOW, ROOT, NodeId, Rev, SpaceId
+from remote.protocol.messages import Changes, Commit, CommitAnswer, Listing
 from remote.protocol.nodes import Kind, Name
 from tests.model.device import Device, Time, check_tree
 from tests.model.play import in_no_time, quiet
-from tests.model.server import Server
+from tests.model.server import Desk, Server
 
 ME = Caller(1000, 1000, 0o22)
 MANY = int(os.environ.get("SATCHEL_MODEL_MANY", "4500"))
@@ -164,6 +165,58 @@ def test_many_thousand_edits_made_offline_are_sent_in_few_commits() -> None:
         await world.quiet()
         assert len(world.server.alive()) == MANY + 2
         assert world.server.head - before <= MANY / 1_000 + 5
+
+    in_world(scene)
+
+
+def test_what_is_made_without_a_pause_is_gathered_into_few_commits() -> None:
+    async def scene(world: World) -> None:
+        before = world.server.head
+        for number in range(200):
+            await make(world.one, b"%d" % number, b"x")
+            await trio.sleep(0.005)
+        await world.quiet()
+        assert world.server.head - before <= 1.0 / BULK_SECONDS + 2
+
+    in_world(scene)
+
+
+def test_content_of_more_files_is_sent_while_a_commit_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(world: World) -> None:
+        commit = Desk.commit
+
+        async def slow(desk: Desk, space: SpaceId, sent: Commit) -> CommitAnswer:
+            with trio.fail_after(5):
+                while len(world.server.chunks) < 3:  # noqa: ASYNC110 - on the test's clock
+                    await trio.sleep(0.01)
+            return await commit(desk, space, sent)
+
+        monkeypatch.setattr(planning, "SMALL_FILES", 1)
+        monkeypatch.setattr(Desk, "commit", slow)
+        for number in range(3):
+            await make(world.one, b"%d" % number, b"%d" % number * 4_096)
+        await world.quiet()
+        assert world.names() == {b"0", b"1", b"2"}
+
+    in_world(scene)
+
+
+def test_the_journal_is_not_asked_for_commits_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(world: World) -> None:
+        asked: list[int] = []
+        changes = Desk.changes
+
+        async def counted(desk: Desk, space: SpaceId, since: Rev) -> Changes:
+            asked.append(desk.device)
+            return await changes(desk, space, since)
+
+        monkeypatch.setattr(Desk, "changes", counted)
+        for number in range(5):
+            await make(world.one, b"%d" % number, b"x")
+            await trio.sleep(1)
+        assert world.one.is_quiet()
+        assert asked.count(1) == 0
+        assert asked.count(2) >= 5
 
     in_world(scene)
 
