@@ -157,6 +157,7 @@ class Drive:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keeps in step with the server, fetches, and keeps what is known, until cancelled."""
+        trio.lowlevel.add_instrument(self.counting.turns)
         async with trio.open_nursery() as nursery:
             await nursery.start(self.reader.run)
             nursery.start_soon(self.sync.run)

@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import trio
 
 from cache.errors import CacheError
@@ -193,7 +192,7 @@ class Verbs:
         await trio.lowlevel.checkpoint()
         drive = self._drive
         return {
-            **msgspec.structs.asdict(drive.counting.sums()),
+            **drive.counting.told(),
             "cache_bytes": drive.budget.used_bytes,
             "cache_limit_bytes": drive.budget.limit_bytes,
             "pending_bytes": drive.stagings.total_bytes,

@@ -100,5 +100,12 @@ def stats(*, as_json: bool) -> None:
         print(json.dumps(found, indent=2))
         return
     for name, value in found.items():
-        shown = size(value) if name.endswith("_bytes") else f"{value}"
-        print(f"{name.replace('_', ' '):24} {shown}")
+        print(f"{name.replace('_', ' '):24} {_shown(name, value)}")
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "turns":
+        # How long the daemon kept programs waiting before it looked what they want: all of it, then the tail.
+        late = [f"{count} up to {bound} ms" for bound, count in value.items() if count]
+        return f"{sum(value.values())}: {', '.join(late)}".replace("up to longer ms", "longer")
+    return size(value) if name.endswith("_bytes") else f"{value}"

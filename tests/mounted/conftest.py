@@ -261,7 +261,7 @@ class Device:
         """Whether something, alive or dead, is mounted there."""
         return mounts.mount_at(str(self.path)) is not None
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, Any]:
         """What `satchel stats --json` prints."""
         return dict(self.ask("stats"))
 

@@ -362,9 +362,12 @@ def test_stats_go_on_after_a_restart(device: Any) -> None:
     before = json.loads(desk.must("stats", "--json"))
     assert before["sent_bytes"] > 100_000
     assert before["requests"] > 0
+    assert before["turns"]["1"] > 0
     desk.remount()
     after = json.loads(desk.must("stats", "--json"))
     assert after["sent_bytes"] >= before["sent_bytes"]
+    assert after["turns"]["1"] > before["turns"]["1"]
+    assert "up to 1 ms" in desk.must("stats")
 
 
 def test_doctor_finds_nothing_on_a_good_device_and_names_what_is_wrong(device: Any, server: Any) -> None:
