@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from tests.mounted.programs.running import SEND_SECONDS, is_kept, run
-from tests.mounted.trees import differences, entries, many_files
+from tests.mounted.trees import differences, entries, many_files, walk
 
 pytestmark = pytest.mark.mounted
 
-PAST = 1_577_880_000.5
+PAST_NS = 1_577_880_000_500_000_000
 FILES = 300
 
 
@@ -26,13 +26,13 @@ def _tree(top: Path) -> Path:
         os.symlink(source.choice(("here", "../there", "/nowhere", "x" * 300)), top / f"soft-{number}")
     for path in source.sample(files, 60):
         path.chmod(source.choice((0o400, 0o600, 0o755, 0o4755, 0o777)))
-        os.utime(path, (PAST, PAST + source.randrange(1000)))
     for name in (b"na\xc3\xafve", b"\xff\xfe not text", b" leading", b"line\nbreak", b"-dash", b"x" * 255):
         Path(os.fsdecode(os.path.join(os.fsencode(top), name))).write_bytes(name)
     os.mkfifo(top / "fifo", 0o640)
     (top / "empty").mkdir(mode=0o700)
-    for folder in (top / "empty", top):
-        os.utime(folder, (PAST, PAST))
+    # From the inside out, each a time of its own. Today's would do, were rsync not content with the same second.
+    for number, path in enumerate(reversed(list(walk(top)))):
+        os.utime(path, ns=(PAST_NS, PAST_NS + number * 1_000_000_001), follow_symlinks=False)
     return top
 
 
@@ -48,7 +48,7 @@ def test_rsync_copies_in_and_out_and_transfers_nothing_twice(device: Any, tmp_pa
     assert run(*rsync, "--checksum", f"{source}/", here) == ""
     (source / "folder-03/new").write_text("new")
     (source / "hard-1").unlink()
-    os.utime(source, (PAST, PAST))
+    os.utime(source, ns=(PAST_NS, PAST_NS))
     changed = run(*rsync, f"{source}/", here)
     assert sorted(line.split(" ", 1)[1] for line in changed.splitlines() if not line.startswith(".d")) == [
         "  hard-1",

@@ -4,6 +4,8 @@ import os
 import pwd
 import shutil
 import signal
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from tests.mounted.conftest import ended
+from tests.mounted.conftest import ended, eventually
 from tests.mounted.programs.running import SECONDS, mounted_cold, run
 
 pytestmark = pytest.mark.mounted
 
 SCALE = 1
-TRANSACTIONS = 400
+TRANSACTIONS = 200
 CLIENTS = 4
 PORT = "5432"  # names a socket file only: it listens nowhere else
 
@@ -31,28 +33,44 @@ class Postgres:
     data: Path
     socket: Path
     user: str
+    server: subprocess.Popen[bytes] | None = None
+
+    def command(self, name: str, *args: str) -> list[str]:
+        """The command line by which that user runs one of its programs."""
+        as_user = ("setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups")
+        return [*as_user, str(self.programs / name), *args]
 
     def run(self, name: str, *args: str) -> str:
         """What one of its programs prints; it must succeed."""
-        as_user = ("setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups")
-        return run(*as_user, self.programs / name, *args, folder=self.socket)
+        return run(*self.command(name, *args), folder=self.socket)
 
     def start(self) -> None:
         """Returns when it takes connections."""
-        options = f"-c listen_addresses= -c unix_socket_directories={self.socket} -c max_wal_size=64MB"
-        log = str(self.socket / "log")
-        self.run("pg_ctl", "start", "--wait", "-D", str(self.data), "-o", options, "-l", log, "-t", str(int(SECONDS)))
+        settings = ("listen_addresses=", f"unix_socket_directories={self.socket}", "max_wal_size=64MB")
+        options = [part for setting in settings for part in ("-c", setting)]
+        with (self.socket / "log").open("ab") as log:
+            command = self.command("postgres", "-D", str(self.data), *options)
+            self.server = subprocess.Popen(command, cwd=self.socket, stdout=log, stderr=log)
+        asked = self.command("pg_isready", "-q", "-h", str(self.socket), "-p", PORT)
+        is_ready = eventually(lambda: subprocess.run(asked, cwd=self.socket, check=False).returncode == 0, SECONDS)
+        assert is_ready, (self.socket / "log").read_text()
 
     def stop(self) -> None:
         """Ends it as its service does."""
-        self.run("pg_ctl", "stop", "--wait", "-D", str(self.data), "-m", "fast", "-t", str(int(SECONDS)))
+        assert self.server is not None
+        self.server.send_signal(signal.SIGINT)
+        assert self.server.wait(SECONDS) == 0, (self.socket / "log").read_text()
+        self.server = None
 
     def kill(self) -> None:
         """Ends it as a crash would."""
-        server = int((self.data / "postmaster.pid").read_text().split()[0])
+        assert self.server is not None
         # A new one refuses to start before the last child of the old one is gone.
-        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
-        for process in (server, *map(int, children)):
+        children = Path(f"/proc/{self.server.pid}/task/{self.server.pid}/children").read_text().split()
+        self.server.kill()
+        self.server.wait()
+        self.server = None
+        for process in map(int, children):
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
             assert ended(process)
@@ -67,23 +85,27 @@ class Postgres:
 
 
 @pytest.fixture
-def postgres(device: Any, tmp_path: Path) -> Iterator[tuple[Any, Postgres]]:
+def postgres(device: Any) -> Iterator[tuple[Any, Postgres]]:
     """A device that all users may see, and a cluster in it that was never started."""
     programs = max(Path("/usr/lib/postgresql").glob("*/bin"))
     owner = pwd.getpwnam("postgres")
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(folder.stat().st_mode | 0o011)
     desk = device("desk", mount=False)
-    desk.mount("-o", "allow_other")
-    data, socket = desk.path / "data", tmp_path / "socket"
+    # pytest's folders are closed to others, and another pytest that starts would close them again.
+    top = Path(tempfile.mkdtemp(prefix="satchel-test-", dir="/var/tmp"))
+    top.chmod(0o711)
+    desk.path = top / "drive"
+    desk.mount("-o", "allow_other,owners=real")
+    data, socket = desk.path / "data", top / "socket"
     for folder in (data, socket):
         folder.mkdir(mode=0o700)
         shutil.chown(folder, owner.pw_uid, owner.pw_gid)
     cluster = Postgres(programs, data, socket, "postgres")
     cluster.run("initdb", "--pgdata", str(data), "--auth=trust", "--encoding=UTF8", "--data-checksums")
     yield desk, cluster
-    if (data / "postmaster.pid").exists():
-        cluster.stop()
+    if cluster.server is not None:
+        cluster.kill()
+    desk.umount()
+    shutil.rmtree(top)
 
 
 def test_it_works_recovers_and_is_the_same_after_a_cold_mount(postgres: tuple[Any, Postgres]) -> None:
@@ -102,8 +124,8 @@ def test_it_works_recovers_and_is_the_same_after_a_cold_mount(postgres: tuple[An
         cluster.kill()
         cluster.start()
     assert cluster.ask("SELECT count(*) FROM pgbench_history") == str(2 * each * CLIENTS)
-    cluster.ask("VACUUM FULL")
-    cluster.ask("REINDEX DATABASE postgres")
+    cluster.ask("VACUUM FULL pgbench_accounts")
+    cluster.ask("REINDEX TABLE pgbench_accounts")
     cluster.stop()
     cluster.run("pg_checksums", "--check", "--pgdata", str(cluster.data))
     mounted_cold(desk)
