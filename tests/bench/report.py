@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.bench.contestant import Contestant, Local
 from tests.bench.growing import grow
+from tests.bench.peers import PEERS
 from tests.bench.rounds import GROUPS, Results, chosen, run_rounds
 from tests.bench.satchel import Satchel
 from tests.bench.work import MB, Scale
@@ -28,7 +29,7 @@ EXAMPLES = """
   tests/bench/run --only large --large 256M --alone  # without the local disk
   tests/bench/run --latency 20                      # 20 ms each way
   tests/bench/run --growth --sizes 1000,10000
-  tests/bench/run --rounds 3 --against juicefs,rclone,weed,s3fs --json
+  tests/bench/run --rounds 3 --against juicefs,juicefs-redis,rclone,weed,s3fs
 
 A step that needs another (large.read: large.write) does that first. Ratios above 1 mean that satchel is the better one.
 The steps:
@@ -45,6 +46,10 @@ def main() -> None:
     if not groups:
         sys.exit(f"no step has {given.only!r} in its name: --help lists them")
     kinds: list[type[Contestant]] = [Satchel] if given.alone else [Local, Satchel]
+    for name in filter(None, given.against.split(",")):
+        if name not in PEERS:
+            sys.exit(f"{name} is none of {', '.join(PEERS)}")
+        kinds.append(PEERS[name])
     scale = Scale(_size(given.large), given.files, given.seconds)
     if shutil.disk_usage(given.work).free < scale.large * DISK_PER_BYTE:
         sys.exit(f"{given.work} has not the {scale.large * DISK_PER_BYTE / 1e9:.0f} GB free that this needs: --work")
@@ -88,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--large", default="1G", metavar="SIZE", help="size of the large file")
     parser.add_argument("--files", type=int, default=5_000, metavar="N", help="how many small files")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="how long to read at random")
+    parser.add_argument("--against", default="", metavar="PEER,…", help=f"others to measure: {', '.join(PEERS)}")
     parser.add_argument("--alone", action="store_true", help="without the local disk")
     parser.add_argument("--growth", action="store_true", help="instead: what things cost in larger and larger drives")
     parser.add_argument("--sizes", default="", metavar="N,…", help="with --growth: how many files")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench.contestant import Contestant, Local, Missing, Used, discard, new_home, running
+from tests.bench.contestant import Contestant, Missing, Used, discard, new_home, running
 from tests.bench.large import LARGE, MIDDLE, SPARSE
 from tests.bench.own import ELSEWHERE, MOUNT
 from tests.bench.satchel import Satchel
@@ -84,7 +84,7 @@ def run_rounds(
                     continue
                 home = new_home(work / f"{number}-{steps[0].name}-{kind.name}")
                 used, peak = _group(kind, home, steps, scale, delay_seconds, results)
-                if kind is not Local:
+                if peak:
                     peaks[kind.name] = max(peaks.get(kind.name, 0.0), peak)
                     seconds[kind.name] = seconds.get(kind.name, 0.0) + used
                 discard(home)
