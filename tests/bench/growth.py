@@ -23,6 +23,8 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000)
 OPERATIONS = 400
 FOLDERS_READ = 40
 LISTING_SECONDS = 1_200.0
+IDLE_SECONDS, IDLE_SHARE = 0.5, 0.2
+"""A daemon that uses less than this share of a core for so long is idle (our own questions cost a little)."""
 WIDE, DEEP, SPARSE = 100_000, 1_000, 50 * 10**9
 PER_OPERATION = "us per operation"
 Growth = dict[str, dict[int, Figure]]
@@ -118,7 +120,7 @@ def _answers(mount: Path) -> Iterator[list[float]]:
     def ask() -> None:
         while not over.is_set():
             times.append(timed(lambda: os.statvfs(mount)))
-            over.wait(0.002)
+            over.wait(0.01)
 
     asker = threading.Thread(target=ask)
     asker.start()
@@ -129,11 +131,25 @@ def _answers(mount: Path) -> Iterator[list[float]]:
         asker.join()
 
 
+def _idle_since(one: Filled) -> float:
+    """Returns when the daemon does next to nothing any more; the time (monotonic) since when."""
+    while True:
+        began, before = time.monotonic(), one.used().daemon_cpu_seconds
+        time.sleep(IDLE_SECONDS)
+        if one.used().daemon_cpu_seconds - before < IDLE_SECONDS * IDLE_SHARE:
+            return began
+
+
 def _known(one: Filled, size: int) -> Iterator[Figure]:
     """A device that knows all names: mounting again, commands, and single operations."""
     one.umount()
     one.forget_pages()
     yield Figure("satchel mount, all known", "s", timed(one.mount))
+    mounted = time.monotonic()
+    with _answers(one.path) as answers:
+        idle_since = _idle_since(one)
+    yield Figure("busy after that mount", "s", idle_since - mounted)
+    yield Figure("longest answer meanwhile, all known", "ms", max(answers) * 1e3)
     device = one.device
     assert device is not None
     yield Figure("the daemon's answer to status", "ms", _median(device.status) * 1e3)
