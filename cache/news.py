@@ -261,7 +261,8 @@ class News:
         lost_ns = self._edited_ns(loser)
         if not other.staged and (mine.content, mine.target) == (theirs.content, theirs.target) and not record.staged:
             return record
-        if lost_ns <= max(theirs_edited_ns, self._edited_ns(node)):
+        # What is being written to a file replaces its content when it is flushed.
+        if self._is_busy(node) or lost_ns <= max(theirs_edited_ns, self._edited_ns(node)):
             self._edit.keep_lost(node, LostEdit(mine, lost_ns, other.staged))
             return record
         if record.staged:

@@ -547,6 +547,31 @@ def test_the_same_new_folder_twice_becomes_one() -> None:
     in_world(scene)
 
 
+def test_a_file_whose_name_goes_to_one_that_is_being_written_is_kept_as_a_version() -> None:
+    async def scene(world: World) -> None:
+        node = await make(world.one, b"d", b"old")
+        await world.quiet()
+        handle = await begin(world.two, node, b"being written")
+        world.two.wire.set_up(False)
+        await world.one.volume.link(node, ROOT, b"b")
+        await trio.sleep(1)
+        await make(world.two, b"b", b"made here")
+        world.two.wire.set_up(True)
+        world.two.sync.retry_now()
+        await trio.sleep(1)
+        end(world.two, handle)
+        await world.quiet()
+        contents = [
+            version.state.content.inline
+            for version in world.server.versions[node]
+            if version.state is not None and version.state.content is not None
+        ]
+        assert b"made here" in contents
+        assert contents[-1] == b"being written"
+
+    in_world(scene)
+
+
 def test_different_kinds_under_one_new_name_both_stay() -> None:
     async def scene(world: World) -> None:
         world.two.wire.set_up(False)
