@@ -22,10 +22,14 @@ from remote.protocol.errors import ChunkDamaged
 from remote.protocol.ids import SpaceId
 from remote.protocol.manifests import decode_leaf, overlapping, starts
 from remote.protocol.nodes import Entry, Manifest
-from remote.protocol.sealing import FRAME, PLAIN_MAX, Buffer, frame_count
+from remote.protocol.sealing import FRAME, PLAIN_MAX, Buffer
 from remote.protocol.service import Service
 
 READ_SECONDS: Final = 15.0
+_HELD_SECONDS: Final = 1.0
+_HELD_SAMPLE: Final = 2_048
+"""So many chunks, evenly spread, tell how much of long content is held, and for so long."""
+_HELD_KEPT: Final = 64
 AHEAD_MIN: Final = 1 << 20
 AHEAD_MAX: Final = 32 << 20
 GROUP_BYTES: Final = 4 << 20
@@ -129,6 +133,8 @@ class Reader:
         self._fetches = Fetches(service, space, chunks, budget)
         self._read_seconds = read_seconds
         self._leaves: OrderedDict[bytes, _Leaf] = OrderedDict()
+        # When it was counted, and what came of it.
+        self._held_lately: dict[Manifest, tuple[float, int]] = {}
         self._late: OrderedDict[bytes, float] = OrderedDict()
         self.counters: Final = Counters()
 
@@ -193,17 +199,53 @@ class Reader:
         return level
 
     def held_bytes(self, manifest: Manifest) -> int:
-        """Bytes of the content that are on this machine; what lies below a leaf that is not here counts as absent."""
+        """Bytes of the content that can be read without the server; what lies below a leaf that is not here cannot."""
         if manifest.inline:
             return manifest.size
-        level = list(manifest.entries)
+        entries = self._chunk_entries(manifest)
+        return self._held(entries) + sum(entry.length for entry in entries if entry.is_hole)
+
+    def held_about(self, manifest: Manifest) -> int:
+        """Bytes of the content that lie on this machine, without holes, for who asks often, as stat(2) does.
+
+        Of long content it is an estimate, a second old at the most.
+        """
+        if manifest.inline:
+            return manifest.size
+        if not manifest.depth:
+            return self._held(manifest.entries)
+        now = trio.current_time()
+        counted_at, held = self._held_lately.get(manifest, (-_HELD_SECONDS, 0))
+        if now - counted_at >= _HELD_SECONDS:
+            entries = self._chunk_entries(manifest)
+            step = len(entries) // _HELD_SAMPLE + 1
+            held = self._held(entries[::step]) * step
+            if len(self._held_lately) >= _HELD_KEPT:
+                self._held_lately.clear()
+            self._held_lately[manifest] = (now, held)
+        return held
+
+    def _chunk_entries(self, manifest: Manifest) -> Sequence[Entry]:
+        """The entries of all chunks, but those below leaves that are not here."""
+        level: Sequence[Entry] = manifest.entries
         for _ in range(manifest.depth):
-            leaves = [leaf for entry in level if (leaf := self._leaf(entry)) is not None]
-            level = [entry for leaf in leaves for entry in leaf.entries]
+            level = [entry for above in level for entry in self._below(above)]
+        return level
+
+    def _below(self, above: Entry) -> Sequence[Entry]:
+        """The entries of a leaf that is here."""
+        try:
+            leaf = None if above.is_hole else self._leaf(above)
+        except ContentDamaged:
+            return ()
+        return leaf.entries if leaf is not None else ()
+
+    def _held(self, entries: Iterable[Entry]) -> int:
         held = 0
-        for entry in level:
-            frames = self._chunks.held(entry).bit_count()
-            held += entry.length if frames == frame_count(entry.length) else frames * FRAME
+        for entry in entries:
+            frames = 0 if entry.is_hole else self._chunks.held(entry)
+            if frames:
+                held += min(entry.length, frames.bit_count() * FRAME)
         return held
 
     def prefetch(self, entries: Iterable[Entry]) -> None:

@@ -295,9 +295,8 @@ class Staging:
             # What lies past the end must stay zeros: a later write further on shows it.
             os.ftruncate(fd, self.size)
             raise _full(error) from error
-        # Only a write over its own bytes surely takes no new room.
-        if not self._dirty.covers(offset, offset + len(data)):
-            self._home.account(self, os.fstat(fd).st_blocks * 512)
+        # Also a write over bytes of its own takes new room, where they are a hole.
+        self._home.account(self, os.fstat(fd).st_blocks * 512)
 
     def _use_file(self, size: int) -> None:
         """From now on the content is in a file of `size` bytes."""
@@ -491,6 +490,10 @@ class Stagings:
         value = self.store.get(self.records, staged.key_of(staging_id))
         record = staged.decode(value) if value is not None else None
         return record.size if record is not None else None
+
+    def taken_bytes(self, staging_id: StagingId, size: int) -> int:
+        """Bytes that a kept staging of this size takes, without reading its record."""
+        return self._counted.get(staging_id, size)
 
     def ids(self) -> list[StagingId]:
         """Every staging with a record."""

@@ -67,6 +67,12 @@ class Announcer:
             self._waiting.resized |= resized
             self._changed.notify()
 
+    def refresh(self, nodes: set[NodeId]) -> None:
+        """Notes nodes of whose attributes the kernel is to ask again, though nothing that programs set has changed."""
+        with self._changed:
+            self._waiting.nodes |= nodes
+            self._changed.notify()
+
     def close(self) -> None:
         """Ends the thread."""
         with self._changed:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from remote.protocol.ids import NodeId
 from remote.protocol.nodes import Kind, NodeState
 
+BLOCK: Final = 512
 _TYPES: Final = {
     Kind.FILE: stat.S_IFREG,
     Kind.FOLDER: stat.S_IFDIR,
@@ -32,7 +33,7 @@ def file_mode(kind: Kind, bits: int) -> int:
 
 
 class Attributes(NamedTuple):
-    """What stat(2) shows of a node; times in nanoseconds, size in bytes."""
+    """What stat(2) shows of a node; times in nanoseconds, size in bytes, blocks of BLOCK bytes."""
 
     node: NodeId
     mode: int
@@ -41,10 +42,20 @@ class Attributes(NamedTuple):
     gid: int
     rdev: int
     size: int
+    blocks: int
     atime_ns: int
     mtime_ns: int
     ctime_ns: int
     birth_ns: int
+
+
+def blocks_of(held_bytes: int, size: int) -> int:
+    """st_blocks of a file of which this machine holds so much: what `du` adds up.
+
+    At least 1: tar and others take a file with none for one hole and do not read it, and of a file that is being
+    written the kernel goes on to tell what it was told when it was empty.
+    """
+    return max(1, -(-min(held_bytes, size) // BLOCK))
 
 
 @dataclass(frozen=True)

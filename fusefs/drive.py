@@ -177,6 +177,9 @@ class Drive:
                 if self.files.flush_closed() or self.files.flush_long_open():
                     self.volume.wake()
                 self.counting.keep()
+            if self.files.fetched:
+                self.announcer.refresh(self.files.fetched)
+                self.files.fetched = set()
 
     async def _ask_for_room(self) -> None:
         while True:

@@ -4,7 +4,7 @@ A file that is open keeps working whatever happens to its names. What was writte
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -71,6 +71,8 @@ class OpenFiles:
         self._budget = budget
         self._siblings = Siblings(tree, reader)
         self._files: dict[NodeId, OpenFile] = {}
+        self.fetched: set[NodeId] = set()
+        """Files of which more may be held than the kernel was told (st_blocks): they were read, and closed since."""
         # A write waited for room in vain, and nothing was sent since.
         self._is_full = False
         # Orphans whose node came back from elsewhere, and was opened anew.
@@ -144,6 +146,8 @@ class OpenFiles:
         file = handle.file
         file.handles -= 1
         file.writers -= handle.is_writing
+        if handle.cursor.high:
+            self.fetched.add(file.node)
         if file.is_changed:
             self.flush(file)
         if file.handles == 0:
@@ -221,14 +225,27 @@ class OpenFiles:
             file.state = record.local
         return file.state
 
-    def cached_bytes(self, node: NodeId) -> int:
-        """Bytes of a file's content that are on this machine."""
+    def held_bytes(self, node: NodeId) -> int:
+        """Bytes of a file's content that can be read without the server."""
+        return self._held(node, self._reader.held_bytes)
+
+    def held_about(self, node: NodeId) -> int:
+        """Bytes of a file's content that lie on this machine, sent or not, about (see Reader.held_about)."""
+        return self._held(node, self._reader.held_about)
+
+    def _held(self, node: NodeId, held_of: Callable[[Manifest], int]) -> int:
+        file = self._files.get(node)
+        staging = file.staging if file is not None else None
+        if staging is not None:
+            return min(staging.size, staging.dirty_bytes + held_of(staging.base))
         record = self._tree.record(node)
-        if record is None or record.local is None:
+        state = record.local if record is not None else file.state if file is not None else None
+        if state is None or state.content is None:
             return 0
-        if record.staged:
-            return record.staged_size
-        return self._reader.held_bytes(record.local.content or EMPTY)
+        held = held_of(state.content)
+        if record is None or not record.staged:
+            return held
+        return min(record.staged_size, held + self._stagings.taken_bytes(StagingId(record.staged), record.staged_size))
 
     def _record(self, file: OpenFile) -> Record | None:
         return None if file.is_orphan else self._tree.record(file.node)

@@ -370,7 +370,7 @@ def _translated(attributes: Attributes, seconds: float) -> EntryAttributes:
     entry.st_rdev = attributes.rdev
     entry.st_size = attributes.size
     entry.st_blksize = _BLOCK
-    entry.st_blocks = -(-attributes.size // 512)
+    entry.st_blocks = attributes.blocks
     entry.st_atime_ns = attributes.atime_ns
     entry.st_mtime_ns = attributes.mtime_ns
     entry.st_ctime_ns = attributes.ctime_ns

@@ -18,7 +18,7 @@ from cache.errors import NoSuchNode
 from cache.past import Past
 from cache.reader import Cursor, Reader
 from fusefs import moments
-from fusefs.attributes import Attributes, Owner, file_mode
+from fusefs.attributes import Attributes, Owner, blocks_of, file_mode
 from fusefs.errors import Invalid, IsFolder, NoAttribute, NoEntry, NotFolder
 from remote.protocol.cutting import Buffer
 from remote.protocol.errors import NotFound
@@ -194,8 +194,8 @@ class Versions:
             now_ns = time.time_ns()
             uid, gid = (self._owner.uid, self._owner.gid) if self._owner else (0, 0)
             mode = file_mode(Kind.FOLDER, 0o555)
-            return Attributes(NodeId(inode), mode, 1, uid, gid, 0, 0, now_ns, now_ns, now_ns, now_ns), found.seconds
-        size = len(state.target) if state.kind is Kind.SYMLINK else (state.content or EMPTY).size
+            return Attributes(NodeId(inode), mode, 1, uid, gid, 0, 0, 0, now_ns, now_ns, now_ns, now_ns), found.seconds
+        content = state.content or EMPTY
         shown = Attributes(
             node=NodeId(inode),
             mode=file_mode(state.kind, state.mode),
@@ -203,7 +203,8 @@ class Versions:
             uid=self._owner.uid if self._owner else state.uid,
             gid=self._owner.gid if self._owner else state.gid,
             rdev=state.rdev,
-            size=size,
+            size=len(state.target) if state.kind is Kind.SYMLINK else content.size,
+            blocks=blocks_of(self._reader.held_about(content), content.size) if state.kind is Kind.FILE else 0,
             atime_ns=state.atime_ns,
             mtime_ns=state.mtime_ns,
             ctime_ns=state.ctime_ns,

@@ -16,7 +16,7 @@ from cache.errors import NoSuchNode
 from cache.pull import Effects
 from cache.sync import Sync
 from cache.tree import Child, Edit, Record, Tree
-from fusefs.attributes import Attributes, Caller, DiskRoom, Owner, Setting, file_mode, kind_of
+from fusefs.attributes import Attributes, Caller, DiskRoom, Owner, Setting, blocks_of, file_mode, kind_of
 from fusefs.errors import (
     Exists,
     Invalid,
@@ -131,6 +131,7 @@ class Volume:
             gid=owner.gid if owner else state.gid,
             rdev=state.rdev,
             size=size,
+            blocks=blocks_of(self.files.held_about(node) if size else 0, size) if state.kind is Kind.FILE else 0,
             atime_ns=max(state.atime_ns, 0),
             mtime_ns=mtime_ns,
             ctime_ns=max(state.ctime_ns, file.mtime_ns if file is not None else 0),

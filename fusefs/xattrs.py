@@ -81,7 +81,7 @@ class ExtendedAttributes:
                 has_content = bool(record.staged) or (file is not None and file.is_changed)
                 return b"%d" % (self._volume.attributes(node).size if has_content else 0)
             case b"cached_bytes":
-                return b"%d" % self._volume.files.cached_bytes(node)
+                return b"%d" % self._volume.files.held_bytes(node)
             case b"error":
                 return os.fsencode(trouble)
             case b"node":

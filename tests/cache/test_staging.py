@@ -271,6 +271,14 @@ def test_total_is_what_lies_on_disk_and_in_the_store(tmp_path: Path) -> None:
     again.store.close()
 
 
+def test_what_is_written_into_a_hole_is_counted(stagings: Stagings) -> None:
+    staging = stagings.create(EMPTY)
+    staging.truncate(64 << 20)
+    staging.write(32 << 20, bytes(range(256)) * 4096)
+    assert staging.dirty_bytes >= 1 << 20
+    assert stagings.total_bytes == staging.dirty_bytes
+
+
 def test_load_gives_the_same_staging_to_all(stagings: Stagings) -> None:
     staging = stagings.create(EMPTY)
     staging.write(0, b"abc")
