@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -40,6 +41,9 @@ The steps:
 def main() -> None:
     """Measures and prints; the exit code is 1 when something of this checkout failed."""
     given = _parser().parse_args()
+    # So that mounts and servers are taken away then, too.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit("ended by a signal"))
     given.work.mkdir(parents=True, exist_ok=True)
     if given.growth:
         sys.exit(grow(given))
