@@ -71,6 +71,7 @@ class Sync:
         self._folders_asked = 1 if is_walking and tree.setting("cursor") is None else 0
         self._gathering_since: float | None = None
         self._begun_at = 0.0
+        self._rested_at = 0.0
 
     async def run(self) -> None:
         """Keeps in step until cancelled."""
@@ -242,6 +243,9 @@ class Sync:
                     if not self._is_online:
                         self._push.retry_all()
                     self._is_online, self._trouble = True, ""
+                    # A line or a machine that is slow is not filled with small commits: half of the time is a rest.
+                    now = trio.current_time()
+                    self._rested_at = now + min(now - self._begun_at, BULK_SECONDS)
                 failures = 0
             self._tell()
             if connection.failed:
@@ -261,6 +265,7 @@ class Sync:
         while True:
             now = trio.current_time()
             due = min(push.edited_at + DEBOUNCE_SECONDS, max(earliest, self._begun_at + BULK_SECONDS))
+            due = max(due, self._rested_at)
             if now >= due or (now >= earliest and push.new_nodes >= ENOUGH_NODES):
                 self._gathering_since, self._begun_at = None, now
                 return True

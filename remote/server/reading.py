@@ -36,7 +36,7 @@ from remote.server.database.connection import Row, Session
 from remote.server.database.spaces import JournalRow, SpaceRow
 from remote.server.keys import SpaceKey
 from remote.server.limits import INT63, check_count, check_limit, check_node, check_rev, check_time
-from remote.server.states import version
+from remote.server.states import decode_state, version
 
 ANSWER_BYTES_MAX = 8 << 20
 """Stored bytes in one answer, after which it ends; one thing more than that may be in it."""
@@ -188,7 +188,7 @@ def _list_folder(
     session: Session, space: SpaceId, key: SpaceKey, query: FolderQuery, as_of: Rev, room: _Room
 ) -> FolderListing:
     stored = _stored(session, space, query.folder, as_of)
-    if stored is None or (state := _version(key, stored).state) is None or state.kind != Kind.FOLDER:
+    if stored is None or stored.state is None or decode_state(stored.state).kind != Kind.FOLDER:
         return FolderListing(query.folder, (), (), gone=True)
     if as_of == NOW:
         found = trees.children_now(session, space, query.folder, query.after, room.count + 1)

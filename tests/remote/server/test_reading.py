@@ -10,10 +10,12 @@ import pytest
 from remote.protocol.errors import BadRequest, CursorTooOld, NotFound, NotSignedIn, TooLarge
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.messages import FOLDERS_MAX, FolderQuery, PollRequest
-from remote.protocol.nodes import Manifest
+from remote.protocol.nodes import Kind, Manifest, Name, NodeState, NodeVersion
 from remote.server import reading
 from remote.server.http.app import make_app
 from remote.server.instance import Instance
+from remote.server.keys import SpaceKey
+from remote.server.states import encode_manifest, encode_state, version
 
 pytestmark = pytest.mark.anyio
 
@@ -365,3 +367,17 @@ async def test_a_client_that_leaves_is_forgotten(ann: Any, build: Any, instance:
     rest = {"query_string": b"", "root_path": "", "scheme": "http", "server": None, "client": None, "state": {}}
     await app({**scope, **rest, "http_version": "1.1", "asgi": {"version": "3.0"}}, receive, send)  # type: ignore[arg-type]
     assert not instance.hub._by_space
+
+
+def test_a_state_is_put_together_whatever_its_fields_were_when_it_was_stored() -> None:
+    key = SpaceKey(bytes(32))
+    manifest = Manifest(3, inline=b"abc")
+    bare = NodeState(Kind.FILE, (Name(ROOT, b"a"),), 0o644, 0, 0, 1, 2, 3, 4)
+    whole = msgspec.structs.replace(bare, content=manifest)
+    stored = encode_state(whole)
+    # As of a version that knew no extended attributes and no place for content.
+    older = b"\x9b" + stored[1:-2]
+    for state in (stored, older):
+        answer = version(key, NodeId(7), Rev(2), 5, state, key.seal(encode_manifest(manifest)))
+        found = msgspec.msgpack.decode(msgspec.msgpack.encode(answer), type=NodeVersion)
+        assert found == NodeVersion(NodeId(7), Rev(2), 5, whole)
