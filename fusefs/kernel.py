@@ -195,8 +195,15 @@ class Operations(pyfuse3.Operations):
             mtime_ns=_bounded(attr.st_mtime_ns) if fields.update_mtime else None,
         )
         handle = self._handles.get(fh) if fh is not None else None
-        self._volume.set_attributes(NodeId(inode), setting, handle if isinstance(handle, Handle) else None)
-        return self._entry(NodeId(inode))
+        try:
+            self._volume.set_attributes(NodeId(inode), setting, handle if isinstance(handle, Handle) else None)
+            return self._entry(NodeId(inode))
+        except NoSuchNode:
+            if setting != Setting(mtime_ns=setting.mtime_ns):
+                raise
+            # The kernel writes back the time of a file that was removed meanwhile, and does not look at the answer.
+            # Were it refused, the next syncfs(2) of anybody would fail.
+            return _gone(inode)
 
     @_answers
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
@@ -351,6 +358,16 @@ class Operations(pyfuse3.Operations):
 def _check_writable(*inodes: int) -> None:
     if any(is_virtual(inode) for inode in inodes):
         raise ReadOnly("The past cannot be written to.")
+
+
+def _gone(inode: int) -> EntryAttributes:
+    """A file that nobody can see any more."""
+    entry = EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(inode)
+    entry.st_mode = stat.S_IFREG
+    entry.st_nlink = 0
+    entry.attr_timeout = entry.entry_timeout = 0
+    return entry
 
 
 def _bounded(time_ns: int) -> int:
