@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.stress.crashes import kills, remounts
+from tests.stress.full import full_disk
 from tests.stress.loads import Sizes, exercise, fio, stressors
 from tests.stress.options import OPTION_SETS
 from tests.stress.result import Result
@@ -23,6 +24,7 @@ ALL: Final[dict[str, Work]] = {
     "stress-ng": stressors,
     "kills": kills,
     "remounts": remounts,
+    "full disk": full_disk,
 }
 
 
