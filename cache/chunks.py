@@ -128,6 +128,15 @@ class Chunks:
         _, _, _, length, frames = CHUNK.unpack_from(value)
         return int(frames) if length == entry.length else 0
 
+    def held_bytes(self, entry: Entry, start: int, stop: int) -> int:
+        """How many of the bytes [start, stop) of the chunk's content are held."""
+        frames = self.held(entry)
+        return sum(
+            min(stop, (number + 1) * FRAME) - max(start, number * FRAME)
+            for number in range(start // FRAME, -(-stop // FRAME))
+            if frames >> number & 1
+        )
+
     def read(self, entry: Entry, start: int, stop: int) -> Buffer | None:
         """Bytes [start, stop) of the chunk's content if they can be had without waiting for a disk."""
         if entry.length <= SMALL_MAX:

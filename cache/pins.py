@@ -84,6 +84,7 @@ class Pins:
             async for manifest in self._manifests():
                 entries = await self._reader.entries(manifest)
                 chunks.update(entry.id for entry in (*manifest.entries, *entries) if not entry.is_hole)
+                chunks.update(entry.base.id for entry in entries if entry.base is not None)
                 manifests.append(manifest)
         except (CacheError, RemoteError) as error:
             log.info("pinned content is not all here yet: %s", error)

@@ -11,10 +11,11 @@ from typing import Final
 import trio
 
 from cache.errors import CacheError, ContentDamaged
+from cache.prepared import Prepared
 from cache.staging import Staging, StagingId, Stagings
 from cache.tree import LostEdit, Record, Tree
 from cache.troubles import Troubles
-from cache.upload import SMALL_FILE_MAX, Prepared, Upload
+from cache.upload import SMALL_FILE_MAX, Upload
 from remote.protocol.errors import Busy, NotAllowed, NotFound, NotSignedIn, RemoteError, ServerFault, Unreachable
 from remote.protocol.ids import NodeId
 

@@ -14,12 +14,13 @@ from cache import merge, news
 from cache.chunks import Chunks
 from cache.errors import CacheError
 from cache.planning import Planner
+from cache.prepared import Prepared
 from cache.preparing import ITS_FAULT, NOT_ITS_FAULT, Preparing
 from cache.pull import Pull
 from cache.staging import Stagings
 from cache.tree import Record, Table, Tree
 from cache.troubles import Troubles
-from cache.upload import Prepared, Upload
+from cache.upload import Upload
 from remote.protocol.errors import RemoteError, ServerFault
 from remote.protocol.ids import NodeId, Rev
 from remote.protocol.messages import Change, Commit
@@ -335,6 +336,8 @@ class Push:
             if number % _TAKEN_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
             path = prepared.staging.path
+            for chunk, plain in prepared.small:
+                self._chunks.add_small(chunk, plain)
             try:
                 if prepared.plain is not None and prepared.manifest.entries:
                     await self._chunks.add(prepared.manifest.entries[0], prepared.plain)

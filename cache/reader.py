@@ -6,7 +6,7 @@ whole chunks, fetched ahead in growing steps. What cannot be had raises: no read
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,6 +18,7 @@ from cache.chunks import Chunks
 from cache.errors import CacheError, ContentDamaged, ContentUnavailable
 from cache.eviction import Budget
 from cache.fetching import Fetch, Fetches
+from remote.protocol import deltas
 from remote.protocol.errors import ChunkDamaged
 from remote.protocol.ids import SpaceId
 from remote.protocol.manifests import decode_leaf, overlapping, starts
@@ -37,7 +38,8 @@ GROUP_BYTES: Final = 4 << 20
 PREFETCH_COUNT: Final = 256
 PREFETCH_MAX: Final = 256 << 10
 """Bytes of content up to which a chunk is worth fetching because its siblings are read."""
-LEAVES_KEPT: Final = 128
+LEAVES_KEPT: Final = 512
+DELTAS_KEPT: Final = 64
 AGAIN_SECONDS: Final = 0.5
 """For one read of a program the kernel reads ahead first, and when that fails once more: that must not wait again."""
 _LATE_KEPT: Final = 64
@@ -135,6 +137,7 @@ class Reader:
         self._leaves: OrderedDict[bytes, _Leaf] = OrderedDict()
         # When it was counted, and what came of it.
         self._held_lately: dict[Manifest, tuple[float, int]] = {}
+        self._deltas: OrderedDict[Entry, tuple[deltas.Part, ...]] = OrderedDict()
         self._late: OrderedDict[bytes, float] = OrderedDict()
         self.counters: Final = Counters()
 
@@ -187,16 +190,30 @@ class Reader:
             f"A part of this file is only on the server, which did not answer within {self._read_seconds:g} s."
         )
 
-    async def entries(self, manifest: Manifest) -> list[Entry]:
-        """All entries of the content in order, leaves fetched as needed; none for inline content."""
+    async def entries(self, manifest: Manifest, height: int = 0) -> list[Entry]:
+        """All entries of the content in order, leaves fetched as needed; none for inline content.
+
+        With `height` those that stand for the leaves so far above; for content without such leaves, all entries.
+        """
         level = list(manifest.entries)
-        for _ in range(manifest.depth):
+        for _ in range(manifest.depth - height):
             below: list[Entry] = []
             for entry in level:
-                leaf = self._leaf(entry) or await self._fetch_leaf(entry)
-                below += leaf.entries
+                below += await self.leaf(entry)
             level = below
         return level
+
+    async def leaf(self, entry: Entry) -> tuple[Entry, ...]:
+        """The entries of one leaf."""
+        leaf = self._leaf(entry) or await self._fetch_leaf(entry)
+        return leaf.entries
+
+    async def delta(self, entry: Entry) -> tuple[deltas.Part, ...]:
+        """The parts of an entry with a base."""
+        parts = self._delta(entry)
+        return (
+            parts if parts is not None else self._take_delta(entry, await self._fetches.want_leaf(_alone(entry)).wait())
+        )
 
     def held_bytes(self, manifest: Manifest) -> int:
         """Bytes of the content that can be read without the server; what lies below a leaf that is not here cannot."""
@@ -243,17 +260,31 @@ class Reader:
     def _held(self, entries: Iterable[Entry]) -> int:
         held = 0
         for entry in entries:
+            if entry.base is not None:
+                held += self._held_of_delta(entry)
+                continue
             frames = 0 if entry.is_hole else self._chunks.held(entry)
             if frames:
                 held += min(entry.length, frames.bit_count() * FRAME)
         return held
+
+    def _held_of_delta(self, entry: Entry) -> int:
+        """Bytes of a delta's content that are here; none when it is not known what it is made of."""
+        try:
+            parts = self._delta(entry)
+        except ContentDamaged:
+            return 0
+        return sum(
+            self._chunks.held_bytes(piece.entry, piece.start, piece.stop) if isinstance(piece, _Piece) else len(piece)
+            for piece in _pieces_of(entry, parts or (), 0, entry.length)
+        )
 
     def prefetch(self, entries: Iterable[Entry]) -> None:
         """Begins to fetch small chunks that are likely to be read next, many in one request; waits for nothing.
 
         Large ones, and those after the first PREFETCH_COUNT, are left out.
         """
-        small = (entry for entry in entries if entry.length <= PREFETCH_MAX)
+        small = (entry for entry in entries if entry.length <= PREFETCH_MAX and entry.base is None)
         for group in _groups(islice(small, PREFETCH_COUNT)):
             self._fetches.want_ahead(group)
 
@@ -279,6 +310,12 @@ class Reader:
     ) -> bool:
         for at, entry in overlapping(entries, start, stop, offsets):
             inner_start, inner_stop = max(0, start - at), min(entry.length, stop - at)
+            if entry.base is not None:
+                parts = self._delta(entry)
+                if parts is None:
+                    return False
+                pieces += _pieces_of(entry, parts, inner_start, inner_stop)
+                continue
             if depth == 0 or entry.is_hole:
                 pieces.append(_Piece(entry, inner_start, inner_stop))
                 continue
@@ -307,9 +344,16 @@ class Reader:
                     (at + inner, one) for inner, one in overlapping(leaf.entries, start - at, stop - at, leaf.starts)
                 ]
             level = below
-        pieces: list[_Piece | Buffer] = [
-            _Piece(entry, max(0, start - at), min(entry.length, stop - at)) for at, entry in level
-        ]
+        for _, entry in level:
+            if entry.base is not None and self._delta(entry) is None:
+                self._fetches.want_leaf(_alone(entry))
+        pieces: list[_Piece | Buffer] = []
+        for at, entry in level:
+            inner_start, inner_stop = max(0, start - at), min(entry.length, stop - at)
+            if entry.base is None:
+                pieces.append(_Piece(entry, inner_start, inner_stop))
+            else:
+                pieces += _pieces_of(entry, await self.delta(entry), inner_start, inner_stop)
         return _covering(pieces, start, stop)
 
     def _leaf(self, entry: Entry) -> _Leaf | None:
@@ -335,6 +379,24 @@ class Reader:
 
     async def _fetch_leaf(self, entry: Entry) -> _Leaf:
         return self._take_leaf(entry, await self._fetches.want_leaf(entry).wait())
+
+    def _delta(self, entry: Entry) -> tuple[deltas.Part, ...] | None:
+        parts = self._deltas.get(entry)
+        if parts is not None:
+            self._deltas.move_to_end(entry)
+            return parts
+        data = self._chunks.read_leaf(entry.id)
+        return self._take_delta(entry, data) if data is not None else None
+
+    def _take_delta(self, entry: Entry, data: Buffer) -> tuple[deltas.Part, ...]:
+        try:
+            parts = deltas.decode(entry, data)
+        except ChunkDamaged as fault:
+            raise ContentDamaged(f"A part of this file is damaged: {fault}") from fault
+        self._deltas[entry] = parts
+        if len(self._deltas) > DELTAS_KEPT:
+            self._deltas.popitem(last=False)
+        return parts
 
     # Reading
 
@@ -428,6 +490,19 @@ class Reader:
         await self._chunks.warm(entries)
 
 
+def _alone(entry: Entry) -> Entry:
+    """A delta as a chunk of its own: fetched and kept as leaves are."""
+    return Entry(entry.id, entry.key, entry.length)
+
+
+def _pieces_of(entry: Entry, parts: Sequence[deltas.Part], start: int, stop: int) -> Iterator[_Piece | Buffer]:
+    """The pieces of [start, stop) of a delta's content."""
+    assert entry.base is not None
+    base = Entry(entry.base.id, entry.base.key, entry.base.length)
+    for part in deltas.cut_out(parts, start, stop):
+        yield _Piece(base, part.start, part.stop) if isinstance(part, deltas.Copy) else part
+
+
 def _complete(inline: bytes, start: int, stop: int) -> bytes:
     if len(inline) != stop - start:
         raise ContentDamaged("The content of this file is shorter than its size.")
@@ -438,7 +513,9 @@ def _covering(pieces: list[_Piece | Buffer], start: int, stop: int) -> list[_Pie
     """The pieces, after what a faulty or hostile device may have put into a manifest was ruled out."""
     covered = 0
     for piece in pieces:
-        assert isinstance(piece, _Piece)
+        if not isinstance(piece, _Piece):
+            covered += len(piece)
+            continue
         covered += piece.stop - piece.start
         if piece.entry.length > PLAIN_MAX and not piece.entry.is_hole:
             raise ContentDamaged("The list of the parts of this file names one that is larger than any can be.")

@@ -70,6 +70,7 @@ class Staging:
         # What the file holds; the same object as _dirty until base bytes are filled in.
         self._local = self._dirty
         # What was written after mark(), and how much of the marked content is still seen.
+        self.marks = 0
         self._since: Extents | None = None
         self._since_size = 0
         self._bytes: bytearray | None = bytearray(base.size) if base.size <= SMALL_MAX else None
@@ -90,6 +91,11 @@ class Staging:
     def dirty(self) -> tuple[tuple[int, int], ...]:
         """Stretches [start, stop) that are not the base's: written, or zeros past the end of what is left of it."""
         return tuple(self._dirty)
+
+    @property
+    def since(self) -> tuple[tuple[int, int], ...] | None:
+        """Stretches [start, stop) that were written after the last `mark`, within what is left; None without one."""
+        return None if self._since is None else tuple(self._since)
 
     @property
     def dirty_bytes(self) -> int:
@@ -215,6 +221,7 @@ class Staging:
 
     def mark(self) -> int:
         """The generation; what is written from now on is told apart by a later `rebase`."""
+        self.marks += 1
         self._since = Extents()
         self._since_size = self.size
         return self.generation

@@ -6,6 +6,7 @@ that stay the same, wherever in the list they lie.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import msgspec
@@ -16,10 +17,10 @@ from remote.protocol.sealing import LEAF_PLAIN_MAX, PLAIN_MAX, Sealed
 
 DEPTH_MAX = 4
 SIZE_MAX = 2**63 - 1
-LEAF_ENTRIES_MIN = 32
-LEAF_ENTRIES_MAX = 256
-"""A full leaf takes 19 KiB."""
-_LEAF_END = 2**32 // 96
+LEAF_ENTRIES_MIN = 8
+LEAF_ENTRIES_MAX = 64
+"""A full leaf takes 5 KiB."""
+_LEAF_END = 2**32 // 20
 """An entry ends its leaf when the first four bytes of its id, as a number, are below this."""
 _ID = 32
 
@@ -27,26 +28,49 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[Entry, ...])
 
 
-def build(size: int, entries: Iterable[Entry], seal: Callable[[bytes], Sealed]) -> tuple[Manifest, list[Sealed]]:
+@dataclass(frozen=True)
+class Leaf:
+    """A leaf of content that is known to the server, to be used as it is; `entry` stands for it."""
+
+    entry: Entry
+
+
+def build(size: int, items: Iterable[Entry | Leaf], seal: Callable[[bytes], Sealed]) -> tuple[Manifest, list[Sealed]]:
     """The manifest of `size` bytes made of these entries, and the leaves to store before it (none when it is flat).
 
-    Adjacent holes become one; equal entries give equal leaves, if `seal` gives equal bytes for equal content.
+    Adjacent holes become one; equal entries give equal leaves, if `seal` gives equal bytes for equal content. What
+    stays of an older manifest may be given as its leaves of the lowest level.
     """
-    level = _without_split_holes(entries)
+    leaves: list[Sealed] = []
+
+    def leaf_of(group: Sequence[Entry]) -> Entry:
+        leaf = seal(encode_leaf(group))
+        leaves.append(leaf)
+        return Entry(leaf.id, leaf.key, sum(entry.length for entry in group))
+
+    runs = list(_runs(items))
+    level: list[Entry] = []
+    depth = int(len(runs) > 1)
+    for kept, run in runs:
+        level += map(leaf_of, _leaf_groups(run)) if depth else run
+        if kept is not None:
+            level.append(kept.entry)
     total = sum(entry.length for entry in level)
     if total != size:
         raise ValueError(f"the entries cover {total} bytes, the content has {size}")
-    leaves: list[Sealed] = []
-    depth = 0
     while len(level) > ENTRIES_MAX:
-        above = []
-        for group in _leaf_groups(level):
-            leaf = seal(encode_leaf(group))
-            leaves.append(leaf)
-            above.append(Entry(leaf.id, leaf.key, sum(entry.length for entry in group)))
-        level = above
+        level = [leaf_of(group) for group in _leaf_groups(level)]
         depth += 1
     return Manifest(size=size, depth=depth, entries=tuple(level)), leaves
+
+
+def unsettled(items: Sequence[Entry | Leaf]) -> int | None:
+    """The index of a leaf to be told by its entries: those before it end where, among equal content, no leaf would."""
+    for index, item in enumerate(items):
+        before = items[index - 1] if index else None
+        if isinstance(item, Leaf) and isinstance(before, Entry) and not _is_end(before):
+            return index
+    return None
 
 
 def encode_leaf(entries: Sequence[Entry]) -> bytes:
@@ -155,12 +179,27 @@ def _without_split_holes(entries: Iterable[Entry]) -> list[Entry]:
     return joined
 
 
+def _runs(items: Iterable[Entry | Leaf]) -> Iterator[tuple[Leaf | None, list[Entry]]]:
+    """The entries in front of each leaf with it, and those behind the last one."""
+    run: list[Entry] = []
+    for item in items:
+        if isinstance(item, Leaf):
+            yield item, _without_split_holes(run)
+            run = []
+        else:
+            run.append(item)
+    yield None, _without_split_holes(run)
+
+
+def _is_end(entry: Entry) -> bool:
+    return bool(entry.id) and int.from_bytes(entry.id[:4], "big") < _LEAF_END
+
+
 def _leaf_groups(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
     first = 0
     for index, entry in enumerate(entries, start=1):
         length = index - first
-        is_end = length >= LEAF_ENTRIES_MIN and entry.id and int.from_bytes(entry.id[:4], "big") < _LEAF_END
-        if is_end or length == LEAF_ENTRIES_MAX:
+        if (length >= LEAF_ENTRIES_MIN and _is_end(entry)) or length == LEAF_ENTRIES_MAX:
             yield entries[first:index]
             first = index
     if first < len(entries):

@@ -41,7 +41,7 @@ class Name(msgspec.Struct, frozen=True, array_like=True, order=True):
 
 
 class Base(msgspec.Struct, frozen=True, array_like=True):
-    """The chunk whose opened content is the zstd dictionary of a delta chunk."""
+    """The chunk that a delta uses bytes of; it is no delta itself."""
 
     id: ChunkId
     key: bytes
@@ -49,7 +49,7 @@ class Base(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
-    """`length` bytes of content: a chunk, or a hole (zeros never stored) when `id` is empty.
+    """`length` bytes of content: a chunk, a hole (zeros never stored) when `id` is empty, or a delta on a `base`.
 
     In a manifest of depth n > 0 the chunk holds the encoded entries of depth n - 1 (a leaf), and `length` is the
     number of bytes of file content below it.

@@ -8,6 +8,7 @@ its own. So one frame can be fetched, checked and opened without the rest. See P
 import hashlib
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from remote.protocol.errors import BadRequest, ChunkDamaged
-from remote.protocol.ids import ChunkId
+from remote.protocol.ids import ChunkId, PlainHash
 from remote.protocol.nodes import Entry
 
 Buffer = bytes | bytearray | memoryview
@@ -91,8 +92,20 @@ def header_length(frames: int) -> int:
 HEADER_MAX = header_length(FRAMES_MAX)
 
 
-def seal(plain: Buffer, domain_secret: bytes, contexts: Contexts | None = None) -> Sealed:
+def plain_hash(plain: Buffer) -> PlainHash:
+    """The hash by which content is known that is sealed later; what `seal` hashes too, when nothing shrinks."""
+    content = memoryview(plain).cast("B")
+    digest = hashlib.sha256(_stored_header(len(content)))
+    digest.update(content)
+    return PlainHash(digest.digest())
+
+
+def seal(
+    plain: Buffer, domain_secret: bytes, contexts: Contexts | None = None, known_hash: PlainHash | None = None
+) -> Sealed:
     """The sealed form of 1 .. PLAIN_MAX bytes: equal content gives equal bytes under the same secret.
+
+    `known_hash`: what `plain_hash` gives for this content, when it was asked before.
 
     The parameters of zstd are pinned, but another version of zstd may still give other bytes: that costs sharing with
     what is stored already, never correctness. Callable from any thread; gives way to others while it computes.
@@ -102,12 +115,16 @@ def seal(plain: Buffer, domain_secret: bytes, contexts: Contexts | None = None) 
         raise ValueError(f"a chunk holds 1 to {PLAIN_MAX} bytes, not {len(content)}")
     frames = _compressed_frames(content, contexts or Contexts())
     table = [(len(frame) + _TAG) | (_COMPRESSED if is_compressed else 0) for frame, is_compressed in frames]
-    header = _HEAD.pack(_VERSION, 0, len(table)) + struct.pack(f">{len(table)}I", *table)
+    header = _header(table)
     # The key is unique to the payload (table and compressed frames), so the frame number can be the nonce.
-    payload = hashlib.sha256(header)
-    for frame, _ in frames:
-        payload.update(frame)
-    key = HKDF(algorithm=SHA256(), length=32, salt=None, info=_KEY_INFO + payload.digest()).derive(domain_secret)
+    if known_hash is not None and not any(is_compressed for _, is_compressed in frames):
+        payload_hash: bytes = known_hash
+    else:
+        payload = hashlib.sha256(header)
+        for frame, _ in frames:
+            payload.update(frame)
+        payload_hash = payload.digest()
+    key = HKDF(algorithm=SHA256(), length=32, salt=None, info=_KEY_INFO + payload_hash).derive(domain_secret)
     cipher = AESGCM(key)
     closed = (cipher.encrypt(_nonce(number), frame, header) for number, (frame, _) in enumerate(frames))
     data = b"".join((header, *closed))
@@ -116,13 +133,15 @@ def seal(plain: Buffer, domain_secret: bytes, contexts: Contexts | None = None) 
 
 def open_chunk(entry: Entry, data: Buffer, contexts: Contexts | None = None) -> bytes:
     """The content of a whole sealed chunk, after its id, every frame and its length were checked."""
+    if entry.base is not None:
+        raise _damaged(entry, "is a delta, which has no content of its own")
     _check_id(entry, data)
     lengths = _plain_lengths(entry)
     return _open(entry, data, 0, len(lengths), lengths, contexts or Contexts())
 
 
 def open_leaf(entry: Entry, data: Buffer) -> bytes:
-    """The encoded entries in the leaf that an entry of a manifest with depth > 0 stands for."""
+    """What a chunk of one frame holds, whatever its length: a leaf of a manifest (encoded entries), or a delta."""
     _check_id(entry, data)
     return _open(entry, data, 0, 1, None, Contexts())
 
@@ -186,6 +205,15 @@ def _compressed_frames(content: memoryview, contexts: Contexts) -> list[tuple[Bu
     return frames
 
 
+def _header(table: Sequence[int]) -> bytes:
+    return _HEAD.pack(_VERSION, 0, len(table)) + struct.pack(f">{len(table)}I", *table)
+
+
+def _stored_header(length: int) -> bytes:
+    """The header of a chunk in which nothing is compressed."""
+    return _header([min(FRAME, length - offset) + _TAG for offset in range(0, length, FRAME)])
+
+
 def _is_shorter(compressed: Buffer, plain: Buffer) -> bool:
     """Whether compressing saved a 32nd part at least; less is not worth the time that opening takes."""
     return len(compressed) <= len(plain) - (len(plain) >> 5) - 1
@@ -199,8 +227,6 @@ def _plain_lengths(entry: Entry) -> list[int]:
 
 
 def _check_id(entry: Entry, data: Buffer) -> None:
-    if entry.base is not None:
-        raise _damaged(entry, "is a delta chunk, which this version cannot open")
     if hashlib.sha256(data).digest() != entry.id:
         raise _damaged(entry, "does not match its id")
 

@@ -12,9 +12,9 @@ from remote.protocol.nodes import Entry, Manifest
 from remote.server.database import chunks as chunk_rows
 from remote.server.database.connection import Session
 
-LEAVES_MAX = 20_000
+LEAVES_MAX = 100_000
 """Leaves that one commit may bring that were not seen before: 10 TB of new content."""
-REMEMBERED_MAX = 100_000
+REMEMBERED_MAX = 200_000
 NAMED_MAX = 5
 """Missing chunks that an error names."""
 

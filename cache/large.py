@@ -1,0 +1,339 @@
+"""Large: what changed in a staging of any size becomes chunks and deltas that the server holds, in bounded memory."""
+
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Final
+from weakref import WeakKeyDictionary
+
+import trio
+
+from cache import patches
+from cache.chunks import Chunks
+from cache.errors import CacheError
+from cache.patches import Item, Patch
+from cache.plain import Known
+from cache.prepared import Prepared
+from cache.reader import Reader
+from cache.staging import Staging, Stretch
+from remote.protocol import deltas
+from remote.protocol.cutting import Buffer, recut
+from remote.protocol.errors import RemoteError
+from remote.protocol.ids import ChunkId, PlainHash, SpaceId
+from remote.protocol.manifests import Leaf, build, starts, unsettled
+from remote.protocol.nodes import Base, Entry, Manifest
+from remote.protocol.sealing import Sealed, plain_hash, seal
+from remote.protocol.service import Service
+
+_BATCH_BYTES: Final = 8 << 20
+_SENDERS: Final = 2
+_UNSENT_MAX: Final = 256 << 10
+_LEAVES_KEPT: Final = 64
+_HOLE: Final = (ChunkId(b""), b"")
+_NO_HASH: Final = PlainHash(b"")
+
+Range = tuple[int, int]
+
+
+@dataclass
+class _Piece:
+    """Content to be sealed, of a chunk or (with `base`) of a delta."""
+
+    position: int
+    """Where its entry belongs in the list of entries."""
+    length: int
+    data: Buffer
+    hash: PlainHash
+    base: Base | None = None
+
+
+@dataclass
+class _Attempt:
+    """What one staging comes to: `items` holds None where a piece is still to be sealed."""
+
+    staging: Staging
+    base: Manifest
+    size: int
+    stretches: list[Stretch]
+    fd: int
+    items: list[Item | None] = field(default_factory=list)
+    unsent: dict[ChunkId, bytes] = field(default_factory=dict)
+    """Small sealed chunks, to be sent together."""
+    small: dict[ChunkId, Buffer] = field(default_factory=dict)
+    """Content of leaves and deltas, to be kept here."""
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """What the last attempt came to: the content as it was marked then, on top of `base`."""
+
+    base: Manifest
+    mark: int
+    items: list[Item]
+
+
+class Large:
+    """Prepares large stagings of one space."""
+
+    def __init__(self, service: Service, space: SpaceId, secret: bytes, reader: Reader, chunks: Chunks) -> None:
+        self._service = service
+        self._space = space
+        self._secret = secret
+        self._reader = reader
+        self._chunks = chunks
+        self._earlier: WeakKeyDictionary[Staging, _Earlier] = WeakKeyDictionary()
+
+    async def prepare(self, staging: Staging) -> Prepared:
+        """Makes the server hold all of it, cutting only around what was edited; see `Upload.large`."""
+        try:
+            return await self._prepare(staging)
+        except BaseExceptionGroup as group:
+            # Of what goes on side by side, who called is told the first thing that went wrong.
+            known, rest = group.split((RemoteError, CacheError, OSError))
+            if known is None or rest is not None:
+                raise
+            raise _first(known) from None
+
+    async def _prepare(self, staging: Staging) -> Prepared:
+        earlier = self._earlier.pop(staging, None)
+        old: list[Item] | None = None
+        dirty: Sequence[Range] = staging.dirty
+        if (
+            earlier is not None
+            and (earlier.base, earlier.mark) == (staging.base, staging.marks)
+            and staging.since is not None
+        ):
+            # The last attempt was overtaken by an edit: only what changed since is looked at again.
+            old, dirty = earlier.items, staging.since
+        generation = staging.mark()
+        mark = staging.marks
+        base, size = staging.base, staging.size
+        fd = staging.open_file() if staging.path is not None else -1
+        attempt = _Attempt(staging, base, size, staging.plan_read(0, size), fd)
+        holes = [(start, stop - start) for start, stop in staging.holes()]
+        try:
+            if old is None:
+                old = [Leaf(entry) if base.depth else entry for entry in await self._reader.entries(base, height=1)]
+            old = await self._opened(old, size, dirty)
+            await self._bring(attempt, old, dirty, holes)
+            manifest = await self._manifest(attempt)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        items = [item for item in attempt.items if item is not None]
+        self._earlier[staging] = _Earlier(base, mark, items)
+        return Prepared(
+            staging, generation, manifest, tuple(_own_chunks(attempt, items)), small=tuple(attempt.small.items())
+        )
+
+    async def _opened(self, items: Sequence[Item], size: int, dirty: Sequence[Range]) -> list[Item]:
+        """The items with the entries of those leaves that an edit touches; those that it covers whole are of no use."""
+        entries = patches.lengths(items)
+        offsets = starts(entries)
+        # The byte behind a chunk decides on its end, so the leaf in front of an edit may be touched, too.
+        touched = [(start - 1, stop + 1) for start, stop in dirty]
+        if size != offsets[-1]:
+            touched.append((min(size, offsets[-1]) - 1, offsets[-1] if size > offsets[-1] else size + 1))
+        opened: list[Item] = []
+        wanted: set[int] = set()
+        for start, stop in touched:
+            for index in range(max(0, bisect_right(offsets, start) - 1), len(items)):
+                if offsets[index] >= stop:
+                    break
+                if not (start < offsets[index] and offsets[index + 1] < stop):
+                    wanted.add(index)
+        for index, item in enumerate(items):
+            if isinstance(item, Leaf) and index in wanted:
+                opened += await self._reader.leaf(item.entry)
+            else:
+                opened.append(item)
+        return opened
+
+    async def _patches(self, old: Sequence[Item], size: int, dirty: Sequence[Range]) -> dict[int, "_Delta"]:
+        found: dict[int, _Delta] = {}
+        for index, patch in patches.find(old, size, dirty):
+            parts: tuple[deltas.Part, ...] = (deltas.Copy(0, patch.entry.length),)
+            if patch.entry.base is not None:
+                parts = await self._reader.delta(patch.entry)
+            if patches.is_worth(patch.parts(parts, lambda _, length: bytes(length)), patch.size):
+                found[index] = _Delta(patch, parts)
+        return found
+
+    async def _bring(self, attempt: _Attempt, old: list[Item], dirty: Sequence[Range], holes: Sequence[Range]) -> None:
+        """Fills `attempt.items`: cuts in a thread, and sends beside it."""
+        found = await self._patches(old, attempt.size, dirty)
+        patched = [(index, delta.patch) for index, delta in found.items()]
+        items, left = patches.apply(old, attempt.size, dirty, patched)
+        ranges = [(start, stop - start) for start, stop in left]
+        send, receive = trio.open_memory_channel[list[_Piece]](0)
+
+        def read(offset: int, length: int) -> Buffer:
+            return self._read_in_thread(attempt, offset, length)
+
+        def work() -> None:
+            batch: list[_Piece] = []
+            batched = 0
+            for span, data in recut(patches.lengths(items), attempt.size, ranges, holes, read):
+                position = len(attempt.items)
+                delta = found.get(span.kept) if span.kept is not None else None
+                if delta is not None:
+                    plain = deltas.encode(delta.patch.base, delta.patch.parts(delta.parts, read))
+                    batch.append(_Piece(position, span.length, plain, _NO_HASH, delta.patch.base))
+                elif span.kept is not None:
+                    attempt.items.append(items[span.kept])
+                    continue
+                elif data is None:
+                    attempt.items.append(Entry(*_HOLE, span.length))
+                    continue
+                else:
+                    batch.append(_Piece(position, span.length, data, plain_hash(data)))
+                attempt.items.append(None)
+                batched += len(batch[-1].data)
+                if batched >= _BATCH_BYTES:
+                    trio.from_thread.run(send.send, batch)
+                    batch, batched = [], 0
+            if batch:
+                trio.from_thread.run(send.send, batch)
+
+        async def cut_all() -> None:
+            async with send:
+                await trio.to_thread.run_sync(work)
+
+        async def send_all(batches: trio.MemoryReceiveChannel[list[_Piece]]) -> None:
+            async with batches:
+                async for batch in batches:
+                    await self._send(batch, attempt)
+
+        async with trio.open_nursery() as nursery, receive:
+            nursery.start_soon(cut_all)
+            for _ in range(_SENDERS):
+                nursery.start_soon(send_all, receive.clone())
+
+    async def _manifest(self, attempt: _Attempt) -> Manifest:
+        items = [item for item in attempt.items if item is not None]
+        while (index := unsettled(items)) is not None:
+            leaf = items[index]
+            assert isinstance(leaf, Leaf)
+            items[index : index + 1] = await self._reader.leaf(leaf.entry)
+
+        def seal_leaf(data: bytes) -> Sealed:
+            sealed = seal(data, self._secret)
+            attempt.small[sealed.id] = data
+            return sealed
+
+        manifest, leaves = await trio.to_thread.run_sync(build, attempt.size, items, seal_leaf)
+        attempt.items = list(items)
+        attempt.unsent.update((leaf.id, leaf.data) for leaf in leaves)
+        await self._flush(attempt)
+        while len(attempt.small) > _LEAVES_KEPT:
+            attempt.small.popitem()
+        return manifest
+
+    async def _send(self, batch: list[_Piece], attempt: _Attempt) -> None:
+        """Makes the server hold these pieces, sealing only those that it does not hold yet."""
+        whole = [piece for piece in batch if piece.base is None]
+        known = {piece.hash: self._chunks.known_plain(piece.hash) for piece in whole}
+        sizes = {found.id: found.sealed_size for found in known.values() if found is not None}
+        missing = await self._service.wanted(self._space, sizes) if sizes else set()
+        todo = {piece.hash: piece for piece in whole if (found := known[piece.hash]) is None or found.id in missing}
+        sealed = await trio.to_thread.run_sync(_seal_all, list(todo.values()), self._secret)
+        for piece in batch:
+            if piece.base is not None:
+                self._add_delta(piece, attempt)
+        # What was read of the file is not needed any more: sending may take long.
+        for piece in whole:
+            piece.data = b""
+        if sealed:
+            await self._service.send_chunks(self._space, {one.id: one.data for one in sealed.values()})
+        for digest, one in sealed.items():
+            self._chunks.note_plain(digest, one.id, one.key, len(one.data))
+        for piece in whole:
+            attempt.items[piece.position] = _entry(piece, sealed, known)
+        if sum(map(len, attempt.unsent.values())) > _UNSENT_MAX:
+            await self._flush(attempt)
+
+    def _add_delta(self, piece: _Piece, attempt: _Attempt) -> None:
+        one = seal(piece.data, self._secret)
+        attempt.unsent[one.id] = one.data
+        attempt.small[one.id] = piece.data
+        attempt.items[piece.position] = Entry(one.id, one.key, piece.length, piece.base)
+
+    async def _flush(self, attempt: _Attempt) -> None:
+        unsent, attempt.unsent = attempt.unsent, {}
+        if unsent:
+            await self._service.send_chunks(self._space, unsent)
+
+    def _read_in_thread(self, attempt: _Attempt, offset: int, length: int) -> Buffer:
+        stretches = attempt.stretches
+        parts: list[Buffer] = []
+        index = bisect_right(stretches, offset, key=lambda stretch: stretch.offset) - 1
+        stop = offset + length
+        while offset < stop:
+            stretch = stretches[index]
+            until = min(stop, stretch.offset + stretch.length)
+            if stretch.is_dirty:
+                parts.append(_pread(attempt.fd, until - offset, offset))
+            else:
+                parts.append(trio.from_thread.run(self._reader.read, attempt.base, offset, until - offset))
+            offset = until
+            index += 1
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+@dataclass(frozen=True)
+class _Delta:
+    """A patch, and the parts that its chunk is told by now."""
+
+    patch: Patch
+    parts: tuple[deltas.Part, ...]
+
+
+def _seal_all(pieces: Sequence[_Piece], secret: bytes) -> dict[PlainHash, Sealed]:
+    return {piece.hash: seal(piece.data, secret, known_hash=piece.hash) for piece in pieces}
+
+
+def _entry(piece: _Piece, sealed: dict[PlainHash, Sealed], known: dict[PlainHash, Known | None]) -> Entry:
+    one = sealed.get(piece.hash)
+    if one is not None:
+        return Entry(one.id, one.key, piece.length)
+    found = known[piece.hash]
+    assert found is not None, "what is not sealed here was known"
+    return Entry(found.id, found.key, piece.length)
+
+
+def _own_chunks(attempt: _Attempt, items: Sequence[Item]) -> list[tuple[Entry, int]]:
+    """Chunks that lie in the staging's own file as they are, with their offsets."""
+    lengths = (entry.length for entry in patches.lengths(items))
+    return [
+        (item, offset)
+        for item, offset in zip(items, accumulate(lengths, initial=0), strict=False)
+        if isinstance(item, Entry)
+        and not (item.is_hole or item.base)
+        and _is_inside(attempt.stretches, offset, item.length)
+    ]
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
+
+
+def _pread(fd: int, length: int, offset: int) -> bytes:
+    """All of it: a program that cuts the file meanwhile makes the generation grow, so this is thrown away then."""
+    data = os.pread(fd, length, offset)
+    while len(data) < length:
+        more = os.pread(fd, length - len(data), offset + len(data))
+        if not more:
+            return data + bytes(length - len(data))
+        data += more
+    return data
+
+
+def _is_inside(stretches: Sequence[Stretch], offset: int, length: int) -> bool:
+    """Whether all of it lies in one stretch of the staging's own file."""
+    stretch = stretches[bisect_right(stretches, offset, key=lambda one: one.offset) - 1]
+    return stretch.is_dirty and offset + length <= stretch.offset + stretch.length

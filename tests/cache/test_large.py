@@ -1,0 +1,263 @@
+"""Large stagings: what the server gets reads back as what was written, and little of it is sent for a small edit."""
+
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache.chunks import Chunks, open_store
+from cache.errors import ContentDamaged
+from cache.eviction import Budget
+from cache.prepared import Prepared
+from cache.reader import Reader
+from cache.staging import Staging, Stagings
+from cache.store import Store
+from cache.upload import SMALL_FILE_MAX, Upload
+from remote.protocol import deltas
+from remote.protocol.cutting import SIZES
+from remote.protocol.errors import NotFound
+from remote.protocol.ids import ChunkId, SpaceId
+from remote.protocol.manifests import check
+from remote.protocol.messages import ChunkPart
+from remote.protocol.nodes import EMPTY, Manifest
+from remote.protocol.sealing import header_of, part_range
+from remote.protocol.service import Service
+
+SECRET = b"s" * 32
+SPACE = SpaceId(1)
+pytestmark = pytest.mark.anyio
+
+
+class Server:
+    """Holds chunks as a server does, and counts."""
+
+    def __init__(self) -> None:
+        self.objects: dict[ChunkId, bytes] = {}
+        self.sent_bytes = 0
+        self.got_bytes = 0
+
+    async def wanted(self, space: SpaceId, chunks: Mapping[ChunkId, int]) -> set[ChunkId]:
+        await trio.lowlevel.checkpoint()
+        return {chunk for chunk in chunks if chunk not in self.objects}
+
+    async def send_chunks(self, space: SpaceId, chunks: Mapping[ChunkId, bytes]) -> int:
+        await trio.lowlevel.checkpoint()
+        new = {chunk: data for chunk, data in chunks.items() if chunk not in self.objects}
+        self.objects.update(new)
+        sent = sum(map(len, new.values()))
+        self.sent_bytes += sent
+        return sent
+
+    async def get_parts(self, space: SpaceId, parts: Sequence[ChunkPart]) -> list[bytes]:
+        await trio.lowlevel.checkpoint()
+        found = []
+        for part in parts:
+            if part.id not in self.objects:
+                raise NotFound("There is no such chunk.")
+            data = self.objects[part.id]
+            if part.frames:
+                header = header_of(data)
+                start, length = part_range(header, part.first, part.frames)
+                data = header + data[start : start + length]
+            found.append(data)
+        self.got_bytes += sum(map(len, found))
+        return found
+
+
+class Device:
+    """Everything between a staging and the server."""
+
+    def __init__(self, home: Path, server: Server) -> None:
+        home.mkdir(exist_ok=True)
+        self.chunks = Chunks(open_store(home), home)
+        budget = Budget(1 << 30, self.chunks, lambda: 0, lambda _: False, floor_bytes=0)
+        self.reader = Reader(cast(Service, server), SPACE, self.chunks, budget)
+        self.store = Store(home / "tree.mdb", ["staged", "staged_bytes"], has_journal=True)
+        self.stagings = Stagings(self.store, home / "staging", 0, 1)
+        self.upload = Upload(cast(Service, server), SPACE, SECRET, self.reader, self.chunks)
+
+    async def saved(self, base: Manifest, edits: Sequence["Edit"]) -> Manifest:
+        """The manifest after these edits of what `base` says."""
+        staging = self.stagings.create(base)
+        for edit in edits:
+            edit.on(staging)
+        return (await self.prepared(staging)).manifest
+
+    async def prepared(self, staging: Staging) -> Prepared:
+        is_small = staging.size <= SMALL_FILE_MAX
+        prepared = (await self.upload.small([staging]))[0] if is_small else await self.upload.large(staging)
+        check(prepared.manifest)
+        for chunk, plain in prepared.small:
+            self.chunks.add_small(chunk, plain)
+        return prepared
+
+
+class Edit:
+    """Bytes written at an offset, or (without bytes) a truncate to it."""
+
+    def __init__(self, offset: int, data: bytes | None) -> None:
+        self.offset = offset
+        self.data = data
+
+    def __repr__(self) -> str:
+        return f"Edit({self.offset}, {'truncate' if self.data is None else len(self.data)})"
+
+    def on(self, staging: Staging) -> None:
+        if self.data is None:
+            staging.truncate(self.offset)
+        else:
+            staging.write(self.offset, self.data)
+
+    def of(self, content: bytes) -> bytes:
+        if self.data is None:
+            return content[: self.offset] + bytes(max(0, self.offset - len(content)))
+        content += bytes(max(0, self.offset - len(content)))
+        return content[: self.offset] + self.data + content[self.offset + len(self.data) :]
+
+
+@asynccontextmanager
+async def device(home: Path, server: Server) -> AsyncIterator[Device]:
+    made = Device(home, server)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(made.reader.run)
+            yield made
+            nursery.cancel_scope.cancel()
+    finally:
+        made.chunks.close()
+        made.chunks.store.close()
+        made.stagings.close()
+        made.store.close()
+
+
+def bytes_of(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed * 1_000_003 + size).randbytes(size)
+
+
+async def read_elsewhere(home: Path, server: Server, manifest: Manifest) -> bytes:
+    """The content as a device reads it that has nothing of it."""
+    async with device(home, server) as other:
+        return bytes(await other.reader.read(manifest, 0, manifest.size))
+
+
+BIG = 3_000_000
+sizes = st.one_of(st.integers(1, 5_000), st.integers(1, 200_000), st.integers(1, 2_000_000))
+edits = st.builds(
+    lambda offset, size, seed, is_cut: Edit(offset, None if is_cut else bytes_of(size, seed)),
+    st.integers(0, BIG + 500_000),
+    sizes,
+    st.integers(1, 1_000),
+    st.integers(0, 5).map(lambda one: one == 0),
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.lists(edits, min_size=1, max_size=4), min_size=1, max_size=4))
+def test_any_edits_read_back_on_another_device(saves: list[list[Edit]]) -> None:
+    async def play() -> None:
+        server = Server()
+        content = bytes_of(BIG)
+        with TemporaryDirectory() as folder:
+            home = Path(folder)
+            async with device(home / "desk", server) as desk:
+                manifest = await desk.saved(EMPTY, [Edit(0, content)])
+                for number, save in enumerate(saves):
+                    for edit in save:
+                        content = edit.of(content)
+                    manifest = await desk.saved(manifest, save)
+                    assert await read_elsewhere(home / f"other{number}", server, manifest) == content
+                    assert bytes(await desk.reader.read(manifest, 0, manifest.size)) == content
+
+    trio.run(play)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.lists(edits, min_size=1, max_size=3), min_size=1, max_size=4))
+def test_an_upload_overtaken_by_edits_goes_on_from_what_it_had(saves: list[list[Edit]]) -> None:
+    async def play() -> None:
+        server = Server()
+        content = bytes_of(BIG)
+        with TemporaryDirectory() as folder:
+            home = Path(folder)
+            async with device(home / "desk", server) as desk:
+                staging = desk.stagings.create(await desk.saved(EMPTY, [Edit(0, content)]))
+                for save in saves:
+                    for edit in save:
+                        content = edit.of(content)
+                        edit.on(staging)
+                    manifest = (await desk.prepared(staging)).manifest
+                assert await read_elsewhere(home / "other", server, manifest) == content
+
+    trio.run(play)
+
+
+async def test_4_kib_in_a_cold_file_costs_its_bytes_and_fetches_a_leaf(tmp_path: Path) -> None:
+    server = Server()
+    content = bytes_of(100 << 20)
+    async with device(tmp_path / "desk", server) as desk:
+        manifest = await desk.saved(EMPTY, [Edit(0, content)])
+    assert manifest.depth == 1
+    async with device(tmp_path / "laptop", server) as laptop:
+        for offset in (0, 50_000_000, (100 << 20) - 4_096):
+            server.sent_bytes = server.got_bytes = 0
+            edit = Edit(offset, bytes_of(4_096, offset))
+            manifest, content = await laptop.saved(manifest, [edit]), edit.of(content)
+            assert server.sent_bytes < 11_000
+            assert server.got_bytes < 6_000, "a leaf, no content"
+    assert await read_elsewhere(tmp_path / "other", server, manifest) == content
+
+
+async def test_what_grows_at_its_end_sends_what_is_new(tmp_path: Path) -> None:
+    server = Server()
+    content = bytes_of(3_000_000)
+    async with device(tmp_path / "desk", server) as desk:
+        manifest = await desk.saved(EMPTY, [Edit(0, content)])
+    async with device(tmp_path / "laptop", server) as laptop:
+        for number in range(20):
+            server.sent_bytes = server.got_bytes = 0
+            edit = Edit(len(content), bytes_of(300, number + 1))
+            manifest, content = await laptop.saved(manifest, [edit]), edit.of(content)
+            assert server.sent_bytes < 300 * (number + 2)
+            assert server.got_bytes == 0
+    assert await read_elsewhere(tmp_path / "other", server, manifest) == content
+
+
+async def test_a_chunk_changed_again_and_again_is_written_whole_at_last(tmp_path: Path) -> None:
+    server = Server()
+    content = bytes_of(3_000_000)
+    async with device(tmp_path / "desk", server) as desk:
+        manifest = await desk.saved(EMPTY, [Edit(0, content)])
+        first = manifest.entries[0]
+        kinds = []
+        for number in range(40):
+            edit = Edit(number * 8_192, bytes_of(4_096, number + 1))
+            manifest, content = await desk.saved(manifest, [edit]), edit.of(content)
+            base = manifest.entries[0].base
+            kinds.append(base is not None)
+            assert base is None or base.id == first.id or len(kinds) > deltas.LITERAL_MAX // 4_096
+        assert kinds.count(False) == 40 // (deltas.LITERAL_MAX // 4_096 + 1), (
+            "a delta holds so much, then comes a chunk"
+        )
+    assert max(len(data) for data in server.objects.values()) < SIZES.most + 1_000
+    assert await read_elsewhere(tmp_path / "other", server, manifest) == content
+
+
+async def test_a_base_that_the_server_lost_is_an_error(tmp_path: Path) -> None:
+    server = Server()
+    async with device(tmp_path / "desk", server) as desk:
+        manifest = await desk.saved(EMPTY, [Edit(0, bytes_of(3_000_000))])
+        manifest = await desk.saved(manifest, [Edit(5_000, b"new")])
+    base = manifest.entries[0].base
+    assert base is not None
+    async with device(tmp_path / "laptop", server) as laptop:
+        assert await laptop.reader.read(manifest, 5_000, 3) == b"new", "its own bytes need no base"
+        del server.objects[base.id]
+        with pytest.raises(ContentDamaged, match="lost"):
+            await laptop.reader.read(manifest, 4_999, 3)
