@@ -46,7 +46,7 @@ def encode(base: Base, parts: Sequence[Part]) -> bytes:
 
 
 def decode(entry: Entry, data: bytes | bytearray | memoryview) -> tuple[Part, ...]:
-    """The parts of an entry with a base, from its opened delta; raises ChunkDamaged when they do not make its content."""
+    """The parts of an entry with a base, from its opened delta; raises ChunkDamaged if they do not make it."""
     base = entry.base
     try:
         found = _decoder.decode(data)

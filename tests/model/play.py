@@ -23,6 +23,7 @@ from fusefs.errors import VolumeError
 from fusefs.handles import Handle
 from fusefs.volume import RENAME_EXCHANGE, Caller, Setting
 from fusefs.xattrs import ExtendedAttributes
+from remote.protocol import deltas
 from remote.protocol.errors import RemoteError
 from remote.protocol.ids import ROOT, NodeId
 from remote.protocol.manifests import decode_leaf
@@ -487,9 +488,17 @@ class Play:
         level: Sequence[Entry] = manifest.entries
         for _ in range(manifest.depth):
             level = [one for entry in level for one in decode_leaf(open_leaf(entry, self.server.chunks[entry.id]))]
-        return b"".join(
-            bytes(entry.length) if entry.is_hole else open_chunk(entry, self.server.chunks[entry.id]) for entry in level
-        )
+        return b"".join(map(self._content, level))
+
+    def _content(self, entry: Entry) -> bytes:
+        if entry.is_hole:
+            return bytes(entry.length)
+        data = self.server.chunks[entry.id]
+        if entry.base is None:
+            return open_chunk(entry, data)
+        base = self._content(Entry(entry.base.id, entry.base.key, entry.base.length))
+        parts = deltas.decode(entry, open_leaf(entry, data))
+        return b"".join(base[part.start : part.stop] if isinstance(part, deltas.Copy) else part for part in parts)
 
 
 def _as_seen(state: NodeState) -> tuple[Any, ...]:
