@@ -145,7 +145,7 @@ async def test_tree_manifests_are_walked_and_their_leaves_kept(tmp_path: Path, s
     entries = [Entry(one.id, one.key, one.length) for one in map(server.store, parts)]
     entries.insert(700, HOLE)
     manifest = build(sum(entry.length for entry in entries), entries, server.store)[0]
-    assert manifest.depth == 1
+    assert manifest.depth == 2
     content = b"".join(parts[:700]) + bytes(HOLE.length) + b"".join(parts[700:])
     async with reading(tmp_path, server) as (reader, _):
         assert reader.try_read(manifest, 5_000_000, 100) is None

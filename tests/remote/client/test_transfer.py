@@ -211,6 +211,14 @@ async def test_an_expired_upload_url_is_asked_for_once_more(open_peer: OpenPeer,
         assert len(store.targets("/want")) == 2
 
 
+async def test_few_bytes_are_sent_without_asking(open_peer: OpenPeer) -> None:
+    async with open_peer() as peer, connect(peer.url, "secret", patience=QUICK) as service:
+        store = Store(peer)
+        assert await service.send_chunks(SPACE, made(4_000, 5_000)) == 9_000
+        assert store.held == made(4_000, 5_000)
+        assert len(peer.requests) == 1
+
+
 async def test_a_server_that_stores_something_else_is_not_believed(open_peer: OpenPeer) -> None:
     async with open_peer() as peer, connect(peer.url, "secret", patience=QUICK) as service:
         store = Store(peer)
@@ -219,7 +227,7 @@ async def test_a_server_that_stores_something_else_is_not_believed(open_peer: Op
             await service.send_chunks(SPACE, made(10))
         store.want = lambda _body: WantAnswer((ChunkId(bytes(32)),), {})  # type: ignore[method-assign]
         with pytest.raises(ServerFault, match="not offered"):
-            await service.send_chunks(SPACE, made(10))
+            await service.send_chunks(SPACE, made(20_000))
         store.want = lambda _body: WantAnswer(tuple(made(300_000)), {})  # type: ignore[method-assign]
         with pytest.raises(ServerFault, match="where to"):
             await service.send_chunks(SPACE, made(300_000))
