@@ -49,7 +49,8 @@ def test_a_large_file_moves_only_what_is_needed(device: Any, tmp_path: Path) -> 
     before = desk.stats()["sent_bytes"]
     subprocess.run(["cp", here, desk.path / "copy"], check=True)
     desk.in_step(laptop, timeout=SEND_SECONDS)
-    assert desk.stats()["sent_bytes"] - before < 1 * MIB
+    # The chunk around the change was never sent whole.
+    assert desk.stats()["sent_bytes"] - before < 2 * MIB
     before = laptop.stats()["received_bytes"]
     assert digest(laptop.path / "copy") == digest(here) != written
     # What the copy is made of was there already, but for the piece around the change.
