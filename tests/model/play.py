@@ -488,15 +488,15 @@ class Play:
         level: Sequence[Entry] = manifest.entries
         for _ in range(manifest.depth):
             level = [one for entry in level for one in decode_leaf(open_leaf(entry, self.server.chunks[entry.id]))]
-        return b"".join(map(self._content, level))
+        return b"".join(map(self._plain_of, level))
 
-    def _content(self, entry: Entry) -> bytes:
+    def _plain_of(self, entry: Entry) -> bytes:
         if entry.is_hole:
             return bytes(entry.length)
         data = self.server.chunks[entry.id]
         if entry.base is None:
             return open_chunk(entry, data)
-        base = self._content(Entry(entry.base.id, entry.base.key, entry.base.length))
+        base = self._plain_of(Entry(entry.base.id, entry.base.key, entry.base.length))
         parts = deltas.decode(entry, open_leaf(entry, data))
         return b"".join(base[part.start : part.stop] if isinstance(part, deltas.Copy) else part for part in parts)
 
