@@ -254,4 +254,6 @@ class S3fs(Peer):
         return [*from_debian("s3fs", "s3fs"), BUCKET, self.path, "-f", "-o", ",".join(options)]
 
 
+NOT_HAD = {"s3ql": "neither Debian 12 nor the Python index has it, and it is not built from source here"}
+
 PEERS: dict[str, type[Contestant]] = {kind.name: kind for kind in (Juicefs, JuicefsRedis, Rclone, WeedMount, S3fs)}

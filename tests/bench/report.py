@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.bench.contestant import Contestant, Local
 from tests.bench.growing import grow
-from tests.bench.peers import PEERS
+from tests.bench.peers import NOT_HAD, PEERS
 from tests.bench.rounds import GROUPS, Results, chosen, run_rounds
 from tests.bench.satchel import Satchel
 from tests.bench.work import MB, Scale
@@ -46,10 +46,11 @@ def main() -> None:
     if not groups:
         sys.exit(f"no step has {given.only!r} in its name: --help lists them")
     kinds: list[type[Contestant]] = [Satchel] if given.alone else [Local, Satchel]
-    for name in filter(None, given.against.split(",")):
-        if name not in PEERS:
+    wanted = [name for name in given.against.split(",") if name]
+    for name in wanted:
+        if name not in {**PEERS, **NOT_HAD}:
             sys.exit(f"{name} is none of {', '.join(PEERS)}")
-        kinds.append(PEERS[name])
+    kinds += [PEERS[name] for name in wanted if name in PEERS]
     scale = Scale(_size(given.large), given.files, given.seconds)
     if shutil.disk_usage(given.work).free < scale.large * DISK_PER_BYTE:
         sys.exit(f"{given.work} has not the {scale.large * DISK_PER_BYTE / 1e9:.0f} GB free that this needs: --work")
@@ -59,6 +60,7 @@ def main() -> None:
         results = run_rounds(kinds, groups, scale, work, given.rounds, given.latency / 1e3)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    results.missing.update({name: NOT_HAD[name] for name in wanted if name in NOT_HAD})
     machine = {
         "cores": os.cpu_count(),
         "kernel": platform.release(),
