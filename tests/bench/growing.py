@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench.growth import PER_OPERATION, SIZES, Growth, growth, shapes
+from tests.bench.growth import CPU_PER_OPERATION, PER_OPERATION, SIZES, Growth, growth, shapes
 from tests.bench.work import Figure
 
 
@@ -59,15 +59,18 @@ def plot(found: Growth, file: Path) -> None:
     import matplotlib.pyplot as plt  # noqa: PLC0415
     from matplotlib.ticker import StrMethodFormatter  # noqa: PLC0415
 
-    drawing, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for name, by_size in found.items():
-        if next(iter(by_size.values())).unit == PER_OPERATION:
-            axes.plot(list(by_size), [figure.value for figure in by_size.values()], marker="o", label=name)
-    axes.set(xscale="log", yscale="log", xlabel="files in the drive", ylabel="microseconds")
-    axes.set_title("What one operation costs, through the mount")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.grid(which="major", alpha=0.3)
-    axes.legend(fontsize="small")
-    drawing.savefig(file, dpi=120)
+    drawing, panels = plt.subplots(1, 2, figsize=(11, 5), layout="constrained", sharey=True)
+    titles = {PER_OPERATION: "time, as a program sees it", CPU_PER_OPERATION: "of it, CPU time of the daemon"}
+    for axes, (unit, title) in zip(panels, titles.items(), strict=True):
+        for name, by_size in found.items():
+            if next(iter(by_size.values())).unit == unit:
+                label = name.removesuffix(": daemon")
+                axes.plot(list(by_size), [figure.value for figure in by_size.values()], marker="o", label=label)
+        axes.set(xscale="log", yscale="log", xlabel="files in the drive", title=title)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.grid(which="major", alpha=0.3)
+    panels[0].set_ylabel("microseconds for one operation")
+    panels[1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    drawing.savefig(file, dpi=110)
     plt.close(drawing)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.bench.contestant import discard, new_home, running
 from tests.bench.fill import FILES_IN_FOLDER, Filler, folder_of, name_of
-from tests.bench.processes import peak_bytes, resident_bytes, wait_until
+from tests.bench.processes import peak_bytes, resident_bytes, running_seconds, wait_until
 from tests.bench.rounds import say
 from tests.bench.satchel import Satchel
 from tests.bench.work import MB, Figure, piped, timed
@@ -27,6 +27,7 @@ IDLE_SECONDS, IDLE_SHARE = 0.5, 0.2
 """A daemon that uses less than this share of a core for so long is idle (our own questions cost a little)."""
 WIDE, DEEP, SPARSE = 100_000, 1_000, 50 * 10**9
 PER_OPERATION = "us per operation"
+CPU_PER_OPERATION = "us of CPU per operation"
 Growth = dict[str, dict[int, Figure]]
 
 
@@ -169,24 +170,27 @@ def _operations(one: Filled, size: int) -> Iterator[Figure]:
         # So that what is counted is one name, not a path.
         os.stat(folder)
     paths = [f"{tree / folder_of(number)}/{name_of(number)}" for number in some]
-    yield _each("lookup", [partial(os.stat, path) for path in paths])
-    yield _each("open, read, close", [partial(_read, path) for path in paths])
+    yield from _each(one, "lookup", [partial(os.stat, path) for path in paths])
+    yield from _each(one, "open, read, close", [partial(_read, path) for path in paths])
     few = folders[:FOLDERS_READ]
-    seconds = timed(lambda: [os.listdir(folder) for folder in few])
-    yield Figure("readdir, an entry", PER_OPERATION, seconds * 1e6 / (FILES_IN_FOLDER * len(few)))
+    yield from _each(one, "readdir, an entry", [partial(os.listdir, folder) for folder in few], FILES_IN_FOLDER)
     made = [f"{chance.choice(folders)}/new-{number}" for number in range(OPERATIONS)]
-    yield _each("create", [partial(_create, path) for path in made])
-    yield _each("setattr", [partial(os.chmod, path, 0o600) for path in made])
+    yield from _each(one, "create", [partial(_create, path) for path in made])
+    yield from _each(one, "setattr", [partial(os.chmod, path, 0o600) for path in made])
     moved = [f"{chance.choice(folders)}/moved-{number}" for number in range(OPERATIONS)]
-    yield _each("rename", [partial(os.rename, *pair) for pair in zip(made, moved, strict=True)])
-    yield _each("unlink", [partial(os.unlink, path) for path in moved])
+    yield from _each(one, "rename", [partial(os.rename, *pair) for pair in zip(made, moved, strict=True)])
+    yield from _each(one, "unlink", [partial(os.unlink, path) for path in moved])
     began = time.monotonic()
     yield Figure("then until on the server", "s", one.drained() - began)
 
 
-def _each(name: str, operations: Sequence[Callable[[], object]]) -> Figure:
-    """The mean: a median would hide what comes once in a while."""
-    return Figure(name, PER_OPERATION, timed(lambda: [operation() for operation in operations]) * 1e6 / len(operations))
+def _each(one: Filled, name: str, operations: Sequence[Callable[[], object]], items: int = 1) -> Iterator[Figure]:
+    """What one costs, in time and in the daemon's CPU: means, for a median would hide what comes once in a while."""
+    daemon, count = one.daemons()[0], len(operations) * items
+    before = running_seconds(daemon)
+    seconds = timed(lambda: [operation() for operation in operations])
+    yield Figure(name, PER_OPERATION, seconds * 1e6 / count)
+    yield Figure(f"{name}: daemon", CPU_PER_OPERATION, (running_seconds(daemon) - before) * 1e6 / count)
 
 
 def _median(work: Callable[[], object]) -> float:
@@ -214,9 +218,8 @@ def _wide(one: Filled) -> Iterator[Figure]:
     yield Figure(f"{name}: ls again", "s", timed(lambda: os.listdir(wide)))
     yield Figure(f"{name}: find -ls", "s", timed(lambda: piped("find", ".", "-ls", folder=wide)))
     made = [f"{wide}/new-{number}" for number in range(OPERATIONS)]
-    created = _each(f"{name}: create", [partial(_create, path) for path in made])
-    yield created
-    yield _each(f"{name}: unlink", [partial(os.unlink, path) for path in made])
+    yield from _each(one, f"{name}: create", [partial(_create, path) for path in made])
+    yield from _each(one, f"{name}: unlink", [partial(os.unlink, path) for path in made])
     one.drained()
 
 

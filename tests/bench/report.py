@@ -70,8 +70,11 @@ def main() -> None:
         "ms each way": given.latency,
         "seconds": round(time.monotonic() - began),
     }
+    told = json.dumps(as_json(machine, results), indent=2)
+    if given.save:
+        given.save.write_text(told + "\n")
     if given.json:
-        print(json.dumps(as_json(machine, results), indent=2))
+        print(told)
     else:
         print(", ".join(f"{key} {value}" for key, value in machine.items()) + "\n")
         print(table(results, [kind.name for kind in kinds]))
@@ -101,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", default="", metavar="N,…", help="with --growth: how many files")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="with --growth: draws the cost of each operation")
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else on stdout")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="keeps the JSON there, too")
     parser.add_argument("--work", type=Path, default=Path("/var/tmp"), metavar="DIR", help="a folder on a real disk")
     return parser
 
