@@ -17,6 +17,7 @@ from fusefs.attributes import Attributes, Caller, Setting
 from fusefs.errnos import errno_of
 from fusefs.errors import IsFolder, NoEntry, ReadOnly
 from fusefs.handles import Handle
+from fusefs.turns import Turns
 from fusefs.versions import VERSIONS_NAME, PastHandle, Versions, is_virtual
 from fusefs.volume import Volume
 from fusefs.xattrs import ExtendedAttributes
@@ -411,6 +412,8 @@ def mount(operations: Operations, mountpoint: str, source: str, options: frozens
 
 async def serve() -> None:
     """Answers requests until the folder is unmounted."""
+    # As pyfuse3.asyncio does it: whatever is under this name is how pyfuse3 waits.
+    pyfuse3.trio = Turns()  # type: ignore[attr-defined]
     await pyfuse3.main(max_tasks=_TASKS)
 
 
