@@ -47,8 +47,23 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _answers(handler: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
-    """Turns errors of ours into the errno that the kernel wants; anything else is logged and becomes EIO."""
+def _answers(handler: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """A handler that never waits, with errors of ours turned into the errno that the kernel wants."""
+
+    @functools.wraps(handler)
+    async def answer(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return handler(*args, **kwargs)
+        except FUSEError:
+            raise
+        except Exception as error:
+            raise _refusal(handler.__name__, error) from error
+
+    return answer
+
+
+def _waits(handler: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """The same for a handler that may have to wait."""
 
     @functools.wraps(handler)
     async def answer(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -57,15 +72,20 @@ def _answers(handler: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, A
         except FUSEError:
             raise
         except Exception as error:
-            number = errno_of(error)
-            if number is None:
-                log.exception("%s failed", handler.__name__)
-                number = errno.EIO
-            elif number == errno.EIO:
-                log.warning("%s: %s", handler.__name__, error)
-            raise FUSEError(number) from error
+            raise _refusal(handler.__name__, error) from error
 
     return answer
+
+
+def _refusal(request: str, error: Exception) -> FUSEError:
+    """The errno of an error of ours; anything else is a fault, which is logged and becomes EIO."""
+    number = errno_of(error)
+    if number is None:
+        log.error("%s failed", request, exc_info=error)
+        number = errno.EIO
+    elif number == errno.EIO:
+        log.warning("%s: %s", request, error)
+    return FUSEError(number)
 
 
 class Operations(pyfuse3.Operations):
@@ -88,7 +108,7 @@ class Operations(pyfuse3.Operations):
 
     # Names
 
-    @_answers
+    @_waits
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         if is_virtual(parent_inode):
             return self._past(await self._versions.lookup(parent_inode, name), counts=True)
@@ -104,19 +124,19 @@ class Operations(pyfuse3.Operations):
             if is_virtual(inode):
                 self._versions.forget(inode, count)
 
-    @_answers
+    @_waits
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         return await self._make(parent_inode, name, stat.S_IFDIR | stat.S_IMODE(mode), ctx)
 
-    @_answers
+    @_waits
     async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
         return await self._make(parent_inode, name, mode, ctx, rdev=rdev)
 
-    @_answers
+    @_waits
     async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         return await self._make(parent_inode, name, stat.S_IFLNK | 0o777, ctx, target=target)
 
-    @_answers
+    @_waits
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
@@ -134,25 +154,25 @@ class Operations(pyfuse3.Operations):
         self.absent.discard(Name(NodeId(parent), name))
         return self._entry(node)
 
-    @_answers
+    @_waits
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
         _check_writable(inode, new_parent_inode)
         await self._volume.link(NodeId(inode), NodeId(new_parent_inode), new_name)
         return self._entry(NodeId(inode))
 
-    @_answers
+    @_waits
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         _check_writable(parent_inode)
         await self._volume.unlink(NodeId(parent_inode), name)
 
-    @_answers
+    @_waits
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         _check_writable(parent_inode)
         if name == VERSIONS_NAME:
             raise ReadOnly("The past cannot be removed.")
         await self._volume.rmdir(NodeId(parent_inode), name)
 
-    @_answers
+    @_waits
     async def rename(
         self,
         parent_inode_old: int,
@@ -168,17 +188,17 @@ class Operations(pyfuse3.Operations):
         await self._volume.rename(NodeId(parent_inode_old), name_old, NodeId(parent_inode_new), name_new, flags)
 
     @_answers
-    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+    def readlink(self, inode: int, ctx: RequestContext) -> bytes:
         return self._versions.target(inode) if is_virtual(inode) else self._volume.target(NodeId(inode))
 
     # Attributes
 
     @_answers
-    async def getattr(self, inode: int, ctx: RequestContext | None = None) -> EntryAttributes:
+    def getattr(self, inode: int, ctx: RequestContext | None = None) -> EntryAttributes:
         return self._past(inode) if is_virtual(inode) else self._entry(NodeId(inode))
 
     @_answers
-    async def setattr(
+    def setattr(
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
         _check_writable(inode)
@@ -207,25 +227,29 @@ class Operations(pyfuse3.Operations):
             return _gone(inode)
 
     @_answers
-    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        return self._versions.xattr(inode, name) if is_virtual(inode) else self._xattrs.get(NodeId(inode), name)
+    def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        value = self._versions.xattr(inode, name) if is_virtual(inode) else self._xattrs.get(NodeId(inode), name)
+        if value is None:
+            # The usual answer: the kernel asks for a capability before each write.
+            raise FUSEError(errno.ENODATA)
+        return value
 
     @_answers
-    async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
+    def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
         return self._versions.xattrs(inode) if is_virtual(inode) else self._xattrs.names(NodeId(inode))
 
     @_answers
-    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+    def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         _check_writable(inode)
         self._xattrs.set(NodeId(inode), name, value)
 
     @_answers
-    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+    def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         _check_writable(inode)
         self._xattrs.remove(NodeId(inode), name)
 
     @_answers
-    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+    def statfs(self, ctx: RequestContext) -> StatvfsData:
         total, free = self._volume.room
         answer = StatvfsData()
         answer.f_bsize = answer.f_frsize = _BLOCK
@@ -242,10 +266,10 @@ class Operations(pyfuse3.Operations):
     # Folders
 
     @_answers
-    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+    def opendir(self, inode: int, ctx: RequestContext) -> int:
         return self._keep(_OpenFolder(inode, []))
 
-    @_answers
+    @_waits
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         folder = self._handles[fh]
         assert isinstance(folder, _OpenFolder)
@@ -275,14 +299,14 @@ class Operations(pyfuse3.Operations):
         if isinstance(folder, _OpenFolder) and is_virtual(folder.inode):
             self._versions.drop_unseen(inode for name, inode in folder.entries if name not in (b".", b".."))
 
-    @_answers
+    @_waits
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         await self._volume.sync_store()
 
     # Content
 
     @_answers
-    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+    def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         is_writing = flags & os.O_ACCMODE != os.O_RDONLY
         if is_virtual(inode):
             if is_writing or flags & os.O_TRUNC:
@@ -292,7 +316,7 @@ class Operations(pyfuse3.Operations):
         handle = self._volume.open(NodeId(inode), is_writing=is_writing or is_truncating, is_truncating=is_truncating)
         return FileInfo(fh=self._keep(handle), keep_cache=True)
 
-    @_answers
+    @_waits
     async def read(self, fh: int, off: int, size: int) -> Buffer:  # type: ignore[override]  # any buffer is taken
         handle = self._handles[fh]
         if isinstance(handle, PastHandle):
@@ -301,24 +325,24 @@ class Operations(pyfuse3.Operations):
             raise IsFolder("A folder has no content.")
         return await self._volume.files.read(handle, off, size)
 
-    @_answers
+    @_waits
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         return await self._volume.files.write(self._written(fh).file, off, buf)
 
     @_answers
-    async def flush(self, fh: int) -> None:
+    def flush(self, fh: int) -> None:
         handle = self._handles[fh]
         if isinstance(handle, Handle):
             self._volume.flush(handle.file)
 
-    @_answers
+    @_waits
     async def fsync(self, fh: int, datasync: bool) -> None:
         handle = self._handles[fh]
         if isinstance(handle, Handle):
             await self._volume.fsync(handle.file)
 
     @_answers
-    async def release(self, fh: int) -> None:
+    def release(self, fh: int) -> None:
         handle = self._handles.pop(fh)
         if isinstance(handle, Handle):
             self._volume.close(handle)

@@ -17,7 +17,7 @@ SPIN = float(os.environ.get("SPIN", "0"))
 
 TURN_SECONDS: Final = 0.001
 """How long requests may keep the loop from its other tasks."""
-LOOK_OUT_SECONDS: Final = 0.0001
+LOOK_OUT_SECONDS: Final = 0.000_05
 """How long the next request is looked out for: to sleep and be woken takes about as long."""
 
 

@@ -19,7 +19,7 @@ from cache.past import Past
 from cache.reader import Cursor, Reader
 from fusefs import moments
 from fusefs.attributes import Attributes, Owner, blocks_of, file_mode
-from fusefs.errors import Invalid, IsFolder, NoAttribute, NoEntry, NotFolder
+from fusefs.errors import Invalid, IsFolder, NoEntry, NotFolder
 from remote.protocol.cutting import Buffer
 from remote.protocol.errors import NotFound
 from remote.protocol.ids import NodeId, Rev, SpaceId
@@ -216,13 +216,10 @@ class Versions:
         """Where a symlink pointed."""
         return self._state(inode).target
 
-    def xattr(self, inode: int, name: bytes) -> bytes:
-        """The value of an extended attribute; raises NoAttribute."""
+    def xattr(self, inode: int, name: bytes) -> bytes | None:
+        """The value of an extended attribute; None when there is no such attribute."""
         state = self._find(inode).state
-        value = state.xattrs.get(name) if state is not None else None
-        if value is None:
-            raise NoAttribute("There is no such attribute.")
-        return value
+        return state.xattrs.get(name) if state is not None else None
 
     def xattrs(self, inode: int) -> list[bytes]:
         """Names of the extended attributes."""

@@ -17,16 +17,13 @@ class ExtendedAttributes:
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
 
-    def get(self, node: NodeId, name: bytes) -> bytes:
-        """The value of an extended attribute, ours included; raises NoAttribute."""
+    def get(self, node: NodeId, name: bytes) -> bytes | None:
+        """The value of an extended attribute, ours included; None when there is no such attribute."""
         if name.startswith(b"user.satchel."):
             return self._own(node, name)
         if name.startswith(b"system."):
             raise NotSupported("Access control lists are not kept.")
-        value = self._state(node).xattrs.get(name)
-        if value is None:
-            raise NoAttribute("There is no such attribute.")
-        return value
+        return self._state(node).xattrs.get(name)
 
     def names(self, node: NodeId) -> list[bytes]:
         """Names of the attributes that programs gave; ours are not listed, so that copies do not carry them along."""
@@ -69,7 +66,7 @@ class ExtendedAttributes:
         assert state is not None
         return state
 
-    def _own(self, node: NodeId, name: bytes) -> bytes:
+    def _own(self, node: NodeId, name: bytes) -> bytes | None:
         record = self._volume.record(node)
         file = self._volume.files.find(node)
         is_pending = record.is_dirty or (file is not None and file.is_changed)
@@ -88,4 +85,4 @@ class ExtendedAttributes:
                 return b"%d" % node
             case b"rev":
                 return b"%d" % record.rev
-        raise NoAttribute("There is no such attribute.")
+        return None
