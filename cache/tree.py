@@ -238,8 +238,13 @@ class Edit:
         value = self.change.get(Table.DIRTY, node_key(node))
         return int.from_bytes(value, "big") if value else 0
 
-    def set_local(self, node: NodeId, state: NodeState | None, edited_ns: int) -> None:
-        """What a program made of a node here: the record becomes dirty, or vanishes if nobody else ever saw it."""
+    def set_local(
+        self, node: NodeId, state: NodeState | None, edited_ns: int, *, staged: tuple[int, int] | None = None
+    ) -> None:
+        """What a program made of a node here: the record becomes dirty, or vanishes if nobody else ever saw it.
+
+        `staged`: the staging, with its size, whose content replaces the state's from now on; None: as it was.
+        """
         record = self.record(node)
         if record is None:
             if state is not None:
@@ -249,15 +254,11 @@ class Edit:
         if state is None and self._tree.is_unknown_elsewhere(node, record):
             self.drop(node)
             return
+        number, size = (staged or (record.staged, record.staged_size)) if state else (0, 0)
         self.put(
             node,
             msgspec.structs.replace(
-                record,
-                local=state,
-                is_dirty=True,
-                synced=record.agreed,
-                staged=record.staged if state else 0,
-                staged_size=record.staged_size if state else 0,
+                record, local=state, is_dirty=True, synced=record.agreed, staged=number, staged_size=size
             ),
         )
         self.mark_dirty(node, edited_ns)
@@ -526,6 +527,8 @@ class Tree:
     @property
     def has_range(self) -> bool:
         """Whether this device has node ids left to give."""
+        if self._next_id < self._ids_end:
+            return True
         value = self.setting("range")
         return value is not None and int.from_bytes(value[:8], "big") < int.from_bytes(value[8:], "big")
 

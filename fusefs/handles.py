@@ -363,9 +363,9 @@ class OpenFiles:
             now_ns = time.time_ns()
             state = replace(record.local, mtime_ns=file.mtime_ns or record.local.mtime_ns, ctime_ns=now_ns)
             if staging is not None:
-                edit.put(file.node, replace(record, staged=staging.id, staged_size=staging.size))
                 staging.flush(edit.change)
-            edit.set_local(file.node, state, now_ns)
+            staged = (staging.id, staging.size) if staging is not None else None
+            edit.set_local(file.node, state, now_ns, staged=staged)
         file.is_changed = False
         file.mtime_ns = 0
         return True

@@ -381,7 +381,7 @@ class Operations(pyfuse3.Operations):
 
 
 def _check_writable(*inodes: int) -> None:
-    if any(is_virtual(inode) for inode in inodes):
+    if is_virtual(max(inodes)):
         raise ReadOnly("The past cannot be written to.")
 
 
