@@ -8,6 +8,7 @@ import hashlib
 import os
 import secrets
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -38,7 +39,7 @@ class LocalObjects:
     def write(self, name: str, data: bytes) -> None:
         """See Objects.write."""
         with self.incoming(len(data)) as incoming:
-            incoming.add(data)
+            incoming.add([data])
             incoming.keep(name)
 
     def read(self, name: str, offset: int, length: int) -> bytes:
@@ -119,15 +120,16 @@ class Incoming:
         self._file.close()
         self._draft.unlink(missing_ok=True)
 
-    def add(self, data: bytes | memoryview) -> None:
+    def add(self, pieces: Sequence[bytes]) -> None:
         """Takes the next bytes; raises TooLarge when they are more than announced."""
-        self._received += len(data)
+        self._received += sum(map(len, pieces))
         if self._received > self._size:
             raise TooLarge(f"The body is longer than the {self._size} bytes that were announced.")
-        self._hash.update(data)
-        view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
+        for piece in pieces:
+            self._hash.update(piece)
+            view = memoryview(piece)
+            while view:
+                view = view[self._file.write(view) :]
 
     def keep_chunk(self, chunk: ChunkId) -> None:
         """Keeps the bytes as the chunk with this id; raises BadRequest when they are not that chunk."""
