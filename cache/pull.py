@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import trio
 from msgspec.structs import replace
@@ -22,6 +22,11 @@ from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import FolderListing, FolderQuery, JournalCommit
 from remote.protocol.nodes import Kind, Name, NodeVersion
 from remote.protocol.service import Service
+
+_AT_ONCE: Final = 100
+"""States taken in between two looks at what programs want: 2-3 ms."""
+_ASKED_AT_ONCE: Final = 500
+_CURSOR: Final = "cursor"
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,6 @@ class Pull:
         self._tree = tree
         self._listing: dict[NodeId, trio.Event] = {}
         self.lock = trio.Lock()
-        self.unlisted: set[NodeId] = set()
-        """Folders that came with news and are not listed yet."""
         # While requests are on their way: what the journal said meanwhile, which is newer than their answers.
         self._recent: dict[NodeId, Rev] = {}
         self._crossings = 0
@@ -98,7 +101,7 @@ class Pull:
     async def catch_up(self) -> None:
         """Applies the journal up to the server's head."""
         while True:
-            if self._tree.setting("cursor") is None:
+            if self._tree.setting(_CURSOR) is None:
                 # A new device needs no history: it begins with what there is now.
                 await self._start_over()
             try:
@@ -110,8 +113,7 @@ class Pull:
             async with self.lock:
                 for commit in answer.commits:
                     if commit.rev > self._tree.cursor:
-                        self._apply(commit)
-                        await trio.lowlevel.checkpoint()
+                        await self._apply(commit)
             if not answer.commits or answer.commits[-1].rev >= answer.head:
                 return
 
@@ -126,17 +128,47 @@ class Pull:
             if not self._crossings:
                 self._recent.clear()
 
-    def _apply(self, commit: JournalCommit) -> None:
+    async def _apply(self, commit: JournalCommit) -> None:
+        if self._crossings:
+            self._recent.update((version.node, commit.rev) for version in commit.changes)
+        versions, arrivals = commit.changes, commit.changes[:0]
+        if commit.device != self.home.device and len(versions) > _AT_ONCE:
+            versions, arrivals = self._split(versions)
+        parts = [arrivals[at : at + _AT_ONCE] for at in range(0, len(arrivals), _AT_ONCE)]
         with self._tree.edit() as edit:
-            versions = commit.changes
             if commit.device == self.home.device:
                 versions = self._take_own(edit, commit)
             self._news(edit).take(versions)
-            self._tree.set_cursor(commit.rev, edit)
+            if not parts:
+                self._tree.set_cursor(commit.rev, edit)
             effects = effects_of(edit)
-        if self._crossings:
-            self._recent.update((version.node, commit.rev) for version in commit.changes)
-        self._show(effects, edit)
+        self.mount.show(effects)
+        await trio.lowlevel.checkpoint()
+        for part in parts:
+            # Cut off in between, the commit is applied again: what is in the tree already is passed over then.
+            with self._tree.edit() as edit:
+                self._news(edit).take(part)
+                if part is parts[-1]:
+                    self._tree.set_cursor(commit.rev, edit)
+                effects = effects_of(edit)
+            self.mount.show(effects)
+            await trio.lowlevel.checkpoint()
+
+    def _split(self, versions: Sequence[NodeVersion]) -> tuple[tuple[NodeVersion, ...], tuple[NodeVersion, ...]]:
+        """What a commit changes of what there is, to be shown as one step; and what only comes in under free names."""
+        changed: list[NodeVersion] = []
+        arrivals: list[NodeVersion] = []
+        for version in versions:
+            state = version.state
+            is_arrival = (
+                state is not None
+                and self._tree.record(version.node) is None
+                and all(self._tree.child(name.parent, name.name) is None for name in state.names)
+            )
+            (arrivals if is_arrival else changed).append(version)
+        # Folders before what is in them.
+        arrivals.sort(key=lambda version: version.state is None or version.state.kind is not Kind.FOLDER)
+        return tuple(changed), tuple(arrivals)
 
     def _take_own(self, edit: Edit, commit: JournalCommit) -> tuple[NodeVersion, ...]:
         """Our own commit comes back: where its answer did not come (yet), this is the answer."""
@@ -150,10 +182,6 @@ class Pull:
             else:
                 left.append(version)
         return tuple(left)
-
-    def _show(self, effects: Effects, edit: Edit) -> None:
-        self.unlisted.update(edit.unlisted)
-        self.mount.show(effects)
 
     def _news(self, edit: Edit) -> news.News:
         return news.News(edit, self.mount.is_busy, self.clock.correction_ns)
@@ -183,7 +211,7 @@ class Pull:
                     edit.forget_news(version.node)
             self._news(edit).take(versions)
             effects = effects_of(edit)
-        self._show(effects, edit)
+        self.mount.show(effects)
 
     async def list_folder(self, folder: NodeId) -> None:
         """Returns when all children of the folder are known; raises RemoteError, NoSuchNode."""
@@ -219,11 +247,10 @@ class Pull:
                 async with self.lock:
                     for answer in listing.folders:
                         found += len(answer.children)
-                        self._take_listing(answer, left)
-                        await trio.lowlevel.checkpoint()
+                        await self._take_listing(answer, left)
         return found
 
-    def _take_listing(self, answer: FolderListing, left: dict[NodeId, bytes]) -> None:
+    async def _take_listing(self, answer: FolderListing, left: dict[NodeId, bytes]) -> None:
         folder = answer.folder
         known = self._tree.record(folder)
         if known is not None and not (known.is_listing or known.is_listed):
@@ -231,8 +258,14 @@ class Pull:
             self._mark([folder])
             left[folder] = b""
             return
+        children = self._not_overtaken(answer.children)
+        # Those known already are as of this rev or later, so the others come in under free names, in any order.
+        while len(children) > _AT_ONCE:
+            self._take(children[:_AT_ONCE])
+            children = children[_AT_ONCE:]
+            await trio.lowlevel.checkpoint()
         with self._tree.edit() as edit:
-            self._news(edit).take(self._not_overtaken(answer.children))
+            self._news(edit).take(children)
             record = edit.record(folder)
             if record is not None and not answer.more:
                 edit.put(folder, replace(record, is_listed=True, is_listing=False))
@@ -241,7 +274,8 @@ class Pull:
             left[folder] = answer.names[-1]
         else:
             left.pop(folder, None)
-        self._show(effects, edit)
+        self.mount.show(effects)
+        await trio.lowlevel.checkpoint()
 
     def _mark(self, folders: Iterable[NodeId]) -> None:
         """From now on news of what is in these folders counts."""
@@ -253,27 +287,39 @@ class Pull:
 
     async def _start_over(self) -> None:
         """The journal does not reach back to our cursor: everything that is known is asked for, and listed anew."""
+        cursor = self._tree.setting(_CURSOR)
         head = next(one.head for one in (await self.service.spaces()).spaces if one.space == self.home.space)
-        known = [node for node in self._tree.nodes() if self._knows(node)]
         async with self.lock:
-            for start in range(0, len(known), 1_000):
-                batch = known[start : start + 1_000]
-                answer = await self.service.nodes(self.home.space, batch)
-                self._take(
-                    [
-                        version if version is not None else NodeVersion(node, answer.rev, 0, None)
-                        for node, version in zip(batch, answer.nodes, strict=True)
-                        # One that is on its way for the first time may be there already or not.
-                        if version is not None or self._has_rev(node)
-                    ]
-                )
+            if self._tree.setting(_CURSOR) != cursor:
+                # Somebody else did, meanwhile.
+                return
+            for known in self._known():
+                answer = await self.service.nodes(self.home.space, known)
+                versions = [
+                    version if version is not None else NodeVersion(node, answer.rev, 0, None)
+                    for node, version in zip(known, answer.nodes, strict=True)
+                    # One that is on its way for the first time may be there already or not.
+                    if version is not None or self._has_rev(node)
+                ]
+                for at in range(0, len(versions), _AT_ONCE):
+                    self._take(versions[at : at + _AT_ONCE])
+                    await trio.lowlevel.checkpoint()
+            for known in self._known():
+                await trio.lowlevel.checkpoint()
+                with self._tree.edit() as edit:
+                    for node in known:
+                        record = edit.record(node)
+                        if record is not None and record.is_listed:
+                            edit.put(node, replace(record, is_listed=False))
             with self._tree.edit() as edit:
-                for node in known:
-                    record = edit.record(node)
-                    if record is not None and record.is_listed:
-                        edit.put(node, replace(record, is_listed=False))
                 self._tree.set_cursor(head, edit)
-            self.unlisted.update(edit.unlisted)
+
+    def _known(self) -> Iterator[list[NodeId]]:
+        """The nodes that the server knows or may know, some at a time."""
+        after = NodeId(0)
+        while nodes := self._tree.nodes(_ASKED_AT_ONCE, after):
+            after = nodes[-1]
+            yield [node for node in nodes if self._knows(node)]
 
     def _knows(self, node: NodeId) -> bool:
         return node == ROOT or node in self._tree.sending or self._has_rev(node)

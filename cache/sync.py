@@ -28,6 +28,7 @@ ANSWER_SECONDS: Final = 0.25
 POLL_SECONDS: Final = 30
 _RETRY_SECONDS: Final = (0.25, 30.0)
 _FOLDERS_AT_ONCE: Final = 200
+_LOOKED_AT_ONCE: Final = 200
 _WALK_PAUSE_SECONDS: Final = 0.05
 
 
@@ -67,8 +68,6 @@ class Sync:
         self._caught_up = trio.Event()
         self._moved = trio.Event()
         self._retry = trio.Event()
-        # A new device knows no folder yet, the top neither.
-        self._folders_asked = 1 if is_walking and tree.setting("cursor") is None else 0
         self._gathering_since: float | None = None
         self._begun_at = 0.0
         self._rested_at = 0.0
@@ -101,7 +100,7 @@ class Sync:
             pending_nodes=self._tree.dirty_count() + self._tree.store.count(Table.LOST),
             stuck=stuck,
             cursor=self._tree.cursor,
-            unlisted_folders=len(self._pull.unlisted) + self._folders_asked,
+            unlisted_folders=self._tree.unlisted_count(),
         )
 
     def trouble_of(self, node: NodeId) -> str:
@@ -112,18 +111,24 @@ class Sync:
     async def sent(self, node: NodeId | None) -> None:
         """Returns when the server has all that was edited here: of everything, or of a node and what is below it."""
         self._push.wake()
-        while not self._is_sent(node):
+        while True:
             moved = self._moved
+            if await self._is_sent(node):
+                return
             await moved.wait()
 
-    def _is_sent(self, node: NodeId | None) -> bool:
+    async def _is_sent(self, node: NodeId | None) -> bool:
         if self._tree.is_all_sent():
             return True
-        if node is None:
+        if node is None or any(self._is_below(lost, node) for _, lost, _ in self._tree.lost()):
             return False
-        return not any(self._is_below(dirty, node) for dirty, _ in self._tree.dirty()) and not any(
-            self._is_below(lost, node) for _, lost, _ in self._tree.lost()
-        )
+        after = NodeId(0)
+        while dirty := self._tree.dirty(_LOOKED_AT_ONCE, after):
+            if any(self._is_below(one, node) for one, _ in dirty):
+                return False
+            after = dirty[-1][0]
+            await trio.lowlevel.checkpoint()
+        return True
 
     def _is_below(self, node: NodeId, top: NodeId) -> bool:
         """Whether the node is `top` or under it, here or in the agreed view."""
@@ -273,44 +278,28 @@ class Sync:
                 return False
 
     async def _walk(self) -> None:
-        """Lists folders in the background, from those known at the start on."""
+        """Lists folders in the background, round after round, while there are some that can be listed."""
         await self._caught_up.wait()
-        await self._find_unlisted()
         failures = 0
+        after, left = NodeId(0), -1
         while True:
-            folders = self._next_unlisted()
-            self._folders_asked = len(folders)
+            moved = self._moved
+            folders = self._tree.unlisted(_FOLDERS_AT_ONCE, after)
             if folders:
                 with self._connection() as connection:
                     await self._pull.list_folders(folders)
-                    failures = 0
-                self._folders_asked = 0
+                    after, failures = folders[-1], 0
                 if connection.failed:
-                    self._pull.unlisted.update(folders)
                     failures += 1
                     await self._pause(failures)
                 self._tell()
                 await trio.sleep(_WALK_PAUSE_SECONDS)
-            else:
-                moved = self._moved
+                continue
+            count = self._tree.unlisted_count()
+            if count in (0, left):
+                # None, or none that this round could list.
                 await moved.wait()
-
-    async def _find_unlisted(self) -> None:
-        for count, node in enumerate(self._tree.nodes()):
-            record = self._tree.record(node)
-            if record is not None and record.is_unlisted_folder:
-                self._pull.unlisted.add(node)
-            if count % 500 == 0:
-                await trio.lowlevel.checkpoint()
-
-    def _next_unlisted(self) -> list[NodeId]:
-        folders: list[NodeId] = []
-        while self._pull.unlisted and len(folders) < _FOLDERS_AT_ONCE:
-            node = self._pull.unlisted.pop()
-            record = self._tree.record(node)
-            if record is not None and record.is_unlisted_folder:
-                folders.append(node)
-        return folders
+            after, left = NodeId(0), count
 
 
 class _Attempt:

@@ -31,6 +31,7 @@ class Table(enum.IntEnum):
     SETTINGS = 8
     SLOTS = 9
     SUBFOLDERS = 10
+    UNLISTED = 11
 
 
 STATE_TABLES: Final = tuple(table.name.lower() for table in Table)
@@ -131,7 +132,7 @@ def _is_folder(value: bytes | None) -> bool:
 class Edit:
     """Changes to records and names that are kept together or not at all (see Store.change)."""
 
-    __slots__ = ("_named", "_records", "_tree", "_unindexed", "change", "released", "taken", "unlisted")
+    __slots__ = ("_named", "_records", "_tree", "_unindexed", "change", "released", "taken")
 
     def __init__(self, tree: "Tree", change: Change) -> None:
         self._tree = tree
@@ -140,7 +141,6 @@ class Edit:
         self._named: dict[NodeId, set[bytes]] = {}
         self.released: set[int] = set()
         self.taken: set[int] = {0}
-        self.unlisted: set[NodeId] = set()
         # Nodes whose index may lack names that their record has.
         self._unindexed: set[NodeId] = set()
 
@@ -209,8 +209,7 @@ class Edit:
         self._index_names(node, before, record.local)
         self._index_slots(node, before, record)
         self._count_staged(before, record)
-        if record.is_unlisted_folder:
-            self.unlisted.add(node)
+        self._index_unlisted(node, before, record)
         self._records[node] = record
         self.change.put(Table.NODES, node_key(node), _encode(record))
 
@@ -220,6 +219,7 @@ class Edit:
         self._index_names(node, before, None)
         self._index_slots(node, before, None)
         self._count_staged(before, None)
+        self._index_unlisted(node, before, None)
         self._records[node] = None
         self.change.delete(Table.NODES, node_key(node))
         self.mark_clean(node)
@@ -333,6 +333,14 @@ class Edit:
         if old != new:
             self.released.add(old)
             self.taken.add(new)
+
+    def _index_unlisted(self, node: NodeId, before: Record | None, after: Record | None) -> None:
+        was = before is not None and before.is_unlisted_folder
+        if after is not None and after.is_unlisted_folder:
+            if not was:
+                self.change.put(Table.UNLISTED, node_key(node), b"")
+        elif was:
+            self.change.delete(Table.UNLISTED, node_key(node))
 
     def _index_slots(self, node: NodeId, before: Record | None, after: Record | None) -> None:
         old = _slots(before)
@@ -475,9 +483,19 @@ class Tree:
         """How many nodes are dirty."""
         return self._store.count(Table.DIRTY)
 
-    def nodes(self) -> list[NodeId]:
-        """Every node that has a record."""
-        return [NodeId(int.from_bytes(key, "big")) for key, _ in self._store.walk(Table.NODES)]
+    def nodes(self, limit: int = 1 << 62, after: NodeId = NodeId(0)) -> list[NodeId]:  # noqa: B008
+        """Nodes that have a record, by id, from the one after `after` on."""
+        found = self._store.scan(Table.NODES, node_key(NodeId(after + 1)), limit=limit)
+        return [NodeId(int.from_bytes(key, "big")) for key, _ in found]
+
+    def unlisted(self, limit: int = 1 << 62, after: NodeId = NodeId(0)) -> list[NodeId]:  # noqa: B008
+        """Folders of which children may be unknown here, by id, from the one after `after` on."""
+        found = self._store.scan(Table.UNLISTED, node_key(NodeId(after + 1)), limit=limit)
+        return [NodeId(int.from_bytes(key, "big")) for key, _ in found]
+
+    def unlisted_count(self) -> int:
+        """How many folders there are of which children may be unknown here."""
+        return self._store.count(Table.UNLISTED)
 
     def news(self) -> list[NodeVersion]:
         """What the server told and could not be merged yet."""

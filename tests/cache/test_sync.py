@@ -12,12 +12,13 @@ from cache import planning
 from cache import push as push_module
 from cache.errors import DiskFull
 from cache.layer import Puts
+from cache.pull import Effects
 from cache.sync import BULK_SECONDS
 from fusefs.handles import Handle
 from fusefs.volume import RENAME_EXCHANGE, Caller
 from remote.protocol.errors import ServerFault
 from remote.protocol.ids import NOW, ROOT, NodeId, Rev, SpaceId
-from remote.protocol.messages import Changes, Commit, CommitAnswer, Listing
+from remote.protocol.messages import Changes, Commit, CommitAnswer, JournalCommit, Listing
 from remote.protocol.nodes import Kind, Name
 from tests.model.device import Device, Time, check_tree
 from tests.model.play import in_no_time, quiet
@@ -313,14 +314,43 @@ def test_a_fault_of_ours_is_logged_and_tried_again() -> None:
         apply = world.two.pull._apply
         faults = iter(range(2))
 
-        def faulty(commit: object) -> None:
+        async def faulty(commit: JournalCommit) -> None:
             if next(faults, None) is not None:
                 raise RuntimeError("a fault")
-            apply(commit)  # type: ignore[arg-type]
+            await apply(commit)
 
-        world.two.pull._apply = faulty  # type: ignore[assignment, method-assign]
+        world.two.pull._apply = faulty  # type: ignore[method-assign]
         await make(world.one, b"a", b"content")
         await world.quiet()
+
+    in_world(scene)
+
+
+def test_a_large_commit_is_shown_in_parts_but_for_what_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.pull._AT_ONCE", 10)
+
+    async def scene(world: World) -> None:
+        old, other = await make(world.one, b"a", b"1"), await make(world.one, b"b", b"2")
+        await world.quiet()
+        await world.one.stop()
+        await world.one.start(world.nursery)
+        sizes: list[int] = []
+        show = world.two.pull.mount.show
+
+        def noted(effects: Effects) -> None:
+            sizes.append(len(effects.names))
+            # What a commit moves is never seen in two places, nor in none.
+            assert {world.two.tree.child(ROOT, name) for name in (b"a", b"b")} == {old, other}
+            show(effects)
+
+        world.two.pull.mount.show = noted  # type: ignore[method-assign]
+        folder = await make_folder(world.one, b"folder")
+        for number in range(95):
+            await make(world.one, b"%d" % number, b"", ROOT if number % 2 else folder)
+        await world.one.volume.rename(ROOT, b"a", ROOT, b"b", RENAME_EXCHANGE)
+        await world.quiet()
+        assert max(sizes) <= 12
+        assert len(sizes) > 5
 
     in_world(scene)
 

@@ -277,7 +277,7 @@ class Device:
             and not self.tree.news()
             and not self.push.is_sending
             and not self.push.troubles.nodes
-            and not self.pull.unlisted
+            and not self.tree.unlisted(1)
             and all(record.is_listed for _, record in self.records() if record.local and record.local.kind == 2)
         )
 
@@ -338,6 +338,8 @@ def check_indexes(tree: Tree) -> None:
     assert {node for node, _ in tree.dirty()} == dirty
     found = {key for key, value in store.scan(Table.SLOTS) if int.from_bytes(value, "big") not in waiting}
     assert found == slots
+    records = [(node, tree.record(node)) for node in tree.nodes()]
+    assert tree.unlisted() == [node for node, record in records if record is not None and record.is_unlisted_folder]
 
 
 def check_tree(device: Device) -> None:

@@ -6,7 +6,9 @@ ones begin. A failing play is printed with its seed; short ones are shrunk.
 
 import os
 import random
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +36,16 @@ usual = settings(
     suppress_health_check=list(HealthCheck),
     print_blob=True,
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _in_small_parts() -> Iterator[None]:
+    """What is done in parts when there is much of it is done in parts here, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cache.pull._AT_ONCE", 2)
+        patch.setattr("cache.pull._ASKED_AT_ONCE", 3)
+        patch.setattr("cache.store.CHECKPOINT_PUTS", 60)
+        yield
 
 
 @usual
