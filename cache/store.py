@@ -38,6 +38,8 @@ _PATIENCE: Final = 4
 """So many times that may come in while a frozen layer goes into LMDB; beyond, changes wait for the disk."""
 _PUTS_AT_ONCE: Final = 256
 """Puts into LMDB between two looks at what else is to be done."""
+_MAPPED_PAGES: Final = 32_768
+"""Pages of files that the process may have in its view before the store lets go of its own: 128 MiB."""
 _AGAIN_SECONDS: Final = 2.0
 """After a checkpoint for which the disk had no room, before the next."""
 
@@ -359,8 +361,19 @@ class Store:
                     await self._checkpoint_in_thread()
                 elif self._not_before:
                     await trio.sleep(CHECKPOINT_SECONDS)
+                self._unmap()
         finally:
             self._is_kept = False
+
+    def _unmap(self) -> None:
+        """Lets go of pages of the file that were read: they stay in the kernel's cache, but not on our account."""
+        if self._commit is None and _mapped_pages() > _MAPPED_PAGES:
+            self._open_again()
+
+    def _open_again(self) -> None:
+        self._txn.abort()
+        self._env.close()
+        self._open_engine()
 
     async def _checkpoint_in_thread(self) -> None:
         commit = self._begin_commit()
@@ -454,9 +467,7 @@ class Store:
             log.warning("%s cannot be written just now: %s", self._path, commit.error)
         self._not_before = time.monotonic() + _AGAIN_SECONDS
         # After some failures LMDB refuses everything until it is opened anew.
-        self._txn.abort()
-        self._env.close()
-        self._open_engine()
+        self._open_again()
         return False
 
     def sync(self) -> None:
@@ -481,6 +492,12 @@ class Store:
 def _is_full(layer: Layer, times: int = 1) -> bool:
     """Whether a layer holds so many times what it may hold before it is frozen."""
     return layer.puts >= times * CHECKPOINT_PUTS or layer.size_bytes >= times * CHECKPOINT_BYTES
+
+
+def _mapped_pages() -> int:
+    """Pages of files, libraries too, that this process has in its view."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[2])
 
 
 def sync_folder(folder: Path) -> None:

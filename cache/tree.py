@@ -40,7 +40,7 @@ _RECORDS_KEPT: Final = 8_192
 _IDS_AT_ONCE: Final = 4_096
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True):
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What is known of one node.
 
     `local`: what the mount shows, None when removed here. `rev`, `synced`: what both sides last agreed on (0, None:
@@ -88,7 +88,7 @@ def _slots(record: Record | None) -> tuple[Name, ...]:
     return record.synced.names if record is not None and record.is_dirty and record.synced is not None else ()
 
 
-class Child(msgspec.Struct, frozen=True, array_like=True):
+class Child(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One name in a folder."""
 
     name: bytes
@@ -100,7 +100,7 @@ def _child(key: bytes, value: bytes) -> Child:
     return Child(key[8:], NodeId(int.from_bytes(value[:8], "big")), Kind(value[8]))
 
 
-class LostEdit(msgspec.Struct, frozen=True, array_like=True):
+class LostEdit(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A local edit that lost a merge and is still to be kept as a version on the server."""
 
     state: NodeState

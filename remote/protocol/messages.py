@@ -17,7 +17,7 @@ COMMIT_BODY_MAX = 16 << 20
 """Bytes of an encoded commit."""
 FOLDERS_MAX = 1_000
 """Folders in one list request."""
-CHILDREN_MAX = 10_000
+CHILDREN_MAX = 4_000
 """Children in one list answer; the rest follows with `after`."""
 COMMITS_MAX = 1_000
 """Commits in one changes answer."""
@@ -112,7 +112,7 @@ class ListRequest(msgspec.Struct, frozen=True):
     as_of: Rev = Rev(0)
 
 
-class FolderListing(msgspec.Struct, frozen=True, array_like=True):
+class FolderListing(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Children in bytewise order of their name in this folder; `more`: ask again after the last one.
 
     A node with two names in one folder comes once for each name. `gone`: no such folder as of that rev.

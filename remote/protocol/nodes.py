@@ -1,4 +1,7 @@
-"""What a node is: its complete state, and the manifest that says which chunks its content is made of."""
+"""What a node is: its complete state, and the manifest that says which chunks its content is made of.
+
+None of these can be in a circle, so the collector of circles need not look at them (`gc=False`): there are many.
+"""
 
 import enum
 
@@ -33,14 +36,14 @@ class Kind(enum.IntEnum):
     BLOCK_DEVICE = 7
 
 
-class Name(msgspec.Struct, frozen=True, array_like=True, order=True):
+class Name(msgspec.Struct, frozen=True, array_like=True, order=True, gc=False):
     """One (parent, name) pair that leads to a node; the name is 1-255 bytes without `/` and NUL, not `.` or `..`."""
 
     parent: NodeId
     name: bytes
 
 
-class Base(msgspec.Struct, frozen=True, array_like=True):
+class Base(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The chunk that a delta uses bytes of; it is no delta itself."""
 
     id: ChunkId
@@ -48,7 +51,7 @@ class Base(msgspec.Struct, frozen=True, array_like=True):
     length: int
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`length` bytes of content: a chunk, a hole (zeros never stored) when `id` is empty, or a delta on a `base`.
 
     In a manifest of depth n > 0 the chunk holds the encoded entries of depth n - 1 (a leaf), and `length` is the
@@ -66,7 +69,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
         return not self.id
 
 
-class Manifest(msgspec.Struct, frozen=True, array_like=True):
+class Manifest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The content of one file version: `inline` bytes, or entries that cover `size` bytes in order without gaps."""
 
     size: int
@@ -78,7 +81,7 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
 EMPTY = Manifest(size=0)
 
 
-class NodeState(msgspec.Struct, frozen=True, array_like=True):
+class NodeState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The complete state of one node; a node without names does not exist (see `Change.state`).
 
     Times are nanoseconds since the epoch. `mode` holds the twelve permission bits only. Only files have a manifest,
@@ -100,7 +103,7 @@ class NodeState(msgspec.Struct, frozen=True, array_like=True):
     content: Manifest | None = None
 
 
-class NodeVersion(msgspec.Struct, frozen=True, array_like=True):
+class NodeVersion(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A node as of the commit `rev` that last changed it; `state` is None when that commit removed it."""
 
     node: NodeId

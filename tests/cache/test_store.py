@@ -280,8 +280,20 @@ def test_a_store_is_a_sorted_dict_whenever_it_is_taken_into_the_file(
         abandon(played.store)
 
 
-def test_changes_go_on_while_a_thread_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mapped_pages", [0, 1 << 40])
+def test_changes_go_on_while_a_thread_commits_and_the_view_of_the_file_is_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped_pages: int
+) -> None:
     monkeypatch.setattr(store_module, "CHECKPOINT_PUTS", 50)
+    monkeypatch.setattr(store_module, "_MAPPED_PAGES", mapped_pages)
+    opens: list[object] = []
+    open_engine = Store._open_engine
+
+    def counted(store: Store) -> None:
+        opens.append(store)
+        open_engine(store)
+
+    monkeypatch.setattr(Store, "_open_engine", counted)
     threads = set()
     make_durable = Store._make_durable
 
@@ -308,6 +320,7 @@ def test_changes_go_on_while_a_thread_commits(tmp_path: Path, monkeypatch: pytes
 
     trio.run(both)
     assert threads
+    assert (len(opens) > 1) == (mapped_pages == 0)
     abandon(store)
     for file in journal_files(tmp_path / "tree.mdb"):
         assert file.stat().st_size == 0

@@ -81,7 +81,7 @@ def test_indexes_say_what_records_say_after_any_edits_and_kills(rounds: list[tup
                         edit.mark_clean(node)
                     elif verb == "sent" and record is not None:
                         edit.drop(node)
-                    elif verb == "news" and record is None and holder is None:
+                    elif verb == "news" and record is None and holder is None and edit.slot_holder(name) is None:
                         edit.put(node, Record(Rev(rev), file((name.parent, name.name))))
                 for folder in FOLDERS:
                     found = {child.name: child.node for child in edit.children(folder)}
