@@ -30,6 +30,8 @@ SMALL_BYTES: Final = 4 << 20
 """Small files in one task: at most so many, and about so many bytes."""
 _SMALL_TASKS: Final = 2
 _LARGE_TASKS: Final = 2
+_LOADED_AT_ONCE: Final = 64
+"""Stagings that are looked up before programs have their turn."""
 _PREPARED_BYTES: Final = 16 << 20
 """Content of small files that is kept in memory until it is committed, about."""
 
@@ -137,7 +139,13 @@ class Preparing:
             self._went_on()
 
     async def _prepare_together(self, nodes: Sequence[NodeId]) -> None:
-        stagings = {node: staging for node in nodes if (staging := self._load(node)) is not None}
+        stagings: dict[NodeId, Staging] = {}
+        for number, node in enumerate(nodes):
+            if number % _LOADED_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+            staging = self._load(node)
+            if staging is not None:
+                stagings[node] = staging
         if not stagings:
             return
         try:

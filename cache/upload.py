@@ -21,6 +21,8 @@ from remote.protocol.service import Service
 
 SMALL_FILE_MAX: Final = SIZES.least
 """Files up to this size are one chunk (or none) and are prepared many at a time."""
+_READ_AT_ONCE: Final = 64
+"""Small files that are read before programs have their turn."""
 
 
 class Upload:
@@ -35,7 +37,11 @@ class Upload:
 
     async def small(self, stagings: Sequence[Staging]) -> list[Prepared]:
         """Prepares stagings of at most SMALL_FILE_MAX bytes together; bound their number, all are in memory at once."""
-        contents = [(staging, staging.mark(), await self._whole(staging)) for staging in stagings]
+        contents: list[tuple[Staging, int, bytes]] = []
+        for number, staging in enumerate(stagings):
+            if number % _READ_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+            contents.append((staging, staging.mark(), await self._whole(staging)))
         big = [content for _, _, content in contents if len(content) > INLINE_MAX]
         sealed = await trio.to_thread.run_sync(_seal_all, big, self._secret) if big else []
         if sealed:
