@@ -96,8 +96,11 @@ class Child(msgspec.Struct, frozen=True, array_like=True, gc=False):
     kind: Kind
 
 
+_KINDS: Final = {int(kind): kind for kind in Kind}
+
+
 def _child(key: bytes, value: bytes) -> Child:
-    return Child(key[8:], NodeId(int.from_bytes(value[:8], "big")), Kind(value[8]))
+    return Child(key[8:], NodeId(int.from_bytes(value[:8], "big")), _KINDS[value[8]])
 
 
 class LostEdit(msgspec.Struct, frozen=True, array_like=True, gc=False):

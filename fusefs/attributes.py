@@ -4,6 +4,7 @@ import stat
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from remote.protocol.ids import NodeId
@@ -32,7 +33,7 @@ def file_mode(kind: Kind, bits: int) -> int:
     return _TYPES[kind] | bits
 
 
-class Attributes(NamedTuple):
+class Attributes(Struct, frozen=True, gc=False):
     """What stat(2) shows of a node; times in nanoseconds, size in bytes, blocks of BLOCK bytes."""
 
     node: NodeId
