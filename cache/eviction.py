@@ -7,6 +7,7 @@ is not kept.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,9 @@ STEP: Final = 64
 FLOOR_MAX: Final = 1 << 30
 FLOOR_SHARE: Final = 0.02
 _LOOK_AGAIN_SECONDS: Final = 0.2
+_UNASKED_BYTES: Final = 1 << 20
+_UNASKED_SECONDS: Final = 0.1
+"""For so many bytes within so long, the disk is not asked again how much of it is free."""
 
 
 class Budget:
@@ -51,6 +55,9 @@ class Budget:
         self._stuck: tuple[int, float] | None = None
         self._changed = trio.Event()
         self._released = trio.Event()
+        # What the disk had above its floor when last asked, less what was granted since; until when that counts.
+        self._unasked = 0
+        self._unasked_until = 0.0
 
     @property
     def used_bytes(self) -> int:
@@ -145,12 +152,19 @@ class Budget:
     def _lacking(self, n: int) -> int:
         """Bytes to drop before `n` more fit the limit, and leave the floor of the disk free; 0 or less for none."""
         over = self._over(n)
+        now = time.monotonic()
+        if n <= self._unasked and now < self._unasked_until:
+            # Small writes come by the thousand, and asking takes as long as the journal's append.
+            self._unasked -= n
+            return over
         disk = _disk(self._chunks.directory)
         if disk is None:
             return over
         total, free = disk
         floor = min(FLOOR_MAX, int(total * FLOOR_SHARE)) if self._floor_bytes is None else self._floor_bytes
-        return max(over, floor + n - free)
+        lacking = floor + n - free
+        self._unasked, self._unasked_until = min(-lacking, _UNASKED_BYTES), now + _UNASKED_SECONDS
+        return max(over, lacking)
 
     def _choose(self, lacking: int) -> tuple[list[ChunkId], bool]:
         """The next chunks to drop, and whether the hand reached the newest one and starts over."""
