@@ -98,10 +98,11 @@ def _fio(stage: Stage, folder: Path, name: str, options: str, size: int, seed: i
 
 STRESSORS: Final = """
 access chattr chdir chmod chown copy-file dentry dir dirdeep dirmany dnotify fallocate fanotify fcntl fiemap file-ioctl
-filename flock fpunch fsize fstat getdent handle hdd inode-flags inotify io iomix lease link locka lockf lockofd metamix
+filename flock fpunch fsize fstat getdent handle hdd inode-flags inotify iomix lease link locka lockf lockofd metamix
 mknod mmap mmapfork mmapmany msync open readahead rename revio seek sendfile splice symlink sync-file touch utime verity
 xattr
 """
+"""All for files but `io`, which holds and syncs every mount of the machine, and a few that mount or ask of devices."""
 
 
 def stressors(stage: Stage, options: str, sizes: Sizes) -> Iterator[Result]:
