@@ -15,6 +15,7 @@ from cache.push import ENOUGH_NODES, Push
 from cache.tree import Table, Tree
 from remote.protocol.errors import BadRequest, NotAllowed, NotFound, NotSignedIn, RemoteError, Unreachable
 from remote.protocol.ids import ROOT, NodeId
+from remote.protocol.nodes import Kind
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ class Sync:
         self._moved = trio.Event()
         self._retry = trio.Event()
         self._gathering_since: float | None = None
+        # Somebody waited for the server in vain, and it was not heard of since.
+        self._is_given_up = False
         self._begun_at = 0.0
         self._rested_at = 0.0
 
@@ -116,6 +119,36 @@ class Sync:
             if await self._is_sent(node):
                 return
             await moved.wait()
+
+    async def delivered(self, node: NodeId, away_seconds: float) -> None:
+        """Returns when the server has this node, and all that was edited below it until now.
+
+        Raises what is in the way, and Unreachable when the server is away for so long. Who asks after that is told at
+        once, until it is back: a thousand files are not to wait a thousand times.
+        """
+        waiting = {node}
+        record = self._tree.record(node)
+        if record is not None and record.local is not None and record.local.kind is Kind.FOLDER:
+            after = NodeId(0)
+            while dirty := self._tree.dirty(_LOOKED_AT_ONCE, after):
+                waiting.update(one for one, _ in dirty if self._is_below(one, node))
+                after = dirty[-1][0]
+                await trio.lowlevel.checkpoint()
+        self._push.wake()
+        if not self._is_given_up:
+            self.retry_now()
+        limit = trio.current_time() + (0.0 if self._is_given_up else away_seconds)
+        while waiting := {one for one in waiting if self._tree.is_dirty(one)}:
+            self._push.troubles.raise_first(waiting)
+            if self._is_online:
+                self._is_given_up = False
+                limit = trio.current_time() + away_seconds
+            elif trio.current_time() >= limit:
+                self._is_given_up = True
+                raise Unreachable(self._trouble)
+            moved = self._moved
+            with trio.move_on_at(limit):
+                await moved.wait()
 
     async def _is_sent(self, node: NodeId | None) -> bool:
         if self._tree.is_all_sent():
@@ -184,6 +217,7 @@ class Sync:
             self._caught_up.set()
         was_online = self._is_online
         self._is_online = True
+        self._is_given_up = False
         self._trouble = ""
         if not was_online:
             self._retry.set()

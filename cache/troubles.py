@@ -8,6 +8,7 @@ from typing import Final
 import trio
 
 from cache.tree import Tree
+from remote.protocol.errors import ServerFault
 from remote.protocol.ids import NodeId
 
 LATER_SECONDS: Final = (1.0, 300.0)
@@ -23,6 +24,7 @@ class Trouble:
     tries: int
     again_at: float
     edited_ns: int = 0
+    error: Exception | None = None
 
 
 class Troubles:
@@ -37,7 +39,8 @@ class Troubles:
     def note(self, node: NodeId, error: Exception) -> None:
         """The node cannot be sent; each time in a row it is tried again later."""
         tries = self.nodes[node].tries + 1 if node in self.nodes else 1
-        self.nodes[node] = Trouble(str(error) or repr(error), tries, _later(tries), self._tree.edited_ns(node))
+        sentence = str(error) or repr(error)
+        self.nodes[node] = Trouble(sentence, tries, _later(tries), self._tree.edited_ns(node), error)
 
     def note_lost(self, key: bytes, error: Exception) -> None:
         """An edit that lost cannot be sent."""
@@ -77,6 +80,13 @@ class Troubles:
         """Whether the edit that lost is not to be tried yet."""
         trouble = self._lost.get(key)
         return trouble is not None and trouble.again_at > now
+
+    def raise_first(self, nodes: Iterable[NodeId]) -> None:
+        """Raises what is in the way of one of these, if something is; ServerFault for a change that was refused."""
+        for node in nodes:
+            trouble = self.nodes.get(node)
+            if trouble is not None:
+                raise trouble.error or ServerFault(trouble.sentence)
 
     def seconds_to_next_try(self, since: float) -> float:
         """Until the first of those is tried again that were not to be tried at `since`; infinite without any."""

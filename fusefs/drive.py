@@ -27,16 +27,17 @@ from cache.upload import Upload
 from fusefs.announcer import Announcer
 from fusefs.attributes import DiskRoom, Owner
 from fusefs.counting import Counting, Traffic
+from fusefs.errors import ServerAway
 from fusefs.face import Face
 from fusefs.handles import OpenFiles
 from fusefs.history import History
-from fusefs.kernel import Operations
+from fusefs.kernel import Delivering, Operations
 from fusefs.restore import Restore
 from fusefs.settings import Account, Choices, Places
 from fusefs.versions import Versions
 from fusefs.volume import Volume
-from remote.protocol.errors import RemoteError
-from remote.protocol.ids import ChunkId, DeviceId, SpaceId
+from remote.protocol.errors import RemoteError, Unreachable
+from remote.protocol.ids import ChunkId, DeviceId, NodeId, SpaceId
 from remote.protocol.service import Service
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class Drive:
         places, account, choices = plan.places, plan.account, plan.choices
         owner = _owner(choices)
         self.state, self.cache = state, cache
+        self._choices = choices
         self._service = service
         self._space = SpaceId(account.space)
         self.tree = Tree(state)
@@ -137,12 +139,23 @@ class Drive:
         self.restore = Restore(self.volume, self.versions)
         self.history = History(self.volume, self.versions, service, self._space)
         self.counting = Counting(self.tree, traffic, self.reader.counters)
-        self.operations = Operations(self.volume, self.versions)
+        self.operations = (
+            Delivering(self.volume, self.versions, self._deliver)
+            if choices.sync == "remote"
+            else Operations(self.volume, self.versions)
+        )
         self.announcer = Announcer(os.fsencode(plan.point), self.volume, self.operations.absent)
         self.operations.is_own = self.announcer.is_own
         kept = self.tree.setting(_ROOM)
         self.room = msgspec.msgpack.decode(kept, type=Room) if kept else Room()
         self.volume.room = self.room.shown
+
+    async def _deliver(self, node: NodeId) -> None:
+        """Returns when the server has what was closed or synced, with `sync=remote`."""
+        try:
+            await self.sync.delivered(node, self._choices.read_seconds)
+        except Unreachable as error:
+            raise ServerAway(f"The server is away ({error}). What was written is kept here, and sent later.") from error
 
     def _is_pinned(self, chunk_id: ChunkId) -> bool:
         return self.pins.holds(chunk_id)

@@ -21,6 +21,8 @@ _NUMBERS: Final[dict[type[Exception], int]] = {
     errors.NameTooLong: errno.ENAMETOOLONG,
     errors.TooManyNames: errno.EMLINK,
     errors.NoAttribute: errno.ENODATA,
+    errors.NoRoomForAttribute: errno.ENOSPC,
+    errors.ServerAway: errno.ETIMEDOUT,
     errors.NotSupported: errno.EOPNOTSUPP,
     errors.TooLarge: errno.EFBIG,
     errors.VolumeError: errno.EIO,

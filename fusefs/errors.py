@@ -45,6 +45,14 @@ class TooManyNames(VolumeError):
     """A node has at most 1,000 names."""
 
 
+class NoRoomForAttribute(VolumeError):
+    """An extended attribute, or all those of a node, are too large."""
+
+
+class ServerAway(VolumeError):
+    """The server did not take it in time; it is kept on this machine, and sent later."""
+
+
 class NoAttribute(VolumeError):
     """There is no such extended attribute."""
 

@@ -380,6 +380,36 @@ class Operations(pyfuse3.Operations):
         return _translated(attributes, seconds)
 
 
+class Delivering(Operations):
+    """Those of a mount with sync=remote: close(2) of a written file, and fsync(2), wait for the server."""
+
+    def __init__(self, volume: Volume, versions: Versions, deliver: Callable[[NodeId], Awaitable[None]]) -> None:
+        """`deliver` returns when the server has a node, or raises what is in the way."""
+        super().__init__(volume, versions)
+        self._deliver = deliver
+
+    @_waits
+    async def flush(self, fh: int) -> None:
+        await super().flush(fh)
+        handle = self._handles[fh]
+        if isinstance(handle, Handle) and handle.is_writing and not handle.file.is_orphan:
+            await self._deliver(handle.file.node)
+
+    @_waits
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await super().fsync(fh, datasync)
+        handle = self._handles[fh]
+        if isinstance(handle, Handle) and not handle.file.is_orphan:
+            await self._deliver(handle.file.node)
+
+    @_waits
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await super().fsyncdir(fh, datasync)
+        folder = self._handles[fh]
+        if isinstance(folder, _OpenFolder) and not is_virtual(folder.inode):
+            await self._deliver(NodeId(folder.inode))
+
+
 def _check_writable(*inodes: int) -> None:
     if is_virtual(max(inodes)):
         raise ReadOnly("The past cannot be written to.")

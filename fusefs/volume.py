@@ -42,6 +42,7 @@ from remote.protocol.nodes import (
 
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
+_REMOVED_KEPT: Final = 256
 
 
 class Volume:
@@ -71,6 +72,8 @@ class Volume:
         self._show = show
         self._listing_seconds = listing_seconds
         self.room = DiskRoom(0, 0)
+        # For programs that stand in them: the last ones, as nobody tells which.
+        self._removed_folders: dict[NodeId, NodeState] = {}
 
     # Looking
 
@@ -118,6 +121,8 @@ class Volume:
         if file is not None:
             state, size = self.files.state(file), self.files.size(file)
             mtime_ns = file.mtime_ns or state.mtime_ns
+        elif node in self._removed_folders:
+            state, size, mtime_ns = self._removed_folders[node], 0, self._removed_folders[node].mtime_ns
         else:
             record = self.record(node)
             assert record.local is not None
@@ -132,7 +137,7 @@ class Volume:
             rdev=state.rdev,
             size=size,
             blocks=blocks_of(self.files.held_about(node) if size else 0, size) if state.kind is Kind.FILE else 0,
-            atime_ns=max(state.atime_ns, 0),
+            atime_ns=state.atime_ns,
             mtime_ns=mtime_ns,
             ctime_ns=max(state.ctime_ns, file.mtime_ns if file is not None else 0),
             birth_ns=state.birth_ns,
@@ -140,6 +145,8 @@ class Volume:
 
     def _folder_links(self, node: NodeId) -> int:
         """Its name, its `.`, and the `..` of each folder in it; 1, which says nothing, while it is not listed."""
+        if node in self._removed_folders:
+            return 0
         record = self.tree.record(node)
         return 2 + self.tree.subfolders(node) if record is not None and record.is_listed else 1
 
@@ -227,9 +234,11 @@ class Volume:
         # No await from here to the edit: news may give names to others.
         node = self._child(folder, name)
         self._check_empty(node)
+        state = self.record(node).local
+        assert state is not None
         now_ns = time.time_ns()
         with self.tree.edit() as edit:
-            edit.set_local(node, None, now_ns)
+            self._remove_name(edit, node, state, Name(folder, name), now_ns)
             edit.touch(folder, now_ns)
         self._after_removal()
 
@@ -334,6 +343,10 @@ class Volume:
             return
         if state.kind is Kind.FILE:
             self.files.orphan(node, replace(state, ctime_ns=now_ns))
+        elif state.kind is Kind.FOLDER:
+            self._removed_folders[node] = replace(state, ctime_ns=now_ns)
+            if len(self._removed_folders) > _REMOVED_KEPT:
+                del self._removed_folders[next(iter(self._removed_folders))]
         edit.set_local(node, None, now_ns)
 
     def _after_removal(self) -> None:

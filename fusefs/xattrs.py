@@ -2,13 +2,16 @@
 
 import os
 import time
+from typing import Final
 
 from msgspec.structs import replace
 
-from fusefs.errors import NoAttribute, NotPermitted, NotSupported, TooLarge
+from fusefs.errors import NoAttribute, NoRoomForAttribute, NotPermitted, NotSupported
 from fusefs.volume import Volume
 from remote.protocol.ids import NodeId
 from remote.protocol.nodes import XATTR_NAME_MAX, XATTR_SIZE_MAX, XATTR_TOTAL_MAX, NodeState
+
+_KEPT: Final = (b"user.", b"trusted.", b"security.")
 
 
 class ExtendedAttributes:
@@ -30,21 +33,23 @@ class ExtendedAttributes:
         return sorted(self._state(node).xattrs)
 
     def set(self, node: NodeId, name: bytes, value: bytes) -> None:
-        """Sets one; raises NotPermitted for ours, NotSupported for ACLs, TooLarge."""
+        """Sets one; raises NotPermitted for ours, NotSupported for ACLs, NoRoomForAttribute."""
         if name.startswith(b"user.satchel."):
             raise NotPermitted("These attributes tell how things are; they cannot be set.")
-        if name.startswith(b"system."):
-            raise NotSupported("Access control lists are not kept.")
+        if not name.startswith(_KEPT):
+            raise NotSupported("Access control lists, and names of no kind that there is, are not kept.")
         state = self._state(node)
         if len(name) > XATTR_NAME_MAX or len(value) > XATTR_SIZE_MAX:
-            raise TooLarge(f"An attribute has at most {XATTR_SIZE_MAX} bytes.")
+            raise NoRoomForAttribute(f"An attribute has at most {XATTR_SIZE_MAX} bytes.")
         xattrs = {**state.xattrs, name: value}
         if sum(len(key) + len(item) for key, item in xattrs.items()) > XATTR_TOTAL_MAX:
-            raise TooLarge(f"All attributes of a node have at most {XATTR_TOTAL_MAX} bytes.")
+            raise NoRoomForAttribute(f"All attributes of a node have at most {XATTR_TOTAL_MAX} bytes.")
         self._put(node, state, xattrs)
 
     def remove(self, node: NodeId, name: bytes) -> None:
-        """Removes one; raises NoAttribute."""
+        """Removes one; raises NoAttribute, NotPermitted for ours."""
+        if name.startswith(b"user.satchel."):
+            raise NotPermitted("These attributes tell how things are; they cannot be removed.")
         state = self._state(node)
         if name not in state.xattrs:
             raise NoAttribute("There is no such attribute.")

@@ -1,0 +1,70 @@
+"""`-o sync=remote`: what close(2) and fsync(2) promise then, and what they say when the server is away."""
+
+import errno
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mounted.trees import until
+
+pytestmark = pytest.mark.mounted
+
+
+def state(path: Path) -> bytes:
+    """Whether the server has it."""
+    return os.getxattr(path, "user.satchel.state")
+
+
+def test_what_was_closed_or_synced_is_on_the_server(device: Any) -> None:
+    desk = device("desk", mount=False).mount("-o", "sync=remote")
+    for number in range(10):
+        path = desk.path / str(number)
+        path.write_bytes(os.urandom(200_000 * number))
+        assert state(path) == b"synced"
+    (desk.path / "folder" / "inner").mkdir(parents=True)
+    folder = os.open(desk.path / "folder", os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+    assert state(desk.path / "folder" / "inner") == b"synced"
+    with open(desk.path / "open", "wb") as file:
+        file.write(b"x")
+        file.flush()
+        os.fsync(file.fileno())
+        assert state(desk.path / "open") == b"synced"
+    os.unlink(desk.path / "open")
+    assert not desk.status()["stuck"]
+
+
+def test_without_the_server_close_fails_in_time_and_nothing_is_lost(device: Any, server: Any) -> None:
+    desk = device("desk", mount=False, read_seconds=1).mount("-o", "sync=remote")
+    (desk.path / "before").write_bytes(b"x")
+    server.stop()
+    began = time.monotonic()
+    for number in range(20):
+        fd = os.open(desk.path / str(number), os.O_CREAT | os.O_WRONLY)
+        os.write(fd, b"kept")
+        with pytest.raises(OSError, match="timed out") as refused:
+            os.close(fd)
+        assert refused.value.errno == errno.ETIMEDOUT
+    assert time.monotonic() - began < 60, "one waits for the server, the others are told at once"
+    assert (desk.path / "before").read_bytes() == b"x", "who only reads does not wait"
+    assert (desk.path / "19").read_bytes() == b"kept"
+    server.start()
+    assert until(lambda: state(desk.path / "19") == b"synced", 60), "it is sent when the server is back"
+    (desk.path / "after").write_bytes(b"x")
+    assert state(desk.path / "after") == b"synced"
+
+
+def test_a_full_quota_is_said_by_close(device: Any, server: Any) -> None:
+    desk = device("desk", mount=False).mount("-o", "sync=remote")
+    server.command("user", "quota", server.user, "1000000", "--data", str(server.data))
+    fd = os.open(desk.path / "large", os.O_CREAT | os.O_WRONLY)
+    os.write(fd, os.urandom(3_000_000))
+    with pytest.raises(OSError, match="quota") as refused:
+        os.close(fd)
+    assert refused.value.errno == errno.EDQUOT
+    assert (desk.path / "large").stat().st_size == 3_000_000, "it is kept here"
+    desk.expects("quota")
