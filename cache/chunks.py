@@ -10,7 +10,7 @@ Everything runs on the event loop's thread but `Slot.write`.
 import logging
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,7 +59,8 @@ class Slot:
     is_new: bool
     users: int = 0
     allocated: int = 0
-    written: list[tuple[int, list[int]]] = field(default_factory=list)
+    written: deque[tuple[int, list[int]]] = field(default_factory=deque)
+    """Frames of which the index does not know yet: from number, sums."""
 
     def write(self, first: int, plain: Buffer) -> None:
         """Writes frames from number `first` on; raises DiskFull."""
@@ -267,7 +268,31 @@ class Chunks:
             slot.users -= 1
             if slot.users == 0:
                 del self._slots[entry.id]
-            self._settle(slot)
+            self.settle(slot)
+
+    def settle(self, slot: Slot) -> None:
+        """Makes held what was written into a slot so far."""
+        entry = slot.entry
+        place = self._place(entry.id)
+        if not slot.written or (place is not None and place.blob != slot.blob):
+            if slot.is_new and slot.users == 0 and (place is None or place.blob != slot.blob):
+                self._blobs.forget(slot.blob)
+                blobs.unlink(slot.path)
+            return
+        with self.store.change() as change:
+            if place is None:
+                place = Place(self._next_position, slot.blob, 0, entry.length, 0, bytes(8 * frame_count(entry.length)))
+                self._enqueue(change, entry.id)
+            while slot.written:
+                # A thread may be adding to it.
+                place = place.with_frames(*slot.written.popleft())
+            change.put(_CHUNKS, entry.id, place.pack())
+            known = change.get(_BLOBS, key_of(slot.blob))
+            allocated, count = BLOB.unpack(known) if known is not None else (0, 1)
+            change.put(_BLOBS, key_of(slot.blob), BLOB.pack(slot.allocated, count))
+            self._account(change, slot.allocated - allocated)
+        self._unsaved_blob += slot.allocated - allocated
+        self._keep_pace()
 
     async def adopt(
         self, path: Path, pieces: Sequence[tuple[Entry, int]], sums: Sequence[Sequence[int]] | None = None
@@ -455,30 +480,6 @@ class Chunks:
     def _new_blob(self) -> BlobId:
         self._next_blob += 1
         return BlobId(self._next_blob - 1)
-
-    def _settle(self, slot: Slot) -> None:
-        """Makes what was written into a slot held."""
-        entry = slot.entry
-        place = self._place(entry.id)
-        if not slot.written or (place is not None and place.blob != slot.blob):
-            if slot.is_new and slot.users == 0 and (place is None or place.blob != slot.blob):
-                self._blobs.forget(slot.blob)
-                blobs.unlink(slot.path)
-            return
-        with self.store.change() as change:
-            if place is None:
-                place = Place(self._next_position, slot.blob, 0, entry.length, 0, bytes(8 * frame_count(entry.length)))
-                self._enqueue(change, entry.id)
-            for first, found in slot.written:
-                place = place.with_frames(first, found)
-            slot.written.clear()
-            change.put(_CHUNKS, entry.id, place.pack())
-            known = change.get(_BLOBS, key_of(slot.blob))
-            allocated, count = BLOB.unpack(known) if known is not None else (0, 1)
-            change.put(_BLOBS, key_of(slot.blob), BLOB.pack(slot.allocated, count))
-            self._account(change, slot.allocated - allocated)
-        self._unsaved_blob += slot.allocated - allocated
-        self._keep_pace()
 
     def _remove(
         self,

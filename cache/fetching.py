@@ -7,28 +7,28 @@ the cache if there is room; without room it is still handed out.
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Final
+from contextlib import ExitStack
+from typing import Final, TypeVar
 
 import trio
 
-from cache.chunks import SMALL_MAX, Chunks, Slot, whole
+from cache.chunks import Chunks, whole
 from cache.errors import CacheError, ContentDamaged, ContentUnavailable, DiskFull
 from cache.eviction import Budget
+from cache.fetch import Arrival, Fetch
 from cache.places import room_for
 from remote.protocol.errors import ChunkDamaged, NotFound, RemoteError
 from remote.protocol.ids import SpaceId
-from remote.protocol.messages import ChunkPart
+from remote.protocol.messages import Below, ChunkPart
 from remote.protocol.nodes import Entry
-from remote.protocol.sealing import FRAME, Buffer, Contexts, frame_count, open_chunk, open_frames, open_leaf
+from remote.protocol.sealing import FRAME, Buffer, Contexts, frame_count
 from remote.protocol.service import Service
 
 log = logging.getLogger(__name__)
 
 OBJECT_MIN: Final = 256 << 10
 """Bytes of content above which a chunk has an object of its own on the server, worth a request for its URL."""
-AHEAD_AT_ONCE: Final = 4
+AHEAD_AT_ONCE: Final = 8
 """Groups of chunks fetched ahead side by side; what a program waits for never queues behind them."""
 THREADS: Final = 4
 UNSTORED_MAX: Final = 8
@@ -36,72 +36,8 @@ UNSTORED_MAX: Final = 8
 AHEAD_SECONDS: Final = 4
 _TELLING_MIN: Final = 64 << 10
 """Sealed bytes from which on the time of an answer says something about the line."""
-_INLINE_MAX: Final = 16 << 10
-"""Sealed bytes that are opened without a thread."""
 
-
-@dataclass(eq=False)
-class Fetch:
-    """Frames of one chunk (or a leaf) on their way; `plain` or `error` is set when `done` is."""
-
-    entry: Entry
-    first: int
-    count: int
-    is_leaf: bool = False
-    is_ahead: bool = False
-    is_begun: bool = False
-    is_awaited: bool = False
-    is_superseded: bool = False
-    done: trio.Event = field(default_factory=trio.Event)
-    plain: Buffer | None = None
-    error: Exception | None = None
-    wanted: Callable[[], bool] | None = None
-    """For one fetched ahead: whether it is still worth beginning."""
-
-    @property
-    def bits(self) -> int:
-        """A bit for each frame."""
-        return ((1 << self.count) - 1) << self.first
-
-    @property
-    def start(self) -> int:
-        """Where its bytes begin in the content of the chunk."""
-        return self.first * FRAME
-
-    @property
-    def stop(self) -> int:
-        """Where they end."""
-        return min(self.start + self.count * FRAME, self.entry.length)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is all of the chunk."""
-        return self.is_leaf or self.count == frame_count(self.entry.length)
-
-    @property
-    def part(self) -> ChunkPart:
-        """What to ask the server for: by frames costs one round trip, a whole object goes around the server."""
-        if self.is_whole and self.is_ahead and self.entry.length > OBJECT_MIN:
-            return ChunkPart(self.entry.id)
-        return ChunkPart(self.entry.id, self.first, self.count)
-
-    async def wait(self) -> Buffer:
-        """The bytes; raises ContentUnavailable, ContentDamaged."""
-        if not self.done.is_set():
-            await self.done.wait()
-        if self.error is not None:
-            # A new one for each who waits: an exception collects the tracebacks of all that raise it.
-            raise type(self.error)(*self.error.args) from self.error
-        assert self.plain is not None
-        return self.plain
-
-    def open(self, part: Buffer, contexts: Contexts) -> Buffer:
-        """The content in sealed bytes from the server; raises ChunkDamaged."""
-        if self.is_leaf:
-            return open_leaf(self.entry, part)
-        if self.is_whole:
-            return open_chunk(self.entry, part, contexts)
-        return open_frames(self.entry, part, self.first, self.count)
+Arg = TypeVar("Arg")
 
 
 class Fetches:
@@ -118,8 +54,14 @@ class Fetches:
         # Of its own: uploads hold threads while they wait for what is fetched here.
         self._threads = trio.CapacityLimiter(THREADS)
         self._ahead_limit = trio.Semaphore(AHEAD_AT_ONCE)
-        self.fetched_bytes = 0
+        self._fetched_bytes = 0
+        self._arrivals: set[Arrival] = set()
         self._bytes_per_second = 0.0
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Sealed bytes that came from the server so far."""
+        return self._fetched_bytes + sum(arrival.received_bytes for arrival in self._arrivals)
 
     @property
     def ahead_bytes(self) -> float:
@@ -177,11 +119,12 @@ class Fetches:
                 return memoryview(fetch.plain)[start - fetch.start : stop - fetch.start]
         return None
 
-    def want_leaf(self, entry: Entry) -> Fetch:
-        """The fetch of a leaf."""
+    def want_leaf(self, entry: Entry, below: Below | None = None) -> Fetch:
+        """The fetch of a leaf, and with it of what is needed `below` it."""
         for fetch in self._flying.get(b"leaf" + entry.id, ()):
+            fetch.is_awaited = True
             return fetch
-        fetch = Fetch(entry, 0, 1, is_leaf=True, is_begun=True, is_awaited=True)
+        fetch = Fetch(entry, 0, 1, is_leaf=True, below=below, is_begun=True, is_awaited=True)
         self._begin([fetch])
         return fetch
 
@@ -236,93 +179,146 @@ class Fetches:
                     self._land(fetch)
 
     async def _receive(self, fetches: Sequence[Fetch]) -> None:
+        arrival = Arrival(fetches, self._tell, self._found)
         begun = trio.current_time()
         try:
-            parts = await self._service.get_parts(self._space, [fetch.part for fetch in fetches])
+            with ExitStack() as stack:
+                await self._make_room(fetches, stack)
+                self._arrivals.add(arrival)
+                try:
+                    await self._service.read_parts(self._space, [fetch.part for fetch in fetches], arrival.take)
+                finally:
+                    self._arrivals.remove(arrival)
+                    self._count(arrival.received_bytes, trio.current_time() - begun)
+                    for fetch in fetches:
+                        if fetch.plain is not None:
+                            self._tell(fetch)
         except NotFound as fault:
             if len(fetches) > 1:
                 # One unknown chunk fails the whole request: the others are asked for again alone, if wanted.
                 for fetch in fetches:
-                    if fetch.is_awaited:
+                    if fetch.is_awaited and fetch.plain is None:
                         await self._receive([fetch])
                 return
             log.warning("Chunk %s: the server does not have it.", fetches[0].entry.id.hex())
             _fail(fetches, ContentDamaged(f"The server has lost a part of this file: {fault}"))
-            return
         except RemoteError as fault:
             _fail(fetches, ContentUnavailable(f"A part of this file is only on the server: {fault}"))
-            return
-        self._count(sum(len(part) for part in parts), trio.current_time() - begun)
-        await self._open(list(zip(fetches, parts, strict=True)))
-        for fetch in fetches:
-            if fetch.plain is not None:
-                fetch.done.set()
-            elif fetch.error is None:
+        finally:
+            self._finish(arrival)
+        for fetch, _ in arrival.damaged:
+            if not fetch.done.is_set():
                 await self._bring_again(fetch)
-        await self._keep([fetch for fetch in fetches if fetch.plain is not None])
+
+    async def _make_room(self, fetches: Sequence[Fetch], stack: ExitStack) -> None:
+        """Gives each a place in the cache until the stack ends, or none when there is no room for all of them."""
+        need = sum(room_for(fetch.stop - fetch.start if not fetch.is_leaf else FRAME) for fetch in fetches)
+        try:
+            await self._budget.make_room(need)
+        except DiskFull as full:
+            log.info("Fetched content is not kept: %s", full)
+            return
+        # No await before: what was made room for is ours.
+        stack.enter_context(self._budget.reserved(need))
+        for fetch in fetches:
+            fetch.has_room = True
+            if not fetch.is_small:
+                fetch.slot = stack.enter_context(self._chunks.reserve(fetch.entry))
+
+    def _finish(self, arrival: Arrival) -> None:
+        """Nothing comes any more: what was to come along but did not is fetched by itself."""
+        for fetch in arrival.unasked:
+            if fetch.plain is not None:
+                self._tell(fetch)
+        for fetch, fault in arrival.damaged:
+            log.warning("Chunk %s: received bytes are not right (%s).", fetch.entry.id.hex(), fault)
+        late = []
+        for fetch in arrival.unasked:
+            if fetch.plain is None and fetch.is_awaited:
+                fetch.is_unasked = False
+                late.append(fetch)
+            elif fetch.plain is None:
+                self._land(fetch)
+        if late:
+            self._start(self._bring, late)
+
+    def _found(self, fetches: Sequence[Fetch]) -> None:
+        """These come unasked, with the leaf above them."""
+        for fetch in fetches:
+            self._flying.setdefault(_key(fetch), []).append(fetch)
+
+    def _tell(self, fetch: Fetch) -> None:
+        """Hands out what was opened, and makes held what was written; may be called again."""
+        fetch.done.set()
+        if fetch.is_settled or (fetch.slot is not None and not fetch.is_written):
+            return
+        fetch.is_settled = True
+        if fetch.is_unasked:
+            self._start(self._keep, fetch)
+        elif not fetch.has_room:
+            self._hold(fetch)
+        else:
+            if fetch.slot is not None:
+                self._chunks.settle(fetch.slot)
+            else:
+                assert fetch.plain is not None
+                self._chunks.add_small(fetch.entry.id, fetch.plain)
+            self._land(fetch)
+
+    async def _keep(self, fetch: Fetch) -> None:
+        """Puts content into the cache that readers have already."""
+        assert fetch.plain is not None
+        need = room_for(len(fetch.plain))
+        try:
+            await self._budget.make_room(need)
+            # No await before: what was made room for is ours.
+            with self._budget.reserved(need):
+                if fetch.is_small:
+                    self._chunks.add_small(fetch.entry.id, fetch.plain)
+                else:
+                    await self._chunks.add_frames(fetch.entry, fetch.first, fetch.plain)
+            self._land(fetch)
+        except DiskFull as full:
+            log.info("Fetched content is not kept: %s", full)
+            self._hold(fetch)
+
+    def _hold(self, fetch: Fetch) -> None:
+        """Keeps content in memory for a while that the cache has no room for."""
+        self._unstored[fetch] = None
+        while len(self._unstored) > UNSTORED_MAX:
+            self._land(self._unstored.popitem(last=False)[0])
+
+    def _start(self, job: Callable[[Arg], Awaitable[object]], argument: Arg) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(job, argument)
 
     def _count(self, length: int, seconds: float) -> None:
-        self.fetched_bytes += length
+        self._fetched_bytes += length
         if length >= _TELLING_MIN:
             rate = length / max(seconds, 0.001)
             self._bytes_per_second = (self._bytes_per_second + rate) / 2 if self._bytes_per_second else rate
 
-    async def _open(self, received: Sequence[tuple[Fetch, bytes]]) -> None:
-        """Sets `plain` of each whose bytes are good."""
-        job = partial(_open_all, received)
-        if sum(len(part) for _, part in received) <= _INLINE_MAX:
-            damaged = job()
-        else:
-            damaged = await trio.to_thread.run_sync(job, limiter=self._threads)
-        for fetch, fault in damaged:
-            log.warning("Chunk %s: received bytes are not right (%s).", fetch.entry.id.hex(), fault)
-
     async def _bring_again(self, fetch: Fetch) -> None:
         """Asks once more for what came damaged: all of the chunk, by another way where there is one."""
-        again = Fetch(fetch.entry, 0, 1 if fetch.is_leaf else frame_count(fetch.entry.length), is_leaf=fetch.is_leaf)
-        again.is_ahead = not fetch.is_ahead
+        again = Fetch(fetch.entry, 0, 1 if fetch.is_leaf else frame_count(fetch.entry.length), fetch.is_leaf)
+        is_object = not fetch.is_leaf and fetch.entry.length > OBJECT_MIN
+        part = ChunkPart(fetch.entry.id) if is_object else again.part
         try:
-            parts = await self._service.get_parts(self._space, [again.part])
-        except RemoteError as fault:
-            _fail([fetch], ContentUnavailable(f"A part of this file came damaged, and could not be had again: {fault}"))
-            return
-        self.fetched_bytes += sum(len(part) for part in parts)
-        await self._open([(again, parts[0])])
-        if again.plain is None:
+            (data,) = await self._service.get_parts(self._space, [part])
+            self._fetched_bytes += len(data)
+            plain = await trio.to_thread.run_sync(again.open, data, Contexts(), limiter=self._threads)
+        except ChunkDamaged as fault:
+            log.warning("Chunk %s: received bytes are not right again (%s).", fetch.entry.id.hex(), fault)
             _fail(
                 [fetch], ContentDamaged("A part of this file is damaged on the server. An older version may be good.")
             )
-            return
-        plain = again.plain
-        fetch.plain = plain if fetch.is_leaf else memoryview(plain)[fetch.start : fetch.stop]
-        fetch.done.set()
-
-    async def _keep(self, fetches: Sequence[Fetch]) -> None:
-        """Puts content into the cache; readers have it already."""
-        left = list(fetches)
-        try:
-            while left:
-                need = room_for(len(left[0].plain or b""))
-                await self._budget.make_room(need)
-                # No await before: what was made room for is ours.
-                with self._budget.reserved(need):
-                    await self._keep_one(left[0])
-                self._land(left.pop(0))
-        except DiskFull as full:
-            log.info("Fetched content is not kept: %s", full)
-            self._unstored.update(dict.fromkeys(left))
-            while len(self._unstored) > UNSTORED_MAX:
-                self._land(self._unstored.popitem(last=False)[0])
-
-    async def _keep_one(self, fetch: Fetch) -> None:
-        plain = fetch.plain
-        assert plain is not None
-        if fetch.is_leaf or (fetch.is_whole and fetch.entry.length <= SMALL_MAX):
-            self._chunks.add_small(fetch.entry.id, plain)
-            await trio.lowlevel.checkpoint()
-            return
-        with self._chunks.reserve(fetch.entry) as slot:
-            await trio.to_thread.run_sync(_write, slot, fetch.first, plain, limiter=self._threads)
+        except RemoteError as fault:
+            _fail([fetch], ContentUnavailable(f"A part of this file came damaged, and could not be had again: {fault}"))
+        else:
+            fetch.plain = plain if fetch.is_leaf else memoryview(plain)[fetch.start : fetch.stop]
+            fetch.is_settled = True
+            fetch.done.set()
+            await self._keep(fetch)
 
     def _land(self, fetch: Fetch) -> None:
         """It is no longer on its way."""
@@ -350,21 +346,6 @@ def _runs(bits: int) -> list[tuple[int, int]]:
         bits >>= count
         at += skipped + count
     return runs
-
-
-def _open_all(received: Sequence[tuple[Fetch, bytes]]) -> list[tuple[Fetch, ChunkDamaged]]:
-    damaged = []
-    contexts = Contexts()
-    for fetch, part in received:
-        try:
-            fetch.plain = fetch.open(part, contexts)
-        except ChunkDamaged as fault:
-            damaged.append((fetch, fault))
-    return damaged
-
-
-def _write(slot: Slot, first: int, plain: Buffer) -> None:
-    slot.write(first, plain)
 
 
 def _fail(fetches: Sequence[Fetch], error: CacheError) -> None:

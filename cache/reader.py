@@ -17,11 +17,13 @@ import trio
 from cache.chunks import Chunks
 from cache.errors import CacheError, ContentDamaged, ContentUnavailable
 from cache.eviction import Budget
-from cache.fetching import Fetch, Fetches
+from cache.fetch import Fetch
+from cache.fetching import Fetches
 from remote.protocol import deltas
 from remote.protocol.errors import ChunkDamaged
 from remote.protocol.ids import SpaceId
 from remote.protocol.manifests import decode_leaf, overlapping, starts
+from remote.protocol.messages import BELOW_MAX, Below
 from remote.protocol.nodes import Entry, Manifest
 from remote.protocol.sealing import FRAME, PLAIN_MAX, Buffer
 from remote.protocol.service import Service
@@ -327,13 +329,13 @@ class Reader:
     async def _find_slowly(self, manifest: Manifest, start: int, stop: int) -> list[_Piece | Buffer]:
         """The pieces of [start, stop), with the leaves on the way fetched, those of one level side by side."""
         level: list[tuple[int, Entry]] = list(overlapping(manifest.entries, start, stop))
-        for _ in range(manifest.depth):
-            missing = [entry for _, entry in level if not entry.is_hole and self._leaf(entry) is None]
-            fetches = [self._fetches.want_leaf(entry) for entry in missing]
-            leaves = {
-                entry.id: self._take_leaf(entry, await fetch.wait())
-                for entry, fetch in zip(missing, fetches, strict=True)
-            }
+        for depth in range(manifest.depth, 0, -1):
+            fetches = [
+                (entry, self._fetches.want_leaf(entry, _below(at, entry, depth, start, stop)))
+                for at, entry in level
+                if not entry.is_hole and self._leaf(entry) is None
+            ]
+            leaves = {entry.id: self._take_leaf(entry, await fetch.wait()) for entry, fetch in fetches}
             below: list[tuple[int, Entry]] = []
             for at, entry in level:
                 if entry.is_hole:
@@ -405,7 +407,7 @@ class Reader:
             return piece
         if piece.entry.is_hole:
             return bytes(piece.stop - piece.start)
-        return self._chunks.read(*piece) or self._fetches.arrived(*piece)
+        return self._fetches.arrived(*piece) or self._chunks.read(*piece)
 
     async def _read(self, manifest: Manifest, start: int, stop: int, *, is_whole: bool) -> Buffer:
         pieces = self._find(manifest, start, stop)
@@ -522,6 +524,12 @@ def _covering(pieces: list[_Piece | Buffer], start: int, stop: int) -> list[_Pie
     if covered != stop - start:
         raise ContentDamaged("The list of the parts of this file does not add up to its size.")
     return pieces
+
+
+def _below(at: int, entry: Entry, depth: int, start: int, stop: int) -> Below:
+    """What to have sent along with the leaf at offset `at`: what of [start, stop) is below it, up to BELOW_MAX."""
+    first = max(0, start - at)
+    return Below(entry.key, depth, first, min(entry.length, stop - at, first + BELOW_MAX))
 
 
 def _groups(entries: Iterable[Entry]) -> Iterable[list[Entry]]:

@@ -1,4 +1,5 @@
-"""Lines: connections on which whole objects are moved, there (PUT) and back (GET), by http.client in worker threads.
+"""Lines: connections on which http.client moves large bodies in worker threads: whole objects, there (PUT) and back
+(GET), and many parts of chunks in the answer to one POST.
 
 Measured on loopback with four readers: httpx gives 400 MB/s and takes all of the event loop's time for it, these
 threads give 1,100 MB/s and leave the loop to others. Connecting stays with trio: it can be cancelled there, and tries
@@ -6,6 +7,7 @@ IPv4 and IPv6 side by side.
 """
 
 import http.client
+import math
 import select
 import socket
 import ssl
@@ -23,6 +25,7 @@ from remote.client.wire import CutShort
 from remote.protocol.errors import ServerFault, Unreachable
 
 Result = TypeVar("Result")
+Taken = TypeVar("Taken")
 
 PIECE = 262_144
 """Bytes moved at once: what a cut connection costs at the most beyond what is missing."""
@@ -68,6 +71,48 @@ class LineAnswer:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
+class Reply:
+    """An answer in the hands of the thread that reads it."""
+
+    def __init__(self, line: "_Line", response: http.client.HTTPResponse) -> None:
+        self._line = line
+        self._response = response
+        self.status = response.status
+        self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.getheaders()}
+
+    @property
+    def left(self) -> int:
+        """Bytes of the body that are still to be read; 0 when its length is not told."""
+        return self._response.length or 0
+
+    def room(self, size: int) -> memoryview:
+        """A place for so many bytes, until the next call: the same memory again and again."""
+        return self._line.room(size)
+
+    def fill(self, view: memoryview) -> None:
+        """Reads as many bytes as fit; raises CutShort."""
+        at = 0
+        try:
+            while at < len(view):
+                count = self._response.readinto(view[at:])
+                if not count:
+                    raise ConnectionError(f"{len(view) - at} bytes are missing")
+                self._line.received_bytes += count
+                at += count
+        except _FAILURES as error:
+            raise CutShort(b"", error) from error
+
+    def finish(self, most: int) -> bytes:
+        """The rest of the body, when it has at most so many bytes; else nothing, and the line is not used again."""
+        if self.left > most:
+            return b""
+        rest = bytearray(self.left)
+        self.fill(memoryview(rest))
+        self._response.read()
+        self._line.is_reusable = not self._response.will_close
+        return bytes(rest)
+
+
 class Lines:
     """Kept-alive connections, and for each direction at most `threads` threads that use them: a read never waits
     behind an upload. Close it with `async with`.
@@ -79,6 +124,7 @@ class Lines:
         self._trust = trust
         self._readers = trio.CapacityLimiter(threads)
         self._writers = trio.CapacityLimiter(threads)
+        self._unlimited = trio.CapacityLimiter(math.inf)
         self._idle: dict[tuple[str, str, int], list[_Line]] = {}
 
     async def __aenter__(self) -> Self:
@@ -102,38 +148,86 @@ class Lines:
         """
         method = "GET" if body is None else "PUT"
         length = {} if body is None else {"content-length": str(len(body))}
-        parts = urlsplit(url)
-        origin = (parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme])
-        target = parts.path + (f"?{parts.query}" if parts.query else "")
-        sent = {
-            "host": parts.netloc,
-            "accept": "*/*",
-            "accept-encoding": "identity",
-            "user-agent": "satchel",
-            **headers,
-            **length,
-        }
-        try:
-            line = self._idle_line(origin) or await self._connected(origin)
-        except OSError as error:
-            raise Unreachable(f"{parts.netloc} cannot be reached ({error}).") from error
-        try:
-            self._traffic.sent_head(method, target.encode(), _raw(sent))
+        target = _Target(url)
+        sent = {**target.headers, **headers, **length}
+        async with self._line(target) as line:
+            self._traffic.sent_head(method, target.path.encode(), _raw(sent))
             try:
                 response = await self.in_thread(
-                    line, lambda: line.begin(method, target, sent, body or b""), is_sending=body is not None
+                    line, lambda: line.begin(method, target.path, sent, body or b""), is_sending=body is not None
                 )
             except _FAILURES as error:
-                raise Unreachable(f"{parts.netloc} did not answer ({error!r}).") from error
+                raise Unreachable(f"{target.netloc} did not answer ({error!r}).") from error
             answer = LineAnswer(line, self, response)
             self._traffic.received_head(_raw(answer.headers))
             yield answer
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes, take: Callable[[Reply], Taken]) -> Taken:
+        """What `take` makes of the answer, in the thread that reads it; raises Unreachable when none comes.
+
+        When this is cancelled, `take` has ended before it returns. Who calls bounds how often at once.
+        """
+        target = _Target(url)
+        sent = {**target.headers, **headers, "content-length": str(len(body))}
+        replies: list[Reply] = []
+
+        def exchange() -> Taken:
+            try:
+                reply = Reply(line, line.begin("POST", target.path, sent, body))
+            except _FAILURES as error:
+                raise Unreachable(f"{target.netloc} did not answer ({error!r}).") from error
+            replies.append(reply)
+            return take(reply)
+
+        async with self._line(target) as line:
+            self._traffic.sent_head("POST", target.path.encode(), _raw(sent))
+            try:
+                return await self._to_its_end(line, exchange)
+            finally:
+                for reply in replies:
+                    self._traffic.received_head(_raw(reply.headers))
+
+    @asynccontextmanager
+    async def _line(self, target: "_Target") -> AsyncIterator["_Line"]:
+        try:
+            line = self._idle_line(target.origin) or await self._connected(target.origin)
+        except OSError as error:
+            raise Unreachable(f"{target.netloc} cannot be reached ({error}).") from error
+        try:
+            yield line
         finally:
             self._traffic.sent_bytes += line.sent_bytes
             line.sent_bytes = 0
             self._traffic.received_bytes += line.received_bytes
             line.received_bytes = 0
-            self._put_by(origin, line)
+            self._put_by(target.origin, line)
+
+    async def _to_its_end(self, line: "_Line", job: Callable[[], Taken]) -> Taken:
+        """Runs a job that uses the line; cancelling cuts the line under it and waits for the job's end."""
+        results: list[Taken] = []
+        failures: list[Exception] = []
+
+        def run() -> None:
+            try:
+                results.append(line.used_for(job))
+            except Exception as error:  # noqa: BLE001 - raised below: out of a nursery it would come in a group
+                failures.append(error)
+
+        async def cut_when_cancelled() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                if not results and not failures:
+                    line.end()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cut_when_cancelled)
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(run, limiter=self._unlimited)
+            nursery.cancel_scope.cancel()
+        if failures:
+            raise failures[0]
+        return results[0]
 
     async def in_thread(self, line: "_Line", job: Callable[[], Result], *, is_sending: bool = False) -> Result:
         """Runs a job that uses the line; cancelling ends it at once, by cutting the line under it."""
@@ -176,6 +270,22 @@ class Lines:
         self._idle.setdefault(origin, []).append(line)
 
 
+class _Target:
+    """Where a URL leads: the origin to connect to, what to ask there, and the headers that each request has."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.netloc = parts.netloc
+        self.origin = (parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme])
+        self.path = parts.path + (f"?{parts.query}" if parts.query else "")
+        self.headers = {
+            "host": parts.netloc,
+            "accept": "*/*",
+            "accept-encoding": "identity",
+            "user-agent": "satchel",
+        }
+
+
 class _Line:
     """One connection, used by one thread at a time, that any thread may end."""
 
@@ -187,6 +297,7 @@ class _Line:
         self._connection.auto_open = 0
         self._handshake = sock.do_handshake if isinstance(sock, ssl.SSLSocket) else None
         self._lock = threading.Lock()
+        self._memory = bytearray()
         self._is_used = False
         self._is_ended = False
         self.is_reusable = False
@@ -208,6 +319,12 @@ class _Line:
             self._socket.sendall(piece)
             self.sent_bytes += len(piece)
         return self._connection.getresponse()
+
+    def room(self, size: int) -> memoryview:
+        """Memory for so many bytes, the same each time."""
+        if len(self._memory) < size:
+            self._memory = bytearray(size)
+        return memoryview(self._memory)[:size]
 
     def used_for(self, job: Callable[[], Result]) -> Result:
         """What the job gives; when the line is ended meanwhile, the job fails soon, and then the line is closed."""

@@ -35,6 +35,7 @@ from remote.protocol.messages import (
     PollRequest,
     Spaces,
 )
+from remote.protocol.service import TakePart
 
 DEADLINE_SECONDS = 20.0
 
@@ -93,6 +94,10 @@ class HttpService:
         trip when asked for by all of its frames, which gives the same bytes.
         """
         return await self._transfer.get(space, parts)
+
+    async def read_parts(self, space: SpaceId, parts: Sequence[ChunkPart], take: TakePart) -> None:
+        """Gives the bytes of all these parts to `take` as they come, all in one round trip; see Service."""
+        await self._transfer.read(space, parts, take)
 
     async def moments(self, space: SpaceId, folder: NodeId, limit: int) -> Moments:
         """The newest moments at which the folder or anything below it changed."""

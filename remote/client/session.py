@@ -1,7 +1,7 @@
 """Session: messages there and back, under one token, with deadlines and retries; knows no particular request."""
 
 import functools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from remote.client.answers import message_of
-from remote.client.lines import LineAnswer, Lines
+from remote.client.lines import LineAnswer, Lines, Reply
 from remote.client.patience import Patience, allow_for
 from remote.client.traffic import Traffic
 from remote.client.wire import (
@@ -27,6 +27,7 @@ from remote.protocol.errors import ServerFault, TooLarge, Unreachable
 from remote.protocol.messages import CONTENT_TYPE, PROTOCOL_VERSION
 
 Message = TypeVar("Message")
+Taken = TypeVar("Taken")
 
 REQUEST_MAX = 16 << 20
 ANSWER_MAX = 64 << 20
@@ -123,6 +124,15 @@ class Session:
             raise Unreachable(f"What answers at {self._base} is no Satchel server.") from None
         if health.protocol != PROTOCOL_VERSION:
             raise ServerFault(f"The server speaks version {health.protocol} of the protocol, not {PROTOCOL_VERSION}.")
+
+    async def read_parts(self, path: str, request: msgspec.Struct, take: Callable[[Reply], Taken]) -> Taken:
+        """What `take` makes, in a thread, of the answer to a request; sent a single time."""
+        return await self._lines.post(self._base + path, self._headers, _encoder.encode(request), take)
+
+    @property
+    def is_proxied(self) -> bool:
+        """Whether requests go through a proxy of this machine's settings, which only httpx knows how to use."""
+        return is_proxied(self._base)
 
     def get_object(self, url: str, headers: Mapping[str, str]) -> AbstractAsyncContextManager[Answer | LineAnswer]:
         """The answer to a GET of a signed URL; only httpx knows how to go through a proxy."""

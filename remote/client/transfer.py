@@ -4,14 +4,17 @@ Readers and senders have limits of their own, so that a read never waits behind 
 """
 
 import base64
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import trio
+from msgspec.structs import replace
 
-from remote.client.answers import object_fault
+from remote.client.answers import object_fault, problem_of
+from remote.client.lines import Reply
 from remote.client.patience import allow_for, together
 from remote.client.session import PAGE_MAX, Session
 from remote.client.wire import CutShort
@@ -33,7 +36,9 @@ from remote.protocol.messages import (
     WantAnswer,
     WantRequest,
 )
+from remote.protocol.parts import HEAD_SIZE, PARTS_TYPE, Head
 from remote.protocol.sealing import FRAME
+from remote.protocol.service import TakePart
 
 Item = TypeVar("Item")
 
@@ -44,6 +49,9 @@ BATCHES_SENT_AT_ONCE = 2
 FEW_READ_AT_ONCE = 4
 FEW_PARTS_MAX = 4
 """Requests for so few parts, as programs make that wait for them, do not queue behind those for many."""
+FEW_BYTES_MAX = 512 << 10
+"""The same for requests of `read`, by the bytes of content that they ask for."""
+BULK_READ_AT_ONCE = 8
 URLS_KEPT = 20_000
 UNASKED_MAX = 16 << 10
 _PUT_CHUNKS_MAX = 1_000
@@ -66,6 +74,7 @@ class Transfer:
         self._object_senders = trio.CapacityLimiter(OBJECTS_SENT_AT_ONCE)
         self._batch_readers = trio.CapacityLimiter(BATCHES_READ_AT_ONCE)
         self._few_readers = trio.CapacityLimiter(FEW_READ_AT_ONCE)
+        self._bulk_readers = trio.CapacityLimiter(BULK_READ_AT_ONCE)
         self._batch_senders = trio.CapacityLimiter(BATCHES_SENT_AT_ONCE)
         self._urls: dict[tuple[SpaceId, ChunkId], _SignedUrl] = {}
 
@@ -109,6 +118,25 @@ class Transfer:
         jobs += [partial(self._get_batch, space, parts, batch, found) for batch in _get_batches(others, parts)]
         await together(jobs)
         return [found[number] for number in range(len(parts))]
+
+    async def read(self, space: SpaceId, parts: Sequence[ChunkPart], take: TakePart) -> None:
+        """Gives the bytes of all these parts, and of what is below them, to `take`, in a thread; see Service."""
+        if self._session.is_proxied:
+            asked = [replace(part, below=None) for part in parts]
+            for part, data in zip(asked, await self.get(space, asked), strict=True):
+                await trio.to_thread.run_sync(take, part.id, part.first, part.frames, data)
+            return
+        left = deque(parts)
+        size = sum(part.frames * FRAME for part in parts)
+        path = f"v1/spaces/{space}/chunks/read"
+
+        async def attempt(scope: trio.CancelScope) -> None:
+            allow_for(scope, size)
+            async with self._few_readers if size <= FEW_BYTES_MAX else self._bulk_readers:
+                await self._session.read_parts(path, GetRequest(tuple(left)), lambda reply: _take(reply, left, take))
+
+        if left:
+            await self._session.patience.over(attempt)
 
     async def _put_batch(self, space: SpaceId, batch: Sequence[ChunkId], chunks: Mapping[ChunkId, bytes]) -> None:
         async with self._batch_senders:
@@ -221,6 +249,26 @@ class Transfer:
         # A dict keeps its order of insertion: the first ones are the oldest.
         while len(self._urls) > URLS_KEPT:
             del self._urls[next(iter(self._urls))]
+
+
+def _take(reply: Reply, left: deque[ChunkPart], take: TakePart) -> None:
+    """Gives the parts in an answer to `take` and strikes them off what is left to ask for."""
+    if reply.status != 200 or reply.headers.get("content-type", "").partition(";")[0] != PARTS_TYPE:
+        raise problem_of(reply.status, reply.headers, reply.finish(PAGE_MAX))
+    while reply.left:
+        view = reply.room(HEAD_SIZE)
+        reply.fill(view)
+        head = Head.unpack(view)
+        if head.length > CHUNK_MAX:
+            raise ServerFault(f"The server answered a part of {head.length} bytes.")
+        view = reply.room(head.length)
+        reply.fill(view)
+        take(head.id, head.first, head.frames, view)
+        if left and (left[0].id, left[0].first, left[0].frames) == head[:3]:
+            left.popleft()
+    reply.finish(0)
+    if left:
+        raise ServerFault(f"The server left out {len(left)} parts that it was asked for.")
 
 
 def _batches(items: Sequence[Item], most: int) -> Iterator[Sequence[Item]]:

@@ -29,6 +29,8 @@ CHUNK_MAX = (4 << 20) + (64 << 10)
 """Sealed bytes of one chunk at the most."""
 PUT_BODY_MAX = 4 << 20
 """Sealed bytes in one put request, all chunks together."""
+BELOW_MAX = 4 << 20
+"""Bytes of content that may be asked for together with the leaf above it."""
 GET_ANSWER_MAX = 8 << 20
 """Sealed bytes in one get answer; what does not fit is left out and asked for again."""
 PACK_MAX = 1 << 20
@@ -245,12 +247,26 @@ class PutAnswer(msgspec.Struct, frozen=True):
     ids: tuple[ChunkId, ...]
 
 
+class Below(msgspec.Struct, frozen=True, array_like=True):
+    """With a leaf that is read: also what is needed for bytes [start, stop) of the content below it, unasked.
+
+    `depth` counts the levels of leaves from this one down: at 1 its entries are chunks. The key is the leaf's.
+    """
+
+    key: bytes
+    depth: int
+    start: int
+    stop: int
+
+
 class ChunkPart(msgspec.Struct, frozen=True, array_like=True):
     """A whole sealed chunk (`frames` 0), or its header and the frames `first` .. `first + frames - 1`."""
 
     id: ChunkId
     first: int = 0
     frames: int = 0
+    below: Below | None = None
+    """For a leaf of a manifest, when it is read with `chunks/read`."""
 
 
 class GetRequest(msgspec.Struct, frozen=True):

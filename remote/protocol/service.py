@@ -1,6 +1,6 @@
 """Service: the small interface of what a server answers; the cache is given one and knows nothing of HTTP."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from remote.protocol.ids import NOW, ChunkId, NodeId, Rev, SpaceId
@@ -19,6 +19,10 @@ from remote.protocol.messages import (
     PollAnswer,
     Spaces,
 )
+from remote.protocol.sealing import Buffer
+
+TakePart = Callable[[ChunkId, int, int, Buffer], None]
+"""Chunk, first frame, number of frames (0: all of the chunk), and the bytes as ChunkPart describes them."""
 
 
 class Service(Protocol):
@@ -68,6 +72,15 @@ class Service(Protocol):
         """The bytes of all these parts, in order, as many requests as that takes; raises NotFound for an unknown chunk.
 
         Bytes are as received: the caller checks them (sealing.open_chunk, sealing.open_frames).
+        """
+        ...
+
+    async def read_parts(self, space: SpaceId, parts: Sequence[ChunkPart], take: TakePart) -> None:
+        """Gives the bytes of all these parts, and those below them, to `take`, as they come; raises NotFound.
+
+        `take` is called from any thread, one call after the other; the bytes are unchecked, and good until it returns.
+        After a cut, parts may be given once more. What is below a leaf may be left out. When this returns or raises,
+        `take` is not called any more.
         """
         ...
 

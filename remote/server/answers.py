@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from remote.protocol.errors import NotSignedIn
@@ -37,7 +38,7 @@ from remote.protocol.messages import (
     WantRequest,
 )
 from remote.server import commits, reading
-from remote.server.chunks import Chunks
+from remote.server.chunks import Chunks, Stretch
 from remote.server.database import accounts as account_rows
 from remote.server.database.accounts import Device
 from remote.server.database.chunks import Place
@@ -173,6 +174,20 @@ class Answers:
         """Chunks or parts of chunks."""
         await self._check(device, space, Right.READ)
         return await self._in_file_thread(lambda: self._chunks.get(space, request))
+
+    async def read(self, device: Device, space: SpaceId, request: GetRequest) -> tuple[int, AsyncIterator[bytes]]:
+        """Parts of chunks, of any number of bytes: how many, and they themselves as they are read."""
+        await self._check(device, space, Right.READ)
+        pieces = await self._in_file_thread(lambda: self._chunks.plan(space, request))
+        size = sum(stretch.size for piece in pieces for stretch in piece)
+        # What is wrong with the first piece can still be told in an answer.
+        first = await self._in_file_thread(lambda: self._chunks.piece(pieces[0])) if pieces else b""
+        return size, self._pieces(first, pieces[1:])
+
+    async def _pieces(self, first: bytes, others: Sequence[Sequence[Stretch]]) -> AsyncIterator[bytes]:
+        yield first
+        for stretches in others:
+            yield await self._in_file_thread(partial(self._chunks.piece, stretches))
 
     async def urls(self, device: Device, space: SpaceId, request: UrlsRequest) -> UrlsAnswer:
         """Signed GET URLs."""

@@ -6,14 +6,18 @@ that may read it. Nothing here ever tells whether somebody else's space holds a 
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from remote.protocol import sealing
 from remote.protocol.errors import BadRequest, NotFound, ServerFault, TooLarge
 from remote.protocol.ids import ChunkId, SpaceId, UserId
+from remote.protocol.manifests import DEPTH_MAX, decode_leaf
 from remote.protocol.messages import (
+    BELOW_MAX,
     CHUNKS_MAX,
     GET_ANSWER_MAX,
     SMALL_CHUNK_MAX,
+    Below,
     ChunkPart,
     GetAnswer,
     GetRequest,
@@ -24,6 +28,8 @@ from remote.protocol.messages import (
     WantAnswer,
     WantRequest,
 )
+from remote.protocol.nodes import Entry
+from remote.protocol.parts import Head, parts_below
 from remote.server.database import chunks as chunk_rows
 from remote.server.database.chunks import Place
 from remote.server.database.connection import Database, Session
@@ -33,6 +39,24 @@ from remote.server.objects.store import GET_URL_SECONDS, ObjectMissing, Objects,
 
 _SPREAD_MAX = 4
 """A pack is read in one piece when that is at most so many times what is wanted of it."""
+READ_AT_ONCE = 1 << 20
+"""Bytes of stored chunks that are read, and held in memory, at once."""
+_LITTLE = 16 << 10
+"""Bytes of a stored chunk that cost no more to read than its header."""
+
+
+class Stretch(NamedTuple):
+    """Some of an answer: `head` as it is, then bytes of a stored chunk."""
+
+    head: bytes
+    place: Place
+    start: int
+    length: int
+
+    @property
+    def size(self) -> int:
+        """All bytes of it."""
+        return len(self.head) + self.length
 
 
 class Chunks:
@@ -100,11 +124,7 @@ class Chunks:
 
     def get(self, space: SpaceId, request: GetRequest) -> GetAnswer:
         """The bytes of the first parts, as many as fit, at least one."""
-        check_count("parts", len(request.parts), CHUNKS_MAX)
-        check_chunk_ids([part.id for part in request.parts])
-        for at, part in enumerate(request.parts):
-            if part.first < 0 or part.frames < 0 or (part.first and not part.frames):
-                raise BadRequest(f"parts[{at}]: {part.frames} frames from number {part.first} on make no part.")
+        check_parts(request.parts)
         places = self._database.read_now(lambda session: _readable(session, space, [part.id for part in request.parts]))
         packs = _Packs(self.read, places)
         found: list[bytes] = []
@@ -119,6 +139,66 @@ class Chunks:
             found.append(data)
             room -= len(data)
         return GetAnswer(tuple(found))
+
+    def plan(self, space: SpaceId, request: GetRequest) -> list[list[Stretch]]:
+        """What an answer to `chunks/read` is made of, in pieces of about READ_AT_ONCE bytes."""
+        check_parts(request.parts)
+        ids = [part.id for part in request.parts]
+        places = self._database.read_now(lambda session: _readable(session, space, ids))
+        packs = _Packs(self.read, places)
+        found: list[Stretch] = []
+        room = GET_ANSWER_MAX
+        for part, place in zip(request.parts, places, strict=True):
+            if place.pack is not None and part.below is None and place.size <= room:
+                data = self._part(place, part, packs)
+                found.append(Stretch(Head(place.id, part.first, part.frames, len(data)).pack() + data, place, 0, 0))
+                room -= len(data)
+            else:
+                self._plan_part(space, place, part, found)
+        pieces: list[list[Stretch]] = []
+        room = 0
+        for stretch in found:
+            if stretch.size > room:
+                pieces.append([])
+                room = READ_AT_ONCE
+            pieces[-1].append(stretch)
+            room -= stretch.size
+        return pieces
+
+    def piece(self, stretches: Sequence[Stretch]) -> bytes:
+        """The bytes of these stretches."""
+        parts: list[bytes] = []
+        for stretch in stretches:
+            parts.append(stretch.head)
+            if stretch.length:
+                parts.append(self.read(stretch.place, stretch.start, stretch.length))
+        return b"".join(parts)
+
+    def _plan_part(self, space: SpaceId, place: Place, part: ChunkPart, found: list[Stretch]) -> None:
+        head = Head(place.id, part.first, part.frames, place.size)
+        if part.below is not None:
+            data = self.read(place, 0, place.size)
+            found.append(Stretch(head.pack() + data, place, 0, 0))
+            self._plan_below(space, place, data, part.below, found)
+        elif not part.frames:
+            found.append(Stretch(head.pack(), place, 0, place.size))
+        else:
+            known = self.read(place, 0, min(place.size, _LITTLE))
+            header = sealing.header_of(known)
+            start, length = _part_within(place, header, part)
+            head = head._replace(length=len(header) + length)
+            if start + length <= len(known):
+                found.append(Stretch(b"".join((head.pack(), header, known[start : start + length])), place, 0, 0))
+            else:
+                found.append(Stretch(head.pack() + header, place, start, length))
+
+    def _plan_below(self, space: SpaceId, leaf: Place, data: bytes, below: Below, found: list[Stretch]) -> None:
+        # The length of content below a leaf is not needed to open it.
+        entries = decode_leaf(sealing.open_leaf(Entry(leaf.id, below.key, 0), data))
+        for _, part in parts_below(entries, below):
+            if len(found) >= CHUNKS_MAX:
+                return
+            self._plan_part(space, self.place(space, part.id), part, found)
 
     def urls(self, user: UserId, space: SpaceId, request: UrlsRequest) -> UrlsAnswer:
         """Signed GET URLs of those chunks that are objects of their own."""
@@ -148,15 +228,13 @@ class Chunks:
             if not part.frames:
                 return chunk
             header = sealing.header_of(chunk)
-            start, length = sealing.part_range(header, part.first, part.frames)
-            _check_inside(place, start + length)
+            start, length = _part_within(place, header, part)
             # All frames of it, as a rule.
             return chunk if start == len(header) and start + length == len(chunk) else header + chunk[start:][:length]
         if not part.frames:
             return self.read(place, 0, place.size)
         header = sealing.header_of(self.read(place, 0, min(place.size, sealing.HEADER_MAX)))
-        start, length = sealing.part_range(header, part.first, part.frames)
-        _check_inside(place, start + length)
+        start, length = _part_within(place, header, part)
         return header + self.read(place, start, length)
 
 
@@ -188,9 +266,27 @@ class _Packs:
         return self._bytes[start : start + place.size]
 
 
-def _check_inside(place: Place, stop: int) -> None:
-    if stop > place.size:
+def check_parts(parts: Sequence[ChunkPart]) -> None:
+    """Raises BadRequest for a list of parts that cannot be."""
+    check_count("parts", len(parts), CHUNKS_MAX)
+    check_chunk_ids([part.id for part in parts])
+    for at, part in enumerate(parts):
+        if not 0 <= part.first <= sealing.FRAMES_MAX or not 0 <= part.frames <= sealing.FRAMES_MAX:
+            raise BadRequest(f"parts[{at}]: {part.frames} frames from number {part.first} on are in no chunk.")
+        if part.first and not part.frames:
+            raise BadRequest(f"parts[{at}]: {part.frames} frames from number {part.first} on make no part.")
+        below = part.below
+        if below is not None and not (
+            1 <= below.depth <= DEPTH_MAX and 0 <= below.start < below.stop <= below.start + BELOW_MAX
+        ):
+            raise BadRequest(f"parts[{at}]: bytes {below.start} to {below.stop} in depth {below.depth} are too many.")
+
+
+def _part_within(place: Place, header: bytes, part: ChunkPart) -> tuple[int, int]:
+    start, length = sealing.part_range(header, part.first, part.frames)
+    if start + length > place.size:
         raise BadRequest(f"Chunk {place.id.hex()} ends before the frames that its header tells of.")
+    return start, length
 
 
 def _split(

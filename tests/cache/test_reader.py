@@ -22,7 +22,7 @@ from remote.protocol.manifests import build
 from remote.protocol.messages import ChunkPart
 from remote.protocol.nodes import EMPTY, Entry, Manifest
 from remote.protocol.sealing import FRAME, Sealed, header_of, part_range, seal
-from remote.protocol.service import Service
+from remote.protocol.service import Service, TakePart
 
 SECRET = b"s" * 32
 SPACE = SpaceId(1)
@@ -75,6 +75,10 @@ class Server:
             found.append(self.harm(part, data))
         self.sent_bytes += sum(len(data) for data in found)
         return found
+
+    async def read_parts(self, space: SpaceId, parts: Sequence[ChunkPart], take: TakePart) -> None:
+        for part, data in zip(parts, await self.get_parts(space, parts), strict=True):
+            await trio.to_thread.run_sync(take, part.id, part.first, part.frames, data)
 
 
 @pytest.fixture
@@ -170,6 +174,7 @@ async def test_a_small_read_of_a_cold_chunk_fetches_its_frames_only(tmp_path: Pa
         assert server.sent_bytes < FRAME + 1_000
         await settled(reader)
         assert chunks.held(manifest.entries[1]) == 0b1000
+        await settled(reader)
         assert reader.fetched_bytes == server.sent_bytes
         assert await reader.read(manifest, start, 65_536) == content[start : start + 65_536]
         assert len(server.requests) == 1
@@ -203,7 +208,7 @@ async def test_reading_ahead_does_not_wait_for_the_reader_nor_the_reader_for_it(
     gate = trio.Event()
 
     async def hold_back_ahead(parts: Sequence[ChunkPart]) -> None:
-        if any(part.frames == 0 for part in parts):
+        if len(parts) > 1:
             await gate.wait()
 
     server.before = hold_back_ahead
@@ -223,19 +228,19 @@ async def test_a_seek_calls_off_what_was_not_begun(tmp_path: Path, server: Serve
     gate = trio.Event()
 
     async def hold_back_ahead(parts: Sequence[ChunkPart]) -> None:
-        if any(part.frames == 0 for part in parts):
+        if len(parts) > 1:
             await gate.wait()
 
     server.before = hold_back_ahead
     async with reading(tmp_path, server) as (reader, _):
         cursor = Cursor()
-        cursor.window = 32 << 20
+        cursor.window = 64 << 20
         for at in range(0, 400_000, 100_000):
             await reader.read(manifest, at, 100_000, cursor)
         await reader.read(manifest, 70_000_000, 1_000, cursor)
         gate.set()
         await settled(reader)
-        assert server.sent_bytes < 25_000_000
+        assert server.sent_bytes < 45_000_000
 
 
 async def test_many_readers_of_the_same_frames_wait_for_one_fetch(tmp_path: Path, server: Server) -> None:

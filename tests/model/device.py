@@ -46,6 +46,7 @@ from remote.protocol.messages import (
     Spaces,
 )
 from remote.protocol.nodes import Name, NodeState
+from remote.protocol.service import TakePart
 from tests.model.server import SECRET, SPACE, Desk, Server
 
 T = TypeVar("T")
@@ -162,6 +163,9 @@ class Remote:
 
     async def get_parts(self, space: SpaceId, parts: Sequence[ChunkPart]) -> list[bytes]:
         return await self.wire.carry(lambda: self.desk.get_parts(space, parts))
+
+    async def read_parts(self, space: SpaceId, parts: Sequence[ChunkPart], take: TakePart) -> None:
+        await self.wire.carry(lambda: self.desk.read_parts(space, parts, take))
 
     async def moments(self, space: SpaceId, folder: NodeId, limit: int) -> Moments:
         return await self.wire.carry(lambda: self.desk.moments(space, folder, limit))

@@ -37,6 +37,7 @@ from remote.protocol.messages import (
 )
 from remote.protocol.nodes import ROOT_NAME, Kind, Name, NodeState, NodeVersion
 from remote.protocol.sealing import header_of, part_range
+from remote.protocol.service import TakePart
 
 SPACE = SpaceId(7)
 SECRET = b"s" * 32
@@ -311,6 +312,10 @@ class Desk:
                 data = header + data[offset : offset + length]
             found.append(data)
         return found
+
+    async def read_parts(self, space: SpaceId, parts: Sequence[ChunkPart], take: TakePart) -> None:
+        for part, data in zip(parts, await self.get_parts(space, parts), strict=True):
+            take(part.id, part.first, part.frames, data)
 
     async def moments(self, space: SpaceId, folder: NodeId, limit: int) -> Moments:
         alive = self.server.alive()

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.response import Stream
 
 from remote.protocol.errors import Busy
 from remote.protocol.ids import SpaceId
@@ -29,9 +30,10 @@ from remote.protocol.messages import (
     UrlsRequest,
     WantRequest,
 )
+from remote.protocol.parts import PARTS_TYPE
 from remote.server.database.accounts import Device
 from remote.server.http.bodies import check_protocol, read_message, space_of, token_of
-from remote.server.http.problems import AnyRequest, message_response
+from remote.server.http.problems import PROTOCOL_HEADER, AnyRequest, message_response
 from remote.server.instance import Instance
 from remote.server.limits import as_rev
 
@@ -72,6 +74,7 @@ class Routes:
             self._in_space("chunks/want", WantRequest, SMALL_BODY_MAX, answers.want),
             self._in_space("chunks/put", PutRequest, _PUT_BODY_MAX, answers.put),
             self._in_space("chunks/get", GetRequest, SMALL_BODY_MAX, answers.get),
+            self._read_parts(),
             self._in_space("chunks/urls", UrlsRequest, SMALL_BODY_MAX, answers.urls),
         ]
 
@@ -159,6 +162,19 @@ class Routes:
                 self._large_bodies -= 1
 
         return handler
+
+    def _read_parts(self) -> HTTPRouteHandler:
+        decoder = msgspec.msgpack.Decoder(GetRequest)
+
+        @post("/v1/spaces/{space:str}/chunks/read", status_code=200)
+        async def read_parts(request: AnyRequest) -> Stream:
+            device = await self._device(request)
+            message = await read_message(request, decoder, SMALL_BODY_MAX)
+            size, pieces = await self._instance.answers.read(device, space_of(request), message)
+            headers = {PROTOCOL_HEADER: str(PROTOCOL_VERSION), "Content-Length": str(size)}
+            return Stream(pieces, media_type=PARTS_TYPE, headers=headers)
+
+        return read_parts
 
     async def _device(self, request: AnyRequest) -> Device:
         check_protocol(request)

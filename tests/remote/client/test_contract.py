@@ -21,7 +21,7 @@ from remote.protocol.cutting import recut
 from remote.protocol.errors import BadRequest, ChunkMissing, CursorTooOld, NotFound, NotSignedIn
 from remote.protocol.ids import NOW, ROOT, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.manifests import build, decode_leaf
-from remote.protocol.messages import Change, ChunkPart, Commit, CommitAnswer, FolderQuery
+from remote.protocol.messages import Below, Change, ChunkPart, Commit, CommitAnswer, FolderQuery
 from remote.protocol.nodes import EMPTY, Entry, Kind, Manifest, Name, NodeState, NodeVersion
 from remote.protocol.sealing import FRAME, Sealed, frame_count, open_chunk, open_frames, open_leaf, seal
 from remote.protocol.service import Service
@@ -240,6 +240,29 @@ async def test_chunks_go_there_and_back(desk: Desk) -> None:
         )
         assert whole == chunk.data, "all frames are the whole chunk"
         assert open_frames(entry_of(chunk), part, last, 1) == plain[last * FRAME :]
+
+
+async def test_parts_and_what_is_below_a_leaf_are_read_in_one_request(desk: Desk) -> None:
+    plains = [os.urandom(300_000 + number) for number in range(70)]
+    sealed = [desk.seal(plain) for plain in plains]
+    size = sum(map(len, plains))
+    manifest, leaves = build(size, [entry_of(chunk) for chunk in sealed], desk.seal)
+    await desk.service.send_chunks(desk.space, {chunk.id: chunk.data for chunk in (*sealed, *leaves)})
+    found: dict[tuple[bytes, int, int], bytes] = {}
+    before = desk.traffic.requests, desk.traffic.received_bytes
+    leaf = manifest.entries[0]
+    await desk.service.read_parts(
+        desk.space,
+        [ChunkPart(leaf.id, 0, 1, Below(leaf.key, 1, 0, 10)), ChunkPart(sealed[69].id, 0, 3)],
+        lambda chunk, first, frames, data: found.update({(chunk, first, frames): bytes(data)}),
+    )
+    assert desk.traffic.requests == before[0] + 1
+    assert list(found) == [(leaf.id, 0, 1), (sealed[0].id, 0, 1), (sealed[69].id, 0, 3)]
+    assert sum(map(len, found.values())) < desk.traffic.received_bytes - before[1] < 600_000
+    assert found[sealed[69].id, 0, 3] == sealed[69].data
+    assert open_frames(entry_of(sealed[0]), found[sealed[0].id, 0, 1], 0, 1) == plains[0][:FRAME]
+    with pytest.raises(NotFound):
+        await desk.service.read_parts(desk.space, [ChunkPart(desk.seal(b"absent").id, 0, 1)], lambda *_: None)
 
 
 async def test_one_frame_of_a_large_chunk_costs_about_a_frame(desk: Desk) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -32,6 +32,8 @@ from remote.protocol.messages import (
     WantAnswer,
     WantRequest,
 )
+from remote.protocol.parts import PARTS_TYPE, Head
+from remote.protocol.sealing import Buffer
 
 pytestmark = pytest.mark.anyio
 
@@ -452,3 +454,75 @@ async def test_a_cancelled_download_leaves_the_service_usable(open_peer: OpenPee
                 await trio.testing.wait_all_tasks_blocked(0.001)
         store.on_get = None
         assert await service.get_parts(SPACE, parts) == list(chunks.values())
+
+
+def items(parts: Sequence[ChunkPart], held: dict[ChunkId, bytes]) -> bytes:
+    """The body of an answer to `chunks/read`."""
+    heads = [Head(part.id, part.first, part.frames, len(held[part.id])) for part in parts]
+    return b"".join(head.pack() + held[head.id] for head in heads)
+
+
+async def test_a_cut_answer_goes_on_with_the_parts_that_are_missing(open_peer: OpenPeer) -> None:
+    chunks = made(*[50_000] * 6)
+    parts = [ChunkPart(chunk, 0, 1) for chunk in chunks]
+    asked = []
+
+    async def script(request: Any) -> bytes | None:
+        wanted = msgspec.msgpack.decode(request.body, type=GetRequest).parts
+        asked.append(len(wanted))
+        answer = peer.reply(200, items(wanted, chunks), content_type=PARTS_TYPE)
+        if len(asked) == 3:
+            return bytes(answer)
+        await request.stream.send_all(answer[: len(answer) * 2 // 5])
+        return None
+
+    async with open_peer() as peer, connect(peer.url, "token", patience=QUICK) as service:
+        peer.script = script
+        taken: list[tuple[bytes, bytes]] = []
+        await service.read_parts(SPACE, parts, lambda chunk, _first, _frames, data: taken.append((chunk, bytes(data))))
+    assert asked == [6, 4, 3]
+    assert taken == list(chunks.items()), "each whole, once, in order"
+
+
+@pytest.mark.parametrize("harm", ["a page", "too long", "left out", "a problem"])
+async def test_an_answer_that_is_none_is_an_error(open_peer: OpenPeer, harm: str) -> None:
+    chunks = made(100)
+    (chunk,) = chunks
+    parts = [ChunkPart(chunk, 0, 1)]
+    async with open_peer() as peer, connect(peer.url, "token", patience=QUICK) as service:
+        answers = {
+            "a page": peer.reply(200, b"<html>Please sign in", content_type="text/html"),
+            "too long": peer.reply(200, Head(chunk, 0, 1, 1 << 31).pack() + b"x", content_type=PARTS_TYPE),
+            "left out": peer.reply(200, b"", content_type=PARTS_TYPE),
+            "a problem": peer.message(Problem("not-found", "There is no such chunk."), 404),
+        }
+        peer.answer(answers[harm])
+        expected = {"a page": Unreachable, "a problem": NotFound}.get(harm, ServerFault)
+        with pytest.raises(expected):
+            await service.read_parts(SPACE, parts, lambda *_: None)
+
+
+async def test_after_a_cancelled_read_nothing_is_taken_any_more(open_peer: OpenPeer) -> None:
+    chunks = made(100, 200)
+    parts = [ChunkPart(chunk, 0, 1) for chunk in chunks]
+    taken: list[bytes] = []
+    first_taken = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def take(chunk: ChunkId, _first: int, _frames: int, _data: Buffer) -> None:
+        taken.append(chunk)
+        token.run_sync_soon(first_taken.set)
+
+    async def script(request: Any) -> bytes | None:
+        answer = peer.reply(200, items(parts, chunks), content_type=PARTS_TYPE)
+        await request.stream.send_all(answer[:-10])
+        await trio.sleep_forever()
+        return None
+
+    async with open_peer() as peer, connect(peer.url, "token", patience=QUICK) as service:
+        peer.script = script
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.read_parts, SPACE, parts, take)
+            await first_taken.wait()
+            nursery.cancel_scope.cancel()
+        assert taken == [parts[0].id]

@@ -51,6 +51,7 @@ from remote.protocol.messages import (
     WantRequest,
 )
 from remote.protocol.nodes import EMPTY, Kind, Manifest, Name, NodeState, NodeVersion
+from remote.protocol.parts import HEAD_SIZE, PARTS_TYPE, Head
 from remote.server import accounts
 from remote.server import instance as instances
 from remote.server.database.schema import SHARD_KEYS
@@ -61,7 +62,7 @@ Message = TypeVar("Message")
 PASSWORD = "correct horse"
 SPACE_ROUTES = (
     *("list", "nodes", "commits", "moments", "as-of", "history"),
-    *("chunks/want", "chunks/put", "chunks/get", "chunks/urls"),
+    *("chunks/want", "chunks/put", "chunks/get", "chunks/read", "chunks/urls"),
 )
 
 
@@ -161,6 +162,21 @@ class Asker:
 
     async def get(self, *parts: ChunkPart, space: int = 0) -> tuple[bytes, ...]:
         return (await self.in_space("chunks/get", GetRequest(parts), GetAnswer, space)).parts
+
+    async def read(self, *parts: ChunkPart) -> list[tuple[Head, bytes]]:
+        """The items of the answer."""
+        body = msgspec.msgpack.encode(GetRequest(parts))
+        response = await self.raw("POST", f"/v1/spaces/{self.home}/chunks/read", body)
+        if response.status_code != 200:
+            raise error_of(response)
+        assert response.headers["content-type"] == PARTS_TYPE
+        assert int(response.headers["content-length"]) == len(response.content)
+        found, at = [], 0
+        while at < len(response.content):
+            head = Head.unpack(response.content[at : at + HEAD_SIZE])
+            at += HEAD_SIZE + head.length
+            found.append((head, response.content[at - head.length : at]))
+        return found
 
     async def urls(self, *chunks: ChunkId) -> UrlsAnswer:
         return await self.in_space("chunks/urls", UrlsRequest(chunks), UrlsAnswer)

@@ -151,6 +151,7 @@ def message_for(what: str) -> bytes:
         "chunks/want": {"chunks": []},
         "chunks/put": {"chunks": []},
         "chunks/get": {"parts": []},
+        "chunks/read": {"parts": []},
         "chunks/urls": {"chunks": []},
     }
     return msgspec.msgpack.encode(messages[what])

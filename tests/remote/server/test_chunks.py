@@ -12,6 +12,7 @@ import pytest
 
 from remote.protocol import manifests, sealing
 from remote.protocol.errors import BadRequest, ChunkDamaged, ChunkMissing, NotAllowed, NotFound, ServerFault, TooLarge
+from remote.protocol.ids import ChunkId
 from remote.protocol.messages import (
     CHUNK_MAX,
     CHUNKS_MAX,
@@ -19,6 +20,7 @@ from remote.protocol.messages import (
     PACK_MAX,
     PUT_BODY_MAX,
     SMALL_CHUNK_MAX,
+    Below,
     ChunkPart,
     PutRequest,
     WantRequest,
@@ -181,6 +183,60 @@ async def test_frames_of_a_sealed_chunk(ann: Any, build: Any) -> None:
     for first, frames in ((3, 2), (4, 1), (-1, 1), (0, -1), (1, 0), (0, 1 << 40)):
         with pytest.raises(BadRequest):
             await ann.get(ChunkPart(sealed.id, first, frames))
+
+
+async def test_many_parts_are_read_in_one_answer(ann: Any, build: Any) -> None:
+    secret = (await ann.space()).domain_secret
+    plain = os.urandom(900_000)
+    large, small, empty = (
+        sealing.seal(plain, secret),
+        sealing.seal(b"small", secret),
+        sealing.seal(bytes(300_000), secret),
+    )
+    await send_large(ann, large.data)
+    await ann.put(small.data, empty.data)
+    asked = [
+        *(ChunkPart(large.id, 2, 3), ChunkPart(small.id, 0, 1), ChunkPart(large.id), ChunkPart(empty.id, 1, 2)),
+        *(ChunkPart(large.id, 0, 7), ChunkPart(small.id)),
+    ]
+    items = await ann.read(*asked)
+    assert [head[:3] for head, _ in items] == [(part.id, part.first, part.frames) for part in asked]
+    assert tuple(data for _, data in items) == await ann.get(*asked), "the same bytes as in a message"
+    assert await ann.read() == []
+    for first, frames in ((3, 5), (8, 1), (-1, 1), (0, -1), (1, 0), (0, 1 << 40)):
+        with pytest.raises(BadRequest):
+            await ann.read(ChunkPart(small.id, 0, 1), ChunkPart(large.id, first, frames))
+    with pytest.raises(NotFound):
+        await ann.read(ChunkPart(small.id), ChunkPart(ChunkId(bytes(32)), 0, 1))
+
+
+async def test_what_is_below_a_leaf_comes_with_it(ann: Any, bob: Any) -> None:
+    secret = (await ann.space()).domain_secret
+    pieces = [sealing.seal(os.urandom(300_000), secret) for _ in range(200)]
+    entries = [Entry(piece.id, piece.key, piece.length) for piece in pieces]
+    entries.insert(3, Entry(ChunkId(b""), b"", 1_000_000))
+    manifest, leaves = manifests.build(61_000_000, entries, lambda data: sealing.seal(data, secret))
+    for piece in pieces[:10]:
+        await send_large(ann, piece.data)
+    await ann.put(*(leaf.data for leaf in leaves))
+    leaf = manifest.entries[0]
+    # From the second frame of the third chunk, over the hole, into the fourth chunk's first frame.
+    below = Below(leaf.key, 1, 600_000 + sealing.FRAME, 1_900_000 + 10)
+    items = await ann.read(ChunkPart(leaf.id, 0, 1, below))
+    assert [head[:3] for head, _ in items] == [(leaf.id, 0, 1), (pieces[2].id, 1, 2), (pieces[3].id, 0, 1)]
+    assert manifests.decode_leaf(sealing.open_leaf(leaf, items[0][1]))[2] == entries[2]
+    opened = sealing.open_frames(entries[2], items[1][1], 1, 2)
+    assert opened == sealing.open_chunk(entries[2], pieces[2].data)[sealing.FRAME :]
+    for wrong in (
+        *(Below(leaf.key, 0, 0, 1), Below(leaf.key, 9, 0, 1), Below(leaf.key, 1, 5, 5), Below(leaf.key, 1, -1, 5)),
+        Below(leaf.key, 1, 0, 1 << 40),
+    ):
+        with pytest.raises(BadRequest):
+            await ann.read(ChunkPart(leaf.id, 0, 1, wrong))
+    with pytest.raises(ChunkDamaged):
+        await ann.read(ChunkPart(leaf.id, 0, 1, Below(bytes(32), 1, 0, 1)))
+    with pytest.raises(NotFound):
+        await bob.read(ChunkPart(leaf.id, 0, 1, below))
 
 
 async def test_frames_of_what_is_no_sealed_chunk(ann: Any, build: Any) -> None:

@@ -79,7 +79,19 @@ async def test_a_fault_says_nothing_of_the_inside(ann: Any, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    "what", ["list", "nodes", "moments", "as-of", "history", "chunks/want", "chunks/put", "chunks/get", "chunks/urls"]
+    "what",
+    [
+        "list",
+        "nodes",
+        "moments",
+        "as-of",
+        "history",
+        "chunks/want",
+        "chunks/put",
+        "chunks/get",
+        "chunks/read",
+        "chunks/urls",
+    ],
 )
 async def test_garbage_in_any_route_is_a_bad_request(ann: Any, build: Any, what: str) -> None:
     deep = b"\x81\xa1x" * 200_000 + b"\x00"
