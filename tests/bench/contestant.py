@@ -124,6 +124,10 @@ class Contestant(ABC):
         """The most memory that its daemon had at once, so far."""
         return self._daemons_used.peak_bytes(self.daemons())
 
+    def longest_turn_ms(self) -> float:
+        """How long at the most a request had to wait for the daemon's loop, so far; 0 when it does not say."""
+        return 0.0
+
     def proxied(self, target: int) -> int:
         """A port that leads to this port over the wire that is measured."""
         proxy = Proxy(self.home / f"wire-{len(self._proxies)}", target, self._delay_seconds)

@@ -107,6 +107,7 @@ def _first_sight(one: Filled, size: int) -> Iterator[Figure]:
     yield Figure("background listing", "s", time.monotonic() - mounted)
     yield Figure("longest answer meanwhile", "ms", max(answers) * 1e3)
     daemon = one.daemons()[0]
+    yield Figure("longest turn of the daemon's loop", "ms", one.longest_turn_ms())
     yield Figure("daemon CPU for it", "s", one.used().daemon_cpu_seconds)
     yield Figure("daemon RSS after it", "MB", resident_bytes(daemon) / MB)
     yield Figure("daemon peak RSS", "MB", peak_bytes(daemon) / MB)

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 from tests.bench.contestant import Contestant, Local
+from tests.bench.goals import GOALS
 from tests.bench.growing import grow
 from tests.bench.peers import NOT_HAD, PEERS
 from tests.bench.rounds import GROUPS, Results, chosen, run_rounds
@@ -39,6 +41,9 @@ The steps:
 def main() -> None:
     """Measures and prints; the exit code is 1 when something of this checkout failed."""
     given = _parser().parse_args()
+    # So that mounts and servers are taken away then, too.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit("ended by a signal"))
     given.work.mkdir(parents=True, exist_ok=True)
     if given.growth:
         sys.exit(grow(given))
@@ -77,7 +82,7 @@ def main() -> None:
         print(told)
     else:
         print(", ".join(f"{key} {value}" for key, value in machine.items()) + "\n")
-        print(table(results, [kind.name for kind in kinds]))
+        print(table(results, [kind.name for kind in kinds], GOALS.get(given.latency, {})))
         print("\n" + costs(results))
         for line in [*(f"{name} is left out: {why}" for name, why in results.missing.items()), *results.failed]:
             print(line)
@@ -138,10 +143,10 @@ def ratios(unit: str, found: dict[str, float]) -> tuple[float | None, str, float
     return local, best, better(unit, ours, peers[best])
 
 
-def table(results: Results, names: list[str]) -> str:
-    """The figures as a table in Markdown."""
-    peers = len(names) > 2
-    head = ["what", "unit", *names, "to local", *(["to the best peer"] if peers else [])]
+def table(results: Results, names: list[str], goals: dict[str, float]) -> str:
+    """The figures as a table in Markdown; ratios above 1 say that ours is the better one."""
+    peers = any(name not in (Local.name, Satchel.name) for name in names)
+    head = ["what", "unit", *names, "to local", *(["to the best peer"] if peers else []), "goal", "to goal"]
     lines = [f"| {' | '.join(head)} |", f"| --- | --- |{' ---: |' * (len(head) - 2)}"]
     for what in results.order:
         found = medians(results.values[what])
@@ -150,6 +155,9 @@ def table(results: Results, names: list[str]) -> str:
         cells.append(_number(local, 3))
         if peers:
             cells.append(f"{_number(to_best, 3)} {best}".strip())
+        goal, ours = goals.get(what), found.get(Satchel.name)
+        reached = better(results.units[what], ours, goal) if goal is not None and ours is not None else None
+        cells += [_number(goal), _number(reached, 3)]
         lines.append(f"| {what} | {results.units[what]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -175,7 +183,7 @@ def costs(results: Results) -> str:
 def _number(value: float | None, digits: int = 4) -> str:
     if value is None:
         return ""
-    return f"{value:,.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+    return f"{value:,.0f}" if value >= 10 ** (digits - 1) or value == int(value) else f"{value:.{digits}g}"
 
 
 def as_json(machine: dict[str, object], results: Results) -> dict[str, object]:

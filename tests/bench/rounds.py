@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.bench.contestant import Contestant, Missing, Used, discard, new_home, running
 from tests.bench.large import LARGE, MIDDLE, SPARSE
@@ -19,6 +20,7 @@ GROUPS: tuple[tuple[Step, ...], ...] = (LARGE, SPARSE, MIDDLE, SMALL, SOURCE, EL
 STEP_SECONDS = 600
 PEAK = "daemon: peak RSS over all of it"
 CPU = "daemon: CPU over all of it"
+TURN = "daemon: longest turn of its loop"
 
 
 class TooLong(Exception):
@@ -74,33 +76,38 @@ def run_rounds(
     """Contestants alternate: each group of steps is done with all of them before the next one, in changing order."""
     results = Results()
     for number in range(rounds):
-        peaks: dict[str, float] = {}
-        seconds: dict[str, float] = {}
+        spent: dict[str, list[_Spent]] = {}
         for place, group in enumerate(groups):
             turn = (number + place) % len(kinds)
             for kind in kinds[turn:] + kinds[:turn]:
                 steps = [step for step in group if kind is Satchel or not step.satchel_only]
-                if not steps or kind.name in results.missing:
-                    continue
-                home = new_home(work / f"{number}-{steps[0].name}-{kind.name}")
-                used, peak = _group(kind, home, steps, scale, delay_seconds, results)
-                if peak:
-                    peaks[kind.name] = max(peaks.get(kind.name, 0.0), peak)
-                    seconds[kind.name] = seconds.get(kind.name, 0.0) + used
-                discard(home)
-        for name, value in peaks.items():
-            results.add(name, Figure(PEAK, "MB", value / MB))
-        for name, value in seconds.items():
-            results.add(name, Figure(CPU, "s", value))
+                if steps and kind.name not in results.missing:
+                    home = new_home(work / f"{number}-{steps[0].name}-{kind.name}")
+                    spent.setdefault(kind.name, []).append(_group(kind, home, steps, scale, delay_seconds, results))
+                    discard(home)
+        for name, each in spent.items():
+            if any(one.peak_bytes for one in each):
+                results.add(name, Figure(PEAK, "MB", max(one.peak_bytes for one in each) / MB))
+                results.add(name, Figure(CPU, "s", sum(one.cpu_seconds for one in each)))
+            if any(one.longest_turn_ms for one in each):
+                results.add(name, Figure(TURN, "ms", max(one.longest_turn_ms for one in each)))
     return results
+
+
+class _Spent(NamedTuple):
+    """By the daemons in one group of steps."""
+
+    cpu_seconds: float
+    peak_bytes: float
+    longest_turn_ms: float
 
 
 def _group(
     kind: type[Contestant], home: Path, steps: list[Step], scale: Scale, delay_seconds: float, results: Results
-) -> tuple[float, float]:
-    """CPU seconds and the most memory of the daemon; what fails is noted, and ends the group."""
+) -> _Spent:
+    """What the daemons spent; what fails is noted, and ends the group."""
     doing = "start"
-    seconds = peak = 0.0
+    spent = _Spent(0.0, 0.0, 0.0)
     try:
         with running(kind, home, delay_seconds) as one:
             for step in steps:
@@ -114,14 +121,14 @@ def _group(
                 results.used.setdefault(step.name, {}).setdefault(one.name, []).append(
                     used.since(before).since(one.cooling.since(cooled))
                 )
-                seconds, peak = used.daemon_cpu_seconds, one.peak_bytes()
+                spent = _Spent(used.daemon_cpu_seconds, one.peak_bytes(), one.longest_turn_ms())
     except Missing as missing:
         results.missing[kind.name] = str(missing)
         say(f"  {kind.name:>14}  is left out: {missing}")
     except (OSError, AssertionError, RuntimeError, TooLong, subprocess.SubprocessError) as error:
         results.failed.append(f"{kind.name}: {doing}: {error!r}")
         say(f"  {kind.name:>14}  FAILED at {doing}: {error!r}")
-    return seconds, peak
+    return spent
 
 
 @contextmanager

@@ -36,6 +36,7 @@ class Satchel(Contestant):
         self._daemon = 0
         self._requests_of_ended = 0
         self._requests_then = 0
+        self._longest_turn = 0.0
         self._counted: Device | None = None
         self._reached: Server | None = None
 
@@ -139,8 +140,15 @@ class Satchel(Contestant):
             self.device.stats()["requests"] - self._requests_then if self._daemon and self.device else 0
         )
 
+    def longest_turn_ms(self) -> float:
+        """Of all daemons that were measured."""
+        if self._daemon and self.device:
+            self._longest_turn = max(self._longest_turn, self.device.stats()["longest_turn_ms"])
+        return self._longest_turn
+
     def ending(self) -> None:
         """See Contestant."""
+        self.longest_turn_ms()
         super().ending()
         self._requests_of_ended = self.requests()
 
