@@ -18,6 +18,7 @@ from tests.bench.growing import grow
 from tests.bench.peers import NOT_HAD, PEERS
 from tests.bench.rounds import GROUPS, Results, chosen, run_rounds
 from tests.bench.satchel import Satchel
+from tests.bench.saved import load, used_as_json
 from tests.bench.work import MB, Scale
 
 DISK_PER_BYTE = 8
@@ -59,10 +60,11 @@ def main() -> None:
     scale = Scale(_size(given.large), given.files, given.seconds)
     if shutil.disk_usage(given.work).free < scale.large * DISK_PER_BYTE:
         sys.exit(f"{given.work} has not the {scale.large * DISK_PER_BYTE / 1e9:.0f} GB free that this needs: --work")
-    began, load = time.monotonic(), os.getloadavg()[0]
+    began, load_before = time.monotonic(), os.getloadavg()[0]
     work = Path(tempfile.mkdtemp(prefix="satchel-bench-", dir=given.work))
     try:
-        results = run_rounds(kinds, groups, scale, work, given.rounds, given.latency / 1e3)
+        results = load(given.add_to) if given.add_to else Results()
+        run_rounds(results, kinds, groups, scale, work, given.rounds, given.latency / 1e3)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     results.missing.update({name: NOT_HAD[name] for name in wanted if name in NOT_HAD})
@@ -70,14 +72,14 @@ def main() -> None:
         "cores": os.cpu_count(),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "load at start, end": f"{load:.1f}, {os.getloadavg()[0]:.1f}",
-        "rounds": given.rounds,
+        "load at start, end": f"{load_before:.1f}, {os.getloadavg()[0]:.1f}",
+        "rounds": max(len(each) for by_name in results.values.values() for each in by_name.values()),
         "ms each way": given.latency,
         "seconds": round(time.monotonic() - began),
     }
     told = json.dumps(as_json(machine, results), indent=2)
-    if given.save:
-        given.save.write_text(told + "\n")
+    if given.add_to:
+        given.add_to.write_text(told + "\n")
     if given.json:
         print(told)
     else:
@@ -109,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", default="", metavar="N,…", help="with --growth: how many files")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="with --growth: draws the cost of each operation")
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else on stdout")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="keeps the JSON there, too")
+    parser.add_argument(
+        "--add-to", type=Path, metavar="FILE", help="keep the JSON there, with earlier rounds of the same"
+    )
     parser.add_argument("--work", type=Path, default=Path("/var/tmp"), metavar="DIR", help="a folder on a real disk")
     return parser
 
@@ -203,20 +207,10 @@ def as_json(machine: dict[str, object], results: Results) -> dict[str, object]:
                 "to_best_peer": to_best,
             }
         )
-    used = {
-        step: {
-            name: [
-                {
-                    "daemon_cpu_seconds": one.daemon_cpu_seconds,
-                    "store_cpu_seconds": one.store_cpu_seconds,
-                    "requests": one.requests,
-                    "sent_bytes": one.wire.sent_bytes,
-                    "received_bytes": one.wire.received_bytes,
-                }
-                for one in each
-            ]
-            for name, each in by_name.items()
-        }
-        for step, by_name in results.used.items()
+    return {
+        "machine": machine,
+        "figures": figures,
+        "used": used_as_json(results),
+        "missing": results.missing,
+        "failed": results.failed,
     }
-    return {"machine": machine, "figures": figures, "used": used, "missing": results.missing, "failed": results.failed}

@@ -71,10 +71,15 @@ def chosen(words: list[str]) -> list[list[Step]]:
 
 
 def run_rounds(
-    kinds: list[type[Contestant]], groups: list[list[Step]], scale: Scale, work: Path, rounds: int, delay_seconds: float
-) -> Results:
-    """Contestants alternate: each group of steps is done with all of them before the next one, in changing order."""
-    results = Results()
+    results: Results,
+    kinds: list[type[Contestant]],
+    groups: list[list[Step]],
+    scale: Scale,
+    work: Path,
+    rounds: int,
+    delay_seconds: float,
+) -> None:
+    """Adds rounds; contestants alternate: each group of steps is done with all of them, in changing order."""
     for number in range(rounds):
         spent: dict[str, list[_Spent]] = {}
         for place, group in enumerate(groups):
@@ -91,7 +96,6 @@ def run_rounds(
                 results.add(name, Figure(CPU, "s", sum(one.cpu_seconds for one in each)))
             if any(one.longest_turn_ms for one in each):
                 results.add(name, Figure(TURN, "ms", max(one.longest_turn_ms for one in each)))
-    return results
 
 
 class _Spent(NamedTuple):
