@@ -5,6 +5,7 @@ brought up to that rev first, and what it said of a node meanwhile counts.
 """
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,11 @@ from remote.protocol.service import Service
 _AT_ONCE: Final = 100
 """States taken in between two looks at what programs want: 2-3 ms."""
 _ASKED_AT_ONCE: Final = 500
+_AHEAD_AT_ONCE: Final = 64
+"""Folders listed ahead in one request: whoever wants the first of them waits for all."""
+_AHEAD_MAX: Final = 4_096
+_AHEAD_SECONDS: Final = 1.0
+"""For so long after a program waited for a listing it is taken to be on its way through the tree."""
 _CURSOR: Final = "cursor"
 
 
@@ -93,6 +99,11 @@ class Pull:
         self.mount = mount
         self._tree = tree
         self._listing: dict[NodeId, trio.Event] = {}
+        # Folders in those that programs waited for, the likely next one first.
+        self._ahead: deque[NodeId] = deque(maxlen=_AHEAD_MAX)
+        self._waited_at = -_AHEAD_SECONDS
+        self.looked = trio.Event()
+        """There is something to be listed ahead: see `list_ahead`."""
         self.lock = trio.Lock()
         # While requests are on their way: what the journal said meanwhile, which is newer than their answers.
         self._recent: dict[NodeId, Rev] = {}
@@ -220,12 +231,24 @@ class Pull:
             if running is not None:
                 await running.wait()
                 continue
-            done = self._listing[folder] = trio.Event()
-            try:
-                await self.list_folders([folder])
-            finally:
-                del self._listing[folder]
-                done.set()
+            self._waited_at = trio.current_time()
+            await self.list_folders([folder], is_wanted=True)
+            self.looked.set()
+
+    async def list_ahead(self) -> None:
+        """Lists what a program that waited for a listing is likely to look into next; raises RemoteError.
+
+        A program that goes through a tree waits for a request for the first folders only, not for one for each.
+        """
+        self.looked = trio.Event()
+        while self._ahead and trio.current_time() < self._waited_at + _AHEAD_SECONDS:
+            folders = [self._ahead.popleft() for _ in range(min(len(self._ahead), _AHEAD_AT_ONCE))]
+            await self.list_folders([folder for folder in folders if self._is_worth_listing(folder)], is_wanted=True)
+        self._ahead.clear()
+
+    def _is_worth_listing(self, folder: NodeId) -> bool:
+        record = self._tree.record(folder)
+        return record is not None and record.is_unlisted_folder
 
     def _is_listed(self, folder: NodeId) -> bool:
         record = self._tree.record(folder)
@@ -233,21 +256,37 @@ class Pull:
             raise NoSuchNode(f"There is no folder {folder} here.")
         return record.is_listed
 
-    async def list_folders(self, folders: Sequence[NodeId]) -> int:
-        """Lists these folders whole; returns how many children came. For many, asks for many at once."""
-        self._mark(folders)
-        left = dict.fromkeys(folders, b"")
+    async def list_folders(self, folders: Sequence[NodeId], *, is_wanted: bool = False) -> int:
+        """Lists these folders whole; returns how many children came. For many, asks for many at once.
+
+        Those that programs wait for already are left out. `is_wanted`: so are these, and what is in them comes next.
+        """
+        own = {folder: trio.Event() for folder in folders if folder not in self._listing}
+        if is_wanted:
+            self._listing |= own
+        self._mark(own)
+        left = dict.fromkeys(own, b"")
         found = 0
-        while left:
-            queries = [FolderQuery(folder, after) for folder, after in left.items()]
-            with self.crossing():
-                listing = await self.service.list_folders(self.home.space, queries)
-                if listing.rev > self._tree.cursor:
-                    await self.catch_up()
-                async with self.lock:
-                    for answer in listing.folders:
-                        found += len(answer.children)
-                        await self._take_listing(answer, left)
+        try:
+            while left:
+                queries = [FolderQuery(folder, after) for folder, after in left.items()]
+                with self.crossing():
+                    listing = await self.service.list_folders(self.home.space, queries)
+                    if listing.rev > self._tree.cursor:
+                        await self.catch_up()
+                    async with self.lock:
+                        for answer in listing.folders:
+                            found += len(answer.children)
+                            await self._take_listing(answer, left)
+                            if answer.folder not in left:
+                                own[answer.folder].set()
+                            if is_wanted:
+                                self._ahead.extendleft(reversed(_folders_in(answer)))
+        finally:
+            for folder, event in own.items():
+                if self._listing.get(folder) is event:
+                    del self._listing[folder]
+                event.set()
         return found
 
     async def _take_listing(self, answer: FolderListing, left: dict[NodeId, bytes]) -> None:
@@ -327,6 +366,10 @@ class Pull:
     def _has_rev(self, node: NodeId) -> bool:
         record = self._tree.record(node)
         return record is not None and record.rev > 0
+
+
+def _folders_in(answer: FolderListing) -> list[NodeId]:
+    return [one.node for one in answer.children if one.state is not None and one.state.kind is Kind.FOLDER]
 
 
 def effects_of(edit: Edit) -> Effects:

@@ -80,6 +80,7 @@ class Sync:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_pull)
             nursery.start_soon(self._run_push, nursery)
+            nursery.start_soon(self._look_ahead)
             if self._is_walking:
                 nursery.start_soon(self._walk)
 
@@ -310,6 +311,13 @@ class Sync:
                 return True
             if await push.goes_on_within(min(due - now, DEBOUNCE_SECONDS)):
                 return False
+
+    async def _look_ahead(self) -> None:
+        """Lists what programs are likely to look into next."""
+        while True:
+            await self._pull.looked.wait()
+            with self._connection():
+                await self._pull.list_ahead()
 
     async def _walk(self) -> None:
         """Lists folders in the background, round after round, while there are some that can be listed."""
