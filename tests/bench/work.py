@@ -57,7 +57,7 @@ class Step:
 
 def gib(size: int) -> str:
     """A size as tables say it."""
-    return f"{size / (1 << 30):.3g} GiB" if size >= 1 << 28 else f"{size / (1 << 20):.3g} MiB"
+    return f"{size / (1 << 30):.3g} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.3g} MiB"
 
 
 def timed(work: Callable[[], object]) -> float:
