@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -176,12 +177,12 @@ def discard(top: Path) -> None:
             path.unlink()
 
 
-def new_home(path: Path) -> Path:
+def new_home(work: Path, label: str) -> Path:
     """A new folder in a part of the disk of its own, where the file system can do that: see `discard`."""
-    path.mkdir(parents=True)
-    # "Top of a hierarchy": ext4 spreads what is made directly in it over the disk.
-    subprocess.run(["chattr", "+T", path], check=False, stderr=subprocess.DEVNULL)
-    return path
+    # "Top of a hierarchy": ext4 spreads what is made directly in it over the disk, by a hash of its name. So the name
+    # must be another one each time.
+    subprocess.run(["chattr", "+T", work], check=False, stderr=subprocess.DEVNULL)
+    return Path(tempfile.mkdtemp(prefix=f"{label}-", dir=work))
 
 
 def _forget(path: Path) -> None:

@@ -35,7 +35,7 @@ def growth(sizes: tuple[int, ...], work: Path, delay_seconds: float) -> Growth:
     """Figures by name and number of files."""
     found: Growth = {}
     for size in sizes:
-        home = new_home(work / f"growth-{size}")
+        home = new_home(work, f"growth-{size}")
         with running(Filled, home, delay_seconds) as one:
             assert isinstance(one, Filled)
             say(f"{size:,} files: filled in {timed(lambda size=size: one.filler.tree(size)):.0f} s")  # type: ignore[misc]
@@ -48,7 +48,7 @@ def growth(sizes: tuple[int, ...], work: Path, delay_seconds: float) -> Growth:
 
 def shapes(work: Path, delay_seconds: float) -> Iterator[Figure]:
     """A wide folder, a deep one, and a long file that is nearly all hole."""
-    home = new_home(work / "shapes")
+    home = new_home(work, "shapes")
     with running(Filled, home, delay_seconds) as one:
         assert isinstance(one, Filled)
         for piece in (_wide, _deep, _sparse):

@@ -87,7 +87,7 @@ def run_rounds(
             for kind in kinds[turn:] + kinds[:turn]:
                 steps = [step for step in group if kind is Satchel or not step.satchel_only]
                 if steps and kind.name not in results.missing:
-                    home = new_home(work / f"{number}-{steps[0].name}-{kind.name}")
+                    home = new_home(work, f"{number}-{steps[0].name}-{kind.name}")
                     spent.setdefault(kind.name, []).append(_group(kind, home, steps, scale, delay_seconds, results))
                     discard(home)
         for name, each in spent.items():
