@@ -4,7 +4,6 @@ pyfuse3 asks trio to wait for each request, which costs more than a short answer
 each other at once are answered in one turn of the loop, which is ended after a millisecond for others' sake.
 """
 
-import os
 import select
 import time
 from collections import deque
@@ -12,8 +11,6 @@ from types import TracebackType
 from typing import Final
 
 import trio
-
-SPIN = float(os.environ.get("SPIN", "0"))
 
 TURN_SECONDS: Final = 0.001
 """How long requests may keep the loop from its other tasks."""
