@@ -28,7 +28,7 @@ from remote.protocol.manifests import check
 from remote.protocol.messages import ChunkPart
 from remote.protocol.nodes import EMPTY, Manifest
 from remote.protocol.sealing import header_of, part_range
-from remote.protocol.service import Service
+from remote.protocol.service import Service, TakePart
 
 SECRET = b"s" * 32
 SPACE = SpaceId(1)
@@ -69,6 +69,10 @@ class Server:
             found.append(data)
         self.got_bytes += sum(map(len, found))
         return found
+
+    async def read_parts(self, space: SpaceId, parts: Sequence[ChunkPart], take: TakePart) -> None:
+        for part, data in zip(parts, await self.get_parts(space, parts), strict=True):
+            await trio.to_thread.run_sync(take, part.id, part.first, part.frames, data)
 
 
 class Device:
