@@ -212,6 +212,9 @@ def main() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     most = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    # The kernel holds each program to its own; that of the shell that mounted is nobody else's.
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     # What was loaded stays: to look through it at each full collection makes every program wait for 20 ms.
     gc.freeze()
     gc.set_threshold(_NEW_OBJECTS)

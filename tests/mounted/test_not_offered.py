@@ -4,6 +4,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import resource
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,15 @@ def test_limits_are_said_by_their_errno(path: Path) -> None:
         with pytest.raises(OSError) as refused:
             os.truncate(path, size)
         assert refused.value.errno == errno.EFBIG
+    fd = os.open(path, os.O_RDWR)
+    # The kernel takes it into its memory, and is told when it writes back.
+    assert os.pwrite(fd, b"x", 1 << 50) == 1
+    with pytest.raises(OSError) as refused:
+        os.fsync(fd)
+    assert refused.value.errno == errno.EFBIG
+    os.ftruncate(fd, len(CONTENT))
+    os.close(fd)
+    assert path.read_bytes() == CONTENT
     for number in range(2, 1_001):
         os.link(path, path.with_name(f"link {number}"))
     with pytest.raises(OSError) as refused:
@@ -63,6 +73,29 @@ def test_limits_are_said_by_their_errno(path: Path) -> None:
     with pytest.raises(OSError) as refused:
         os.setxattr(path, "user.three", bytes(60_000))
     assert refused.value.errno == errno.ENOSPC
+
+
+def test_a_file_size_limit_is_that_of_the_program_not_of_who_mounted(device: Any) -> None:
+    desk = device("desk", mount=False)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        desk.mount()
+        fd = os.open(desk.path / "file", os.O_WRONLY | os.O_CREAT)
+        assert os.pwrite(fd, bytes(10), 99_995) == 5
+        for refused_call in (lambda: os.pwrite(fd, b"x", 100_000), lambda: os.ftruncate(fd, 100_001)):
+            with pytest.raises(OSError) as refused:
+                refused_call()
+            assert refused.value.errno == errno.EFBIG
+        os.close(fd)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (desk.path / "file").stat().st_size == 100_000
+    content = os.urandom(5_000_000)
+    (desk.path / "large").write_bytes(content)
+    desk.umount()
+    desk.mount()
+    assert (desk.path / "large").read_bytes() == content
 
 
 def test_reading_does_not_change_atime(path: Path) -> None:
