@@ -133,7 +133,7 @@ class OpenFiles:
                 raise NoSuchNode(f"There is no file {node} here.")
             file = self._files[node] = OpenFile(node, record.local)
             if not is_writing and not record.staged:
-                self._siblings.opened(record.local)
+                self._siblings.opened(node, record.local)
         file.handles += 1
         file.writers += is_writing
         return Handle(file, is_writing)
