@@ -106,7 +106,7 @@ xattr
 """All for files but `io`, which holds and syncs every mount of the machine, and a few that mount or ask of devices."""
 BOUNDS: Final = {
     # By time it reports a file longer than RLIMIT_FSIZE: when time is up, its own fallocate writes nothing and says 0.
-    "fsize": ("--fsize-ops", "500"),
+    "fsize": ("--fsize-ops", "100", "--timeout", "60"),
 }
 SYNCFS_MAY_SAY: Final = {
     # It writes up to 2^62, which the kernel takes, and hands to the daemon when it writes back: beyond 16 TiB.
