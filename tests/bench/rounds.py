@@ -21,6 +21,7 @@ STEP_SECONDS = 600
 PEAK = "daemon: peak RSS over all of it"
 CPU = "daemon: CPU over all of it"
 TURN = "daemon: longest turn of its loop"
+OVER_ALL = (PEAK, CPU, TURN)
 
 
 class TooLong(Exception):
@@ -36,19 +37,31 @@ class Results:
     used: dict[str, dict[str, list[Used]]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
-    order: list[str] = field(default_factory=list)
-    _last: dict[str, str] = field(default_factory=dict)
+    _seen: dict[str, dict[str, None]] = field(default_factory=dict)
+
+    @property
+    def order(self) -> list[str]:
+        """The figures as the work goes: each behind the one before it, also when not all contestants have that."""
+        order: list[str] = []
+        for seen in sorted(self._seen.values(), key=len, reverse=True):
+            place = 0
+            for name in seen:
+                if name in order:
+                    place = order.index(name) + 1
+                else:
+                    order.insert(place, name)
+                    place += 1
+        return order
 
     def add(self, contestant: str, figure: Figure) -> None:
-        """Keeps a figure and says it."""
-        if figure.name not in self.units:
-            # Behind the one before it, also when another contestant did not have that.
-            before = self._last.get(contestant)
-            place = self.order.index(before) + 1 if before in self.order else len(self.order)
-            self.order.insert(place, figure.name)
-        self._last[contestant] = figure.name
+        """Keeps a figure."""
+        self._seen.setdefault(contestant, {})[figure.name] = None
         self.units[figure.name] = figure.unit
         self.values.setdefault(figure.name, {}).setdefault(contestant, []).append(figure.value)
+
+    def tell(self, contestant: str, figure: Figure) -> None:
+        """Keeps a figure and says it."""
+        self.add(contestant, figure)
         say(f"  {contestant:>14}  {figure.name}: {figure.value:,.4g} {figure.unit}")
 
 
@@ -92,10 +105,10 @@ def run_rounds(
                     discard(home)
         for name, each in spent.items():
             if any(one.peak_bytes for one in each):
-                results.add(name, Figure(PEAK, "MB", max(one.peak_bytes for one in each) / MB))
-                results.add(name, Figure(CPU, "s", sum(one.cpu_seconds for one in each)))
+                results.tell(name, Figure(PEAK, "MB", max(one.peak_bytes for one in each) / MB))
+                results.tell(name, Figure(CPU, "s", sum(one.cpu_seconds for one in each)))
             if any(one.longest_turn_ms for one in each):
-                results.add(name, Figure(TURN, "ms", max(one.longest_turn_ms for one in each)))
+                results.tell(name, Figure(TURN, "ms", max(one.longest_turn_ms for one in each)))
 
 
 class _Spent(NamedTuple):
@@ -119,7 +132,7 @@ def _group(
                 before, cooled = one.used(), one.cooling
                 with _at_most(STEP_SECONDS):
                     for figure in step.does(one, scale):
-                        results.add(one.name, figure)
+                        results.tell(one.name, figure)
                 used = one.used()
                 # Less what went into mounting anew.
                 results.used.setdefault(step.name, {}).setdefault(one.name, []).append(

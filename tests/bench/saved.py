@@ -7,6 +7,7 @@ from typing import Any
 from tests.bench.contestant import Used
 from tests.bench.proxy import Counts
 from tests.bench.rounds import Results
+from tests.bench.work import Figure
 
 
 def load(file: Path) -> Results:
@@ -16,9 +17,9 @@ def load(file: Path) -> Results:
     told = json.loads(file.read_text())
     results = Results(missing=told["missing"], failed=told["failed"])
     for figure in told["figures"]:
-        results.order.append(figure["name"])
-        results.units[figure["name"]] = figure["unit"]
-        results.values[figure["name"]] = figure["rounds"]
+        for contestant, values in figure["rounds"].items():
+            for value in values:
+                results.add(contestant, Figure(figure["name"], figure["unit"], value))
     results.used = {
         step: {name: [_used(one) for one in each] for name, each in by_name.items()}
         for step, by_name in told["used"].items()
