@@ -61,6 +61,19 @@ def test_rsync_copies_in_and_out_and_transfers_nothing_twice(device: Any, tmp_pa
     assert run(*rsync, "--dry-run", f"{source}/", laptop.path / "copy") == ""
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root has files of others to copy")
+def test_rsync_of_other_people_s_files_transfers_nothing_twice(device: Any, tmp_path: Path) -> None:
+    desk, source = device("desk"), _tree(tmp_path / "source")
+    for path in (source, *walk(source)):
+        os.lchown(path, 1_234, 1_235)
+    rsync = ("rsync", "-a", "--itemize-changes")
+    assert run(*rsync, f"{source}/", desk.path / "copy") != ""
+    # All is shown as root's, so owners are set again each time; no content is sent, and nothing is made.
+    again = run(*rsync, f"{source}/", desk.path / "copy").splitlines()
+    assert [line for line in again if line[0] != "."] == []
+    assert run(*rsync, "--no-owner", "--no-group", f"{source}/", desk.path / "copy") == ""
+
+
 def test_tar_keeps_all_there_and_back(device: Any, tmp_path: Path) -> None:
     desk, source = device("desk"), _tree(tmp_path / "source")
     with (source / "sparse").open("wb") as file:
