@@ -387,14 +387,14 @@ def test_a_client_that_leaves_ends_its_poll(made: Home) -> None:
 def test_a_connection_that_ends_in_a_body_leaves_nothing(made: Home) -> None:
     with made.serving() as (process, url):
         device = made.device(url)
-        data = os.urandom(1 << 20)
+        data = os.urandom(3 << 20)
         chunk = hashlib.sha256(data).digest()
         wanted = device.in_space("chunks/want", WantRequest(((chunk, len(data)),)), WantAnswer)  # type: ignore[arg-type]
         head = f"PUT {wanted.urls[chunk]} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode()
         host, port = url.removeprefix("http://").split(":")
         drafts = made.directory / "server" / "tmp"
         with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(head + data[:600_000])
+            connection.sendall(head + data[: 2 << 20])
             wait_until(lambda: any(path.stat().st_size for path in drafts.iterdir()))
         wait_until(lambda: not any(drafts.iterdir()))
         assert device.http.put(wanted.urls[chunk], content=data).status_code == 201
