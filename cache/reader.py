@@ -326,12 +326,17 @@ class Reader:
                 return False
         return True
 
-    async def _find_slowly(self, manifest: Manifest, start: int, stop: int) -> list[_Piece | Buffer]:
-        """The pieces of [start, stop), with the leaves on the way fetched, those of one level side by side."""
+    async def _find_slowly(
+        self, manifest: Manifest, start: int, stop: int, most_below: int = BELOW_MAX
+    ) -> list[_Piece | Buffer]:
+        """The pieces of [start, stop), with the leaves on the way fetched, those of one level side by side.
+
+        `most_below`: bytes of the content below a leaf that come along with it.
+        """
         level: list[tuple[int, Entry]] = list(overlapping(manifest.entries, start, stop))
         for depth in range(manifest.depth, 0, -1):
             fetches = [
-                (entry, self._fetches.want_leaf(entry, _below(at, entry, depth, start, stop)))
+                (entry, self._fetches.want_leaf(entry, _below(at, entry, depth, start, stop, most_below)))
                 for at, entry in level
                 if not entry.is_hole and self._leaf(entry) is None
             ]
@@ -477,7 +482,8 @@ class Reader:
 
     async def _read_ahead(self, manifest: Manifest, start: int, stop: int, cursor: Cursor) -> None:
         try:
-            pieces = self._find(manifest, start, stop) or await self._find_slowly(manifest, start, stop)
+            # Of a copy or a new version most is here, below leaves that are not: little must come along with those.
+            pieces = self._find(manifest, start, stop) or await self._find_slowly(manifest, start, stop, FRAME)
         except CacheError:
             return  # whoever reads there is told
         entries = [piece.entry for piece in pieces if isinstance(piece, _Piece)]
@@ -526,10 +532,10 @@ def _covering(pieces: list[_Piece | Buffer], start: int, stop: int) -> list[_Pie
     return pieces
 
 
-def _below(at: int, entry: Entry, depth: int, start: int, stop: int) -> Below:
-    """What to have sent along with the leaf at offset `at`: what of [start, stop) is below it, up to BELOW_MAX."""
+def _below(at: int, entry: Entry, depth: int, start: int, stop: int, most: int) -> Below:
+    """What to have sent along with the leaf at offset `at`: what of [start, stop) is below it, up to `most` bytes."""
     first = max(0, start - at)
-    return Below(entry.key, depth, first, min(entry.length, stop - at, first + BELOW_MAX))
+    return Below(entry.key, depth, first, min(entry.length, stop - at, first + most))
 
 
 def _groups(entries: Iterable[Entry]) -> Iterable[list[Entry]]:
