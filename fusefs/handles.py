@@ -26,6 +26,8 @@ _ROOM_SECONDS: Final = 60.0
 _OPEN_SECONDS: Final = 30.0
 _PAUSE_SECONDS: Final = 5.0
 """A file that was written to for so long without a flush is flushed at the next pause of so long."""
+_TICK_NS: Final = 10**9
+"""No tick of the kernel's clock for times of files is longer, and no bytes come to us so long after it, but rarely."""
 
 
 @dataclass
@@ -341,13 +343,17 @@ class OpenFiles:
             staging = file.staging = self._stagings.create(self._manifest(file))
         return staging
 
-    @staticmethod
-    def _note_change(file: OpenFile) -> None:
+    def _note_change(self, file: OpenFile) -> None:
         file.written_at = time.monotonic()
         if not file.is_changed:
             file.is_changed = True
             file.changed_at = file.written_at
-        file.mtime_ns = time.time_ns()
+        # The kernel tells its own time of a write after the bytes, unless its coarse clock stood still since the last
+        # one. So a young time stays; an old one must not, in case what the kernel tells is lost with a killed program.
+        known_ns = file.mtime_ns or self.state(file).mtime_ns
+        now_ns = time.time_ns()
+        if not 0 <= now_ns - known_ns < _TICK_NS:
+            file.mtime_ns = now_ns
 
     def flush(self, file: OpenFile) -> bool:
         """Puts what was written into the tree: from now on it survives a killed daemon. Whether there was anything."""

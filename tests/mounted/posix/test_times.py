@@ -158,3 +158,17 @@ def test_a_file_s_times_tell_what_was_done(drive: Path) -> None:
         assert after.st_ctime_ns > before.st_ctime_ns, what
         assert (after.st_mtime_ns > before.st_ctime_ns) == (what in CHANGES_CONTENT), what
         assert after.st_atime_ns == 1, what
+
+
+def test_a_write_within_the_tick_of_the_last_keeps_its_time(device: Any) -> None:
+    """The kernel's clock for times is coarse: a second write at the same tick moves no time, and none is told to us."""
+    desk = device("desk")
+    paths = [desk.path / f"log {number}" for number in range(100)]
+    for path in paths:
+        for line in ("checking for gcc\n", "checking for ranlib\n"):
+            with path.open("a") as log:
+                log.write(line)
+    shown = {path: path.stat().st_mtime_ns for path in paths}
+    desk.wait()
+    desk.remount()
+    assert {path: path.stat().st_mtime_ns for path in paths} == shown

@@ -3,7 +3,6 @@
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from tests.mounted.conftest import Device
@@ -11,7 +10,6 @@ from tests.mounted.trees import differences, entries
 
 SECONDS = 240.0
 SEND_SECONDS = 180.0
-MTIME_LATE_NS = 1_000_000_000
 
 
 def run(
@@ -49,11 +47,5 @@ def is_kept(device: Device, top: Path) -> None:
     """Fails unless a tree in the mount is the same after a cold mount."""
     before = entries(top)
     mounted_cold(device)
-    after = entries(top)
-    for path, one in before.items():
-        # Of a file written to lately the kernel may show when write(2) came, and we keep when its bytes came to us,
-        # some milliseconds later: ARCHITECTURE, "Known weak points".
-        if path in after and 0 <= after[path].mtime_ns - one.mtime_ns < MTIME_LATE_NS:
-            after[path] = replace(after[path], mtime_ns=one.mtime_ns)
-    found = differences(before, after)
+    found = differences(before, entries(top))
     assert not found, "\n".join(found)
