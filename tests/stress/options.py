@@ -7,4 +7,6 @@ OPTION_SETS: Final = {
     # Little enough for eviction, and for writers to wait for uploads.
     "small cache": ("-o", "cache_size=16M"),
     "allow_other": ("-o", "allow_other"),
+    "owners=real": ("-o", "owners=real"),
+    "sync=remote": ("-o", "sync=remote"),
 }
