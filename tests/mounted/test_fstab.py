@@ -119,6 +119,12 @@ def test_exit_codes_are_those_of_mount(
     assert refused.stderr.startswith("mount.satchel: ")
 
 
+def test_what_the_system_refuses_has_its_own_exit_code(inside: tuple[Any, Run]) -> None:
+    desk, run = inside
+    refused = run("prlimit", "--nofile=7", "mount.satchel", "satchel:", desk.path)
+    assert (refused.returncode, "the system refused" in refused.stderr) == (2, True), refused.stderr
+
+
 def test_who_is_not_signed_in_is_told_how(inside: tuple[Any, Run]) -> None:
     desk, run = inside
     refused = run("env", f"SATCHEL_HOME={desk.home}-nobody", "mount", "-t", "satchel", "satchel:", desk.path)
