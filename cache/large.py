@@ -2,7 +2,7 @@
 
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final
@@ -17,6 +17,7 @@ from cache.patches import Item, Patch
 from cache.plain import Known
 from cache.prepared import Prepared
 from cache.reader import Reader
+from cache.similar import tell
 from cache.staging import Staging, Stretch
 from remote.protocol import deltas
 from remote.protocol.cutting import Buffer, recut
@@ -43,6 +44,7 @@ class _Piece:
 
     position: int
     """Where its entry belongs in the list of entries."""
+    offset: int
     length: int
     data: Buffer
     hash: PlainHash
@@ -58,6 +60,8 @@ class _Attempt:
     size: int
     stretches: list[Stretch]
     fd: int
+    replaced: Callable[[], Manifest | None]
+    """The content of the file in whose place this one was put, if there is such."""
     items: list[Item | None] = field(default_factory=list)
     unsent: dict[ChunkId, bytes] = field(default_factory=dict)
     """Small sealed chunks, to be sent together."""
@@ -85,10 +89,10 @@ class Large:
         self._chunks = chunks
         self._earlier: WeakKeyDictionary[Staging, _Earlier] = WeakKeyDictionary()
 
-    async def prepare(self, staging: Staging) -> Prepared:
+    async def prepare(self, staging: Staging, replaced: Callable[[], Manifest | None]) -> Prepared:
         """Makes the server hold all of it, cutting only around what was edited; see `Upload.large`."""
         try:
-            return await self._prepare(staging)
+            return await self._prepare(staging, replaced)
         except BaseExceptionGroup as group:
             # Of what goes on side by side, who called is told the first thing that went wrong.
             known, rest = group.split((RemoteError, CacheError, OSError))
@@ -96,7 +100,7 @@ class Large:
                 raise
             raise _first(known) from None
 
-    async def _prepare(self, staging: Staging) -> Prepared:
+    async def _prepare(self, staging: Staging, replaced: Callable[[], Manifest | None]) -> Prepared:
         earlier = self._earlier.pop(staging, None)
         old: list[Item] | None = None
         dirty: Sequence[Range] = staging.dirty
@@ -111,7 +115,7 @@ class Large:
         mark = staging.marks
         base, size = staging.base, staging.size
         fd = staging.open_file() if staging.path is not None else -1
-        attempt = _Attempt(staging, base, size, staging.plan_read(0, size), fd)
+        attempt = _Attempt(staging, base, size, staging.plan_read(0, size), fd, replaced)
         holes = [(start, stop - start) for start, stop in staging.holes()]
         try:
             if old is None:
@@ -180,7 +184,7 @@ class Large:
                 delta = found.get(span.kept) if span.kept is not None else None
                 if delta is not None:
                     plain = deltas.encode(delta.patch.base, delta.patch.parts(delta.parts, read))
-                    batch.append(_Piece(position, span.length, plain, _NO_HASH, delta.patch.base))
+                    batch.append(_Piece(position, span.offset, span.length, plain, _NO_HASH, delta.patch.base))
                 elif span.kept is not None:
                     attempt.items.append(items[span.kept])
                     continue
@@ -188,7 +192,7 @@ class Large:
                     attempt.items.append(Entry(*_HOLE, span.length))
                     continue
                 else:
-                    batch.append(_Piece(position, span.length, data, plain_hash(data)))
+                    batch.append(_Piece(position, span.offset, span.length, data, plain_hash(data)))
                 attempt.items.append(None)
                 batched += len(batch[-1].data)
                 if batched >= _BATCH_BYTES:
@@ -238,6 +242,8 @@ class Large:
         sizes = {found.id: found.sealed_size for found in known.values() if found is not None}
         missing = await self._service.wanted(self._space, sizes) if sizes else set()
         todo = {piece.hash: piece for piece in whole if (found := known[piece.hash]) is None or found.id in missing}
+        told = await self._told(todo, attempt)
+        todo = {digest: piece for digest, piece in todo.items() if digest not in told}
         sealed = await trio.to_thread.run_sync(_seal_all, list(todo.values()), self._secret)
         for piece in batch:
             if piece.base is not None:
@@ -250,15 +256,31 @@ class Large:
         for digest, one in sealed.items():
             self._chunks.note_plain(digest, one.id, one.key, len(one.data))
         for piece in whole:
-            attempt.items[piece.position] = _entry(piece, sealed, known)
+            attempt.items[piece.position] = told.get(piece.hash) or _entry(piece, sealed, known)
         if sum(map(len, attempt.unsent.values())) > _UNSENT_MAX:
             await self._flush(attempt)
 
+    async def _told(self, pieces: dict[PlainHash, _Piece], attempt: _Attempt) -> dict[PlainHash, Entry]:
+        """Entries of those chunks that are hardly other than one of the old content, or not at all."""
+        old = attempt.base if attempt.base.size else attempt.replaced()
+        found: dict[PlainHash, Entry] = {}
+        if old is None:
+            return found
+        for digest, piece in pieces.items():
+            one = await tell(self._reader, old, attempt.size, piece.offset, piece.data)
+            if one is not None:
+                found[digest] = one.same or self._delta(one.delta, piece.length, one.base, attempt)
+        return found
+
     def _add_delta(self, piece: _Piece, attempt: _Attempt) -> None:
-        one = seal(piece.data, self._secret)
+        assert piece.base is not None
+        attempt.items[piece.position] = self._delta(piece.data, piece.length, piece.base, attempt)
+
+    def _delta(self, data: Buffer, length: int, base: Base, attempt: _Attempt) -> Entry:
+        one = seal(data, self._secret)
         attempt.unsent[one.id] = one.data
-        attempt.small[one.id] = piece.data
-        attempt.items[piece.position] = Entry(one.id, one.key, piece.length, piece.base)
+        attempt.small[one.id] = data
+        return Entry(one.id, one.key, length, base)
 
     async def _flush(self, attempt: _Attempt) -> None:
         unsent, attempt.unsent = attempt.unsent, {}

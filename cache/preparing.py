@@ -18,6 +18,7 @@ from cache.troubles import Troubles
 from cache.upload import SMALL_FILE_MAX, Upload
 from remote.protocol.errors import Busy, NotAllowed, NotFound, NotSignedIn, RemoteError, ServerFault, Unreachable
 from remote.protocol.ids import NodeId
+from remote.protocol.nodes import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ class Preparing:
         """What an edit that lost had written, uploaded; None without any; raises KeyError when it is gone."""
         if not lost.staged:
             return None
-        return await self._prepare(self._stagings.load(StagingId(lost.staged)))
+        return await self._prepare(self._stagings.load(StagingId(lost.staged)), lambda: None)
 
     async def _prepare_small(self, nodes: Sequence[NodeId]) -> None:
         try:
@@ -179,16 +180,26 @@ class Preparing:
         if staging is None:
             return
         try:
-            self._keep(node, await self._prepare(staging))
+            self._keep(node, await self._prepare(staging, lambda: self._replaced(node)))
         except NOT_ITS_FAULT:
             raise
         except ITS_FAULT as error:
             self._troubles.note(node, error)
 
-    async def _prepare(self, staging: Staging) -> Prepared:
+    async def _prepare(self, staging: Staging, replaced: Callable[[], Manifest | None]) -> Prepared:
         if staging.size <= SMALL_FILE_MAX:
             return (await self._upload.small([staging]))[0]
-        return await self._upload.large(staging)
+        return await self._upload.large(staging, replaced)
+
+    def _replaced(self, node: NodeId) -> Manifest | None:
+        """What the server has under a name of this node, of another: the content that a save by rename replaces."""
+        record = self._tree.record(node)
+        for name in record.local.names if record is not None and record.local is not None else ():
+            holder = self._tree.slot_holder(name)
+            other = self._tree.record(holder) if holder is not None and holder != node else None
+            if other is not None and other.synced is not None:
+                return other.synced.content
+        return None
 
     def _keep(self, node: NodeId, prepared: Prepared) -> None:
         self.forget(node)

@@ -217,6 +217,21 @@ class Reader:
             parts if parts is not None else self._take_delta(entry, await self._fetches.want_leaf(_alone(entry)).wait())
         )
 
+    def held_entry(self, manifest: Manifest, offset: int) -> tuple[int, Entry] | None:
+        """The entry of the content at this offset, with its start; None without one, or when its leaf is not here."""
+        if not 0 <= offset < manifest.size:
+            return None
+        start, entries = 0, manifest.entries
+        for depth in range(manifest.depth, -1, -1):
+            found = next(overlapping(entries, offset - start, offset - start + 1), None)
+            if found is None or found[1].is_hole:
+                return None
+            start += found[0]
+            if not depth:
+                return start, found[1]
+            entries = tuple(self._below(found[1]))
+        return None
+
     def held_bytes(self, manifest: Manifest) -> int:
         """Bytes of the content that can be read without the server; what lies below a leaf that is not here cannot."""
         if manifest.inline:

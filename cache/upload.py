@@ -3,7 +3,7 @@
 Resumable by nature: what the server has is not sent again, and what was sealed before is known by its plain hash.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import trio
@@ -68,9 +68,12 @@ class Upload:
         ]
         return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
-    async def large(self, staging: Staging) -> Prepared:
-        """Prepares one staging of any size with bounded memory, cutting only around what was edited."""
-        return await self._large.prepare(staging)
+    async def large(self, staging: Staging, replaced: Callable[[], Manifest | None] = lambda: None) -> Prepared:
+        """Prepares one staging of any size with bounded memory, cutting only around what was edited.
+
+        `replaced` is asked for old content that a new file was put in the place of: it may be much the same.
+        """
+        return await self._large.prepare(staging, replaced)
 
 
 def _seal_all(contents: Sequence[bytes], secret: bytes) -> list[Sealed]:

@@ -87,6 +87,12 @@ class Device:
         self.stagings = Stagings(self.store, home / "staging", 0, 1)
         self.upload = Upload(cast(Service, server), SPACE, SECRET, self.reader, self.chunks)
 
+    async def replaced(self, old: Manifest, content: bytes) -> Manifest:
+        """The manifest of new content that is put in the place of `old`, as a save by rename does."""
+        staging = self.stagings.create(EMPTY)
+        staging.write(0, content)
+        return (await self.prepared(staging, old)).manifest
+
     async def saved(self, base: Manifest, edits: Sequence["Edit"]) -> Manifest:
         """The manifest after these edits of what `base` says."""
         staging = self.stagings.create(base)
@@ -94,9 +100,13 @@ class Device:
             edit.on(staging)
         return (await self.prepared(staging)).manifest
 
-    async def prepared(self, staging: Staging) -> Prepared:
+    async def prepared(self, staging: Staging, replaced: Manifest | None = None) -> Prepared:
         is_small = staging.size <= SMALL_FILE_MAX
-        prepared = (await self.upload.small([staging]))[0] if is_small else await self.upload.large(staging)
+        prepared = (
+            (await self.upload.small([staging]))[0]
+            if is_small
+            else await self.upload.large(staging, replaced=lambda: replaced)
+        )
         check(prepared.manifest)
         for chunk, plain in prepared.small:
             self.chunks.add_small(chunk, plain)
@@ -231,6 +241,49 @@ async def test_what_grows_at_its_end_sends_what_is_new(tmp_path: Path) -> None:
             assert server.sent_bytes < 300 * (number + 2)
             assert server.got_bytes == 0
     assert await read_elsewhere(tmp_path / "other", server, manifest) == content
+
+
+@pytest.mark.parametrize("is_renamed", [False, True], ids=["in its place", "by rename"])
+async def test_a_save_that_writes_all_anew_sends_what_differs(tmp_path: Path, *, is_renamed: bool) -> None:
+    server = Server()
+    content = bytes_of(72 << 20)
+    async with device(tmp_path / "desk", server) as desk:
+        manifest = await desk.saved(EMPTY, [Edit(0, content)])
+    assert manifest.depth == 1
+    async with device(tmp_path / "laptop", server) as laptop:
+        await laptop.reader.read(manifest, 0, manifest.size)
+        # Longer, shorter, over what is a delta by then, and at the front.
+        for offset, gone, more in ((50_000_000, 300, 500), (70_000_000, 500, 0), (50_000_100, 40, 40), (0, 0, 1)):
+            content = content[:offset] + bytes_of(more, offset) + content[offset + gone :]
+            server.sent_bytes = 0
+            if is_renamed:
+                manifest = await laptop.replaced(manifest, content)
+            else:
+                manifest = await laptop.saved(manifest, [Edit(0, None), Edit(0, content)])
+            assert server.sent_bytes < 16_000
+    assert await read_elsewhere(tmp_path / "other", server, manifest) == content
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.lists(edits, min_size=1, max_size=3), min_size=1, max_size=4))
+def test_any_saves_by_rename_read_back_on_another_device(saves: list[list[Edit]]) -> None:
+    async def play() -> None:
+        server = Server()
+        content = bytes_of(BIG)
+        with TemporaryDirectory() as folder:
+            home = Path(folder)
+            async with device(home / "desk", server) as desk:
+                manifest = await desk.saved(EMPTY, [Edit(0, content)])
+                for save in saves:
+                    for edit in save:
+                        content = edit.of(content)
+                    # Some bytes come in, so that all behind them moves.
+                    content = content[: len(content) // 3] + b"more" + content[len(content) // 3 :]
+                    manifest = await desk.replaced(manifest, content)
+                    assert bytes(await desk.reader.read(manifest, 0, manifest.size)) == content
+                assert await read_elsewhere(home / "other", server, manifest) == content
+
+    trio.run(play)
 
 
 async def test_a_chunk_changed_again_and_again_is_written_whole_at_last(tmp_path: Path) -> None:
