@@ -142,7 +142,7 @@ class Answers:
         try:
             while True:
                 waiter.event.clear()
-                answer = await self._database.read(lambda session: _moved(session, device, request))
+                answer = await self.moved(device, request)
                 if waiter.is_signed_out:
                     raise NotSignedIn("This device was signed out.")
                 if answer.heads or answer.spaces_changed or self._hub.is_closed:
@@ -154,6 +154,10 @@ class Answers:
                     return PollAnswer({}, time.time_ns())
         finally:
             self._hub.leave(waiter)
+
+    async def moved(self, device: Device, request: PollRequest) -> PollAnswer:
+        """The heads of spaces that are beyond their cursors now."""
+        return await self._database.read(lambda session: _moved(session, device, request))
 
     async def want(self, device: Device, space: SpaceId, request: WantRequest) -> WantAnswer:
         """Which chunks must be sent, and where the large ones go."""

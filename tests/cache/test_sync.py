@@ -33,7 +33,7 @@ class World:
 
     def __init__(self, home: Path, clock: Time, nursery: trio.Nursery) -> None:
         self.home = home
-        self.server = Server(clock)
+        self.server = Server()
         self.one = Device(home, self.server, 1)
         self.two = Device(home, self.server, 2)
         self.nursery = nursery
@@ -52,7 +52,7 @@ class World:
 
     def conflicts(self) -> int:
         """Versions that lost."""
-        return sum(version.is_conflict for versions in self.server.versions.values() for version in versions)
+        return sum(version.is_conflict for version in self.server.all_versions())
 
 
 def in_world(scene: Callable[[World], Awaitable[None]]) -> None:
@@ -188,7 +188,7 @@ def test_content_of_more_files_is_sent_while_a_commit_is_under_way(monkeypatch: 
 
         async def slow(desk: Desk, space: SpaceId, sent: Commit) -> CommitAnswer:
             with trio.fail_after(5):
-                while len(world.server.chunks) < 3:  # noqa: ASYNC110 - on the test's clock
+                while world.server.chunk_count() < 3:  # noqa: ASYNC110 - on the test's clock
                     await trio.sleep(0.01)
             return await commit(desk, space, sent)
 
@@ -302,7 +302,7 @@ def test_a_full_disk_when_an_answer_comes_makes_no_second_version() -> None:
         journal.append = full  # type: ignore[method-assign]
         await world.quiet()
         assert next(tries, None) is None
-        assert len(world.server.versions[node]) == 1
+        assert len(world.server.versions_of(node)) == 1
         assert not world.conflicts()
 
     in_world(scene)
@@ -385,7 +385,7 @@ def test_a_commit_whose_answer_was_lost_is_not_made_twice(kills: bool) -> None:
         assert world.names() == {b"a", b"b"}
         assert not world.conflicts()
         if not kills:
-            assert len(world.server.versions[node]) == 2
+            assert len(world.server.versions_of(node)) == 2
 
     in_world(scene)
 
@@ -440,7 +440,7 @@ def test_news_of_a_file_that_is_being_written_waits_until_it_is_closed() -> None
         await world.quiet()
         assert await world.one.content(node) == b"of two"
         # The edit that lost is marked by what overrides it.
-        assert len(world.server.versions[node]) == 3
+        assert len(world.server.versions_of(node)) == 3
 
     in_world(scene)
 
@@ -593,7 +593,7 @@ def test_a_file_whose_name_goes_to_one_that_is_being_written_is_kept_as_a_versio
         await world.quiet()
         contents = [
             version.state.content.inline
-            for version in world.server.versions[node]
+            for version in world.server.versions_of(node)
             if version.state is not None and version.state.content is not None
         ]
         assert b"made here" in contents
@@ -703,7 +703,7 @@ def test_the_server_lacking_chunks_gets_them_again() -> None:
     async def scene(world: World) -> None:
         def forget(commit: Commit) -> None:
             world.one.wire.before_commit = lambda commit: None
-            world.server.chunks.clear()
+            world.server.forget_chunks()
 
         world.one.wire.before_commit = forget
         node = await make(world.one, b"a", b"x" * 5_000)

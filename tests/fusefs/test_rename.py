@@ -23,7 +23,7 @@ async def make_folder(device: Device, name: bytes) -> NodeId:
 @pytest.mark.parametrize(("moved", "is_removal"), [(b"source", False), (b"target", False), (b"target", True)])
 def test_a_name_that_leads_elsewhere_by_then_is_looked_up_anew(moved: bytes, is_removal: bool) -> None:
     async def scene(home: Path, clock: Time) -> None:
-        server = Server(clock)
+        server = Server()
         desk, laptop = Device(home, server, 1), Device(home, server, 2, is_walking=False)
         async with trio.open_nursery() as nursery:
             await desk.start(nursery)

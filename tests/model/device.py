@@ -6,8 +6,7 @@ It can be killed at any moment: what is on its disk just then is all that the ne
 import random
 import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from contextvars import ContextVar
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -47,12 +46,9 @@ from remote.protocol.messages import (
 )
 from remote.protocol.nodes import Name, NodeState
 from remote.protocol.service import TakePart
-from tests.model.server import SECRET, SPACE, Desk, Server
+from tests.model.server import SECRET, SPACE, Desk, Server, skew_ns
 
 T = TypeVar("T")
-
-skew_ns: ContextVar[int] = ContextVar("skew_ns", default=0)
-"""How far the clock of the machine that runs this task is ahead."""
 
 
 @dataclass
@@ -80,8 +76,13 @@ class Wire:
     loss: float = 0.0
     """How likely a message is lost, each way."""
     delay_seconds: float = 0.0
+    echo: float = 0.0
+    """How likely, with each request, an older one arrives once more."""
+    life: Callable[[], int] = lambda: 0
+    """Of the server: what it was asked before it died gets no answer."""
     before_commit: Callable[[Commit], None] = lambda commit: None
     changed: trio.Event = field(default_factory=trio.Event)
+    sent: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
 
     def set_up(self, is_up: bool) -> None:
         """Plugs it in or out: requests on their way get no answer."""
@@ -91,6 +92,7 @@ class Wire:
 
     async def carry(self, request: Callable[[], Awaitable[T]]) -> T:
         """Brings a request to the server and its answer back; raises Unreachable when either is lost."""
+        life = self.life()
         await self._way()
         answer: list[T] = []
         errors: list[RemoteError] = []
@@ -110,9 +112,20 @@ class Wire:
         if not answer and not errors:
             raise Unreachable("the wire was pulled")
         await self._way()
+        if life != self.life():
+            raise Unreachable("the server ended")
         if errors:
             raise errors[0]
         return answer[0]
+
+    async def carry_again(self, request: Callable[[], Awaitable[T]]) -> T:
+        """The same for a request that may arrive more than once, at any later time."""
+        if self.echo:
+            self.sent = [*self.sent[-20:], request]
+            if self.rng.random() < self.echo and self.is_up:
+                with suppress(RemoteError):
+                    await self.rng.choice(self.sent)()
+        return await self.carry(request)
 
     async def _way(self) -> None:
         if self.delay_seconds:
@@ -153,10 +166,10 @@ class Remote:
 
     async def commit(self, space: SpaceId, commit: Commit) -> CommitAnswer:
         self.wire.before_commit(commit)
-        return await self.wire.carry(lambda: self.desk.commit(space, commit))
+        return await self.wire.carry_again(lambda: self.desk.commit(space, commit))
 
     async def send_chunks(self, space: SpaceId, chunks: Mapping[ChunkId, bytes]) -> int:
-        return await self.wire.carry(lambda: self.desk.send_chunks(space, chunks))
+        return await self.wire.carry_again(lambda: self.desk.send_chunks(space, chunks))
 
     async def wanted(self, space: SpaceId, chunks: Mapping[ChunkId, int]) -> set[ChunkId]:
         return await self.wire.carry(lambda: self.desk.wanted(space, chunks))
@@ -195,7 +208,7 @@ class Device:
         self.number = number
         self.skew = int(skew_seconds * 1e9)
         self.is_walking = is_walking
-        self.wire = Wire(random.Random(seed * 100 + number))
+        self.wire = Wire(random.Random(seed * 100 + number), life=lambda: server.lives)
         self.lives = 0
         self.is_running = False
         self.shown: list[Effects] = []

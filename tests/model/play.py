@@ -29,8 +29,8 @@ from remote.protocol.ids import ROOT, NodeId
 from remote.protocol.manifests import decode_leaf
 from remote.protocol.nodes import Entry, Kind, Manifest, Name, NodeState
 from remote.protocol.sealing import open_chunk, open_leaf
-from tests.model.device import Device, Time, check_tree, skew_ns
-from tests.model.server import Server, check_invariants
+from tests.model.device import Device, Time, check_tree
+from tests.model.server import Server, check_invariants, skew_ns
 
 NAMES = (b"a", b"b.txt", b"c", b"d")
 ME = Caller(1000, 1000, 0o22)
@@ -60,6 +60,7 @@ async def quiet(*devices: Device) -> None:
     """Everybody comes online and does what is left to do."""
     for device in devices:
         device.wire.loss = 0
+        device.wire.echo = 0
         device.wire.delay_seconds = 0.01
         device.wire.set_up(True)
     deadline = trio.current_time() + QUIET_SECONDS
@@ -74,7 +75,7 @@ class Play:
 
     def __init__(self, home: Path, clock: Time, *, devices: int, seed: int = 0, skews: Sequence[float] = ()) -> None:
         self.clock = clock
-        self.server = Server(clock, children_max=7, commits_max=3)
+        self.server = Server(children_max=7, commits_max=3)
         self.devices = [
             Device(home, self.server, number + 1, seed=seed, skew_seconds=skews[number] if skews else 0)
             for number in range(devices)
@@ -84,6 +85,7 @@ class Play:
         self.removals: dict[NodeId, Removal] = {}
         self.edits: dict[NodeId, list[tuple[int, int]]] = defaultdict(list)
         self.kinds: dict[bytes, set[Kind]] = defaultdict(set)
+        self.called: dict[NodeId, set[bytes]] = defaultdict(set)
         self.named: dict[Name, list[tuple[int, int]]] = defaultdict(list)
         self.held: list[tuple[Device, Handle, bytes]] = []
         self.count = 0
@@ -116,6 +118,8 @@ class Play:
         finally:
             skew_ns.reset(token)
         self.log.append(f"{trio.current_time():9.3f} {step.device} {step.verb} {step.x} {step.y}: {note}")
+        for each in self.devices:
+            self._check_states(each)
         await trio.lowlevel.checkpoint()
 
     async def settle(self) -> None:
@@ -158,6 +162,7 @@ class Play:
             return
         for name in record.local.names:
             self.kinds[name.name].add(record.local.kind)
+            self.called[node].add(name.name)
         self._note(device, node)
 
     async def _excuse(self, device: Device, node: NodeId) -> None:
@@ -183,7 +188,7 @@ class Play:
 
     def _all_names(self, node: NodeId) -> set[Name]:
         """Every name that the server ever heard of."""
-        versions = self.server.versions[node]
+        versions = self.server.versions_of(node)
         return {name for version in versions if version.state is not None for name in version.state.names}
 
     def _content(self, device: Device, x: int) -> bytes:
@@ -298,6 +303,7 @@ class Play:
         if device.tree.child(name.parent, name.name) != node:
             await self._excuse(device, temporary)
             await device.volume.unlink(name.parent, b".tmp%d" % device.number)
+            self._after_removal(device, temporary, Name(name.parent, b".tmp%d" % device.number))
             return
         await self._excuse(device, node)
         await device.volume.rename(name.parent, b".tmp%d" % device.number, name.parent, name.name, 0)
@@ -409,12 +415,17 @@ class Play:
     async def _weather(self, device: Device, x: int, y: int) -> None:
         device.wire.loss = (0, 0.1, 0.5)[x % 3]
         device.wire.delay_seconds = (0, 0.05, 1.0)[y % 3]
+        device.wire.echo = (0, 0, 0.3)[(x // 3) % 3]
 
     async def _forget(self, device: Device, x: int, y: int) -> None:
         """The server's journal begins anew: who was away too long must start over."""
         # Whoever then waits for an answer cannot know what became of its commit: moves may be made twice.
         if not any(device.tree.sending for device in self.devices):
             self.server.floor = self.server.head
+
+    async def _crash(self, device: Device, x: int, y: int) -> None:
+        """The server is killed and starts again."""
+        self.server.crash()
 
     async def _kill(self, device: Device, x: int, y: int) -> None:
         self.held = [held for held in self.held if held[0] is not device]
@@ -456,14 +467,38 @@ class Play:
             assert not device.tree.sending
         kept = {
             self._bytes(version.state.content)
-            for versions in self.server.versions.values()
-            for version in versions
+            for version in self.server.all_versions()
             if version.state is not None and version.state.content is not None
         }
         for data, where in self.written.items():
             assert data in kept, f"{data[:40]!r} ({len(data)} bytes, {where}) is lost"
         self._check_names(there)
         self._check_removals(there)
+        self._check_gone()
+
+    def _check_states(self, device: Device) -> None:
+        """What is said to be synced is, at any time: the server took it so, and it is so now where we heard of all."""
+        is_caught_up = device.tree.cursor == self.server.head
+        attributes = ExtendedAttributes(device.volume)
+        for node, record in device.records():
+            state = record.local
+            if state is None or state.kind is not Kind.FILE or attributes.get(node, b"user.satchel.state") != b"synced":
+                continue
+            there = self.server.now.get(node)
+            assert there is not None, f"node {node} is said to be synced, and the server never had it"
+            if record.rev == there.rev or (is_caught_up and device.tree.news_of(node) is None):
+                assert there.state is not None, f"node {node} is said to be synced, and is not there any more"
+                assert state.content == there.state.content, f"node {node} is said to be synced"
+                continue
+            taken = [one.state for one in self.server.versions_of(node) if one.rev == record.rev and one.state]
+            assert any(one.content == state.content for one in taken), f"node {node} is said to be synced"
+
+    def _check_gone(self) -> None:
+        """What nobody removed is there, or became one with another of its name; and no node was made by itself."""
+        called = self.called
+        for node, version in self.server.now.items():
+            if version.state is None and node not in self.removals:
+                assert any(called[node] & called[other] for other in called if other != node), f"node {node} is gone"
 
     def _check_names(self, there: dict[NodeId, NodeState]) -> None:
         for state in there.values():
@@ -487,13 +522,13 @@ class Play:
             return manifest.inline
         level: Sequence[Entry] = manifest.entries
         for _ in range(manifest.depth):
-            level = [one for entry in level for one in decode_leaf(open_leaf(entry, self.server.chunks[entry.id]))]
+            level = [one for entry in level for one in decode_leaf(open_leaf(entry, self.server.chunk(entry.id)))]
         return b"".join(map(self._plain_of, level))
 
     def _plain_of(self, entry: Entry) -> bytes:
         if entry.is_hole:
             return bytes(entry.length)
-        data = self.server.chunks[entry.id]
+        data = self.server.chunk(entry.id)
         if entry.base is None:
             return open_chunk(entry, data)
         base = self._plain_of(Entry(entry.base.id, entry.base.key, entry.base.length))
@@ -537,6 +572,8 @@ def in_no_time(job: Callable[[Path, Time], Awaitable[None]], *, seed: int = 0) -
         patch.setattr(trio.to_thread, "run_sync", run_sync)
         patch.setattr("cache.sync.random", random.Random(seed))
         patch.setattr("os.urandom", random.Random(seed).randbytes)
+        # What `secrets` draws from: never the same bytes, as these may be op ids on both sides.
+        patch.setattr("random._urandom", random.Random(f"server {seed}").randbytes)
         trio.run(job, Path(home), clock, clock=trio.testing.MockClock(autojump_threshold=0))
 
 

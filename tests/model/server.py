@@ -1,208 +1,329 @@
-"""The reference server: one space in memory, small and obviously right; what a real server answers must be the same.
+"""The server of a play: the real one, its database, objects and answers, in this process and without threads or HTTP.
 
-Every commit is judged by the state after the whole batch, and all invariants of a space are checked after each.
+What is asked goes through the messages' encoding as over the wire. Each request is done when it is asked, so a play is
+the same each time; every commit is followed by a look at the invariants of the space.
 """
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest import mock
 
+import msgspec
 import trio
-from msgspec.structs import replace
 
-from remote.protocol.errors import BadRequest, ChunkDamaged, ChunkMissing, CursorTooOld, NotFound, TooLarge
-from remote.protocol.ids import NODE_RANGE_BITS, NOW, ROOT, ChunkId, DeviceId, NodeId, Rev, SpaceId
+from remote.protocol.errors import BadRequest, ChunkDamaged, NotFound, Unreachable
+from remote.protocol.ids import NOW, ROOT, ChunkId, DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import (
-    CHANGES_MAX,
     CHILDREN_MAX,
+    CHUNKS_MAX,
+    COMMITS_MAX,
+    PUT_BODY_MAX,
+    SMALL_CHUNK_MAX,
+    AsOfRequest,
     Change,
     Changes,
     ChunkPart,
     Commit,
     CommitAnswer,
-    FolderListing,
     FolderQuery,
+    GetAnswer,
+    GetRequest,
     History,
-    JournalCommit,
+    HistoryRequest,
     Listing,
+    ListRequest,
     Moment,
     Moments,
+    MomentsRequest,
     NodeRange,
     Nodes,
+    NodesRequest,
     PollAnswer,
-    Space,
+    PollRequest,
+    PutAnswer,
+    PutRequest,
     Spaces,
     Version,
+    WantAnswer,
+    WantRequest,
 )
 from remote.protocol.nodes import ROOT_NAME, Kind, Name, NodeState, NodeVersion
-from remote.protocol.sealing import header_of, part_range
+from remote.protocol.parts import HEAD_SIZE, Head
 from remote.protocol.service import TakePart
+from remote.server import accounts, reading
+from remote.server.accounts import Accounts
+from remote.server.answers import Answers
+from remote.server.database import accounts as account_rows
+from remote.server.database.accounts import Account, Device
+from remote.server.database.connection import Database, Session, make_tables
+from remote.server.database.connection import _Waiting as Waiting
+from remote.server.hub import Hub
+from remote.server.keyring import Keyring
+from remote.server.keys import MasterKey
+from remote.server.objects.local import LocalObjects
+from remote.server.objects.signing import Signer
+from remote.server.objects.store import object_name
+
+T = TypeVar("T")
+M = TypeVar("M", bound=msgspec.Struct)
 
 SPACE = SpaceId(7)
 SECRET = b"s" * 32
+DEVICES = 9
+_USER = UserId(1)
+_MASTER = MasterKey(b"m" * 32)
+_DATABASE = "satchel.db"
+
+skew_ns: ContextVar[int] = ContextVar("skew_ns", default=0)
+"""How far the clock of the machine that runs this task is ahead of the server's."""
 
 
-@dataclass
+class _Database(Database):
+    """The real one; what waits for a thread elsewhere is done at once here."""
+
+    async def read(self, job: Callable[[Session], T]) -> T:
+        return self.read_now(job)
+
+    async def write(self, job: Callable[[Session], T]) -> T:
+        return self._submit(job).result()
+
+    def _submit(self, job: Callable[[Session], T]) -> "Future[T]":
+        future: Future[T] = Future()
+        self._write_together([Waiting(job, future)])
+        return future
+
+
+class _Answers(Answers):
+    """The real ones; what waits for a thread elsewhere is done at once here."""
+
+    async def _in_file_thread(self, job: Callable[[], T]) -> T:
+        return job()
+
+
+@cache
+def _new_database() -> bytes:
+    """The file of an instance with one user, a home and some devices."""
+    with tempfile.TemporaryDirectory(prefix="satchel-model-") as folder:
+        path = Path(folder) / _DATABASE
+        make_tables(path, _fill)
+        return path.read_bytes()
+
+
+def _fill(session: Session) -> None:
+    account = Account(_USER, "u", "", SPACE)
+    account_rows.add_account(session, "u", account, 0)
+    accounts._add_home(session, _MASTER, account, 1_790_000_000_000_000_000)
+    for number in range(1, DEVICES + 1):
+        account_rows.add_device(session, _device(DeviceId(number)), f"device {number}", 0)
+
+
+def _device(number: DeviceId) -> Device:
+    return Device(_USER, number, "u", hashlib.sha256(b"%d" % number).digest())
+
+
 class Server:
-    """One space. `clock` is the server's; `children_max`, `commits_max`: how much fits into one answer."""
+    """A server with one space. `children_max`, `commits_max`: how much fits into one answer."""
 
-    clock: Callable[[], int]
-    children_max: int = CHILDREN_MAX
-    commits_max: int = 1_000
-    refuses: Callable[[Change], bool] = lambda change: False
-    """Changes that this server calls a bad request, whatever they are."""
-    floor: int = 0
-    now: dict[NodeId, NodeVersion] = field(default_factory=dict)
-    versions: dict[NodeId, list[Version]] = field(default_factory=lambda: defaultdict(list))
-    journal: list[JournalCommit] = field(default_factory=list)
-    answers: dict[bytes, Rev] = field(default_factory=dict)
-    chunks: dict[ChunkId, bytes] = field(default_factory=dict)
-    refusals: list[str] = field(default_factory=list)
-    ranges: int = 1
-    moved: trio.Event = field(default_factory=trio.Event)
+    def __init__(self, *, children_max: int = CHILDREN_MAX, commits_max: int = COMMITS_MAX) -> None:
+        self.children_max = children_max
+        self.commits_max = commits_max
+        self.refuses: Callable[[Change], bool] = lambda change: False
+        """Changes that this server calls a bad request, whatever they are."""
+        self.refusals: list[str] = []
+        self.moved = trio.Event()
+        self.down = trio.Event()
+        """The server dies now: who waits for an answer gets none."""
+        self.lives = 0
+        """How often it crashed."""
+        self._seen = Rev(0)
+        self._now: dict[NodeId, NodeVersion] = {}
+        memory = Path("/dev/shm")
+        self._home = Path(tempfile.mkdtemp(prefix="satchel-model-", dir=memory if memory.is_dir() else None))
+        (self._home / "0").mkdir()
+        (self._home / "0" / _DATABASE).write_bytes(_new_database())
+        self._open()
 
-    def __post_init__(self) -> None:
-        now = self.clock()
-        root = NodeState(Kind.FOLDER, (ROOT_NAME,), 0o755, 0, 0, now, now, now, now)
-        self.now[ROOT] = NodeVersion(ROOT, Rev(1), now, root)
-        self.journal.append(JournalCommit(Rev(1), now, DeviceId(0), (self.now[ROOT],)))
+    def _open(self) -> None:
+        folder = self._home / str(self.lives)
+        self._database = _Database(folder / _DATABASE)
+        self.objects = LocalObjects(folder, Signer(_MASTER.derive(b"signed urls"), time.time))
+        self._answers = _Answers(self._database, self.objects, Keyring(_MASTER), SECRET, Hub())
+        self._accounts = Accounts(self._database, "model", time.time_ns)
+        self._end = weakref.finalize(self, _close, self._database, self._answers, self._accounts, self._home)
+
+    def crash(self) -> None:
+        """Ends as kill -9 does and starts again: what is on the disk at this moment is all that there is."""
+        self.lives += 1
+        shutil.copytree(self._home / str(self.lives - 1), self._home / str(self.lives))
+        self._end.detach()
+        _close(self._database, self._answers, self._accounts, self._home / str(self.lives - 1))
+        self._open()
+        down, self.down = self.down, trio.Event()
+        down.set()
+        self._tell()
+
+    @contextmanager
+    def answering(self) -> Iterator[_Answers]:
+        """By the server's clock, and with answers as short as asked for."""
+        token = skew_ns.set(0)
+        try:
+            with (
+                mock.patch.object(reading, "CHILDREN_MAX", self.children_max),
+                mock.patch.object(reading, "COMMITS_MAX", self.commits_max),
+            ):
+                yield self._answers
+        finally:
+            skew_ns.reset(token)
+
+    def ask(self, question: Callable[[_Answers], Awaitable[M]], kind: type[M]) -> M:
+        """The answer, as it comes out of the wire."""
+        with self.answering() as answers:
+            return msgspec.msgpack.decode(msgspec.msgpack.encode(done(question(answers))), type=kind)
+
+    def take(self, device: DeviceId, commit: Commit) -> CommitAnswer:
+        """Takes or refuses a commit whole."""
+        for change in commit.changes:
+            if self.refuses(change):
+                raise BadRequest(f"node {change.node} is poisoned")
+        sent = _over_the_wire(commit)
+        answer = self.ask(lambda answers: answers.commit(_device(device), SPACE, sent), CommitAnswer)
+        if answer.rev:
+            check_invariants(self.alive())
+            self._tell()
+        else:
+            self.refusals.append(answer.reason)
+        return answer
+
+    def _tell(self) -> None:
+        moved, self.moved = self.moved, trio.Event()
+        moved.set()
+
+    async def poll(self, device: DeviceId, request: PollRequest) -> PollAnswer:
+        """As the real one, but on trio's clock."""
+        answer = PollAnswer({}, 0)
+        with trio.move_on_after(request.wait_seconds):
+            while True:
+                moved = self.moved
+                answer = self.ask(lambda answers: answers.moved(_device(device), request), PollAnswer)
+                if answer.heads:
+                    return answer
+                await moved.wait()
+        return answer
+
+    def lease_range(self, device: DeviceId) -> NodeRange:
+        """A fresh range of node ids."""
+        return done(self._accounts.lease_range(_device(device)))
+
+    # What is looked at from outside
+
+    def _row(self, sql: str, *values: object) -> tuple[Any, ...]:
+        found = self._database.read_now(lambda session: session.row(sql, *values))
+        assert found is not None
+        return found
+
+    def run(self, sql: str, *values: object) -> None:
+        """Changes the database behind the server's back."""
+        done(self._database.write(lambda session: session.run(sql, *values)))
 
     @property
     def head(self) -> Rev:
         """The last rev."""
-        return Rev(len(self.journal))
+        return Rev(self._row("SELECT head FROM space WHERE space_id = ?", SPACE)[0])
+
+    @property
+    def floor(self) -> int:
+        """The oldest cursor that the journal answers."""
+        return int(self._row("SELECT floor FROM space WHERE space_id = ?", SPACE)[0])
+
+    @floor.setter
+    def floor(self, rev: int) -> None:
+        self.run("UPDATE space SET floor = ? WHERE space_id = ?", rev, SPACE)
+
+    @property
+    def now(self) -> Mapping[NodeId, NodeVersion]:
+        """Every node that ever was, as it is."""
+        head = self.head
+        if head != self._seen:
+            sql = "SELECT node_id FROM node WHERE space_id = ? AND rev > ?"
+            nodes = self._database.read_now(lambda session: [row[0] for row in session.rows(sql, SPACE, self._seen)])
+            self._now |= {version.node: version for version in self.nodes(nodes)}
+            self._seen = head
+        return self._now
+
+    def nodes(self, nodes: Sequence[NodeId]) -> list[NodeVersion]:
+        """These nodes as they are."""
+        found: list[NodeVersion | None] = []
+        for at in range(0, len(nodes), 1_000):
+            request = NodesRequest(tuple(nodes[at : at + 1_000]))
+            found += self.ask(lambda answers: answers.nodes(_device(DeviceId(1)), SPACE, request), Nodes).nodes  # noqa: B023
+        return [version for version in found if version is not None]
 
     def alive(self) -> dict[NodeId, NodeState]:
         """Every node that exists."""
         return {node: version.state for node, version in self.now.items() if version.state is not None}
 
-    def take(self, device: DeviceId, commit: Commit) -> CommitAnswer:
-        """Takes or refuses a commit whole."""
-        if commit.op_id in self.answers:
-            return CommitAnswer(self.answers[commit.op_id], self.clock())
-        if not 0 < len(commit.changes) <= CHANGES_MAX:
-            raise TooLarge(f"{len(commit.changes)} changes")
-        if len({(change.node, change.is_conflict) for change in commit.changes}) < len(commit.changes):
-            raise BadRequest("a node stands twice in this commit")
-        for change in commit.changes:
-            if self.refuses(change):
-                raise BadRequest(f"node {change.node} is poisoned")
-        self._check_chunks(commit.changes)
-        in_the_way = _judge(self.now, commit.changes)
-        if in_the_way:
-            self.refusals.append(next(iter(in_the_way.values())))
-            winners = tuple(self.now[node] for node in in_the_way)
-            return CommitAnswer(Rev(0), self.clock(), winners, self.refusals[-1])
-        rev = Rev(self.head + 1)
-        changed = tuple(version for change in commit.changes if (version := self._apply(rev, change)) is not None)
-        self.answers[commit.op_id] = rev
-        self.journal.append(JournalCommit(rev, self.clock(), device, changed))
-        check_invariants(self.alive())
-        moved, self.moved = self.moved, trio.Event()
-        moved.set()
-        return CommitAnswer(rev, self.clock())
+    def versions_of(self, node: NodeId) -> list[Version]:
+        """The versions of a node, oldest first."""
+        try:
+            request = HistoryRequest(node)
+            answer = self.ask(lambda answers: answers.history(_device(DeviceId(1)), SPACE, request), History)
+        except NotFound:
+            return []
+        return list(reversed(answer.versions))
 
-    def _apply(self, rev: Rev, change: Change) -> NodeVersion | None:
-        state = change.state
-        if change.is_touch:
-            present = self.now[change.node]
-            assert state is not None
-            if present.state is None:
-                return None
-            if change.base != present.rev and state.ctime_ns <= present.state.ctime_ns:
-                return None
-            state = replace(present.state, mtime_ns=state.mtime_ns, ctime_ns=state.ctime_ns, atime_ns=state.atime_ns)
-        self.versions[change.node].append(
-            Version(rev, self.clock(), change.edited_ns, "u", "d", state, is_conflict=change.is_conflict)
-        )
-        if change.is_conflict:
-            return None
-        version = self.now[change.node] = NodeVersion(change.node, rev, change.edited_ns, state)
-        return version
+    def all_versions(self) -> list[Version]:
+        """The versions of every node."""
+        return [version for node in self.now for version in self.versions_of(node)]
 
-    def _check_chunks(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            content = change.state.content if change.state is not None else None
-            for entry in content.entries if content is not None else ():
-                if not entry.is_hole and entry.id not in self.chunks:
-                    raise ChunkMissing(f"chunk {entry.id.hex()} of node {change.node}")
+    def has_chunk(self, chunk: ChunkId) -> bool:
+        """Whether the space may read the chunk."""
+        return self._answers._chunks.may_read(SPACE, chunk)
+
+    def chunk(self, chunk: ChunkId) -> bytes:
+        """The sealed bytes of a chunk."""
+        return self._database.read_now(lambda session: self._answers._chunks.read_whole(session, chunk))
+
+    def chunk_count(self) -> int:
+        """How many chunks the space may read."""
+        return int(self._row("SELECT count(*) FROM chunk_reference WHERE space_id = ?", SPACE)[0])
+
+    def forget_chunks(self) -> None:
+        """As if no content had ever come."""
+        self.run("DELETE FROM chunk_reference WHERE space_id = ?", SPACE)
+        self.run("DELETE FROM chunk")
 
 
-def _judge(now: Mapping[NodeId, NodeVersion], changes: Sequence[Change]) -> dict[NodeId, str]:
-    """The nodes in the way, each with a reason; raises BadRequest for what contradicts itself."""
-    in_the_way: dict[NodeId, str] = {}
-    for change in changes:
-        _judge_base(now.get(change.node), change, in_the_way)
-    settled = {change.node: change.state for change in changes if not (change.is_touch or change.is_conflict)}
-    before = {node: version.state for node, version in now.items() if version.state is not None}
-    after = {node: settled.get(node, state) for node, state in (before | settled).items()}
-    alive = {node: state for node, state in after.items() if state is not None}
-    _judge_names(now, before, settled, alive, in_the_way)
-    for folder, state in settled.items():
-        if state is not None and state.kind is Kind.FOLDER:
-            _judge_way_up(folder, settled, alive, in_the_way)
-    return in_the_way
+def _close(database: Database, answers: Answers, accounts: Accounts, folder: Path) -> None:
+    accounts.close()
+    answers.close()
+    database.close()
+    shutil.rmtree(folder)
 
 
-def _judge_base(present: NodeVersion | None, change: Change, in_the_way: dict[NodeId, str]) -> None:
-    if present is None:
-        if change.base or change.state is None or change.is_touch or change.is_conflict or change.overrides:
-            raise BadRequest(f"there never was a node {change.node}")
-    elif not (change.is_touch or change.is_conflict):
-        if change.base != present.rev:
-            in_the_way[change.node] = f"node {change.node} is at rev {present.rev}, not {change.base}"
-        elif present.state is None and change.state is None:
-            raise BadRequest(f"node {change.node} is removed already")
-    if change.state is not None and not change.state.names:
-        raise BadRequest(f"node {change.node} has no names")
+def done(job: Awaitable[T]) -> T:
+    """What a coroutine that never waits returns."""
+    running = job.__await__()
+    try:
+        next(running)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise AssertionError("it waited")
 
 
-def _judge_names(
-    now: Mapping[NodeId, NodeVersion],
-    before: Mapping[NodeId, NodeState],
-    settled: Mapping[NodeId, NodeState | None],
-    alive: Mapping[NodeId, NodeState],
-    in_the_way: dict[NodeId, str],
-) -> None:
-    holders: dict[Name, list[NodeId]] = defaultdict(list)
-    for node, state in alive.items():
-        for name in state.names:
-            holders[name].append(node)
-    for name, nodes in holders.items():
-        changed = [node for node in nodes if node in settled]
-        if len(changed) > 1:
-            raise BadRequest(f"{name} is given to {changed}")
-        if len(nodes) > 1:
-            in_the_way.update({node: f"node {node} has the name {name}" for node in nodes if node not in settled})
-        if name.parent in alive or name == ROOT_NAME:
-            continue
-        had = [node for node in nodes if node in before and name in before[node].names]
-        if name.parent in settled and had and had[0] not in settled:
-            in_the_way[had[0]] = f"folder {name.parent} is not empty"
-        elif name.parent in settled or name.parent not in now:
-            raise BadRequest(f"nodes {nodes} are in {name.parent}, which this commit removes or never was")
-        else:
-            in_the_way[name.parent] = f"folder {name.parent} was removed"
-
-
-def _judge_way_up(
-    folder: NodeId,
-    settled: Mapping[NodeId, NodeState | None],
-    alive: Mapping[NodeId, NodeState],
-    in_the_way: dict[NodeId, str],
-) -> None:
-    way: list[NodeId] = []
-    at = folder
-    while at != ROOT and at in alive:
-        if at in way:
-            others = [other for other in way if other not in settled]
-            if not others:
-                raise BadRequest(f"folder {folder} is put into itself")
-            in_the_way.update({other: f"folder {other} would be inside itself" for other in others})
-            return
-        way.append(at)
-        at = alive[at].names[0].parent
+def _over_the_wire(message: M) -> M:
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=type(message))
 
 
 def check_invariants(alive: Mapping[NodeId, NodeState]) -> None:
@@ -216,11 +337,16 @@ def check_invariants(alive: Mapping[NodeId, NodeState]) -> None:
             if node != ROOT:
                 assert name.parent in alive, f"node {node} is an orphan: there is no {name.parent}"
                 assert alive[name.parent].kind is Kind.FOLDER, f"node {node} is in {name.parent}, which is no folder"
+    assert alive[ROOT].names == (ROOT_NAME,)
+    rooted = {ROOT}
     for node, state in alive.items():
-        at, steps = node, 0
-        while at != ROOT and state.kind is Kind.FOLDER:
-            at, steps = alive[at].names[0].parent, steps + 1
-            assert steps <= len(alive), f"folder {node} is inside itself"
+        way: list[NodeId] = []
+        at = node
+        while at not in rooted and state.kind is Kind.FOLDER:
+            way.append(at)
+            at = alive[at].names[0].parent
+            assert len(way) <= len(alive), f"folder {node} is inside itself"
+        rooted.update(way)
 
 
 @dataclass
@@ -230,118 +356,116 @@ class Desk:
     server: Server
     device: DeviceId
 
+    @property
+    def _asker(self) -> Device:
+        return _device(self.device)
+
     async def spaces(self) -> Spaces:
-        server = self.server
-        space = Space(SPACE, "home", "owner", server.head, Rev(server.floor), 0, 0, SECRET)
-        return Spaces((space,), server.clock())
+        return self.server.ask(lambda answers: answers.spaces(self._asker), Spaces)
 
     async def lease_range(self) -> NodeRange:
-        self.server.ranges += 1
-        return NodeRange(NodeId(self.server.ranges << NODE_RANGE_BITS), 1 << NODE_RANGE_BITS)
+        return self.server.lease_range(self.device)
 
     async def list_folders(self, space: SpaceId, folders: Sequence[FolderQuery], as_of: Rev = NOW) -> Listing:
-        server = self.server
-        alive = server.alive()
-        listings: list[FolderListing] = []
-        room = server.children_max
-        for query in folders:
-            if room <= 0:
-                break
-            if query.folder not in alive or alive[query.folder].kind is not Kind.FOLDER:
-                listings.append(FolderListing(query.folder, (), (), gone=True))
-                continue
-            found = sorted(
-                (name.name, node)
-                for node, state in alive.items()
-                for name in state.names
-                if node != ROOT and name.parent == query.folder and name.name > query.after
-            )
-            taken, more = found[:room], len(found) > room
-            room -= len(taken)
-            listings.append(
-                FolderListing(
-                    query.folder,
-                    tuple(name for name, _ in taken),
-                    tuple(server.now[node] for _, node in taken),
-                    more=more,
-                )
-            )
-        return Listing(server.head, tuple(listings))
+        request = ListRequest(tuple(folders), as_of)
+        return self.server.ask(lambda answers: answers.list_folders(self._asker, space, request), Listing)
 
     async def nodes(self, space: SpaceId, nodes: Sequence[NodeId], as_of: Rev = NOW) -> Nodes:
-        return Nodes(self.server.head, tuple(self.server.now.get(node) for node in nodes))
+        request = NodesRequest(tuple(nodes), as_of)
+        return self.server.ask(lambda answers: answers.nodes(self._asker, space, request), Nodes)
 
     async def changes(self, space: SpaceId, since: Rev) -> Changes:
-        server = self.server
-        if not server.floor <= since <= server.head:
-            raise CursorTooOld(f"the journal begins after rev {server.floor}")
-        commits = server.journal[since : since + server.commits_max]
-        return Changes(server.head, server.clock(), tuple(commits))
+        return self.server.ask(lambda answers: answers.changes(self._asker, space, since), Changes)
 
     async def poll(self, cursors: Mapping[SpaceId, Rev], wait_seconds: int) -> PollAnswer:
-        server = self.server
-        with trio.move_on_after(wait_seconds):
-            while server.head <= cursors[SPACE]:
-                moved = server.moved
-                await moved.wait()
-        heads = {SPACE: server.head} if server.head > cursors[SPACE] else {}
-        return PollAnswer(heads, server.clock())
+        down = self.server.down
+        answers: list[PollAnswer] = []
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                answers.append(await self.server.poll(self.device, PollRequest(dict(cursors), wait_seconds)))
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(ask)
+            await down.wait()
+            nursery.cancel_scope.cancel()
+        if not answers:
+            raise Unreachable("the server ended")
+        return answers[0]
 
     async def commit(self, space: SpaceId, commit: Commit) -> CommitAnswer:
         return self.server.take(self.device, commit)
 
     async def send_chunks(self, space: SpaceId, chunks: Mapping[ChunkId, bytes]) -> int:
-        for chunk_id, data in chunks.items():
-            if hashlib.sha256(data).digest() != chunk_id:
-                raise ChunkDamaged(f"chunk {chunk_id.hex()} is not what its id says")
-            self.server.chunks[chunk_id] = bytes(data)
-        return sum(len(data) for data in chunks.values())
+        for chunk, data in chunks.items():
+            if hashlib.sha256(data).digest() != chunk:
+                raise ChunkDamaged(f"chunk {chunk.hex()} is not what its id says")
+        wanted = await self.wanted(space, {chunk: len(data) for chunk, data in chunks.items()})
+        missing = [chunk for chunk in chunks if chunk in wanted]
+        batch: list[bytes] = []
+        for chunk in missing:
+            data = bytes(chunks[chunk])
+            if len(data) > SMALL_CHUNK_MAX:
+                # As its signed URL does.
+                self.server.objects.write(object_name(chunk), data)
+                with self.server.answering() as answers:
+                    done(answers.object_received(space, chunk, len(data)))
+                continue
+            if batch and sum(map(len, batch)) + len(data) > PUT_BODY_MAX:
+                self._put(space, batch)
+                batch = []
+            batch.append(data)
+        if batch:
+            self._put(space, batch)
+        return sum(len(chunks[chunk]) for chunk in missing)
+
+    def _put(self, space: SpaceId, batch: Sequence[bytes]) -> None:
+        request = PutRequest(tuple(batch))
+        self.server.ask(lambda answers: answers.put(self._asker, space, request), PutAnswer)
 
     async def wanted(self, space: SpaceId, chunks: Mapping[ChunkId, int]) -> set[ChunkId]:
-        return {chunk for chunk in chunks if chunk not in self.server.chunks}
+        missing: set[ChunkId] = set()
+        pairs = list(chunks.items())
+        for at in range(0, len(pairs), CHUNKS_MAX):
+            request = WantRequest(tuple(pairs[at : at + CHUNKS_MAX]))
+            answer = self.server.ask(lambda answers: answers.want(self._asker, space, request), WantAnswer)  # noqa: B023
+            missing.update(answer.missing)
+        return missing
 
     async def get_parts(self, space: SpaceId, parts: Sequence[ChunkPart]) -> list[bytes]:
         found: list[bytes] = []
-        for part in parts:
-            data = self.server.chunks.get(part.id)
-            if data is None:
-                raise NotFound(f"there is no chunk {part.id.hex()}")
-            if part.frames:
-                header = header_of(data)
-                offset, length = part_range(header, part.first, part.frames)
-                data = header + data[offset : offset + length]
-            found.append(data)
+        while len(found) < len(parts):
+            request = GetRequest(tuple(parts[len(found) :]))
+            found += self.server.ask(lambda answers: answers.get(self._asker, space, request), GetAnswer).parts  # noqa: B023
         return found
 
     async def read_parts(self, space: SpaceId, parts: Sequence[ChunkPart], take: TakePart) -> None:
-        for part, data in zip(parts, await self.get_parts(space, parts), strict=True):
-            take(part.id, part.first, part.frames, data)
+        with self.server.answering() as answers:
+            size, pieces = done(answers.read(self._asker, space, GetRequest(tuple(parts))))
+            body = b"".join(_all(pieces))
+        assert len(body) == size
+        at = 0
+        while at < len(body):
+            head = Head.unpack(body[at : at + HEAD_SIZE])
+            at += HEAD_SIZE + head.length
+            take(head.id, head.first, head.frames, body[at - head.length : at])
 
     async def moments(self, space: SpaceId, folder: NodeId, limit: int) -> Moments:
-        alive = self.server.alive()
-        found: list[Moment] = []
-        for commit in reversed(self.server.journal):
-            if len(found) < limit and any(_is_below(alive, version, folder) for version in commit.changes):
-                found.append(Moment(commit.rev, commit.time_ns))
-        return Moments(tuple(found))
+        request = MomentsRequest(folder, limit)
+        return self.server.ask(lambda answers: answers.moments(self._asker, space, request), Moments)
 
     async def as_of(self, space: SpaceId, time_ns: int) -> Moment:
-        for commit in reversed(self.server.journal):
-            if commit.time_ns <= time_ns:
-                return Moment(commit.rev, commit.time_ns)
-        return Moment(Rev(0), 0)
+        return self.server.ask(lambda answers: answers.as_of(self._asker, space, AsOfRequest(time_ns)), Moment)
 
     async def history(self, space: SpaceId, node: NodeId, before: Rev = NOW, limit: int = 1_000) -> History:
-        found = [version for version in self.server.versions[node] if before == NOW or version.rev < before]
-        return History(tuple(reversed(found[-limit:])))
+        request = HistoryRequest(node, before, limit)
+        return self.server.ask(lambda answers: answers.history(self._asker, space, request), History)
 
 
-def _is_below(alive: Mapping[NodeId, NodeState], version: NodeVersion, folder: NodeId) -> bool:
-    at: NodeId | None = version.node
-    state = version.state
-    while at is not None:
-        if at == folder:
-            return True
-        at = state.names[0].parent if state is not None and at != ROOT else None
-        state = alive.get(at) if at is not None else None
-    return False
+def _all(pieces: Any) -> list[bytes]:
+    """What an async iterator that never waits gives."""
+
+    async def gather() -> list[bytes]:
+        return [piece async for piece in pieces]
+
+    return done(gather())

@@ -5,7 +5,6 @@ ones begin. A failing play is printed with its seed; short ones are shrunk.
 """
 
 import os
-import random
 from collections.abc import Iterator
 
 import pytest
@@ -13,16 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.model.play import Step, perform
+from tests.model.plays import EDITS, HOLDS, WEATHER, WORLD, in_small_parts, long_play
 
 EXAMPLES = int(os.environ.get("SATCHEL_MODEL_EXAMPLES", "60"))
 SEED = int(os.environ.get("SATCHEL_MODEL_SEED", "1"))
-EDITS = [
-    *["create", "create", "mkdir", "symlink", "write", "write", "append", "cut", "save", "save", "rename", "rename"],
-    *["exchange", "link", "unlink", "rmdir", "rmtree", "chmod", "utime", "xattr", "read"],
-]
-WORLD = ["wait", "wait", "wait", "offline", "online", "online", "look"]
-HOLDS = ["hold", "hold", "release"]
-WEATHER = ["weather", "kill", "kill", "restart", "forget"]
 
 
 def steps(verbs: list[str], most: int) -> st.SearchStrategy[list[Step]]:
@@ -41,10 +34,7 @@ usual = settings(
 @pytest.fixture(autouse=True, scope="module")
 def _in_small_parts() -> Iterator[None]:
     """What is done in parts when there is much of it is done in parts here, too."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cache.pull._AT_ONCE", 2)
-        patch.setattr("cache.pull._ASKED_AT_ONCE", 3)
-        patch.setattr("cache.store.CHECKPOINT_PUTS", 60)
+    with in_small_parts():
         yield
 
 
@@ -67,15 +57,9 @@ def test_three_devices_with_wrong_clocks_end_equal(play: list[Step], number: int
 
 
 def test_long_plays_end_equal_and_lose_nothing() -> None:
-    for number in range(SEED, SEED + EXAMPLES):
-        rng = random.Random(number)
-        verbs = EDITS + WORLD + HOLDS + WEATHER
-        play = [
-            Step(rng.choice(verbs), rng.randrange(3), rng.randrange(100), rng.randrange(100))
-            for _ in range(rng.choice((20, 40, 80)))
-        ]
+    for seed in range(SEED, SEED + EXAMPLES):
         try:
-            perform(play, devices=3, seed=number, skews=(0, 30, -4_000))
+            long_play(seed)
         except BaseException:
-            print(f"SATCHEL_MODEL_SEED={number} SATCHEL_MODEL_EXAMPLES=1 repeats it")
+            print(f"tests/model/run --first {seed} --seeds 1 --log repeats it")
             raise
