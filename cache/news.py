@@ -25,6 +25,8 @@ class News:
         self._edit = edit
         self._is_busy = is_busy
         self._correction_ns = correction_ns
+        self.unlisted: set[NodeId] = set()
+        """Folders for which some of it waits: they are to become one with others, and must be listed for that."""
 
     def take(self, versions: Sequence[NodeVersion]) -> None:
         """Takes these states in; those that concern nothing known here are passed over."""
@@ -126,33 +128,40 @@ class News:
             self._edit.drop(node)
 
     def _index_again(self, node: NodeId, record: Record | None) -> None:
-        """Gives a node whose news must wait the names back that were freed for others."""
+        """Gives a node whose news must wait the names back that were freed for others, but those that were taken.
+
+        Until its news can be merged, it is like a file that was removed while it is open.
+        """
         state = record.local if record is not None else None
         if record is None or state is None or all(self._edit.holder(name) == node for name in state.names):
             return
-        freed = [name for name in state.names if self._edit.holder(name) not in (None, node)]
-        for name in freed:
-            state = _renamed(state, name, self._free_name(name))
-        self._edit.put(node, record)
-        if freed:
-            self._edit.set_local(node, state, self._edit.edited_ns(node))
+        kept = tuple(name for name in state.names if self._edit.holder(name) in (None, node))
+        if kept == state.names:
+            self._edit.put(node, record)
+            return
+        hidden = replace(record, local=replace(state, names=kept), is_dirty=True, synced=record.agreed)
+        self._put(node, hidden, 0)
 
     def _keep(self, record: Record, version: NodeVersion) -> None:
         node = version.node
         given = version.state.names if version.state is not None else ()
-        for name in record.local.names if record.local is not None else ():
+        local = record.local
+        for name in local.names if local is not None else ():
             self._revive_folder(name.parent)
             holder = self._edit.holder(name)
             if holder is None or holder == node:
                 continue
             if name in given:
                 record = self._yield(holder, name, node, record, name, version.edited_ns)
-            elif record.local is not None:
+                local = record.local
+            elif local is not None:
                 # It was given to another meanwhile, and is not the server's for this node.
-                if version.state is None and self._give_to(holder, node, record):
+                if version.state is None and len(local.names) == 1 and self._give_to(holder, node, record):
                     self._edit.drop(node)
                     return
-                record = replace(record, local=_renamed(record.local, name, self._free_name(name)))
+                is_one_of_many = len(local.names) > 1
+                local = _without(local, name) if is_one_of_many else _renamed(local, name, self._free_name(name))
+                record = replace(record, local=local)
         self._put(node, record, version.edited_ns - self._correction_ns)
         if record.local is not None and record.local.kind is Kind.FOLDER:
             self._undo_cycles(node)
@@ -165,8 +174,6 @@ class News:
         if record.local.kind is Kind.FOLDER:
             self._move_children(node, holder)
             return True
-        if len(record.local.names) > 1 or self._is_busy(holder):
-            return False
         self._put(holder, self._join(node, record, holder, other, 0), 0)
         return True
 
@@ -188,8 +195,39 @@ class News:
                 (waiting := self._edit.news_of(child.node)) is not None and waiting.state is None
                 for child in self._edit.children(version.node)
             )
-        holders = [self._edit.holder(name) for name in state.names]
-        return any(holder not in (None, version.node) and self._is_busy(holder) for holder in holders if holder)
+        clashes = self._clashes(version.node, state)
+        unlisted = [
+            folder
+            for holder, folder in clashes
+            if (state.kind is Kind.FOLDER or folder != version.node) and self._edit.get(holder).is_dirty
+            for folder in self._unlisted(holder, folder)
+        ]
+        self.unlisted.update(unlisted)
+        return bool(unlisted) or any(self._is_busy(holder) for holder, _ in clashes)
+
+    def _clashes(self, node: NodeId, state: NodeState) -> list[tuple[NodeId, NodeId]]:
+        """Who has names here that this state gives to the node, or that a folder gets back for it; with the latter."""
+        wanted = [(name, node) for name in state.names]
+        for name in state.names:
+            folder = self._edit.record(name.parent)
+            if folder is not None and folder.local is None and folder.synced is not None:
+                wanted += [(own, name.parent) for own in folder.synced.names]
+        found = [(self._edit.holder(name), wanting) for name, wanting in wanted]
+        return [(holder, wanting) for holder, wanting in found if holder is not None and holder != wanting]
+
+    def _unlisted(self, loser: NodeId, target: NodeId) -> list[NodeId]:
+        """Folders of which not all is known here, in `loser` and below, that would go into `target` and below."""
+        record = self._edit.record(loser)
+        if record is None or record.local is None or record.local.kind is not Kind.FOLDER:
+            return []
+        if not record.is_listed:
+            return [loser]
+        found: list[NodeId] = []
+        for child in self._edit.children(loser):
+            other = self._edit.holder(Name(target, child.name)) if child.kind is Kind.FOLDER else None
+            if other is not None and self._is_folder(other):
+                found += self._unlisted(child.node, other)
+        return found
 
     def _revive_folder(self, folder: NodeId) -> None:
         """A folder removed here, into which something came from elsewhere, lives on."""
@@ -207,10 +245,21 @@ class News:
 
     # Names that were given twice
 
-    def _yield(self, loser: NodeId, own: Name, node: NodeId, record: Record, name: Name, edited_ns: int) -> Record:
+    def _yield(
+        self,
+        loser: NodeId,
+        own: Name,
+        node: NodeId,
+        record: Record,
+        name: Name,
+        edited_ns: int,
+        *,
+        is_moved: bool = False,
+    ) -> Record:
         """Makes `loser`, whose name is `own`, give way to `node` in `name`; returns what the node's record becomes.
 
-        Nodes of one kind become one: what `loser` holds goes into the node, or is kept as a version of it.
+        Nodes of one kind become one: what `loser` holds goes into the node, or is kept as a version of it. One that is
+        clean does so only when it `is_moved` with its folder: otherwise the server is about to tell where it is now.
         """
         other = self._edit.get(loser)
         mine, theirs = other.local, record.local
@@ -223,20 +272,18 @@ class News:
             and (waiting.state is None or own not in waiting.state.names)
         ):
             # The server took the name from it, in news that waits here: until then it is not shown there.
-            left = tuple(kept for kept in mine.names if kept != own)
-            hidden = replace(other, local=replace(mine, names=left), is_dirty=True, synced=other.agreed)
+            hidden = replace(other, local=_without(mine, own), is_dirty=True, synced=other.agreed)
             self._put(loser, hidden, 0)
             return record
-        if other.is_dirty and mine.kind is theirs.kind:
-            # Of a folder that is not listed here, what is in it is not known.
+        if (other.is_dirty or is_moved) and mine.kind is theirs.kind:
+            # News waits until a folder is listed (see `_unlisted`); a move that is undone cannot.
             if mine.kind is Kind.FOLDER and other.is_listed:
                 self._move_children(loser, node)
                 self._remove(loser)
                 return record
             if mine.kind is not Kind.FOLDER and len(mine.names) > 1:
                 # What it holds is still to be had under its other names.
-                left = tuple(kept for kept in mine.names if kept != own)
-                self._edit.set_local(loser, replace(mine, names=left), self._edit.edited_ns(loser))
+                self._edit.set_local(loser, _without(mine, own), self._edit.edited_ns(loser))
                 return record
             if mine.kind is not Kind.FOLDER and not self._is_busy(loser):
                 joined = self._join(loser, other, node, record, edited_ns)
@@ -257,8 +304,9 @@ class News:
         mine, theirs = other.local, record.local
         assert mine is not None
         assert theirs is not None
-        edited_ns = self._edit.edited_ns(loser)
-        lost_ns = self._edited_ns(loser)
+        # Of a clean one it is not known when its content was edited, but not later than its ctime.
+        lost_ns = self._edited_ns(loser) or mine.ctime_ns
+        edited_ns = lost_ns - self._correction_ns
         if not other.staged and (mine.content, mine.target) == (theirs.content, theirs.target) and not record.staged:
             return record
         # What is being written to a file replaces its content when it is flushed.
@@ -293,12 +341,32 @@ class News:
                 continue
             own, name = Name(source, child.name), Name(target, child.name)
             holder = self._edit.holder(name)
-            if holder is not None:
+            if holder is not None and not self._takes_over(child.node, state, holder):
                 kept = self._edit.get(holder)
-                self._put(holder, self._yield(child.node, own, holder, kept, name, self._edited_ns(holder)), 0)
+                kept_ns = self._edited_ns(holder) or (kept.local.ctime_ns if kept.local is not None else 0)
+                joined = self._yield(child.node, own, holder, kept, name, kept_ns, is_moved=True)
+                self._put(holder, joined, 0)
                 continue
             moved = _renamed(state, own, name.name, name.parent)
             self._edit.set_local(child.node, moved, self._edit.edited_ns(child.node))
+
+    def _takes_over(self, node: NodeId, state: NodeState, holder: NodeId) -> bool:
+        """Whether a file that is open for writing takes the name of another, which then is a version of it.
+
+        Its content cannot go into another node, for it is not known yet. Of two such files neither gives way.
+        """
+        kept = self._edit.get(holder)
+        if (
+            kept.local is None
+            or kept.local.kind is not state.kind
+            or not self._is_busy(node)
+            or self._is_busy(holder)
+            or len(kept.local.names) > 1
+        ):
+            return False
+        self._edit.keep_lost(node, LostEdit(kept.local, self._edited_ns(holder) or kept.local.ctime_ns, kept.staged))
+        self._remove(holder)
+        return True
 
     # Folders in each other
 
@@ -348,6 +416,10 @@ class News:
 def _renamed(state: NodeState, old: Name, name: bytes, parent: NodeId | None = None) -> NodeState:
     new = Name(old.parent if parent is None else parent, name)
     return replace(state, names=tuple(new if own == old else own for own in state.names))
+
+
+def _without(state: NodeState, name: Name) -> NodeState:
+    return replace(state, names=tuple(own for own in state.names if own != name))
 
 
 def acknowledge(

@@ -7,7 +7,7 @@ brought up to that rev first, and what it said of a node meanwhile counts.
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from cache import news
 from cache.errors import NoSuchNode
 from cache.staging import Staging
-from cache.tree import Edit, Tree
+from cache.tree import Edit, Table, Tree
 from remote.protocol.errors import CursorTooOld
 from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import FolderListing, FolderQuery, JournalCommit
@@ -108,6 +108,8 @@ class Pull:
         # While requests are on their way: what the journal said meanwhile, which is newer than their answers.
         self._recent: dict[NodeId, Rev] = {}
         self._crossings = 0
+        # Folders that must be listed before some news can be taken in.
+        self._unlisted: set[NodeId] = set()
 
     async def catch_up(self) -> None:
         """Applies the journal up to the server's head."""
@@ -149,7 +151,7 @@ class Pull:
         with self._tree.edit() as edit:
             if commit.device == self.home.device:
                 versions = self._take_own(edit, commit)
-            self._news(edit).take(versions)
+            self._take_in(edit, versions)
             if not parts:
                 self._tree.set_cursor(commit.rev, edit)
             effects = effects_of(edit)
@@ -158,7 +160,7 @@ class Pull:
         for part in parts:
             # Cut off in between, the commit is applied again: what is in the tree already is passed over then.
             with self._tree.edit() as edit:
-                self._news(edit).take(part)
+                self._take_in(edit, part)
                 if part is parts[-1]:
                     self._tree.set_cursor(commit.rev, edit)
                 effects = effects_of(edit)
@@ -194,8 +196,10 @@ class Pull:
                 left.append(version)
         return tuple(left)
 
-    def _news(self, edit: Edit) -> news.News:
-        return news.News(edit, self.mount.is_busy, self.clock.correction_ns)
+    def _take_in(self, edit: Edit, versions: Sequence[NodeVersion]) -> None:
+        told = news.News(edit, self.mount.is_busy, self.clock.correction_ns)
+        told.take(versions)
+        self._unlisted |= told.unlisted
 
     async def take_winners(self, versions: Sequence[NodeVersion]) -> None:
         """Takes in the states that made the server refuse a commit; within a `crossing` that began before it."""
@@ -204,12 +208,19 @@ class Pull:
             self._take(self._not_overtaken(versions))
 
     async def retry_waiting(self) -> bool:
-        """Takes in news that waited for a file to be closed; whether any of it need not wait any more."""
-        async with self.lock:
-            waiting = self._tree.news()
-            if waiting:
-                self._take(waiting)
-            return len(self._tree.news()) < len(waiting)
+        """Takes in news that waited for a file to be closed or a folder to be listed; whether any waits no more."""
+        before = self._tree.store.count(Table.NEWS)
+        while True:
+            self._unlisted.clear()
+            async with self.lock:
+                waiting = self._tree.news()
+                if waiting:
+                    self._take(waiting)
+            if not self._unlisted:
+                return self._tree.store.count(Table.NEWS) < before
+            for folder in sorted(self._unlisted):
+                with suppress(NoSuchNode):
+                    await self.list_folder(folder)
 
     def _not_overtaken(self, versions: Sequence[NodeVersion]) -> list[NodeVersion]:
         return [version for version in versions if version.rev >= self._recent.get(version.node, 0)]
@@ -220,7 +231,7 @@ class Pull:
                 record = edit.record(version.node)
                 if record is not None and version.rev <= record.rev:
                     edit.forget_news(version.node)
-            self._news(edit).take(versions)
+            self._take_in(edit, versions)
             effects = effects_of(edit)
         self.mount.show(effects)
 
@@ -304,7 +315,7 @@ class Pull:
             children = children[_AT_ONCE:]
             await trio.lowlevel.checkpoint()
         with self._tree.edit() as edit:
-            self._news(edit).take(children)
+            self._take_in(edit, children)
             record = edit.record(folder)
             if record is not None and not answer.more:
                 edit.put(folder, replace(record, is_listed=True, is_listing=False))

@@ -353,7 +353,9 @@ class Push:
         """Local edits that lost a merge become versions on the server; whether any did."""
         is_sent = False
         for key, node, lost in self._tree.lost():
-            if self.troubles.holds_back_lost(key, trio.current_time()):
+            record = self._tree.record(node)
+            is_unknown = record is not None and record.rev == 0
+            if is_unknown or self.troubles.holds_back_lost(key, trio.current_time()):
                 continue
             try:
                 prepared = await self._preparing.lost(lost)

@@ -190,6 +190,9 @@ class Sync:
                 await self.ensure_range()
                 await self._pull.catch_up()
                 self._arrived()
+                if self._tree.store.count(Table.NEWS):
+                    # Some of it may wait for a folder to be listed.
+                    self._push.wake()
                 failures = 0
                 await self._wait_for_news()
             if connection.failed:

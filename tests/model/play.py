@@ -5,6 +5,7 @@ decided by what the device has at that moment.
 """
 
 import random
+import re
 import stat
 import tempfile
 import time
@@ -84,7 +85,7 @@ class Play:
         """Content that was flushed and must not be lost, with where it was."""
         self.removals: dict[NodeId, Removal] = {}
         self.edits: dict[NodeId, list[tuple[int, int]]] = defaultdict(list)
-        self.kinds: dict[bytes, set[Kind]] = defaultdict(set)
+        self.kinds: dict[Name, set[Kind]] = defaultdict(set)
         self.called: dict[NodeId, set[bytes]] = defaultdict(set)
         self.named: dict[Name, list[tuple[int, int]]] = defaultdict(list)
         self.held: list[tuple[Device, Handle, bytes]] = []
@@ -161,7 +162,7 @@ class Play:
         if record is None or record.local is None:
             return
         for name in record.local.names:
-            self.kinds[name.name].add(record.local.kind)
+            self.kinds[name].add(record.local.kind)
             self.called[node].add(name.name)
         self._note(device, node)
 
@@ -482,6 +483,9 @@ class Play:
         attributes = ExtendedAttributes(device.volume)
         for node, record in device.records():
             state = record.local
+            for name in state.names if state is not None else ():
+                self.kinds[name].add(state.kind)
+                self.called[node].add(name.name)
             if state is None or state.kind is not Kind.FILE or attributes.get(node, b"user.satchel.state") != b"synced":
                 continue
             there = self.server.now.get(node)
@@ -503,9 +507,11 @@ class Play:
     def _check_names(self, there: dict[NodeId, NodeState]) -> None:
         for state in there.values():
             for name in state.names:
-                stem = name.name.replace(b" (2)", b"").replace(b" (3)", b"").replace(b" (4)", b"")
+                stem = re.sub(rb" \(\d+\)", b"", name.name)
                 if stem != name.name:
-                    assert len(self.kinds[stem] | {state.kind}) > 1, f"{name} is a conflict copy"
+                    folders = [each for each in self.called if self.called[each] & self.called[name.parent]]
+                    kinds = {kind for folder in (*folders, name.parent) for kind in self.kinds[Name(folder, stem)]}
+                    assert kinds - {state.kind}, f"{name} is a conflict copy"
 
     def _check_removals(self, there: dict[NodeId, NodeState]) -> None:
         for node, removal in self.removals.items():
