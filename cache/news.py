@@ -28,11 +28,14 @@ class News:
         self.unlisted: set[NodeId] = set()
         """Folders for which some of it waits: they are to become one with others, and must be listed for that."""
 
-    def take(self, versions: Sequence[NodeVersion]) -> None:
-        """Takes these states in; those that concern nothing known here are passed over."""
+    def take(self, versions: Sequence[NodeVersion], *, are_in_the_way: bool = False) -> None:
+        """Takes these states in; those that concern nothing known here are passed over.
+
+        `are_in_the_way`: of what we want, so that they concern us also in a folder that is not listed.
+        """
         fresh = [version for version in versions if not self._is_stale(version)]
         # Known folders may be among the news: what is in them is judged by the tree as it was.
-        alive = [version for version in fresh if version.state is not None and self._concerns(version)]
+        alive = [version for version in fresh if version.state is not None and self._concerns(version, are_in_the_way)]
         removed = [version for version in fresh if version.state is None]
         for version in (*alive, *removed):
             self._free_names(version)
@@ -52,11 +55,13 @@ class News:
         record, waiting = self._edit.record(version.node), self._edit.news_of(version.node)
         return (record is not None and version.rev <= record.rev) or (waiting is not None and version.rev < waiting.rev)
 
-    def _concerns(self, version: NodeVersion) -> bool:
+    def _concerns(self, version: NodeVersion, is_in_the_way: bool) -> bool:
         if self._edit.record(version.node) is not None:
             return True
-        state = version.state
-        return state is not None and any(self._is_known_folder(name.parent) for name in state.names)
+        folders = [name.parent for name in version.state.names] if version.state is not None else []
+        if is_in_the_way and any(self._edit.record(folder) is not None for folder in folders):
+            return True
+        return any(map(self._is_known_folder, folders))
 
     def _is_known_folder(self, folder: NodeId) -> bool:
         record = self._edit.record(folder)

@@ -196,16 +196,16 @@ class Pull:
                 left.append(version)
         return tuple(left)
 
-    def _take_in(self, edit: Edit, versions: Sequence[NodeVersion]) -> None:
+    def _take_in(self, edit: Edit, versions: Sequence[NodeVersion], *, are_in_the_way: bool = False) -> None:
         told = news.News(edit, self.mount.is_busy, self.clock.correction_ns)
-        told.take(versions)
+        told.take(versions, are_in_the_way=are_in_the_way)
         self._unlisted |= told.unlisted
 
     async def take_winners(self, versions: Sequence[NodeVersion]) -> None:
         """Takes in the states that made the server refuse a commit; within a `crossing` that began before it."""
         await self.catch_up()
         async with self.lock:
-            self._take(self._not_overtaken(versions))
+            self._take(self._not_overtaken(versions), are_in_the_way=True)
 
     async def retry_waiting(self) -> bool:
         """Takes in news that waited for a file to be closed or a folder to be listed; whether any waits no more."""
@@ -225,13 +225,13 @@ class Pull:
     def _not_overtaken(self, versions: Sequence[NodeVersion]) -> list[NodeVersion]:
         return [version for version in versions if version.rev >= self._recent.get(version.node, 0)]
 
-    def _take(self, versions: Sequence[NodeVersion]) -> None:
+    def _take(self, versions: Sequence[NodeVersion], *, are_in_the_way: bool = False) -> None:
         with self._tree.edit() as edit:
             for version in versions:
                 record = edit.record(version.node)
                 if record is not None and version.rev <= record.rev:
                     edit.forget_news(version.node)
-            self._take_in(edit, versions)
+            self._take_in(edit, versions, are_in_the_way=are_in_the_way)
             effects = effects_of(edit)
         self.mount.show(effects)
 

@@ -577,6 +577,94 @@ def test_the_same_new_folder_twice_becomes_one() -> None:
     in_world(scene)
 
 
+def test_a_folder_renamed_to_a_name_that_another_got_elsewhere_goes_into_it_with_all_that_is_in_it() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"old")
+        await make(world.one, b"f", b"older", folder)
+        await make(world.one, b"g", b"g", await make_folder(world.one, b"in", folder))
+        await world.quiet()
+        world.two.wire.set_up(False)
+        await world.two.volume.rename(ROOT, b"old", ROOT, b"new", 0)
+        other = await make_folder(world.one, b"new")
+        file = await make(world.one, b"f", b"newer", other)
+        await make(world.one, b"h", b"h", await make_folder(world.one, b"in", other))
+        await quiet(world.one)
+        await world.quiet()
+        names = sorted(name.name for state in world.server.alive().values() for name in state.names)
+        assert names == [b"", b"f", b"g", b"h", b"in", b"new"]
+        assert await world.two.content(file) == b"newer"
+        assert world.conflicts() == 1
+
+    in_world(scene)
+
+
+def test_a_folder_not_listed_here_is_listed_before_it_becomes_one_with_another() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"old")
+        await make(world.one, b"f", b"f", await make_folder(world.one, b"in", folder))
+        await world.quiet()
+        fresh = Device(world.home, world.server, 3, is_walking=False)
+        await fresh.start(world.nursery)
+        await fresh.volume.children(ROOT)
+        await trio.sleep(1)
+        fresh.wire.set_up(False)
+        await fresh.volume.rename(ROOT, b"old", ROOT, b"new", 0)
+        other = await make_folder(world.one, b"new")
+        await make(world.one, b"h", b"h", await make_folder(world.one, b"in", other))
+        await quiet(world.one)
+        fresh.wire.set_up(True)
+        await trio.sleep(60)
+        await world.quiet()
+        names = sorted(name.name for state in world.server.alive().values() for name in state.names)
+        assert names == [b"", b"f", b"h", b"in", b"new"]
+        await fresh.stop()
+
+    in_world(scene)
+
+
+def test_a_file_replaced_elsewhere_while_it_is_open_here_gets_no_second_name() -> None:
+    async def scene(world: World) -> None:
+        node = await make(world.one, b"a", b"old")
+        await world.quiet()
+        handle = await begin(world.two, node, b"written while open")
+        await save(world.one, b"a", b"saved elsewhere")
+        await quiet(world.one)
+        await trio.sleep(5)
+        assert [child.name for child in world.two.tree.children(ROOT)] == [b"a"]
+        assert await world.two.content(await world.two.volume.lookup(ROOT, b"a")) == b"written while open"
+        end(world.two, handle)
+        await world.quiet()
+        assert world.names() == {b"a"}
+        assert await world.one.content(await world.one.volume.lookup(ROOT, b"a")) == b"written while open"
+        assert world.conflicts() == 1
+
+    in_world(scene)
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_files_of_folders_that_become_one_do_so_too(is_open: bool) -> None:
+    async def scene(world: World) -> None:
+        for device in (world.one, world.two):
+            device.wire.set_up(False)
+        node = await make(world.one, b"f", b"of one", await make_folder(world.one, b"d"))
+        await make(world.two, b"f", b"of two", await make_folder(world.two, b"d"))
+        handle = await begin(world.one, node, b"written by one") if is_open else None
+        world.two.wire.set_up(True)
+        await quiet(world.two)
+        world.one.wire.set_up(True)
+        world.one.sync.retry_now()
+        await trio.sleep(5)
+        if handle is not None:
+            assert [child.name for child in world.one.tree.children(ROOT)] == [b"d"]
+            end(world.one, handle)
+        await world.quiet()
+        assert world.names() == {b"d", b"f"}
+        contents = [one.state.content.inline for one in world.server.all_versions() if one.state and one.state.content]
+        assert {b"of two", b"written by one" if is_open else b"of one"} <= set(contents)
+
+    in_world(scene)
+
+
 def test_a_file_whose_name_goes_to_one_that_is_being_written_is_kept_as_a_version() -> None:
     async def scene(world: World) -> None:
         node = await make(world.one, b"d", b"old")

@@ -44,7 +44,7 @@ from remote.protocol.messages import (
     PollAnswer,
     Spaces,
 )
-from remote.protocol.nodes import Name, NodeState
+from remote.protocol.nodes import Kind, Name, NodeState
 from remote.protocol.service import TakePart
 from tests.model.server import SECRET, SPACE, Desk, Server, skew_ns
 
@@ -286,17 +286,20 @@ class Device:
         await self._ended.wait()
         self.is_running = False
 
-    def is_quiet(self) -> bool:
-        """Whether nothing is left to do."""
+    def is_quiet(self, *, is_whole: bool = True) -> bool:
+        """Whether nothing is left to do; unless it `is_whole`, folders need not be listed."""
         return (
             self.tree.cursor == self.server.head
             and self.tree.is_all_sent()
             and not self.tree.news()
             and not self.push.is_sending
             and not self.push.troubles.nodes
-            and not self.tree.unlisted(1)
-            and all(record.is_listed for _, record in self.records() if record.local and record.local.kind == 2)
+            and (not is_whole or self._is_listed())
         )
+
+    def _is_listed(self) -> bool:
+        folders = [record for _, record in self.records() if record.local and record.local.kind is Kind.FOLDER]
+        return not self.tree.unlisted(1) and all(record.is_listed for record in folders)
 
     def records(self):
         """Every record."""

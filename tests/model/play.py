@@ -31,7 +31,7 @@ from remote.protocol.manifests import decode_leaf
 from remote.protocol.nodes import Entry, Kind, Manifest, Name, NodeState
 from remote.protocol.sealing import open_chunk, open_leaf
 from tests.model.device import Device, Time, check_tree
-from tests.model.server import Server, check_invariants, skew_ns
+from tests.model.server import Server, check_invariants, new_database, skew_ns
 
 NAMES = (b"a", b"b.txt", b"c", b"d")
 ME = Caller(1000, 1000, 0o22)
@@ -57,15 +57,15 @@ class Removal:
     is_excused: bool
 
 
-async def quiet(*devices: Device) -> None:
-    """Everybody comes online and does what is left to do."""
+async def quiet(*devices: Device, is_whole: bool = True) -> None:
+    """Everybody comes online and does what is left to do; unless it `is_whole`, folders need not be listed."""
     for device in devices:
         device.wire.loss = 0
         device.wire.echo = 0
         device.wire.delay_seconds = 0.01
         device.wire.set_up(True)
     deadline = trio.current_time() + QUIET_SECONDS
-    while not all(device.is_quiet() for device in devices):
+    while not all(device.is_quiet(is_whole=is_whole) for device in devices):
         await trio.sleep(1)
         if trio.current_time() > deadline:
             raise AssertionError("\n".join(device.why_not_quiet() for device in devices))
@@ -74,11 +74,21 @@ async def quiet(*devices: Device) -> None:
 class Play:
     """Runs steps on devices of one server."""
 
-    def __init__(self, home: Path, clock: Time, *, devices: int, seed: int = 0, skews: Sequence[float] = ()) -> None:
+    def __init__(
+        self, home: Path, clock: Time, *, devices: int, seed: int = 0, skews: Sequence[float] = (), lazy: int = 0
+    ) -> None:
+        """`lazy`: so many of the devices list only the folders that somebody looks into."""
         self.clock = clock
         self.server = Server(children_max=7, commits_max=3)
         self.devices = [
-            Device(home, self.server, number + 1, seed=seed, skew_seconds=skews[number] if skews else 0)
+            Device(
+                home,
+                self.server,
+                number + 1,
+                seed=seed,
+                skew_seconds=skews[number] if skews else 0,
+                is_walking=number >= lazy,
+            )
             for number in range(devices)
         ]
         self.written: dict[bytes, str] = {}
@@ -86,7 +96,7 @@ class Play:
         self.removals: dict[NodeId, Removal] = {}
         self.edits: dict[NodeId, list[tuple[int, int]]] = defaultdict(list)
         self.kinds: dict[Name, set[Kind]] = defaultdict(set)
-        self.called: dict[NodeId, set[bytes]] = defaultdict(set)
+        self.called: dict[NodeId, set[Name]] = defaultdict(set)
         self.named: dict[Name, list[tuple[int, int]]] = defaultdict(list)
         self.held: list[tuple[Device, Handle, bytes]] = []
         self.count = 0
@@ -127,6 +137,13 @@ class Play:
         """Everybody comes online and does what is left to do."""
         for device, handle, data in list(self.held):
             await self._let_go(device, handle, data)
+        lazy = [device for device in self.devices if not device.is_walking]
+        if lazy:
+            await quiet(*self.devices, is_whole=False)
+        for device in lazy:
+            await device.stop()
+            device.is_walking = True
+            await device.start(self.nursery)
         await quiet(*self.devices)
 
     # What people do
@@ -163,7 +180,7 @@ class Play:
             return
         for name in record.local.names:
             self.kinds[name].add(record.local.kind)
-            self.called[node].add(name.name)
+            self.called[node].add(name)
         self._note(device, node)
 
     async def _excuse(self, device: Device, node: NodeId) -> None:
@@ -188,9 +205,10 @@ class Play:
         self.removals[node] = Removal(device.number, self.clock.last_ns, is_excused)
 
     def _all_names(self, node: NodeId) -> set[Name]:
-        """Every name that the server ever heard of."""
+        """Every name that it ever had, on the server or on a device."""
         versions = self.server.versions_of(node)
-        return {name for version in versions if version.state is not None for name in version.state.names}
+        there = {name for version in versions if version.state is not None for name in version.state.names}
+        return there | self.called[node]
 
     def _content(self, device: Device, x: int) -> bytes:
         self.count += 1
@@ -485,7 +503,7 @@ class Play:
             state = record.local
             for name in state.names if state is not None else ():
                 self.kinds[name].add(state.kind)
-                self.called[node].add(name.name)
+                self.called[node].add(name)
             if state is None or state.kind is not Kind.FILE or attributes.get(node, b"user.satchel.state") != b"synced":
                 continue
             there = self.server.now.get(node)
@@ -499,17 +517,19 @@ class Play:
 
     def _check_gone(self) -> None:
         """What nobody removed is there, or became one with another of its name; and no node was made by itself."""
-        called = self.called
+        called = {node: {name.name for name in names} for node, names in self.called.items()}
         for node, version in self.server.now.items():
             if version.state is None and node not in self.removals:
-                assert any(called[node] & called[other] for other in called if other != node), f"node {node} is gone"
+                mine = called.get(node, set())
+                assert any(mine & called[other] for other in called if other != node), f"node {node} is gone"
 
     def _check_names(self, there: dict[NodeId, NodeState]) -> None:
         for state in there.values():
             for name in state.names:
                 stem = re.sub(rb" \(\d+\)", b"", name.name)
                 if stem != name.name:
-                    folders = [each for each in self.called if self.called[each] & self.called[name.parent]]
+                    called = {own.name for own in self.called[name.parent]}
+                    folders = [each for each, names in self.called.items() if called & {own.name for own in names}]
                     kinds = {kind for folder in (*folders, name.parent) for kind in self.kinds[Name(folder, stem)]}
                     assert kinds - {state.kind}, f"{name} is a conflict copy"
 
@@ -566,6 +586,7 @@ async def _inline(job: Callable[..., Any], *args: object, **_: object) -> object
 def in_no_time(job: Callable[[Path, Time], Awaitable[None]], *, seed: int = 0) -> None:
     """Runs a job on a home for devices and their clock; nobody waits for real, and it runs the same way each time."""
     clock = Time()
+    new_database()
     in_thread = trio.to_thread.run_sync
 
     async def run_sync(job: Callable[..., Any], *args: object, **options: Any) -> object:
@@ -583,12 +604,14 @@ def in_no_time(job: Callable[[Path, Time], Awaitable[None]], *, seed: int = 0) -
         trio.run(job, Path(home), clock, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def perform(steps: Sequence[Step], *, devices: int = 2, seed: int = 0, skews: Sequence[float] = ()) -> None:
+def perform(
+    steps: Sequence[Step], *, devices: int = 2, seed: int = 0, skews: Sequence[float] = (), lazy: int = 0
+) -> None:
     """Runs a play from its beginning."""
     log: list[str] = []
 
     async def play(home: Path, clock: Time) -> None:
-        this = Play(home, clock, devices=devices, seed=seed, skews=skews)
+        this = Play(home, clock, devices=devices, seed=seed, skews=skews, lazy=lazy)
         this.log = log
         await this.run(steps)
 

@@ -112,7 +112,7 @@ class _Answers(Answers):
 
 
 @cache
-def _new_database() -> bytes:
+def new_database() -> bytes:
     """The file of an instance with one user, a home and some devices."""
     with tempfile.TemporaryDirectory(prefix="satchel-model-") as folder:
         path = Path(folder) / _DATABASE
@@ -151,7 +151,7 @@ class Server:
         memory = Path("/dev/shm")
         self._home = Path(tempfile.mkdtemp(prefix="satchel-model-", dir=memory if memory.is_dir() else None))
         (self._home / "0").mkdir()
-        (self._home / "0" / _DATABASE).write_bytes(_new_database())
+        (self._home / "0" / _DATABASE).write_bytes(new_database())
         self._open()
 
     def _open(self) -> None:
