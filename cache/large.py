@@ -28,7 +28,7 @@ from remote.protocol.nodes import Base, Entry, Manifest
 from remote.protocol.sealing import Sealed, plain_hash, seal
 from remote.protocol.service import Service
 
-_BATCH_BYTES: Final = 4 << 20
+_BATCH_BYTES: Final = 8 << 20
 _SENDERS: Final = 2
 _UNSENT_MAX: Final = 256 << 10
 _LEAVES_KEPT: Final = 64

@@ -12,7 +12,7 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Self, TypeVar
@@ -154,7 +154,7 @@ class Lines:
             self._traffic.sent_head(method, target.path.encode(), _raw(sent))
             try:
                 response = await self.in_thread(
-                    line, lambda: line.begin(method, target.path, sent, body or b""), is_sending=body is not None
+                    line, lambda: line.begin(method, target.path, sent, [body or b""]), is_sending=body is not None
                 )
             except _FAILURES as error:
                 raise Unreachable(f"{target.netloc} did not answer ({error!r}).") from error
@@ -162,13 +162,15 @@ class Lines:
             self._traffic.received_head(_raw(answer.headers))
             yield answer
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes, take: Callable[[Reply], Taken]) -> Taken:
+    async def post(
+        self, url: str, headers: Mapping[str, str], body: Sequence[bytes], take: Callable[[Reply], Taken]
+    ) -> Taken:
         """What `take` makes of the answer, in the thread that reads it; raises Unreachable when none comes.
 
         When this is cancelled, `take` has ended before it returns. Who calls bounds how often at once.
         """
         target = _Target(url)
-        sent = {**target.headers, **headers, "content-length": str(len(body))}
+        sent = {**target.headers, **headers, "content-length": str(sum(map(len, body)))}
         replies: list[Reply] = []
 
         def exchange() -> Taken:
@@ -306,18 +308,19 @@ class _Line:
         self.received_bytes = 0
 
     def begin(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | memoryview
+        self, method: str, target: str, headers: Mapping[str, str], body: Sequence[bytes]
     ) -> http.client.HTTPResponse:
         """Sends a request; the answer with its body still unread."""
         if self._handshake is not None:
             self._handshake()
             self._handshake = None
         self._connection.request(method, target, headers=dict(headers))
-        body = memoryview(body)
-        for offset in range(0, len(body), PIECE):
-            piece = body[offset : offset + PIECE]
-            self._socket.sendall(piece)
-            self.sent_bytes += len(piece)
+        for part in body:
+            view = memoryview(part)
+            for offset in range(0, len(part), PIECE):
+                piece = view[offset : offset + PIECE]
+                self._socket.sendall(piece)
+                self.sent_bytes += len(piece)
         return self._connection.getresponse()
 
     def room(self, size: int) -> memoryview:

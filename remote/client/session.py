@@ -1,7 +1,7 @@
 """Session: messages there and back, under one token, with deadlines and retries; knows no particular request."""
 
 import functools
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from remote.client.wire import (
 )
 from remote.protocol.errors import ServerFault, TooLarge, Unreachable
 from remote.protocol.messages import CONTENT_TYPE, PROTOCOL_VERSION
+from remote.protocol.parts import PARTS_TYPE
 
 Message = TypeVar("Message")
 Taken = TypeVar("Taken")
@@ -127,7 +128,12 @@ class Session:
 
     async def read_parts(self, path: str, request: msgspec.Struct, take: Callable[[Reply], Taken]) -> Taken:
         """What `take` makes, in a thread, of the answer to a request; sent a single time."""
-        return await self._lines.post(self._base + path, self._headers, _encoder.encode(request), take)
+        return await self._lines.post(self._base + path, self._headers, [_encoder.encode(request)], take)
+
+    async def send_parts(self, path: str, body: Sequence[bytes], take: Callable[[Reply], Taken]) -> Taken:
+        """What `take` makes, in a thread, of the answer to a body of parts, which is never copied; sent once."""
+        headers = {**self._headers, "content-type": PARTS_TYPE}
+        return await self._lines.post(self._base + path, headers, body, take)
 
     @property
     def is_proxied(self) -> bool:

@@ -1,4 +1,4 @@
-"""Transfer: chunks there and back. Small ones travel many in a request, large ones each by its signed URL.
+"""Transfer: chunks there and back, many in a request; large ones also each by its signed URL.
 
 Readers and senders have limits of their own, so that a read never waits behind an upload.
 """
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import msgspec
 import trio
 from msgspec.structs import replace
 
-from remote.client.answers import object_fault, problem_of
+from remote.client.answers import message_of, object_fault, problem_of
 from remote.client.lines import Reply
 from remote.client.patience import allow_for, together
 from remote.client.session import PAGE_MAX, Session
@@ -44,6 +45,9 @@ Item = TypeVar("Item")
 
 OBJECTS_READ_AT_ONCE = 6
 OBJECTS_SENT_AT_ONCE = 4
+GROUPS_SENT_AT_ONCE = 3
+GROUP_BYTES = 16 << 20
+"""Sealed bytes that are sent in one stream: the server syncs what came in it together."""
 BATCHES_READ_AT_ONCE = 3
 BATCHES_SENT_AT_ONCE = 2
 FEW_READ_AT_ONCE = 4
@@ -56,6 +60,7 @@ URLS_KEPT = 20_000
 UNASKED_MAX = 16 << 10
 _PUT_CHUNKS_MAX = 1_000
 _EXPIRY_MARGIN_SECONDS = 30.0
+_PUT_ANSWER = msgspec.msgpack.Decoder(PutAnswer)
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Transfer:
         self._session = session
         self._object_readers = trio.CapacityLimiter(OBJECTS_READ_AT_ONCE)
         self._object_senders = trio.CapacityLimiter(OBJECTS_SENT_AT_ONCE)
+        self._group_senders = trio.CapacityLimiter(GROUPS_SENT_AT_ONCE)
         self._batch_readers = trio.CapacityLimiter(BATCHES_READ_AT_ONCE)
         self._few_readers = trio.CapacityLimiter(FEW_READ_AT_ONCE)
         self._bulk_readers = trio.CapacityLimiter(BULK_READ_AT_ONCE)
@@ -82,14 +88,16 @@ class Transfer:
         """Which of these chunks (id -> sealed size) must be sent, and where to."""
         missing: list[ChunkId] = []
         urls: dict[ChunkId, str] = {}
+        may_send = True
         for batch in _batches(list(chunks.items()), CHUNKS_MAX):
             path = f"v1/spaces/{space}/chunks/want"
             answer = await self._session.ask(WantAnswer, "POST", path, WantRequest(tuple(batch)))
             missing += answer.missing
             urls.update(answer.urls)
+            may_send = may_send and answer.may_send
         if not chunks.keys() >= set(missing):
             raise ServerFault("The server wants chunks that it was not offered.")
-        return WantAnswer(tuple(missing), urls)
+        return WantAnswer(tuple(missing), urls, may_send)
 
     async def send(self, space: SpaceId, chunks: Mapping[ChunkId, bytes]) -> int:
         """Sends those of these chunks that the server asks for; returns their bytes.
@@ -103,8 +111,11 @@ class Transfer:
         missing = set(wanted.missing)
         small = [chunk for chunk in chunks if chunk in missing and len(chunks[chunk]) <= SMALL_CHUNK_MAX]
         large = [chunk for chunk in chunks if chunk in missing and len(chunks[chunk]) > SMALL_CHUNK_MAX]
-        jobs = [partial(self._put_batch, space, batch, chunks) for batch in _put_batches(small, chunks)]
-        jobs += [partial(self._put_object, space, chunk, chunks[chunk], wanted.urls.get(chunk)) for chunk in large]
+        jobs = [partial(self._put_batch, space, batch, chunks) for batch in _batched(small, chunks, PUT_BODY_MAX)]
+        if wanted.may_send and not self._session.is_proxied:
+            jobs += [partial(self._send_group, space, group, chunks) for group in _batched(large, chunks, GROUP_BYTES)]
+        else:
+            jobs += [partial(self._put_object, space, chunk, chunks[chunk], wanted.urls.get(chunk)) for chunk in large]
         await together(jobs)
         return sum(len(chunks[chunk]) for chunk in missing)
 
@@ -144,6 +155,27 @@ class Transfer:
             answer = await self._session.ask(PutAnswer, "POST", f"v1/spaces/{space}/chunks/put", request)
         if list(answer.ids) != list(batch):
             raise ServerFault("The server stored other chunks than it was sent.")
+
+    async def _send_group(self, space: SpaceId, group: Sequence[ChunkId], chunks: Mapping[ChunkId, bytes]) -> None:
+        """Sends large chunks in one stream; after a cut, those that did not come whole before it."""
+        left = list(group)
+        is_first = True
+
+        async def attempt(scope: trio.CancelScope) -> None:
+            nonlocal left, is_first
+            if not is_first:
+                wanted = set((await self.want(space, {chunk: len(chunks[chunk]) for chunk in left})).missing)
+                left = [chunk for chunk in left if chunk in wanted]
+            is_first = False
+            if left:
+                body = [piece for chunk in left for piece in (Head.of(chunk, chunks[chunk]).pack(), chunks[chunk])]
+                allow_for(scope, sum(map(len, body)))
+                async with self._group_senders:
+                    ids = await self._session.send_parts(f"v1/spaces/{space}/chunks/send", body, _stored)
+                if list(ids) != left:
+                    raise ServerFault("The server stored other chunks than it was sent.")
+
+        await self._session.patience.over(attempt)
 
     async def _put_object(self, space: SpaceId, chunk: ChunkId, data: bytes, url: str | None) -> None:
         async with self._object_senders:
@@ -251,6 +283,11 @@ class Transfer:
             del self._urls[next(iter(self._urls))]
 
 
+def _stored(reply: Reply) -> tuple[ChunkId, ...]:
+    """The chunks that the server says it has stored."""
+    return message_of(reply.status, reply.headers, reply.finish(PUT_BODY_MAX), _PUT_ANSWER).ids
+
+
 def _take(reply: Reply, left: deque[ChunkPart], take: TakePart) -> None:
     """Gives the parts in an answer to `take` and strikes them off what is left to ask for."""
     if reply.status != 200 or reply.headers.get("content-type", "").partition(";")[0] != PARTS_TYPE:
@@ -276,13 +313,13 @@ def _batches(items: Sequence[Item], most: int) -> Iterator[Sequence[Item]]:
         yield items[first : first + most]
 
 
-def _put_batches(small: Sequence[ChunkId], chunks: Mapping[ChunkId, bytes]) -> Iterator[list[ChunkId]]:
-    """These chunks in their order, as few requests as their sizes allow: neighbours stay together."""
+def _batched(ids: Sequence[ChunkId], chunks: Mapping[ChunkId, bytes], most: int) -> Iterator[list[ChunkId]]:
+    """These chunks in their order, as few requests as so many bytes in one allow: neighbours stay together."""
     batch: list[ChunkId] = []
     size = 0
-    for chunk in small:
+    for chunk in ids:
         length = len(chunks[chunk])
-        if batch and (size + length > PUT_BODY_MAX or len(batch) == _PUT_CHUNKS_MAX):
+        if batch and (size + length > most or len(batch) == _PUT_CHUNKS_MAX):
             yield batch
             batch, size = [], 0
         batch.append(chunk)

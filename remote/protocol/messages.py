@@ -29,6 +29,8 @@ CHUNK_MAX = (4 << 20) + (64 << 10)
 """Sealed bytes of one chunk at the most."""
 PUT_BODY_MAX = 4 << 20
 """Sealed bytes in one put request, all chunks together."""
+SEND_BODY_MAX = 32 << 20
+"""Bytes of one send request: large chunks, each behind its head."""
 BELOW_MAX = 4 << 20
 """Bytes of content that may be asked for together with the leaf above it."""
 GET_ANSWER_MAX = 8 << 20
@@ -229,10 +231,14 @@ class WantRequest(msgspec.Struct, frozen=True):
 
 
 class WantAnswer(msgspec.Struct, frozen=True):
-    """Those that must be sent; a chunk over SMALL_CHUNK_MAX comes with the URL to PUT it to."""
+    """Those that must be sent; a chunk over SMALL_CHUNK_MAX comes with the URL to PUT it to.
+
+    `may_send`: the server itself keeps the objects, so that many of them may also come in one `chunks/send`.
+    """
 
     missing: tuple[ChunkId, ...]
     urls: dict[ChunkId, str]
+    may_send: bool = False
 
 
 class PutRequest(msgspec.Struct, frozen=True):

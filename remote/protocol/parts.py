@@ -28,6 +28,11 @@ class Head(NamedTuple):
     frames: int
     length: int
 
+    @staticmethod
+    def of(chunk: ChunkId, data: Buffer) -> "Head":
+        """The head of a whole chunk."""
+        return Head(chunk, 0, 0, len(data))
+
     def pack(self) -> bytes:
         """The head as it is sent."""
         return _HEAD.pack(*self)

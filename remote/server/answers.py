@@ -212,9 +212,13 @@ class Answers:
         await self._database.read(lambda session: member_space(session, space, user, Right.WRITE))
         return await self._in_file_thread(lambda: self._chunks.may_read(space, chunk))
 
-    async def object_received(self, space: SpaceId, chunk: ChunkId, size: int) -> None:
-        """Notes a chunk that came whole through a signed URL."""
-        await self._in_file_thread(lambda: self._chunks.received(space, chunk, size))
+    async def may_send(self, device: Device, space: SpaceId) -> None:
+        """Raises NotFound or NotAllowed when this device may not send chunks to this space."""
+        await self._check(device, space, Right.WRITE)
+
+    async def objects_received(self, space: SpaceId, places: Sequence[Place]) -> None:
+        """Notes chunks that came whole and are objects now."""
+        await self._in_file_thread(lambda: self._chunks.received(space, places))
 
     async def _read(self, device: Device, space: SpaceId, job: SpaceJob[Result], right: Right = Right.READ) -> Result:
         def read(session: Session) -> Result:

@@ -84,7 +84,7 @@ class Chunks:
             for chunk in missing
             if sizes[chunk] > SMALL_CHUNK_MAX
         }
-        return WantAnswer(tuple(missing), urls)
+        return WantAnswer(tuple(missing), urls, self._objects.may_send)
 
     def put(self, space: SpaceId, request: PutRequest) -> PutAnswer:
         """Stores small chunks, each once, and lets the space read them; all durable on return."""
@@ -109,10 +109,9 @@ class Chunks:
         self._database.write_now(lambda session: _add(session, space, places, sent))
         return PutAnswer(tuple(ids))
 
-    def received(self, space: SpaceId, chunk: ChunkId, size: int) -> None:
-        """Notes that the chunk came whole through its URL and lies durably in an object of its own."""
-        place = Place(chunk, size, None)
-        self._database.write_now(lambda session: _add(session, space, [place], [chunk]))
+    def received(self, space: SpaceId, places: Sequence[Place]) -> None:
+        """Notes chunks that came whole and lie durably in objects of their own."""
+        self._database.write_now(lambda session: _add(session, space, places, [place.id for place in places]))
 
     def may_read(self, space: SpaceId, chunk: ChunkId) -> bool:
         """Whether members of the space may read the chunk."""

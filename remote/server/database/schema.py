@@ -4,8 +4,8 @@ Types are those that SQLite and PostgreSQL both take. Groups and their shard key
 account's tables `user_id`; directories are keyed by what they are looked up with. `setting` belongs to the instance.
 """
 
-FORMAT = 1
-"""The version of these tables; written into `setting` when an instance is made."""
+FORMAT = 2
+"""The version of these tables and of how objects are named; written into `setting` when an instance is made."""
 
 NEVER = (1 << 63) - 1
 """The `until_rev` of a name that is current."""

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from typing import TypeVar
 
 import msgspec
-from litestar.exceptions import InternalServerException
 
 from remote.protocol.errors import BadRequest, NotFound, NotSignedIn, TooLarge
 from remote.protocol.ids import SpaceId
@@ -17,6 +16,8 @@ Message = TypeVar("Message", bound=msgspec.Struct)
 
 TOKEN_MAX = 256
 STALL_SECONDS = 60
+WRITE_SIZE = 1_536 << 10
+"""Bytes that are hashed and written at once, in a thread: most chunks are shorter, and need no second turn of it."""
 
 
 def announced_length(request: AnyRequest) -> int | None:
@@ -35,12 +36,33 @@ async def body_pieces(request: AnyRequest, maximum: int) -> AsyncIterator[bytes]
     if announced is not None and announced > maximum:
         raise TooLarge(f"The body has {announced} bytes; at most {maximum} are allowed here.")
     received = 0
-    pieces = request.stream()
-    while (piece := await _next_piece(pieces)) is not None:
+    has_more = True
+    while has_more:
+        piece, has_more = await _next_piece(request)
         received += len(piece)
         if received > maximum:
             raise TooLarge(f"The body has more than the {maximum} bytes that are allowed here.")
         yield piece
+
+
+async def gathered(pieces: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """Pieces of a body, as many together as are worth a turn of a thread; of one that is cut, all that came of it."""
+    together: list[bytes] = []
+    size = 0
+    cut: BadRequest | None = None
+    try:
+        async for piece in pieces:
+            together.append(piece)
+            size += len(piece)
+            if size >= WRITE_SIZE:
+                yield together
+                together, size = [], 0
+    except BadRequest as error:
+        cut = error
+    if size:
+        yield together
+    if cut is not None:
+        raise cut
 
 
 async def read_message(request: AnyRequest, decoder: msgspec.msgpack.Decoder[Message], maximum: int) -> Message:
@@ -54,16 +76,20 @@ async def read_message(request: AnyRequest, decoder: msgspec.msgpack.Decoder[Mes
         raise BadRequest(f"The body is not the message that {request.url.path} takes: it is nested too deep.") from None
 
 
-async def _next_piece(pieces: AsyncIterator[bytes]) -> bytes | None:
-    """The next piece of a body, None at its end."""
+async def _next_piece(request: AnyRequest) -> tuple[bytes, bool]:
+    """The next piece of a body, and whether more follow.
+
+    The framework's own stream of pieces took 0.6 s of CPU for each GiB.
+    """
     try:
         async with asyncio.timeout(STALL_SECONDS):
-            return await anext(pieces, None)
+            event = await request.receive()
     except TimeoutError:
         raise BadRequest(f"Nothing of the body arrived for {STALL_SECONDS} seconds.") from None
-    except InternalServerException:
-        # The framework's name for a client that went away; nobody will read this answer.
-        raise BadRequest("The connection ended in the middle of the body.") from None
+    if event["type"] != "http.request":
+        # The client went away; nobody will read this answer.
+        raise BadRequest("The connection ended in the middle of the body.")
+    return event["body"], event["more_body"]
 
 
 def check_protocol(request: AnyRequest) -> None:

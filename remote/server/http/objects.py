@@ -9,15 +9,15 @@ from litestar.handlers import HTTPRouteHandler
 
 from remote.protocol.errors import BadRequest, Busy, NotAllowed
 from remote.protocol.ids import ChunkId, SpaceId, UserId
-from remote.server.http.bodies import announced_length, body_pieces
+from remote.server.database.chunks import Place
+from remote.server.http.bodies import announced_length, body_pieces, gathered
 from remote.server.http.problems import AnyRequest
 from remote.server.instance import Instance
 from remote.server.limits import ID_SIZE, INT63, check_chunk_size
 from remote.server.objects.local import Incoming
 from remote.server.objects.signing import Grant
+from remote.server.objects.store import object_name
 
-WRITE_SIZE = 1_536 << 10
-"""Bytes that are hashed and written at once, in a thread: most chunks are shorter, and need no second turn of it."""
 UPLOADS_MAX = 128
 GET_HEADERS = {"Cache-Control": "public, max-age=31536000, immutable", "Accept-Ranges": "bytes"}
 
@@ -61,7 +61,7 @@ def handlers(instance: Instance) -> list[HTTPRouteHandler]:
             await _receive(instance, body_pieces(request, size), grant)
         finally:
             uploads -= 1
-        await instance.answers.object_received(grant.space, grant.chunk, size)
+        await instance.answers.objects_received(grant.space, [Place(grant.chunk, size, None)])
         return Response(b"", status_code=201, media_type="application/octet-stream")
 
     return [read_object, write_object]
@@ -86,32 +86,25 @@ def byte_range(header: str | None, size: int) -> tuple[int, int]:
 
 
 async def _receive(instance: Instance, pieces: AsyncIterator[bytes], grant: Grant) -> None:
-    gathered: list[bytes] = []
-    gathered_size = 0
     with ExitStack() as stack:
         incoming: Incoming | None = None
-        async for piece in pieces:
-            gathered.append(piece)
-            gathered_size += len(piece)
-            if gathered_size >= WRITE_SIZE:
-                if incoming is None:
-                    incoming = stack.enter_context(await asyncio.to_thread(instance.objects.incoming, grant.size))
-                await asyncio.to_thread(incoming.add, gathered)
-                gathered, gathered_size = [], 0
+        async for together in gathered(pieces):
+            if incoming is None:
+                incoming = stack.enter_context(await asyncio.to_thread(instance.objects.incoming, grant.size))
+            await asyncio.to_thread(_add, incoming, together)
         if incoming is None:
-            await asyncio.to_thread(_keep, instance, gathered, grant)
-        else:
-            await asyncio.to_thread(_finish, incoming, gathered, grant.chunk)
+            raise BadRequest("The body is empty.")
+        await asyncio.to_thread(_keep, instance, incoming, grant.chunk)
 
 
-def _keep(instance: Instance, pieces: Sequence[bytes], grant: Grant) -> None:
-    with instance.objects.incoming(grant.size) as incoming:
-        _finish(incoming, pieces, grant.chunk)
+def _add(incoming: Incoming, pieces: Sequence[bytes]) -> None:
+    for piece in pieces:
+        incoming.add(piece)
 
 
-def _finish(incoming: Incoming, pieces: Sequence[bytes], chunk: ChunkId) -> None:
-    incoming.add(pieces)
-    incoming.keep_chunk(chunk)
+def _keep(instance: Instance, incoming: Incoming, chunk: ChunkId) -> None:
+    incoming.check(chunk)
+    instance.objects.keep([(incoming, object_name(chunk))])
 
 
 def _checked(instance: Instance, request: AnyRequest, method: str, size: int) -> Grant:

@@ -16,6 +16,7 @@ from remote.protocol.messages import (
     COMMIT_BODY_MAX,
     PROTOCOL_VERSION,
     PUT_BODY_MAX,
+    SEND_BODY_MAX,
     AsOfRequest,
     Commit,
     Done,
@@ -32,8 +33,9 @@ from remote.protocol.messages import (
 )
 from remote.protocol.parts import PARTS_TYPE
 from remote.server.database.accounts import Device
-from remote.server.http.bodies import check_protocol, read_message, space_of, token_of
+from remote.server.http.bodies import body_pieces, check_protocol, read_message, space_of, token_of
 from remote.server.http.problems import PROTOCOL_HEADER, AnyRequest, message_response
+from remote.server.http.sending import take_chunks
 from remote.server.instance import Instance
 from remote.server.limits import as_rev
 
@@ -47,6 +49,8 @@ _PUT_BODY_MAX = PUT_BODY_MAX + 64 + 5 * CHUNKS_MAX
 """Each chunk has up to 5 bytes of framing."""
 LARGE_BODIES_MAX = 64
 """Large bodies held in memory at a time: 1 GiB at the worst."""
+SENDS_MAX = 64
+"""Streams of chunks at a time: each holds about 2 MiB of memory, and a file for each of its chunks until its end."""
 
 
 class Routes:
@@ -55,6 +59,7 @@ class Routes:
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._large_bodies = 0
+        self._sends = 0
         answers = instance.answers
         self.handlers: list[HTTPRouteHandler] = [
             self._greeting(),
@@ -73,6 +78,7 @@ class Routes:
             self._in_space("history", HistoryRequest, SMALL_BODY_MAX, answers.history),
             self._in_space("chunks/want", WantRequest, SMALL_BODY_MAX, answers.want),
             self._in_space("chunks/put", PutRequest, _PUT_BODY_MAX, answers.put),
+            self._send_chunks(),
             self._in_space("chunks/get", GetRequest, SMALL_BODY_MAX, answers.get),
             self._read_parts(),
             self._in_space("chunks/urls", UrlsRequest, SMALL_BODY_MAX, answers.urls),
@@ -162,6 +168,22 @@ class Routes:
                 self._large_bodies -= 1
 
         return handler
+
+    def _send_chunks(self) -> HTTPRouteHandler:
+        @post("/v1/spaces/{space:str}/chunks/send", status_code=200)
+        async def send_chunks(request: AnyRequest) -> Response[bytes]:
+            device, space = await self._device(request), space_of(request)
+            await self._instance.answers.may_send(device, space)
+            if self._sends >= SENDS_MAX:
+                raise Busy("Too many uploads at once: try again in a moment.", 1.0)
+            self._sends += 1
+            try:
+                pieces = body_pieces(request, SEND_BODY_MAX)
+                return message_response(await take_chunks(self._instance, space, pieces))
+            finally:
+                self._sends -= 1
+
+        return send_chunks
 
     def _read_parts(self) -> HTTPRouteHandler:
         decoder = msgspec.msgpack.Decoder(GetRequest)

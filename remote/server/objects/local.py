@@ -1,4 +1,4 @@
-"""Objects in a local directory: objects/ab/cd/<chunk id>, packs/ab/<pack id>, and what is half written in tmp/.
+"""Objects in a local directory: objects/ab/<chunk id>, packs/ab/<pack id>, and what is half written in tmp/.
 
 A file gets its name only when it is whole and synced, so a name always leads to whole bytes; leftovers in tmp/ are
 removed at the next start.
@@ -8,16 +8,17 @@ import hashlib
 import os
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from remote.protocol.errors import BadRequest, ServerFault, TooLarge
 from remote.protocol.ids import ChunkId, SpaceId, UserId
+from remote.protocol.sealing import Buffer
 from remote.server.keys import sync_folder
 from remote.server.objects.signing import Grant, Signer
-from remote.server.objects.store import GET_URL_SECONDS, PUT_URL_SECONDS, ObjectMissing, object_name
+from remote.server.objects.store import GET_URL_SECONDS, PUT_URL_SECONDS, ObjectMissing
 
 RESERVE = 64 << 20
 """Bytes of the disk that objects leave free, so that the database can go on."""
@@ -26,21 +27,23 @@ RESERVE = 64 << 20
 class LocalObjects:
     """An `Objects` in a directory; only one process may open it at a time."""
 
+    may_send = True
+
     def __init__(self, directory: Path, signer: Signer) -> None:
         self._directory = directory
         self._signer = signer
         self._known_folders: set[Path] = set()
         self._folders_lock = threading.Lock()
         self._drafts = directory / "tmp"
-        self._make_folder(self._drafts)
+        self._make_folders([self._drafts])
         for leftover in self._drafts.iterdir():
             leftover.unlink()
 
     def write(self, name: str, data: bytes) -> None:
         """See Objects.write."""
         with self.incoming(len(data)) as incoming:
-            incoming.add([data])
-            incoming.keep(name)
+            incoming.add(data)
+            self.keep([(incoming, name)])
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """See Objects.read."""
@@ -73,38 +76,39 @@ class LocalObjects:
         """A place for `size` bytes that arrive piece by piece; raises ServerFault when the disk is full."""
         if self.free_bytes() < size:
             raise ServerFault("The server's disk is full: nothing more can be sent until there is room on it.")
-        return Incoming(self, self._drafts / secrets.token_hex(16), size)
+        return Incoming(self._drafts / secrets.token_hex(16), size)
 
-    def name_draft(self, draft: Path, size: int, name: str) -> None:
-        """Gives a synced draft its name, durably; an object of that name and size is left as it is."""
-        path = self._directory / name
-        self._make_folder(path.parent)
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            # A name says what the content is, so another size can only be damage: the whole bytes heal it.
-            if path.stat().st_size != size:
-                os.replace(draft, path)
-        sync_folder(path.parent)
+    def keep(self, drafts: Sequence[tuple["Incoming", str]]) -> None:
+        """Keeps whole drafts under their names, all durable on return; an object of that name and size is left."""
+        for draft, _ in drafts:
+            draft.sync()
+        folders = {(self._directory / name).parent for _, name in drafts}
+        self._make_folders(folders)
+        for draft, name in drafts:
+            draft.name(self._directory / name)
+        for folder in folders:
+            sync_folder(folder)
 
-    def _make_folder(self, folder: Path) -> None:
+    def _make_folders(self, folders: Iterable[Path]) -> None:
         with self._folders_lock:
-            if folder in self._known_folders:
-                return
-            missing = [folder]
-            while not missing[-1].parent.is_dir():
-                missing.append(missing[-1].parent)
-            for path in reversed(missing):
-                path.mkdir(mode=0o700, exist_ok=True)
-                sync_folder(path.parent)
-            self._known_folders.add(folder)
+            unknown = set(folders) - self._known_folders
+            parents: set[Path] = set()
+            for folder in unknown:
+                missing = [folder]
+                while not missing[-1].parent.is_dir():
+                    missing.append(missing[-1].parent)
+                for path in reversed(missing):
+                    path.mkdir(mode=0o700, exist_ok=True)
+                    parents.add(path.parent)
+            for parent in parents:
+                sync_folder(parent)
+            self._known_folders |= unknown
 
 
 class Incoming:
-    """Bytes on their way into the store: `keep` them under a name, or leave and nothing stays."""
+    """Bytes on their way into the store: `LocalObjects.keep` them, or leave and nothing stays."""
 
-    def __init__(self, objects: LocalObjects, draft: Path, size: int) -> None:
-        self._objects = objects
+    def __init__(self, draft: Path, size: int) -> None:
         self._draft = draft
         self._size = size
         self._received = 0
@@ -120,26 +124,42 @@ class Incoming:
         self._file.close()
         self._draft.unlink(missing_ok=True)
 
-    def add(self, pieces: Sequence[bytes]) -> None:
-        """Takes the next bytes; raises TooLarge when they are more than announced."""
-        self._received += sum(map(len, pieces))
-        if self._received > self._size:
-            raise TooLarge(f"The body is longer than the {self._size} bytes that were announced.")
-        for piece in pieces:
-            self._hash.update(piece)
-            view = memoryview(piece)
-            while view:
-                view = view[self._file.write(view) :]
+    @property
+    def left(self) -> int:
+        """Bytes that are still to come."""
+        return self._size - self._received
 
-    def keep_chunk(self, chunk: ChunkId) -> None:
-        """Keeps the bytes as the chunk with this id; raises BadRequest when they are not that chunk."""
-        if self._received != self._size:
+    def add(self, piece: Buffer) -> None:
+        """Takes the next bytes; raises TooLarge when they are more than announced."""
+        if len(piece) > self.left:
+            raise TooLarge(f"The body is longer than the {self._size} bytes that were announced.")
+        self._received += len(piece)
+        self._hash.update(piece)
+        view = memoryview(piece)
+        while view:
+            view = view[self._file.write(view) :]
+
+    def check(self, chunk: ChunkId) -> None:
+        """Raises BadRequest when these bytes are not all of the chunk with this id."""
+        if self.left:
             raise BadRequest(f"The body ended after {self._received} bytes of {self._size}.")
         if self._hash.digest() != chunk:
             raise BadRequest(f"The body is not chunk {chunk.hex()}: its SHA-256 is {self._hash.hexdigest()}.")
-        self.keep(object_name(chunk))
 
-    def keep(self, name: str) -> None:
-        """Keeps the bytes under a name, durably."""
-        os.fsync(self._file.fileno())
-        self._objects.name_draft(self._draft, self._size, name)
+    def start_writing(self) -> None:
+        """Has the kernel write what came so far, so that a later sync waits less; waits for nothing."""
+        # It also drops pages that are written already: there are none yet.
+        os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def sync(self) -> None:
+        """Returns when the bytes survive a power cut."""
+        os.fdatasync(self._file.fileno())
+
+    def name(self, path: Path) -> None:
+        """Gives the synced bytes their name; what has it with the same size is left as it is."""
+        try:
+            os.link(self._draft, path)
+        except FileExistsError:
+            # A name says what the content is, so another size can only be damage: the whole bytes heal it.
+            if path.stat().st_size != self._size:
+                os.replace(self._draft, path)

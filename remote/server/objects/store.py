@@ -12,6 +12,11 @@ class ObjectMissing(Exception):
 class Objects(Protocol):
     """Named immutable bytes. Methods may block: call them from a thread. Safe to call from many at once."""
 
+    @property
+    def may_send(self) -> bool:
+        """Whether devices may send objects to the server, many in one body, and not only each to its own URL."""
+        ...
+
     def write(self, name: str, data: bytes) -> None:
         """Returns when the object is durable under its name; raises ServerFault when there is no room for it.
 
@@ -46,7 +51,7 @@ GET_URL_SECONDS = 900
 def object_name(chunk: ChunkId) -> str:
     """The name of a chunk that is an object of its own."""
     text = chunk.hex()
-    return f"objects/{text[:2]}/{text[2:4]}/{text}"
+    return f"objects/{text[:2]}/{text}"
 
 
 def pack_name(pack: bytes) -> str:

@@ -32,7 +32,7 @@ from remote.protocol.messages import (
     WantAnswer,
     WantRequest,
 )
-from remote.protocol.parts import PARTS_TYPE, Head
+from remote.protocol.parts import HEAD_SIZE, PARTS_TYPE, Head
 from remote.protocol.sealing import Buffer
 
 pytestmark = pytest.mark.anyio
@@ -65,6 +65,7 @@ class Store:
         self.get_most = 3
         self.on_get: Callable[[Any, ChunkId], Any] | None = None
         self.on_put: Callable[[Any, ChunkId], Any] | None = None
+        self.may_send = False
 
     def targets(self, what: str) -> list[Any]:
         return [request for request in self.peer.requests if what in request.target]
@@ -95,7 +96,23 @@ class Store:
         asked = msgspec.msgpack.decode(body, type=WantRequest).chunks
         missing = tuple(chunk for chunk, _ in asked if chunk not in self.held)
         urls = {chunk: self.url(chunk) for chunk, size in asked if size > SMALL_CHUNK_MAX and chunk in missing}
-        return WantAnswer(missing, urls)
+        return WantAnswer(missing, urls, self.may_send)
+
+    def send(self, body: bytes) -> PutAnswer:
+        found = self.whole(body)
+        self.held.update(found)
+        return PutAnswer(tuple(found))
+
+    def whole(self, body: bytes) -> dict[ChunkId, bytes]:
+        """The chunks of a body that came whole."""
+        found: dict[ChunkId, bytes] = {}
+        while len(body) >= HEAD_SIZE:
+            head = Head.unpack(body[:HEAD_SIZE])
+            data, body = body[HEAD_SIZE:][: head.length], body[HEAD_SIZE + head.length :]
+            if len(data) == head.length:
+                assert chunk_id(data) == head.id
+                found[head.id] = data
+        return found
 
     def put(self, body: bytes) -> PutAnswer:
         chunks = msgspec.msgpack.decode(body, type=PutRequest).chunks
@@ -191,6 +208,61 @@ async def test_an_upload_that_is_cut_is_sent_again(open_peer: OpenPeer) -> None:
         assert store.held == chunks
         assert len(store.targets("/objects/")) == 4
         assert 1_400_000 < traffic.sent_bytes < 1_410_000
+
+
+async def test_large_chunks_go_in_streams_where_the_server_takes_them(
+    open_peer: OpenPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "GROUP_BYTES", 1_000_000)
+    chunks = made(*[400_000 + number for number in range(5)], 900_000, 10, 20)
+    traffic = Traffic()
+    async with open_peer() as peer, connect(peer.url, "token", patience=QUICK, traffic=traffic) as service:
+        store = Store(peer)
+        store.may_send = True
+        assert await service.send_chunks(SPACE, chunks) == sum(map(len, chunks.values()))
+        assert store.held == chunks
+        assert store.targets("/objects/") == []
+        sent = store.targets("/send")
+        assert len(sent) == 4
+        for request in sent:
+            assert request.headers["authorization"] == "bearer token"
+            assert request.headers["content-type"] == PARTS_TYPE
+        assert sum(map(len, chunks.values())) < traffic.sent_bytes < sum(map(len, chunks.values())) + 5_000
+
+
+async def test_after_a_cut_a_stream_goes_on_with_what_the_server_misses(open_peer: OpenPeer) -> None:
+    chunks = made(300_000, 400_000, 500_000)
+    async with open_peer() as peer, connect(peer.url, "token", patience=QUICK) as service:
+        store = Store(peer)
+        store.may_send = True
+
+        async def cut_once(request: Any) -> bytes | None:
+            if request.target.endswith("/send") and len(store.targets("/send")) == 1:
+                store.held.update(store.whole(request.body[:800_000]))
+                return None
+            return await store.answer(request)
+
+        peer.script = cut_once
+        await service.send_chunks(SPACE, chunks)
+        assert store.held == chunks
+        assert [len(request.body) // 100_000 for request in store.targets("/send")] == [12, 5]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (Problem("bad-request", "No."), BadRequest),
+        (Problem("not-found", "No."), NotFound),
+        (PutAnswer(()), ServerFault),
+    ],
+)
+async def test_a_stream_that_is_refused_says_why(open_peer: OpenPeer, answer: Any, error: Any) -> None:
+    async with open_peer() as peer, connect(peer.url, "token", patience=QUICK) as service:
+        store = Store(peer)
+        store.may_send = True
+        store.send = lambda _body: answer  # type: ignore[method-assign]
+        with pytest.raises(error):
+            await service.send_chunks(SPACE, made(300_000))
 
 
 @pytest.mark.parametrize("answer_with_problem", [True, False])

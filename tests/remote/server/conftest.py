@@ -62,7 +62,7 @@ Message = TypeVar("Message")
 PASSWORD = "correct horse"
 SPACE_ROUTES = (
     *("list", "nodes", "commits", "moments", "as-of", "history"),
-    *("chunks/want", "chunks/put", "chunks/get", "chunks/read", "chunks/urls"),
+    *("chunks/want", "chunks/put", "chunks/send", "chunks/get", "chunks/read", "chunks/urls"),
 )
 
 
@@ -159,6 +159,16 @@ class Asker:
 
     async def put(self, *chunks: bytes) -> PutAnswer:
         return await self.in_space("chunks/put", PutRequest(chunks), PutAnswer)
+
+    async def send(self, *chunks: bytes) -> PutAnswer:
+        """Whole chunks in one body, each behind its head."""
+        return await self.send_body(b"".join(Head.of(chunk_id(data), data).pack() + data for data in chunks))
+
+    async def send_body(self, body: bytes) -> PutAnswer:
+        response = await self.raw("POST", f"/v1/spaces/{self.home}/chunks/send", body)
+        if response.status_code != 200:
+            raise error_of(response)
+        return msgspec.msgpack.decode(response.content, type=PutAnswer)
 
     async def get(self, *parts: ChunkPart, space: int = 0) -> tuple[bytes, ...]:
         return (await self.in_space("chunks/get", GetRequest(parts), GetAnswer, space)).parts

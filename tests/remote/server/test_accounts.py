@@ -150,6 +150,7 @@ def message_for(what: str) -> bytes:
         "history": {"node": 1},
         "chunks/want": {"chunks": []},
         "chunks/put": {"chunks": []},
+        "chunks/send": {},
         "chunks/get": {"parts": []},
         "chunks/read": {"parts": []},
         "chunks/urls": {"chunks": []},

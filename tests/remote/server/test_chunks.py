@@ -26,9 +26,11 @@ from remote.protocol.messages import (
     WantRequest,
 )
 from remote.protocol.nodes import Entry
+from remote.protocol.parts import Head
 from remote.server import leaves
 from remote.server.database import accounts as account_rows
 from remote.server.database import spaces as space_rows
+from remote.server.http import routes
 from remote.server.http.objects import byte_range
 from remote.server.instance import Instance
 from remote.server.objects.packs import build_pack, plan_packs, read_footer
@@ -367,6 +369,60 @@ async def test_a_wrong_body_is_refused_and_nothing_kept(ann: Any, build: Any, tm
     assert stored_files(tmp_path, "tmp") == []
     assert (await ann.want(data)).missing == (build.chunk_id(data),)
     assert (await ann.http.put(url, content=data)).status_code == 201
+
+
+async def test_large_chunks_of_one_body_are_objects_of_their_own(ann: Any, build: Any, tmp_path: Path) -> None:
+    chunks = [os.urandom(LARGE + number * 400_000) for number in range(5)]
+    answer = await ann.want(*chunks)
+    assert answer.may_send
+    assert (await ann.send(*chunks, chunks[0])).ids == tuple(build.chunk_id(data) for data in (*chunks, chunks[0]))
+    stored = {path.name: path.read_bytes() for path in stored_files(tmp_path, "objects")}
+    assert stored == {build.chunk_id(data).hex(): data for data in chunks}
+    assert stored_files(tmp_path, "tmp") == []
+    assert (await ann.want(*chunks)).missing == ()
+    for data in chunks:
+        assert await ann.get(ChunkPart(build.chunk_id(data))) == (data,)
+
+
+async def test_the_same_body_by_two_at_once(ann: Any, bob: Any, build: Any, tmp_path: Path) -> None:
+    chunks = [os.urandom(LARGE) for _ in range(3)]
+    await asyncio.gather(*(asker.send(*chunks) for asker in (ann, bob) * 3))
+    assert len(stored_files(tmp_path, "objects")) == 3
+    for asker in (ann, bob):
+        assert await asker.get(*map(ChunkPart, map(build.chunk_id, chunks))) == tuple(chunks)
+
+
+async def test_a_body_with_one_wrong_chunk_is_refused_whole(
+    ann: Any, build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, other, small = os.urandom(LARGE), os.urandom(LARGE), os.urandom(SMALL_CHUNK_MAX)
+    good = Head.of(build.chunk_id(data), data).pack() + data
+    bad = {
+        "another chunk": Head.of(build.chunk_id(data), other).pack() + other,
+        "a part of one": Head(build.chunk_id(other), 0, 1, LARGE).pack() + other,
+        "a small one": Head.of(build.chunk_id(small), small).pack() + small,
+        "an empty one": Head.of(build.chunk_id(b""), b"").pack(),
+        "an endless one": Head(build.chunk_id(other), 0, 0, CHUNK_MAX + 1).pack() + other,
+        "one that ends early": (Head.of(build.chunk_id(other), other).pack() + other)[:-1],
+        "half a head": Head.of(build.chunk_id(other), other).pack()[:-1],
+    }
+    for what, body in bad.items():
+        with pytest.raises((BadRequest, TooLarge)):
+            await ann.send_body(good + body)
+        assert stored_files(tmp_path, "objects") == stored_files(tmp_path, "tmp") == [], what
+    monkeypatch.setattr(routes, "SEND_BODY_MAX", 2 * LARGE)
+    with pytest.raises(TooLarge):
+        await ann.send(data, other)
+    assert stored_files(tmp_path, "objects") == stored_files(tmp_path, "tmp") == []
+    assert (await ann.want(data, other)).missing == (build.chunk_id(data), build.chunk_id(other))
+    assert await ann.send_body(b"") is not None
+
+
+async def test_only_who_may_write_sends(ann: Any, build: Any, instance: Instance, tmp_path: Path) -> None:
+    await instance.database.write(lambda session: set_role(session, ann.home, "viewer"))
+    with pytest.raises(NotAllowed):
+        await ann.send(os.urandom(LARGE))
+    assert stored_files(tmp_path, "objects") == []
 
 
 def changed(url: str, **fields: str) -> str:

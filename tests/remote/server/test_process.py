@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from remote.protocol.ids import ROOT, NodeId
 from remote.protocol.messages import (
+    SMALL_CHUNK_MAX,
     Changes,
     ChunkPart,
     Commit,
@@ -43,6 +44,7 @@ from remote.protocol.messages import (
     WantRequest,
 )
 from remote.protocol.nodes import Entry, Manifest
+from remote.protocol.parts import Head
 from remote.server import instance as instances
 
 COMMAND = [sys.executable, "-c", "from remote.server.main import main; main()"]
@@ -404,6 +406,29 @@ def test_a_connection_that_ends_in_a_body_leaves_nothing(made: Home) -> None:
         assert process.stderr.read() == ""
 
 
+def test_of_a_stream_that_is_cut_whole_chunks_are_kept(made: Home) -> None:
+    with made.serving() as (process, url):
+        device = made.device(url)
+        chunks = [os.urandom(1 << 20) for _ in range(3)]
+        ids = [hashlib.sha256(data).digest() for data in chunks]
+        body = b"".join(Head.of(chunk, data).pack() + data for chunk, data in zip(ids, chunks, strict=True))  # type: ignore[arg-type]
+        head = f"POST /v1/spaces/{device.login.home}/chunks/send HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        head += f"Authorization: Bearer {device.login.token}\r\n\r\n"
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head.encode() + body[: 5 << 19])
+        question = WantRequest(tuple((chunk, 1 << 20) for chunk in ids))  # type: ignore[arg-type]
+        wait_until(lambda: device.in_space("chunks/want", question, WantAnswer).missing == (ids[2],))
+        drafts = made.directory / "server" / "tmp"
+        wait_until(lambda: not any(drafts.iterdir()))
+        objects = made.directory / "server" / "objects"
+        assert {path.name for path in objects.rglob("*") if path.is_file()} == {chunk.hex() for chunk in ids[:2]}
+        process.terminate()
+        process.wait(DEADLINE_SECONDS)
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
 def first_line(url: str, request: bytes) -> bytes:
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=DEADLINE_SECONDS) as connection:
@@ -449,11 +474,19 @@ class Worker(threading.Thread):
     def once(self, device: Device) -> None:
         name = b"%d" % self.next
         data = name * random.Random(self.next).randrange(1, 400)
+        is_large = self.next % 8 == 0
+        if is_large:
+            data *= SMALL_CHUNK_MAX // len(data) + 1
         content = Manifest(5, entries=(Entry(hashlib.sha256(data).digest(), b"k" * 32, 5),))  # type: ignore[arg-type]
         change = self.build.change(NodeId(self.next), self.build.file(name, ROOT, content))
         self.next += 1
         commit = Commit(secrets.token_bytes(16), (change,))
-        device.in_space("chunks/put", PutRequest((data,)), object)
+        if is_large:
+            path = f"/v1/spaces/{self.login.home}/chunks/send"
+            body = Head.of(content.entries[0].id, data).pack() + data
+            assert device.http.post(path, content=body).status_code == 200
+        else:
+            device.in_space("chunks/put", PutRequest((data,)), object)
         self.open = name, commit
         answer = device.in_space("commits", commit, CommitAnswer)
         assert answer.rev, answer.reason
