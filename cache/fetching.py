@@ -128,15 +128,21 @@ class Fetches:
         self._begin([fetch])
         return fetch
 
-    def want_ahead(self, entries: Iterable[Entry], wanted: Callable[[], bool] | None = None) -> None:
-        """Fetches all of these chunks that is not held, in one request, behind whatever programs wait for."""
+    def want_ahead(self, entries: Iterable[Entry], wanted: Callable[[], bool] | None = None) -> list[Fetch]:
+        """Fetches what of these chunks is neither held nor on its way, in one request, behind what programs wait for.
+
+        Returns the fetches that began with this.
+        """
         new: list[Fetch] = []
         for entry in entries:
-            if not entry.is_hole and entry.id not in self._flying:
+            if not entry.is_hole:
                 missing = whole(entry) & ~self._chunks.held(entry)
+                for fetch in self._flying.get(entry.id, ()):
+                    missing &= ~fetch.bits
                 new += [Fetch(entry, at, count, is_ahead=True, wanted=wanted) for at, count in _runs(missing)]
         if new:
             self._begin(new)
+        return new
 
     # Inside
 

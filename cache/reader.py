@@ -1,7 +1,8 @@
 """Reader: clean content of files at any offset, from memory, this disk, or the server: only what is asked for.
 
 A small read of a cold chunk fetches the frames that it needs. A program that reads from front to back (see Cursor) gets
-whole chunks, fetched ahead in growing steps. What cannot be had raises: no read is short, or made of zeros, for that.
+whole chunks, fetched ahead in growing steps; for one that reads in many places the file is filled (see filling.py).
+What cannot be had raises: no read is short, or made of zeros, for that.
 """
 
 import math
@@ -19,6 +20,7 @@ from cache.errors import CacheError, ContentDamaged, ContentUnavailable
 from cache.eviction import Budget
 from cache.fetch import Fetch
 from cache.fetching import Fetches
+from cache.filling import FILL_SHARE, Misses, fill
 from remote.protocol import deltas
 from remote.protocol.errors import ChunkDamaged
 from remote.protocol.ids import SpaceId
@@ -53,7 +55,7 @@ _TRIES: Final = 4
 class Cursor:
     """How one open file is being read; notices a program that reads from front to back."""
 
-    __slots__ = ("_last", "ahead", "high", "steps", "window")
+    __slots__ = ("_last", "ahead", "high", "misses", "steps", "window")
 
     def __init__(self) -> None:
         self.high = 0
@@ -64,6 +66,7 @@ class Cursor:
         """Bytes to fetch ahead with the next step."""
         self.steps = 0
         """Reads in a row, each going on where the last ended."""
+        self.misses = Misses()
         self._last = (-1, -1)
 
     @property
@@ -134,6 +137,7 @@ class Reader:
     ) -> None:
         """`read_seconds`: the longest that a read waits for the server."""
         self._chunks = chunks
+        self._budget = budget
         self._fetches = Fetches(service, space, chunks, budget)
         self._read_seconds = read_seconds
         self._leaves: OrderedDict[bytes, _Leaf] = OrderedDict()
@@ -183,7 +187,7 @@ class Reader:
         with trio.move_on_after(0 if is_again else self._read_seconds):
             # Over a slow line all of a chunk could take longer than a read may wait.
             is_whole = cursor is not None and cursor.is_sequential and self._fetches.ahead_bytes >= AHEAD_MIN
-            return await self._read(manifest, offset, stop, is_whole=is_whole)
+            return await self._read(manifest, offset, stop, cursor, is_whole=is_whole)
         if not is_again:
             self._late[first] = trio.current_time()
             while len(self._late) > _LATE_KEPT:
@@ -429,7 +433,9 @@ class Reader:
             return bytes(piece.stop - piece.start)
         return self._fetches.arrived(*piece) or self._chunks.read(*piece)
 
-    async def _read(self, manifest: Manifest, start: int, stop: int, *, is_whole: bool) -> Buffer:
+    async def _read(
+        self, manifest: Manifest, start: int, stop: int, cursor: Cursor | None, *, is_whole: bool
+    ) -> Buffer:
         pieces = self._find(manifest, start, stop)
         is_miss = pieces is None
         if pieces is None:
@@ -442,6 +448,8 @@ class Reader:
         ]
         if is_miss or any(begun):
             self.counters.misses += 1
+            if cursor is not None and not cursor.is_sequential:
+                self._note_miss(manifest, cursor.misses)
         else:
             self.counters.hits += 1
         found = []
@@ -490,6 +498,7 @@ class Reader:
 
     def _note(self, manifest: Manifest, start: int, stop: int, cursor: Cursor) -> None:
         cursor.note(start, stop)
+        cursor.misses.note_read()
         ahead_bytes = self._fetches.ahead_bytes
         step = cursor.next_step(manifest.size, ahead_bytes if ahead_bytes >= AHEAD_MIN else 0)
         if step is not None:
@@ -512,16 +521,39 @@ class Reader:
             self._fetches.want_ahead(group, is_wanted)
         await self._chunks.warm(entries)
 
+    def _note_miss(self, manifest: Manifest, misses: Misses) -> None:
+        """A read in no order needed the server: with the last of many, the whole file begins to be fetched."""
+        misses.count += 1
+        if misses.is_enough(manifest) and manifest.size <= self._budget.limit_bytes // FILL_SHARE:
+            misses.is_filling = True
+            self._fetches.start_task(partial(self._fill, manifest, misses))
+
+    async def _fill(self, manifest: Manifest, misses: Misses) -> None:
+        try:
+            entries = await self.entries(manifest)
+            chunks = dict.fromkeys(_base(entry) if entry.base else entry for entry in entries if not entry.is_hole)
+            await fill(self._fetches, _groups(chunks), sum(entry.length for entry in chunks), misses)
+        except CacheError:
+            pass  # whoever reads there is told
+        finally:
+            misses.count = 0
+            misses.is_filling = False
+
 
 def _alone(entry: Entry) -> Entry:
     """A delta as a chunk of its own: fetched and kept as leaves are."""
     return Entry(entry.id, entry.key, entry.length)
 
 
+def _base(entry: Entry) -> Entry:
+    """The chunk that a delta is made of."""
+    assert entry.base is not None
+    return Entry(entry.base.id, entry.base.key, entry.base.length)
+
+
 def _pieces_of(entry: Entry, parts: Sequence[deltas.Part], start: int, stop: int) -> Iterator[_Piece | Buffer]:
     """The pieces of [start, stop) of a delta's content."""
-    assert entry.base is not None
-    base = Entry(entry.base.id, entry.base.key, entry.base.length)
+    base = _base(entry)
     for part in deltas.cut_out(parts, start, stop):
         yield _Piece(base, part.start, part.stop) if isinstance(part, deltas.Copy) else part
 

@@ -11,9 +11,11 @@ import pytest
 import trio
 import trio.testing
 
+from cache import filling
 from cache.chunks import Chunks, open_store, whole
 from cache.errors import ContentDamaged, ContentUnavailable
 from cache.eviction import Budget
+from cache.filling import FILL_SHARE, MISSES_MIN
 from cache.reader import Cursor, Reader
 from remote.protocol.cutting import cut
 from remote.protocol.errors import NotFound, Unreachable
@@ -495,3 +497,77 @@ async def test_when_it_has_ended_held_content_is_still_read(tmp_path: Path, serv
         with pytest.raises(ContentUnavailable, match="stopping"):
             await ended.read(manifest, 2_000_000, 1_000)
         assert await ended.read(EMPTY, 0, 10) == b""
+
+
+def far_apart(content: bytes) -> list[int]:
+    """Where each frame begins, in an order that looks like no reading from front to back."""
+    count = len(content) // FRAME
+    assert count % 41
+    return [number * 41 % count * FRAME for number in range(count)]
+
+
+async def filled(chunks: Chunks, manifest: Manifest) -> None:
+    with trio.fail_after(60):
+        while any(chunks.held(entry) != whole(entry) for entry in manifest.entries):
+            await trio.lowlevel.checkpoint()
+
+
+async def test_a_file_that_is_read_here_and_there_is_soon_fetched_whole(tmp_path: Path, server: Server) -> None:
+    content = bytes_of(12_000_000)
+    manifest = server.manifest(content)
+    async with reading(tmp_path, server) as (reader, chunks):
+        cursor = Cursor()
+        for at in far_apart(content)[:MISSES_MIN]:
+            assert not cursor.misses.is_filling
+            assert await reader.read(manifest, at + 1_000, 4_096, cursor) == content[at + 1_000 : at + 5_096]
+        await filled(chunks, manifest)
+        await settled(reader)
+        assert len(server.requests) < MISSES_MIN + 8
+        assert server.sent_bytes < len(content) * 1.01, "nothing came twice"
+        assert reader.try_read(manifest, 0, len(content)) == content
+
+
+async def test_reads_while_a_file_is_filled_give_the_right_bytes(tmp_path: Path, server: Server) -> None:
+    content = bytes_of(12_000_000)
+    manifest = server.manifest(content)
+    async with reading(tmp_path, server) as (reader, chunks):
+        cursor = Cursor()
+        for at in far_apart(content):
+            assert await reader.read(manifest, at + 1_000, 4_096, cursor) == content[at + 1_000 : at + 5_096]
+        await filled(chunks, manifest)
+        await settled(reader)
+        assert not cursor.misses.is_filling
+        assert reader.try_read(manifest, 0, len(content)) == content
+
+
+async def test_filling_ends_when_the_program_reads_no_more(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytes_of(40_000_000)
+    manifest = server.manifest(content)
+    places = far_apart(content)
+    async with reading(tmp_path, server) as (reader, chunks):
+        cursor = Cursor()
+        for at in places[: MISSES_MIN - 1]:
+            await reader.read(manifest, at, 4_096, cursor)
+        await settled(reader)
+        monkeypatch.setattr(filling, "PAUSE_SECONDS", 0.0)
+        cursor.misses.count = MISSES_MIN
+        await reader.read(manifest, places[MISSES_MIN], 4_096, cursor)
+        while cursor.misses.is_filling:
+            await trio.lowlevel.checkpoint()
+        await settled(reader)
+        assert server.sent_bytes < 10_000_000
+        assert any(not chunks.held(entry) for entry in manifest.entries)
+
+
+async def test_a_file_that_is_too_large_for_the_cache_is_read_by_frames(tmp_path: Path, server: Server) -> None:
+    content = bytes_of(12_000_000)
+    manifest = server.manifest(content)
+    async with reading(tmp_path, server, limit=FILL_SHARE * len(content) - 1) as (reader, _):
+        cursor = Cursor()
+        for at in far_apart(content)[: 2 * MISSES_MIN]:
+            await reader.read(manifest, at + 1_000, 4_096, cursor)
+        assert not cursor.misses.is_filling
+        await settled(reader)
+        assert server.sent_bytes < len(content) / 2
