@@ -33,12 +33,7 @@ class Fetch:
     is_leaf: bool = False
     below: Below | None = None
     """For a leaf: what of the content below it comes along."""
-    is_ahead: bool = False
-    is_begun: bool = False
     is_awaited: bool = False
-    is_superseded: bool = False
-    wanted: Callable[[], bool] | None = None
-    """For one fetched ahead: whether it is still worth beginning."""
     slot: Slot | None = None
     """Where a thread keeps it."""
     has_room: bool = False
@@ -149,7 +144,7 @@ class Arrival:
 
     def _expect_below(self, plain: Buffer, below: Below) -> None:
         fetches = [
-            Fetch(entry, part.first, part.frames, below.depth > 1, part.below, is_begun=True, is_unasked=True)
+            Fetch(entry, part.first, part.frames, below.depth > 1, part.below, is_unasked=True)
             for entry, part in parts_below(decode_leaf(plain), below)
         ]
         self.unasked += fetches

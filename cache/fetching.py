@@ -8,7 +8,8 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import Final, TypeVar
+from functools import partial
+from typing import Final
 
 import trio
 
@@ -36,8 +37,6 @@ UNSTORED_MAX: Final = 8
 AHEAD_SECONDS: Final = 4
 _TELLING_MIN: Final = 64 << 10
 """Sealed bytes from which on the time of an answer says something about the line."""
-
-Arg = TypeVar("Arg")
 
 
 class Fetches:
@@ -93,12 +92,7 @@ class Fetches:
         missing = ((1 << end) - (1 << first)) & ~held
         found = []
         flying_bits = 0
-        for fetch in list(self._flying.get(entry.id, ())):
-            if not fetch.is_begun:
-                # Still behind others, where a program must not wait.
-                fetch.is_superseded = True
-                self._land(fetch)
-                continue
+        for fetch in self._flying.get(entry.id, ()):
             if fetch.bits & missing:
                 fetch.is_awaited = True
                 found.append(fetch)
@@ -107,7 +101,7 @@ class Fetches:
         if missing:
             if is_whole or entry.length <= OBJECT_MIN:
                 missing = whole(entry) & ~held & ~flying_bits
-            new = [Fetch(entry, at, count, is_begun=True, is_awaited=True) for at, count in _runs(missing)]
+            new = [Fetch(entry, at, count, is_awaited=True) for at, count in _runs(missing)]
             self._begin(new)
             found += new
         return found
@@ -124,24 +118,32 @@ class Fetches:
         for fetch in self._flying.get(b"leaf" + entry.id, ()):
             fetch.is_awaited = True
             return fetch
-        fetch = Fetch(entry, 0, 1, is_leaf=True, below=below, is_begun=True, is_awaited=True)
+        fetch = Fetch(entry, 0, 1, is_leaf=True, below=below, is_awaited=True)
         self._begin([fetch])
         return fetch
 
-    def want_ahead(self, entries: Iterable[Entry], wanted: Callable[[], bool] | None = None) -> list[Fetch]:
+    def want_ahead(self, entries: Iterable[Entry], is_wanted: Callable[[], bool] = lambda: True) -> None:
+        """Begins to `fetch_ahead`; waits for nothing."""
+        self.start_task(partial(self.fetch_ahead, list(entries), is_wanted))
+
+    async def fetch_ahead(
+        self, entries: Iterable[Entry], is_wanted: Callable[[], bool] = lambda: True
+    ) -> Sequence[Fetch]:
         """Fetches what of these chunks is neither held nor on its way, in one request, behind what programs wait for.
 
-        Returns the fetches that began with this.
+        `is_wanted` is asked when its turn has come. Returns what came, or could not be had.
         """
         new: list[Fetch] = []
-        for entry in entries:
-            if not entry.is_hole:
-                missing = whole(entry) & ~self._chunks.held(entry)
-                for fetch in self._flying.get(entry.id, ()):
-                    missing &= ~fetch.bits
-                new += [Fetch(entry, at, count, is_ahead=True, wanted=wanted) for at, count in _runs(missing)]
-        if new:
-            self._begin(new)
+        async with self._ahead_limit:
+            if is_wanted():
+                for entry in entries:
+                    missing = 0 if entry.is_hole else whole(entry) & ~self._chunks.held(entry)
+                    for fetch in self._flying.get(entry.id, ()):
+                        missing &= ~fetch.bits
+                    new += [Fetch(entry, at, count) for at, count in _runs(missing)]
+            if new:
+                self._note(new)
+                await self._bring(new)
         return new
 
     # Inside
@@ -152,26 +154,13 @@ class Fetches:
                 fetch.error = ContentUnavailable("Satchel is stopping: nothing more is fetched.")
                 fetch.done.set()
             return
-        for fetch in fetches:
-            self._flying.setdefault(_key(fetch), []).append(fetch)
+        self._note(fetches)
         self._nursery.start_soon(self._bring, fetches)
 
     async def _bring(self, fetches: Sequence[Fetch]) -> None:
         """Fetches in one request, hands out, keeps; never raises, and leaves no fetch unsettled."""
         try:
-            if fetches[0].is_ahead:
-                async with self._ahead_limit:
-                    todo = [
-                        fetch
-                        for fetch in fetches
-                        if not fetch.is_superseded and (fetch.wanted is None or fetch.wanted())
-                    ]
-                    for fetch in todo:
-                        fetch.is_begun = True
-                    if todo:
-                        await self._receive(todo)
-            else:
-                await self._receive(fetches)
+            await self._receive(fetches)
         except Exception as error:
             # The outermost frame of this task: whatever this was, the mount goes on without these bytes.
             log.exception("Fetching %d parts failed.", len(fetches))
@@ -185,7 +174,7 @@ class Fetches:
                     self._land(fetch)
 
     async def _receive(self, fetches: Sequence[Fetch]) -> None:
-        arrival = Arrival(fetches, self._tell, self._found)
+        arrival = Arrival(fetches, self._tell, self._note)
         begun = trio.current_time()
         try:
             with ExitStack() as stack:
@@ -246,10 +235,10 @@ class Fetches:
             elif fetch.plain is None:
                 self._land(fetch)
         if late:
-            self._start(self._bring, late)
+            self.start_task(partial(self._bring, late))
 
-    def _found(self, fetches: Sequence[Fetch]) -> None:
-        """These come unasked, with the leaf above them."""
+    def _note(self, fetches: Sequence[Fetch]) -> None:
+        """These are on their way."""
         for fetch in fetches:
             self._flying.setdefault(_key(fetch), []).append(fetch)
 
@@ -260,7 +249,7 @@ class Fetches:
             return
         fetch.is_settled = True
         if fetch.is_unasked:
-            self._start(self._keep, fetch)
+            self.start_task(partial(self._keep, fetch))
         elif not fetch.has_room:
             self._hold(fetch)
         else:
@@ -293,10 +282,6 @@ class Fetches:
         self._unstored[fetch] = None
         while len(self._unstored) > UNSTORED_MAX:
             self._land(self._unstored.popitem(last=False)[0])
-
-    def _start(self, job: Callable[[Arg], Awaitable[object]], argument: Arg) -> None:
-        if self._nursery is not None:
-            self._nursery.start_soon(job, argument)
 
     def _count(self, length: int, seconds: float) -> None:
         self._fetched_bytes += length

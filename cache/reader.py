@@ -524,8 +524,13 @@ class Reader:
     def _note_miss(self, manifest: Manifest, misses: Misses) -> None:
         """A read in no order needed the server: with the last of many, the whole file begins to be fetched."""
         misses.count += 1
-        if misses.is_enough(manifest) and manifest.size <= self._budget.limit_bytes // FILL_SHARE:
+        if (
+            misses.is_enough(manifest)
+            and manifest.size <= self._budget.limit_bytes // FILL_SHARE
+            and self._fetches.ahead_bytes >= GROUP_BYTES
+        ):
             misses.is_filling = True
+            misses.tries += 1
             self._fetches.start_task(partial(self._fill, manifest, misses))
 
     async def _fill(self, manifest: Manifest, misses: Misses) -> None:

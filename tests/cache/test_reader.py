@@ -111,7 +111,8 @@ async def reading(
 
 async def settled(reader: Reader) -> None:
     """Returns when nothing is on its way any more."""
-    while reader._fetches._flying:
+    fetches = reader._fetches
+    while fetches._flying or (fetches._nursery is not None and fetches._nursery.child_tasks):
         await trio.lowlevel.checkpoint()
 
 
