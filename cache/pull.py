@@ -6,9 +6,9 @@ brought up to that rev first, and what it said of a node meanwhile counts.
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 import trio
@@ -21,7 +21,7 @@ from cache.tree import Edit, Table, Tree
 from remote.protocol.errors import CursorTooOld
 from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import FolderListing, FolderQuery, JournalCommit
-from remote.protocol.nodes import Kind, Name, NodeVersion
+from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
 from remote.protocol.service import Service
 
 _AT_ONCE: Final = 100
@@ -35,17 +35,27 @@ _AHEAD_SECONDS: Final = 1.0
 _CURSOR: Final = "cursor"
 
 
+class Difference(NamedTuple):
+    """What the mount showed of a node, and shows now; None: nothing. `is_content`: also other content."""
+
+    before: NodeState | None
+    after: NodeState | None
+    is_content: bool
+
+
 @dataclass(frozen=True)
 class Effects:
     """What the mount shows differently now: names that lead elsewhere, and nodes whose attributes or content moved.
 
-    `fresh`: those of the names that led nowhere before.
+    `fresh`: those of the names that led nowhere before. `events`: what somebody elsewhere did, of which programs that
+    watch are to hear; not what only became known here, or was made here.
     """
 
     names: frozenset[Name]
     nodes: frozenset[NodeId]
     contents: frozenset[NodeId]
     fresh: frozenset[Name] = frozenset()
+    events: Mapping[NodeId, Difference] = field(default_factory=dict)
 
 
 class Home(NamedTuple):
@@ -154,7 +164,7 @@ class Pull:
             self._take_in(edit, versions)
             if not parts:
                 self._tree.set_cursor(commit.rev, edit)
-            effects = effects_of(edit)
+            effects = effects_of(edit, is_event=commit.device != self.home.device)
         self.mount.show(effects)
         await trio.lowlevel.checkpoint()
         for part in parts:
@@ -163,7 +173,7 @@ class Pull:
                 self._take_in(edit, part)
                 if part is parts[-1]:
                     self._tree.set_cursor(commit.rev, edit)
-                effects = effects_of(edit)
+                effects = effects_of(edit, is_event=True)
             self.mount.show(effects)
             await trio.lowlevel.checkpoint()
 
@@ -205,7 +215,7 @@ class Pull:
         """Takes in the states that made the server refuse a commit; within a `crossing` that began before it."""
         await self.catch_up()
         async with self.lock:
-            self._take(self._not_overtaken(versions), are_in_the_way=True)
+            self._take(self._not_overtaken(versions), are_in_the_way=True, is_event=True)
 
     async def retry_waiting(self) -> bool:
         """Takes in news that waited for a file to be closed or a folder to be listed; whether any waits no more."""
@@ -215,7 +225,7 @@ class Pull:
             async with self.lock:
                 waiting = self._tree.news()
                 if waiting:
-                    self._take(waiting)
+                    self._take(waiting, is_event=True)
             if not self._unlisted:
                 return self._tree.store.count(Table.NEWS) < before
             for folder in sorted(self._unlisted):
@@ -225,14 +235,14 @@ class Pull:
     def _not_overtaken(self, versions: Sequence[NodeVersion]) -> list[NodeVersion]:
         return [version for version in versions if version.rev >= self._recent.get(version.node, 0)]
 
-    def _take(self, versions: Sequence[NodeVersion], *, are_in_the_way: bool = False) -> None:
+    def _take(self, versions: Sequence[NodeVersion], *, are_in_the_way: bool = False, is_event: bool = False) -> None:
         with self._tree.edit() as edit:
             for version in versions:
                 record = edit.record(version.node)
                 if record is not None and version.rev <= record.rev:
                     edit.forget_news(version.node)
             self._take_in(edit, versions, are_in_the_way=are_in_the_way)
-            effects = effects_of(edit)
+            effects = effects_of(edit, is_event=is_event)
         self.mount.show(effects)
 
     async def list_folder(self, folder: NodeId) -> None:
@@ -319,7 +329,7 @@ class Pull:
             record = edit.record(folder)
             if record is not None and not answer.more:
                 edit.put(folder, replace(record, is_listed=True, is_listing=False))
-            effects = effects_of(edit)
+            effects = effects_of(edit, is_event=False)
         if answer.more and answer.names:
             left[folder] = answer.names[-1]
         else:
@@ -383,8 +393,9 @@ def _folders_in(answer: FolderListing) -> list[NodeId]:
     return [one.node for one in answer.children if one.state is not None and one.state.kind is Kind.FOLDER]
 
 
-def effects_of(edit: Edit) -> Effects:
+def effects_of(edit: Edit, *, is_event: bool) -> Effects:
     """What the mount shows differently after this edit; ask before the edit ends."""
+    events: dict[NodeId, Difference] = {}
     came: set[Name] = set()
     went: set[Name] = set()
     nodes: set[NodeId] = set()
@@ -399,9 +410,11 @@ def effects_of(edit: Edit) -> Effects:
         new_names = set(new.names) if new is not None else set()
         came |= new_names - old_names
         went |= old_names - new_names
-        if old is None:
-            continue
-        nodes.add(node)
-        if new is not None and (is_restaged or old.content != new.content):
+        is_content = old is not None and new is not None and (is_restaged or old.content != new.content)
+        if is_event:
+            events[node] = Difference(old, new, is_content)
+        if old is not None:
+            nodes.add(node)
+        if is_content:
             contents.add(node)
-    return Effects(frozenset(came | went), frozenset(nodes), frozenset(contents), frozenset(came - went))
+    return Effects(frozenset(came | went), frozenset(nodes), frozenset(contents), frozenset(came - went), events)

@@ -10,6 +10,8 @@ from typing import Final, NamedTuple
 
 from cache.pull import Effects
 from fusefs import kernel
+from fusefs.repeater import WAITING_MAX, Repeater, reach
+from fusefs.steps import Told
 from fusefs.volume import Volume
 from remote.protocol.ids import NodeId
 from remote.protocol.nodes import Kind, Name
@@ -26,12 +28,14 @@ class Announcer:
 
     With the write-back cache the kernel keeps its own size and mtime of every file it knows. So names of changed files
     are dropped, which makes it forget files that nobody has open; for those that are open the thread repeats the
-    change through our own mount (`is_own` recognises its requests), which the kernel takes as the truth.
+    change through our own mount (`is_own` recognises its requests), which the kernel takes as the truth. What programs
+    that watch are to hear is then `repeater`'s, which may take its time.
     """
 
-    def __init__(self, mountpoint: bytes, volume: Volume, absent: set[Name]) -> None:
+    def __init__(self, mountpoint: bytes, volume: Volume, absent: set[Name], repeater: Repeater) -> None:
         """`absent`: names of which the kernel may remember that they lead nowhere; those told are taken out."""
         self._mountpoint = mountpoint
+        self._repeater = repeater
         self._volume = volume
         self._absent = absent
         # What is to be told, each thing once however often it changed: no queue that could grow behind a slow kernel.
@@ -42,8 +46,8 @@ class Announcer:
         self._thread.start()
 
     def is_own(self, pid: int) -> bool:
-        """Whether a request comes from the thread that repeats changes; its pid is the thread's id."""
-        return pid == self._thread.native_id
+        """Whether a request repeats a change; its pid is the id of the thread that does it."""
+        return pid in (self._thread.native_id, self._repeater.pid)
 
     def show(self, effects: Effects) -> None:
         """Notes what is to be told; returns at once."""
@@ -60,7 +64,9 @@ class Announcer:
             if node in effects.contents and self._volume.files.find(node) is not None:
                 path = self._volume.tree.path_of(node)
                 resized[node] = _Resized(node, path, record.size, record.local.atime_ns, record.local.mtime_ns)
+        told = self._repeater.told(effects)
         with self._changed:
+            self._waiting.told.merge(told, WAITING_MAX)
             self._waiting.names |= names
             self._waiting.nodes |= effects.nodes
             self._waiting.contents |= effects.contents
@@ -95,9 +101,11 @@ class Announcer:
                 _tell(kernel.drop_node, node, node not in news.contents)
             for parent in {name.parent for name in news.names}:
                 _tell(kernel.drop_node, parent, True)
+            # Not before: who hears of a change looks at once.
+            self._repeater.repeat(news.told)
 
     def _repeat(self, one: "_Resized") -> None:
-        fd = self._reach(one.path)
+        fd = reach(self._mountpoint, one.path.split(b"/"))
         try:
             if os.fstat(fd).st_ino == one.node:
                 itself = f"/proc/self/fd/{fd}"
@@ -105,17 +113,6 @@ class Announcer:
                 os.utime(itself, ns=(one.atime_ns, one.mtime_ns))
         finally:
             os.close(fd)
-
-    def _reach(self, path: bytes) -> int:
-        """A descriptor of what a path in the mount leads to; no symlink on the way, which may lead out, is followed."""
-        fd = os.open(self._mountpoint, os.O_PATH | os.O_CLOEXEC)
-        for part in path.split(b"/"):
-            try:
-                inner = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-            finally:
-                os.close(fd)
-            fd = inner
-        return fd
 
 
 class _Resized(NamedTuple):
@@ -132,10 +129,11 @@ class _News:
     nodes: set[NodeId] = field(default_factory=set)
     contents: set[NodeId] = field(default_factory=set)
     resized: dict[NodeId, _Resized] = field(default_factory=dict)
+    told: Told = field(default_factory=Told)
 
     @property
     def is_something(self) -> bool:
-        return bool(self.names or self.nodes)
+        return bool(self.names or self.nodes or self.told.differences)
 
 
 def _tell(announce: Callable[..., None], *args: object) -> None:

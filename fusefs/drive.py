@@ -32,6 +32,7 @@ from fusefs.face import Face
 from fusefs.handles import OpenFiles
 from fusefs.history import History
 from fusefs.kernel import Delivering, Operations
+from fusefs.repeater import Repeater
 from fusefs.restore import Restore
 from fusefs.settings import Account, Choices, Places
 from fusefs.versions import Versions
@@ -144,7 +145,10 @@ class Drive:
             if choices.sync == "remote"
             else Operations(self.volume, self.versions)
         )
-        self.announcer = Announcer(os.fsencode(plan.point), self.volume, self.operations.absent)
+        point = os.fsencode(plan.point)
+        self.repeater = Repeater(point, self.volume, self.operations.asked_for)
+        self.operations.repeat(self.repeater)
+        self.announcer = Announcer(point, self.volume, self.operations.absent, self.repeater)
         self.operations.is_own = self.announcer.is_own
         kept = self.tree.setting(_ROOM)
         self.room = msgspec.msgpack.decode(kept, type=Room) if kept else Room()
@@ -226,5 +230,6 @@ class Drive:
         except CacheError as error:
             log.error("what programs had not closed was not kept: %s", error)
         self.announcer.close()
+        self.repeater.close()
         self.stagings.close()
         self.chunks.close()

@@ -25,6 +25,7 @@ _NUMBERS: Final[dict[type[Exception], int]] = {
     errors.ServerAway: errno.ETIMEDOUT,
     errors.NotSupported: errno.EOPNOTSUPP,
     errors.TooLarge: errno.EFBIG,
+    errors.Overtaken: errno.EBUSY,
     errors.VolumeError: errno.EIO,
     NoSuchNode: errno.ESTALE,
     DiskFull: errno.ENOSPC,

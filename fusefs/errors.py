@@ -63,3 +63,7 @@ class NotSupported(VolumeError):
 
 class TooLarge(VolumeError):
     """The value or file is larger than what can be kept."""
+
+
+class Overtaken(VolumeError):
+    """What was to be repeated for those who watch does not hold any more."""

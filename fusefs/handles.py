@@ -122,8 +122,8 @@ class OpenFiles:
         """Files with something that is not flushed."""
         return [file for file in self._files.values() if file.is_changed and not file.is_orphan]
 
-    def open(self, node: NodeId, *, is_writing: bool) -> Handle:
-        """Opens a file; raises NoSuchNode."""
+    def open(self, node: NodeId, *, is_writing: bool, is_reading: bool = True) -> Handle:
+        """Opens a file; raises NoSuchNode. `is_reading`: its content, and what is beside it, may be wanted next."""
         file = self._files.get(node)
         record = self._tree.record(node)
         if file is not None and file.is_orphan and record is not None and record.local is not None:
@@ -134,7 +134,7 @@ class OpenFiles:
             if record is None or record.local is None:
                 raise NoSuchNode(f"There is no file {node} here.")
             file = self._files[node] = OpenFile(node, record.local)
-            if not is_writing and not record.staged:
+            if is_reading and not is_writing and not record.staged:
                 self._siblings.opened(node, record.local)
         file.handles += 1
         file.writers += is_writing

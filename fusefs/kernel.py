@@ -15,8 +15,9 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 from cache.errors import NoSuchNode
 from fusefs.attributes import Attributes, Caller, Setting
 from fusefs.errnos import errno_of
-from fusefs.errors import IsFolder, NoEntry, ReadOnly
+from fusefs.errors import IsFolder, NoEntry, Overtaken, ReadOnly
 from fusefs.handles import Handle
+from fusefs.repeater import Repeater
 from fusefs.turns import Turns
 from fusefs.versions import VERSIONS_NAME, PastHandle, Versions, is_virtual
 from fusefs.volume import Volume
@@ -103,19 +104,36 @@ class Operations(pyfuse3.Operations):
         self._next_handle = 1
         self.is_own: Callable[[int], bool] = lambda _: False
         """Whether a request repeats a change from elsewhere (see Announcer): it is answered, and changes nothing."""
+        self._repeater: Repeater | None = None
+        self._repeating_pid = -1
+        self.asked_for: set[int] = set()
+        """Folders that programs asked for and the kernel has not forgotten: nobody can watch others."""
+        # All folders that the kernel knows, and how often it was told of each.
+        self._known: dict[int, int] = {}
         self.absent: set[Name] = set()
         """Names of which the kernel may remember that they lead nowhere."""
+
+    def repeat(self, repeater: Repeater) -> None:
+        """Who repeats changes from elsewhere answers the requests that come of it."""
+        self._repeater, self._repeating_pid = repeater, repeater.pid
+
+    def _repeated_by(self, ctx: RequestContext) -> Repeater | None:
+        """Who answers a request that repeats a change; None for the request of a program."""
+        return self._repeater if ctx.pid == self._repeating_pid else None
 
     # Names
 
     @_waits
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        if (repeater := self._repeated_by(ctx)) is not None:
+            attributes, is_true = repeater.lookup(Name(NodeId(parent_inode), name))
+            return self._repeated(attributes, is_true=is_true)
         if is_virtual(parent_inode):
             return self._past(await self._versions.lookup(parent_inode, name), counts=True)
         if name == VERSIONS_NAME:
             return self._past(self._versions.of_folder(NodeId(parent_inode)), counts=True)
         try:
-            return self._entry(await self._volume.lookup(NodeId(parent_inode), name))
+            return self._asked(self._entry(await self._volume.lookup(NodeId(parent_inode), name)))
         except NoEntry:
             return self._no_entry(Name(NodeId(parent_inode), name))
 
@@ -123,6 +141,28 @@ class Operations(pyfuse3.Operations):
         for inode, count in inode_list:
             if is_virtual(inode):
                 self._versions.forget(inode, count)
+            elif inode in self._known:
+                self._known[inode] -= count
+                if self._known[inode] <= 0:
+                    del self._known[inode]
+                    self.asked_for.discard(inode)
+
+    def _asked(self, entry: EntryAttributes) -> EntryAttributes:
+        """An entry that a program asked for: the kernel knows it until it forgets it."""
+        if stat.S_ISDIR(entry.st_mode):
+            inode = entry.st_ino
+            self._known[inode] = self._known.get(inode, 0) + 1
+            self.asked_for.add(inode)
+        return entry
+
+    def _repeated(self, attributes: Attributes, *, is_true: bool = True) -> EntryAttributes:
+        """An entry that only the repeater asked for: when a program does, the kernel is to ask again."""
+        inode, seconds = attributes.node, TIMEOUT_SECONDS if is_true else 0.0
+        if stat.S_ISDIR(attributes.mode):
+            self._known[inode] = self._known.get(inode, 0) + 1
+            if inode not in self.asked_for:
+                seconds = 0.0
+        return _translated(attributes, seconds)
 
     @_waits
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
@@ -148,11 +188,13 @@ class Operations(pyfuse3.Operations):
         self, parent: int, name: bytes, mode: int, ctx: RequestContext, *, rdev: int = 0, target: bytes = b""
     ) -> EntryAttributes:
         _check_writable(parent)
+        if (repeater := self._repeated_by(ctx)) is not None:
+            return self._repeated(repeater.made(Name(NodeId(parent), name), mode))
         caller = Caller(ctx.uid, ctx.gid, ctx.umask)
         bits = mode if stat.S_ISLNK(mode) else mode & ~ctx.umask
         node = await self._volume.make(NodeId(parent), name, bits, caller, rdev=rdev, target=target)
         self.absent.discard(Name(NodeId(parent), name))
-        return self._entry(node)
+        return self._asked(self._entry(node))
 
     @_waits
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
@@ -163,6 +205,9 @@ class Operations(pyfuse3.Operations):
     @_waits
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         _check_writable(parent_inode)
+        if (repeater := self._repeated_by(ctx)) is not None:
+            repeater.removed(Name(NodeId(parent_inode), name))
+            return
         await self._volume.unlink(NodeId(parent_inode), name)
 
     @_waits
@@ -170,6 +215,9 @@ class Operations(pyfuse3.Operations):
         _check_writable(parent_inode)
         if name == VERSIONS_NAME:
             raise ReadOnly("The past cannot be removed.")
+        if (repeater := self._repeated_by(ctx)) is not None:
+            repeater.removed(Name(NodeId(parent_inode), name))
+            return
         await self._volume.rmdir(NodeId(parent_inode), name)
 
     @_waits
@@ -185,6 +233,10 @@ class Operations(pyfuse3.Operations):
         _check_writable(parent_inode_old, parent_inode_new)
         if VERSIONS_NAME in (name_old, name_new):
             raise ReadOnly("The past cannot be moved.")
+        if (repeater := self._repeated_by(ctx)) is not None:
+            source, target = Name(NodeId(parent_inode_old), name_old), Name(NodeId(parent_inode_new), name_new)
+            repeater.moved(source, target)
+            return
         await self._volume.rename(NodeId(parent_inode_old), name_old, NodeId(parent_inode_new), name_new, flags)
 
     @_answers
@@ -195,6 +247,8 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     def getattr(self, inode: int, ctx: RequestContext | None = None) -> EntryAttributes:
+        if ctx is not None and (repeater := self._repeated_by(ctx)) is not None:
+            return _translated(repeater.attributes(NodeId(inode)), 0.0)
         return self._past(inode) if is_virtual(inode) else self._entry(NodeId(inode))
 
     @_answers
@@ -203,10 +257,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         _check_writable(inode)
         if self.is_own(ctx.pid):
-            if self._volume.files.is_written(NodeId(inode)):
-                # The kernel holds bytes of it that we do not have yet, and would drop them with our size.
-                raise FUSEError(errno.EBUSY)
-            return self._entry(NodeId(inode))
+            return self._set_in_truth(NodeId(inode), attr, fields)
         setting = Setting(
             mode=attr.st_mode if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,
@@ -225,6 +276,23 @@ class Operations(pyfuse3.Operations):
             # The kernel writes back the time of a file that was removed meanwhile, and does not look at the answer.
             # Were it refused, the next syncfs(2) of anybody would fail.
             return _gone(inode)
+
+    def _set_in_truth(self, node: NodeId, attr: EntryAttributes, fields: SetattrFields) -> EntryAttributes:
+        """Answers what repeats a change: the kernel takes for true what it asked for, so it must be what is there."""
+        try:
+            entry = self._entry(node)
+        except NoSuchNode:
+            # The time of what was removed: it belongs to the removal.
+            return _gone(node)
+        is_said = fields.update_atime and fields.update_mtime
+        if (fields.update_size and attr.st_size != entry.st_size) or (
+            is_said and attr.st_mtime_ns != entry.st_mtime_ns
+        ):
+            raise Overtaken("It was changed again meanwhile.")
+        if (fields.update_size or is_said) and self._volume.files.is_written(node):
+            # The kernel holds bytes of it that we do not have yet, and would drop them with our size.
+            raise Overtaken("A program writes to it.")
+        return entry
 
     @_answers
     def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
@@ -283,8 +351,11 @@ class Operations(pyfuse3.Operations):
                 continue
             if not pyfuse3.readdir_reply(token, name, entry, position + 1):
                 break
-            if is_virtual(inode) and name not in (b".", b".."):
-                self._versions.count(inode)
+            if name not in (b".", b".."):
+                if is_virtual(inode):
+                    self._versions.count(inode)
+                else:
+                    self._asked(entry)
 
     async def _entries(self, inode: int) -> list[tuple[bytes, int]]:
         if is_virtual(inode):
@@ -312,6 +383,12 @@ class Operations(pyfuse3.Operations):
             if is_writing or flags & os.O_TRUNC:
                 raise ReadOnly("The past cannot be written to.")
             return FileInfo(fh=self._keep(self._versions.open(inode)), keep_cache=True)
+        if self._repeated_by(ctx) is not None:
+            if self._volume.files.is_written(NodeId(inode)):
+                raise Overtaken("A program writes to it.")
+            # What it writes is nothing, so news of the file need not wait for it.
+            handle = self._volume.files.open(NodeId(inode), is_writing=False, is_reading=False)
+            return FileInfo(fh=self._keep(handle), keep_cache=True)
         is_truncating = bool(flags & os.O_TRUNC)
         handle = self._volume.open(NodeId(inode), is_writing=is_writing or is_truncating, is_truncating=is_truncating)
         return FileInfo(fh=self._keep(handle), keep_cache=True)

@@ -100,10 +100,11 @@ class Restore:
     def _make(self, parent: NodeId, name: bytes, state: NodeState) -> NodeId:
         node = self._volume.tree.new_node()
         now_ns = time.time_ns()
+        made = replace(state, names=(Name(parent, name),), ctime_ns=now_ns)
         with self._volume.tree.edit() as edit:
-            edit.set_local(node, replace(state, names=(Name(parent, name),), ctime_ns=now_ns), now_ns)
+            edit.set_local(node, made, now_ns)
             edit.touch(parent, now_ns)
-        self._volume.changed_here([Name(parent, name)], [])
+        self._volume.changed_here(node, None, made)
         return node
 
 

@@ -306,7 +306,7 @@ class Verbs:
         if not is_lazy:
             await self.flush()
         try:
-            await trio.to_thread.run_sync(lambda: mounts.unmount(self._point, is_lazy=is_lazy))
+            await trio.to_thread.run_sync(self._unmount, is_lazy)
         except Busy:
             raise Refused(
                 f"{self._point} is in use. Close what uses it, or take it away at once: satchel umount --lazy "
@@ -315,6 +315,10 @@ class Verbs:
         # By itself it would end with the last program that has a file open, in this mount namespace or another.
         self._end()
         return {"unmounted": True}
+
+    def _unmount(self, is_lazy: bool) -> None:
+        with self._drive.repeater.quiet():
+            mounts.unmount(self._point, is_lazy=is_lazy)
 
 
 def _fsync_all(paths: list[bytes]) -> None:

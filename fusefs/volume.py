@@ -6,14 +6,14 @@ and syncs do.
 
 import stat
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
 from msgspec.structs import replace
 
 from cache.errors import NoSuchNode
-from cache.pull import Effects
+from cache.pull import Difference, Effects
 from cache.sync import Sync
 from cache.tree import Child, Edit, Record, Tree
 from fusefs.attributes import Attributes, Caller, DiskRoom, Owner, Setting, blocks_of, file_mode, kind_of
@@ -422,12 +422,15 @@ class Volume:
             edit.put(node, replace(edit.get(node), staged=0, staged_size=0))
             edit.set_local(node, kept, now_ns)
         self.files.release_dropped()
-        self.changed_here([], [node])
+        self.changed_here(node, record.local, kept)
 
-    def changed_here(self, names: Sequence[Name], nodes: Sequence[NodeId]) -> None:
-        """Sends and shows an edit that did not come through the kernel."""
+    def changed_here(self, node: NodeId, before: NodeState | None, after: NodeState) -> None:
+        """Sends and shows an edit that did not come through the kernel: a node made, or given other content."""
         self.wake()
-        self._show(Effects(frozenset(names), frozenset(nodes), frozenset(nodes)))
+        names = frozenset(after.names if before is None else ())
+        nodes = frozenset(() if before is None else (node,))
+        events = {node: Difference(before, after, is_content=before is not None)}
+        self._show(Effects(names, nodes, nodes, events=events))
 
     # Open files
 
