@@ -19,7 +19,7 @@ from cache.errors import NoSuchNode
 from cache.staging import Staging
 from cache.tree import Edit, Table, Tree
 from remote.protocol.errors import CursorTooOld
-from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId
+from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import FolderListing, FolderQuery, JournalCommit
 from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
 from remote.protocol.service import Service
@@ -121,8 +121,8 @@ class Pull:
         # Folders that must be listed before some news can be taken in.
         self._unlisted: set[NodeId] = set()
 
-    async def catch_up(self) -> None:
-        """Applies the journal up to the server's head."""
+    async def catch_up(self, own: Rev = NOW) -> None:
+        """Applies the journal up to the server's head; `own`: the rev of a commit of ours whose answer just came."""
         while True:
             if self._tree.setting(_CURSOR) is None:
                 # A new device needs no history: it begins with what there is now.
@@ -130,7 +130,7 @@ class Pull:
             try:
                 answer = await self.service.changes(self.home.space, self._tree.cursor)
             except CursorTooOld:
-                await self._start_over()
+                await self._start_over(own)
                 continue
             self.clock.heard(answer.now_ns)
             async with self.lock:
@@ -152,8 +152,7 @@ class Pull:
                 self._recent.clear()
 
     async def _apply(self, commit: JournalCommit) -> None:
-        if self._crossings:
-            self._recent.update((version.node, commit.rev) for version in commit.changes)
+        self._note_recent(commit.changes)
         versions, arrivals = commit.changes, commit.changes[:0]
         if commit.device != self.home.device and len(versions) > _AT_ONCE:
             versions, arrivals = self._split(versions)
@@ -176,6 +175,10 @@ class Pull:
                 effects = effects_of(edit, is_event=True)
             self.mount.show(effects)
             await trio.lowlevel.checkpoint()
+
+    def _note_recent(self, versions: Iterable[NodeVersion]) -> None:
+        if self._crossings:
+            self._recent.update((version.node, version.rev) for version in versions)
 
     def _split(self, versions: Sequence[NodeVersion]) -> tuple[tuple[NodeVersion, ...], tuple[NodeVersion, ...]]:
         """What a commit changes of what there is, to be shown as one step; and what only comes in under free names."""
@@ -345,7 +348,7 @@ class Pull:
                 if record is not None and not record.is_listed:
                     edit.put(folder, replace(record, is_listing=True))
 
-    async def _start_over(self) -> None:
+    async def _start_over(self, own: Rev = NOW) -> None:
         """The journal does not reach back to our cursor: everything that is known is asked for, and listed anew."""
         cursor = self._tree.setting(_CURSOR)
         head = next(one.head for one in (await self.service.spaces()).spaces if one.space == self.home.space)
@@ -361,6 +364,8 @@ class Pull:
                     # One that is on its way for the first time may be there already or not.
                     if version is not None or self._has_rev(node)
                 ]
+                self._note_recent(versions)
+                self._take_answered([version for version in versions if version.rev == own and own != NOW])
                 for at in range(0, len(versions), _AT_ONCE):
                     self._take(versions[at : at + _AT_ONCE])
                     await trio.lowlevel.checkpoint()
@@ -369,10 +374,23 @@ class Pull:
                 with self._tree.edit() as edit:
                     for node in known:
                         record = edit.record(node)
-                        if record is not None and record.is_listed:
-                            edit.put(node, replace(record, is_listed=False))
+                        if record is not None and (record.is_listed or record.is_listing):
+                            # A listing on its way does not have what the journal would have told since.
+                            edit.put(node, replace(record, is_listed=False, is_listing=False))
             with self._tree.edit() as edit:
+                for version in self._tree.news():
+                    # Not asked for: it comes with its folder's listing, if it is there still.
+                    if edit.record(version.node) is None:
+                        edit.forget_news(version.node)
                 self._tree.set_cursor(head, edit)
+
+    def _take_answered(self, versions: Sequence[NodeVersion]) -> None:
+        """What our own commit made of nodes is no news, whatever was done to them here since."""
+        with self._tree.edit() as edit:
+            for version in versions:
+                record = edit.record(version.node)
+                if record is not None and record.is_dirty and record.rev < version.rev:
+                    news.acknowledge(edit, version.node, version.state, version.rev, is_unchanged=False)
 
     def _known(self) -> Iterator[list[NodeId]]:
         """The nodes that the server knows or may know, some at a time."""

@@ -226,7 +226,7 @@ class Push:
                 return
             if answer.rev > self._tree.cursor + 1:
                 # States are taken in in the order of the journal: first what came before.
-                await self._pull.catch_up()
+                await self._pull.catch_up(answer.rev)
         done: list[Prepared] = []
         try:
             await self._take_answer(sent, answer.rev, done)

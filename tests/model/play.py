@@ -599,6 +599,8 @@ def in_no_time(job: Callable[[Path, Time], Awaitable[None]], *, seed: int = 0) -
         patch.setattr(trio.to_thread, "run_sync", run_sync)
         patch.setattr("cache.sync.random", random.Random(seed))
         patch.setattr("os.urandom", random.Random(seed).randbytes)
+        # By which trio chooses who of those that can go on goes first.
+        patch.setattr("trio._core._run._r", random.Random(seed))
         # What `secrets` draws from: never the same bytes, as these may be op ids on both sides.
         patch.setattr("random._urandom", random.Random(f"server {seed}").randbytes)
         trio.run(job, Path(home), clock, clock=trio.testing.MockClock(autojump_threshold=0))
