@@ -26,6 +26,7 @@ from cache.tree import Table, Tree
 from cache.upload import Upload
 from fusefs.announcer import Announcer
 from fusefs.attributes import DiskRoom, Owner
+from fusefs.conflicts import Conflicts
 from fusefs.counting import Counting, Traffic
 from fusefs.errors import ServerAway
 from fusefs.face import Face
@@ -139,6 +140,8 @@ class Drive:
         self.versions = Versions(service, self._space, self.reader, self.past, owner, seconds)
         self.restore = Restore(self.volume, self.versions)
         self.history = History(self.volume, self.versions, service, self._space)
+        device = DeviceId(account.device)
+        self.conflicts = Conflicts(self.volume, self.versions, self.restore, service, self._space, device)
         self.counting = Counting(self.tree, traffic, self.reader.counters)
         self.operations = (
             Delivering(self.volume, self.versions, self._deliver)

@@ -60,13 +60,13 @@ class Restore:
         try:
             return await self._volume.lookup(parent, name)
         except NoEntry:
-            return self._make(parent, name, state)
+            return self.make(parent, name, state)
 
     async def _put(self, parent: NodeId, name: bytes, node: NodeId, state: NodeState, rev: Rev) -> int:
         try:
             live = await self._volume.lookup(parent, name)
         except NoEntry:
-            live = self._make(parent, name, state)
+            live = self.make(parent, name, state)
         else:
             live = await self._set_back(parent, name, live, state)
         if state.kind is Kind.FOLDER:
@@ -91,13 +91,14 @@ class Restore:
             if record.local.kind is Kind.FOLDER:
                 raise NoEntry(f"{os.fsdecode(name)} is a folder now and was none then: move it away first.")
             await self._volume.unlink(parent, name)
-            return self._make(parent, name, state)
+            return self.make(parent, name, state)
         is_as_sent = not record.staged and self._volume.files.find(live) is None
         if not (is_as_sent and _is_same(record.local, state)):
             self._volume.set_back(live, state)
         return live
 
-    def _make(self, parent: NodeId, name: bytes, state: NodeState) -> NodeId:
+    def make(self, parent: NodeId, name: bytes, state: NodeState) -> NodeId:
+        """A new node of this name with an older state, of which no content is moved."""
         node = self._volume.tree.new_node()
         now_ns = time.time_ns()
         made = replace(state, names=(Name(parent, name),), ctime_ns=now_ns)

@@ -25,7 +25,8 @@ from fusefs.mounts import Busy
 from fusefs.settings import Account
 from remote.protocol.errors import NotSignedIn, RemoteError, Unreachable
 from remote.protocol.ids import ROOT, NodeId, Rev
-from remote.protocol.nodes import Kind
+from remote.protocol.messages import Version
+from remote.protocol.nodes import Kind, Name
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ class Verbs:
             "wait": self._wait,
             "versions": self._versions,
             "restore": self._restore,
+            "conflicts": self._conflicts,
+            "resolve": self._resolve,
             "pin": self._pin,
             "unpin": self._unpin,
             "stop": self._stop,
@@ -271,6 +274,39 @@ class Verbs:
         restored = await self._drive.restore.path(path, rev)
         return {"rev": restored.rev, "nodes": restored.nodes}
 
+    async def _conflicts(self, fields: Fields) -> object:
+        found = await self._drive.conflicts.below(os.fsencode(str(fields["path"])))
+        return [
+            {
+                "path": os.fsdecode(one.path),
+                "current": _told_version(one.current),
+                "lost": _told_version(one.lost),
+                "version": os.fsdecode(one.version_path),
+            }
+            for one in found
+        ]
+
+    async def _resolve(self, fields: Fields) -> object:
+        """Settles the conflicts of a path; first the server must have what it is now, and then what it is to be."""
+        drive = self._drive
+        path = os.fsencode(str(fields["path"]))
+        node = await self._node(path)
+        folder, _, name = path.rpartition(b"/")
+        place = Name(await self._node(folder), name)
+        await self.flush()
+        changed: list[NodeId] = []
+        with trio.move_on_after(_BEFORE_RESTORE_SECONDS) as scope:
+            await drive.sync.sent(node)
+            changed = await drive.conflicts.keep(node, place, str(fields["keep"]))
+            for one in changed:
+                await drive.sync.sent(one)
+        if scope.cancelled_caught:
+            raise Refused(
+                "It is not all on the server yet. satchel status says why; say this again then.", Exit.PENDING
+            )
+        settled = await drive.conflicts.settle(node)
+        return {"settled": settled, "changed": [os.fsdecode(drive.tree.path_of(one)) for one in changed]}
+
     async def _pin(self, fields: Fields) -> object:
         path = os.fsencode(str(fields["path"]))
         self._drive.pins.pin(await self._node(path))
@@ -347,6 +383,10 @@ def _told(old: Old) -> Fields:
         "size_bytes": state.content.size if state is not None and state.content is not None else 0,
         "is_conflict": version.is_conflict,
     }
+
+
+def _told_version(version: Version) -> Fields:
+    return _told(Old(b"", version))
 
 
 def _told_moment(rev: Rev, time_ns: int) -> Fields:

@@ -22,12 +22,14 @@ from fusefs.attributes import Attributes, Owner, blocks_of, file_mode
 from fusefs.errors import Invalid, IsFolder, NoEntry, NotFolder
 from remote.protocol.cutting import Buffer
 from remote.protocol.errors import NotFound
-from remote.protocol.ids import NodeId, Rev, SpaceId
-from remote.protocol.messages import FolderQuery
-from remote.protocol.nodes import EMPTY, Kind, NodeState, NodeVersion
+from remote.protocol.ids import NOW, NOWHERE, NodeId, Rev, SpaceId
+from remote.protocol.messages import Conflict, FolderQuery, Version
+from remote.protocol.nodes import EMPTY, NAME_MAX, Kind, NodeState, NodeVersion
 from remote.protocol.service import Service
 
 VERSIONS_NAME: Final = b".versions"
+CONFLICTS_NAME: Final = b"conflicts"
+"""In `.versions`, not listed: the versions that lost against what is in the folder now, until that is settled."""
 _VIRTUAL: Final = 1 << 62
 _FOR_EVER_SECONDS: Final = 3_600.0
 _SETTLED_NS: Final = 5_000_000_000
@@ -55,12 +57,36 @@ class PastNode:
     rev: Rev
 
 
+@dataclass(frozen=True)
+class ConflictsFolder:
+    """The folder `.versions/conflicts` of a live folder."""
+
+    folder: NodeId
+
+
+@dataclass(frozen=True)
+class LostNode:
+    """A version of a node that lost against another edit; it may never have been the node's state."""
+
+    node: NodeId
+    rev: Rev
+
+
+_What = MomentsFolder | PastNode | ConflictsFolder | LostNode
+
+
 @dataclass
 class _Inode:
-    what: MomentsFolder | PastNode
+    what: _What
     state: NodeState | None
     seconds: float
     lookups: int = 0
+
+
+def lost_name(name: bytes, lost: Version) -> bytes:
+    """What a version that lost is called in `.versions/conflicts`."""
+    prefix = b"%d~" % lost.rev
+    return prefix + name[: NAME_MAX - len(prefix)]
 
 
 @dataclass
@@ -89,7 +115,7 @@ class Versions:
         self._owner = owner
         self._seconds = seconds
         self._inodes: dict[int, _Inode] = {}
-        self._numbers: dict[MomentsFolder | PastNode, int] = {}
+        self._numbers: dict[_What, int] = {}
         self._next = _VIRTUAL
 
     # Inodes
@@ -116,7 +142,7 @@ class Versions:
         for inode in inodes:
             self.forget(inode, 0)
 
-    def _inode(self, what: MomentsFolder | PastNode, state: NodeState | None, seconds: float) -> int:
+    def _inode(self, what: _What, state: NodeState | None, seconds: float) -> int:
         number = self._numbers.get(what)
         if number is None:
             number, self._next = self._next, self._next + 1
@@ -141,7 +167,14 @@ class Versions:
     async def lookup(self, inode: int, name: bytes) -> int:
         """The inode that a name leads to; raises NoEntry."""
         what = self._find(inode).what
+        if isinstance(what, ConflictsFolder):
+            for lost_name, lost in await self._lost_in(what.folder):
+                if lost_name == name:
+                    return lost
+            raise NoEntry("There is no such conflict, or it is settled.")
         if isinstance(what, MomentsFolder):
+            if name == CONFLICTS_NAME:
+                return self._inode(ConflictsFolder(what.folder), None, 1.0)
             try:
                 time_ns = moments.parse(os.fsdecode(name))
             except Invalid:
@@ -163,7 +196,9 @@ class Versions:
     async def children(self, inode: int) -> list[tuple[bytes, int]]:
         """The names in a folder of the past, or the moments, with their inodes."""
         what = self._find(inode).what
-        if isinstance(what, PastNode):
+        if isinstance(what, ConflictsFolder):
+            return await self._lost_in(what.folder)
+        if not isinstance(what, MomentsFolder):
             found = await self.children_at(what.node, what.rev)
             return [
                 (name, self._inode(PastNode(child.node, what.rev), child.state, _FOR_EVER_SECONDS))
@@ -182,6 +217,15 @@ class Versions:
                 self._inode(PastNode(what.folder, moment.rev), replace(newest, mtime_ns=moment.time_ns), 1.0),
             )
             for label, moment in labelled
+        ]
+
+    async def _lost_in(self, folder: NodeId) -> list[tuple[bytes, int]]:
+        """The versions that lost against what is in a live folder, by name, with their inodes."""
+        return [
+            (lost_name(name.name, one.lost), self._inode(LostNode(one.node, one.lost.rev), one.lost.state, 1.0))
+            for one in await self.conflicts()
+            for name in (one.current.state.names if one.current.state is not None else ())
+            if name.parent == folder
         ]
 
     # Looking
@@ -240,6 +284,18 @@ class Versions:
         return data if data is not None else await self._reader.read(manifest, offset, length, handle.cursor)
 
     # Asking the server
+
+    async def conflicts(self) -> list[Conflict]:
+        """All conflicts that nobody has settled, by node and rev."""
+        found: list[Conflict] = []
+        after, after_rev = NOWHERE, NOW
+        with trio.fail_after(self._seconds):
+            while True:
+                answer = await self._service.conflicts(self._space, after, after_rev)
+                found += answer.conflicts
+                if not answer.more:
+                    return found
+                after, after_rev = found[-1].node, found[-1].lost.rev
 
     async def rev_at(self, time_ns: int) -> Rev:
         """The last rev at this time; raises NoEntry before the first."""

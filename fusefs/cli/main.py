@@ -137,6 +137,31 @@ def restore(path: str, at: str) -> None:
     past.restore(path, at)
 
 
+@satchel.command(short_help="List edits that lost against others.")
+@click.argument("path", required=False)
+@_json
+def conflicts(path: str | None, as_json: bool) -> None:
+    """List edits that lost against others, in the drive or at PATH and below, until somebody settles them."""
+    from fusefs.cli import settling  # noqa: PLC0415
+
+    settling.conflicts(path, as_json=as_json)
+
+
+@satchel.command(short_help="Settle the conflict of PATH.")
+@click.argument("path")
+@click.option(
+    "--keep",
+    required=True,
+    metavar="mine|theirs|both|REV",
+    help="What was edited on this device, or elsewhere; both, side by side; or a version by its rev.",
+)
+def resolve(path: str, keep: str) -> None:
+    """Settle the conflicts of PATH, for all devices; what is not kept stays a version."""
+    from fusefs.cli import settling  # noqa: PLC0415
+
+    settling.resolve(path, keep)
+
+
 @satchel.command(short_help="Keep PATH on this machine: for offline use.")
 @click.argument("path")
 def pin(path: str) -> None:

@@ -7,9 +7,10 @@ from remote.client.patience import Patience
 from remote.client.session import Session, open_session
 from remote.client.traffic import Traffic
 from remote.client.transfer import Transfer
-from remote.protocol.ids import NOW, ChunkId, NodeId, Rev, SpaceId
+from remote.protocol.ids import NOW, NOWHERE, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import (
     COMMIT_BODY_MAX,
+    CONFLICTS_MAX,
     FOLDERS_MAX,
     POLL_SECONDS_MAX,
     AsOfRequest,
@@ -17,6 +18,8 @@ from remote.protocol.messages import (
     ChunkPart,
     Commit,
     CommitAnswer,
+    Conflicts,
+    ConflictsRequest,
     Done,
     FolderQuery,
     History,
@@ -33,6 +36,7 @@ from remote.protocol.messages import (
     NodesRequest,
     PollAnswer,
     PollRequest,
+    SettleRequest,
     Spaces,
 )
 from remote.protocol.service import TakePart
@@ -111,6 +115,17 @@ class HttpService:
         """The versions of one node, newest first."""
         request = HistoryRequest(node, before, limit)
         return await self._session.ask(History, "POST", f"v1/spaces/{space}/history", request)
+
+    async def conflicts(self, space: SpaceId, after_node: NodeId = NOWHERE, after_rev: Rev = NOW) -> Conflicts:
+        """Conflicts that nobody has settled, by node and rev, behind this one."""
+        request = ConflictsRequest(after_node, after_rev)
+        return await self._session.ask(Conflicts, "POST", f"v1/spaces/{space}/conflicts", request)
+
+    async def settle(self, space: SpaceId, conflicts: Sequence[tuple[NodeId, Rev]]) -> None:
+        """These conflicts (node, rev of what lost) are settled for all devices."""
+        for at in range(0, len(conflicts), CONFLICTS_MAX):
+            request = SettleRequest(tuple(conflicts[at : at + CONFLICTS_MAX]))
+            await self._session.ask(Done, "POST", f"v1/spaces/{space}/conflicts/settle", request)
 
 
 @asynccontextmanager

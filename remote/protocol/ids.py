@@ -28,5 +28,8 @@ UserId = NewType("UserId", int)
 ROOT = NodeId(1)
 """The top folder of every space."""
 
+NOWHERE = NodeId(0)
+"""No node; all ids are greater."""
+
 NODE_RANGE_BITS = 32
 """A leased range holds 2**32 node ids: range number << NODE_RANGE_BITS is its first id."""

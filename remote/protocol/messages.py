@@ -37,6 +37,8 @@ GET_ANSWER_MAX = 8 << 20
 """Sealed bytes in one get answer; what does not fit is left out and asked for again."""
 PACK_MAX = 1 << 20
 POLL_SECONDS_MAX = 300
+CONFLICTS_MAX = 1_000
+"""Conflicts in one answer, or settled by one request."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -344,9 +346,38 @@ class Version(msgspec.Struct, frozen=True):
     device_name: str
     state: NodeState | None
     is_conflict: bool = False
+    device: DeviceId = DeviceId(0)
 
 
 class History(msgspec.Struct, frozen=True):
     """Newest first."""
 
     versions: tuple[Version, ...]
+
+
+class ConflictsRequest(msgspec.Struct, frozen=True):
+    """Conflicts that nobody has settled, behind that of this node and rev, by node and rev."""
+
+    after_node: NodeId = NodeId(0)
+    after_rev: Rev = Rev(0)
+
+
+class Conflict(msgspec.Struct, frozen=True):
+    """`lost` is a version of the node that lost against another edit; `current` is what the node is now."""
+
+    node: NodeId
+    lost: Version
+    current: Version
+
+
+class Conflicts(msgspec.Struct, frozen=True):
+    """At most CONFLICTS_MAX; `more`: ask again after the last one. Those of removed nodes are left out."""
+
+    conflicts: tuple[Conflict, ...]
+    more: bool = False
+
+
+class SettleRequest(msgspec.Struct, frozen=True):
+    """Conflicts that are settled now, for all devices: by node, and the rev of the version that lost."""
+
+    conflicts: tuple[tuple[NodeId, Rev], ...]

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from remote.protocol.ids import NOW, ChunkId, NodeId, Rev, SpaceId
+from remote.protocol.ids import NOW, NOWHERE, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import (
     Changes,
     ChunkPart,
     Commit,
     CommitAnswer,
+    Conflicts,
     FolderQuery,
     History,
     Listing,
@@ -94,4 +95,12 @@ class Service(Protocol):
 
     async def history(self, space: SpaceId, node: NodeId, before: Rev = NOW, limit: int = 1_000) -> History:
         """The versions of one node, newest first."""
+        ...
+
+    async def conflicts(self, space: SpaceId, after_node: NodeId = NOWHERE, after_rev: Rev = NOW) -> Conflicts:
+        """Conflicts that nobody has settled, by node and rev, behind this one."""
+        ...
+
+    async def settle(self, space: SpaceId, conflicts: Sequence[tuple[NodeId, Rev]]) -> None:
+        """These conflicts (node, rev of what lost) are settled for all devices."""
         ...

@@ -10,11 +10,15 @@ from typing import TypeVar
 from remote.protocol.errors import NotSignedIn
 from remote.protocol.ids import ChunkId, Rev, SpaceId, UserId
 from remote.protocol.messages import (
+    CONFLICTS_MAX,
     POLL_SECONDS_MAX,
     AsOfRequest,
     Changes,
     Commit,
     CommitAnswer,
+    Conflicts,
+    ConflictsRequest,
+    Done,
     GetAnswer,
     GetRequest,
     History,
@@ -30,6 +34,7 @@ from remote.protocol.messages import (
     PollRequest,
     PutAnswer,
     PutRequest,
+    SettleRequest,
     Space,
     Spaces,
     UrlsAnswer,
@@ -40,6 +45,7 @@ from remote.protocol.messages import (
 from remote.server import commits, reading
 from remote.server.chunks import Chunks, Stretch
 from remote.server.database import accounts as account_rows
+from remote.server.database import conflicts as conflict_rows
 from remote.server.database.accounts import Device
 from remote.server.database.chunks import Place
 from remote.server.database.connection import Database, Session
@@ -48,7 +54,7 @@ from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.leaves import Leaves
-from remote.server.limits import check_count, check_rev, check_space
+from remote.server.limits import check_count, check_node, check_rev, check_space
 from remote.server.objects.store import Objects
 from remote.server.rights import Right, member_space
 
@@ -110,6 +116,24 @@ class Answers:
     async def history(self, device: Device, space: SpaceId, request: HistoryRequest) -> History:
         """The versions of a node."""
         return await self._read(device, space, lambda session, row, key: reading.history(session, row, key, request))
+
+    async def conflicts(self, device: Device, space: SpaceId, request: ConflictsRequest) -> Conflicts:
+        """Conflicts that nobody has settled."""
+        return await self._read(device, space, lambda session, row, key: reading.conflicts(session, row, key, request))
+
+    async def settle(self, device: Device, space: SpaceId, request: SettleRequest) -> Done:
+        """Settles conflicts for all devices."""
+        check_count("conflicts", len(request.conflicts), CONFLICTS_MAX)
+        for at, (node, rev) in enumerate(request.conflicts):
+            check_node(f"conflicts[{at}]", node)
+            check_rev(f"conflicts[{at}]", rev)
+
+        def settle(session: Session) -> Done:
+            member_space(session, space, device.user, Right.WRITE)
+            conflict_rows.end_conflicts(session, space, request.conflicts)
+            return Done()
+
+        return await self._database.write(settle)
 
     async def commit(self, device: Device, space: SpaceId, commit: Commit) -> CommitAnswer:
         """Takes the commit or refuses it whole, and tells those who wait for the space."""

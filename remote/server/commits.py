@@ -14,6 +14,7 @@ from remote.protocol.ids import NodeId, Rev, SpaceId
 from remote.protocol.messages import Change, Commit, CommitAnswer
 from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
 from remote.server.database import accounts as account_rows
+from remote.server.database import conflicts as conflict_rows
 from remote.server.database import spaces as space_rows
 from remote.server.database import trees
 from remote.server.database.accounts import Device
@@ -144,6 +145,7 @@ class _Writing:
     ended: list[trees.NameRow] = field(default_factory=list)
     added: list[trees.NameRow] = field(default_factory=list)
     lost: list[tuple[NodeId, Rev]] = field(default_factory=list)
+    conflicts: list[tuple[NodeId, Rev]] = field(default_factory=list)
     manifests: dict[bytes, bytes] = field(default_factory=dict)
     above_before: set[NodeId] = field(default_factory=set)
     above_after: set[NodeId] = field(default_factory=set)
@@ -178,7 +180,9 @@ def _plan(tree: _StoredTree, drafts: Sequence[Draft], rev: Rev) -> _Writing:
         )
         if effective.content_id is not None and effective.sealed is not None:
             writing.manifests[effective.content_id] = effective.sealed
-        if not change.is_conflict:
+        if change.is_conflict:
+            writing.conflicts.append((change.node, rev))
+        else:
             _plan_state(tree, effective, settled, rev, writing)
     return writing
 
@@ -195,6 +199,7 @@ def _plan_state(
     writing.added += [(name.parent, name.name, change.node) for name in has if name not in had]
     if change.overrides:
         writing.lost.append((change.node, change.overrides))
+        writing.conflicts.append((change.node, change.overrides))
     kind = state.kind if state is not None else Kind(row.kind) if row is not None else Kind.FILE
     parent = state.names[0].parent if state is not None and kind == Kind.FOLDER else NodeId(0)
     writing.nodes.append(
@@ -244,6 +249,7 @@ def _write(session: Session, space: SpaceId, rev: Rev, writing: _Writing) -> Non
     trees.put_nodes(session, space, writing.nodes)
     trees.mark_lost(session, space, writing.lost)
     trees.add_versions(session, space, rev, writing.versions)
+    conflict_rows.add_conflicts(session, space, writing.conflicts)
     space_rows.add_moments(session, space, writing.above_before | writing.above_after, rev)
 
 

@@ -11,9 +11,13 @@ from remote.protocol.ids import NOW, DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import (
     CHILDREN_MAX,
     COMMITS_MAX,
+    CONFLICTS_MAX,
     FOLDERS_MAX,
     AsOfRequest,
     Changes,
+    Conflict,
+    Conflicts,
+    ConflictsRequest,
     FolderListing,
     FolderQuery,
     History,
@@ -30,6 +34,7 @@ from remote.protocol.messages import (
 )
 from remote.protocol.nodes import NAME_MAX, Kind, NodeVersion
 from remote.server.database import accounts as account_rows
+from remote.server.database import conflicts as conflict_rows
 from remote.server.database import spaces as space_rows
 from remote.server.database import trees
 from remote.server.database.connection import Row, Session
@@ -147,6 +152,26 @@ def history(session: Session, row: SpaceRow, key: SpaceKey, request: HistoryRequ
     return History(tuple(versions))
 
 
+def conflicts(session: Session, row: SpaceRow, key: SpaceKey, request: ConflictsRequest) -> Conflicts:
+    """Conflicts that nobody has settled, of nodes that exist."""
+    check_rev("after_node", Rev(request.after_node))
+    check_rev("after_rev", request.after_rev)
+    authors = _Authors(session)
+    found: list[Conflict] = []
+    room = _Room(CONFLICTS_MAX)
+    for node, *lost in conflict_rows.conflicts_after(
+        session, row.space, request.after_node, request.after_rev, CONFLICTS_MAX + 2
+    ):
+        # Two versions of one rev belong together.
+        if room.is_full and (found[-1].node, found[-1].lost.rev) != (node, lost[0]):
+            return Conflicts(tuple(found), more=True)
+        current = conflict_rows.current(session, row.space, node)
+        room.take(lost[2], lost[3], current[2], current[3])
+        lost_version, current_version = (_history_version(key, node, tuple(each), authors) for each in (lost, current))
+        found.append(Conflict(node, lost_version, current_version))
+    return Conflicts(tuple(found))
+
+
 class _Authors:
     """Names of users and devices, each looked up once."""
 
@@ -225,4 +250,4 @@ def _history_version(key: SpaceKey, node: NodeId, found: Row, authors: _Authors)
     rev, edited_ns, state, manifest, mark, time_ns, user, device = found
     user_name, device_name = authors.names(user, device)
     opened = version(key, node, rev, edited_ns, state, manifest).state
-    return Version(rev, time_ns, edited_ns, user_name, device_name, opened, mark != trees.WAS_STATE)
+    return Version(rev, time_ns, edited_ns, user_name, device_name, opened, mark != trees.WAS_STATE, device)

@@ -22,6 +22,8 @@ COMMANDS = {
     "wait",
     "versions",
     "restore",
+    "conflicts",
+    "resolve",
     "stats",
     "doctor",
     "fstab",

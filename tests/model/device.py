@@ -28,12 +28,13 @@ from fusefs.face import Face
 from fusefs.handles import OpenFiles
 from fusefs.volume import Volume
 from remote.protocol.errors import RemoteError, Unreachable
-from remote.protocol.ids import NOW, ROOT, ChunkId, DeviceId, NodeId, Rev, SpaceId
+from remote.protocol.ids import NOW, NOWHERE, ROOT, ChunkId, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import (
     Changes,
     ChunkPart,
     Commit,
     CommitAnswer,
+    Conflicts,
     FolderQuery,
     History,
     Listing,
@@ -188,6 +189,12 @@ class Remote:
 
     async def history(self, space: SpaceId, node: NodeId, before: Rev = NOW, limit: int = 1_000) -> History:
         return await self.wire.carry(lambda: self.desk.history(space, node, before, limit))
+
+    async def conflicts(self, space: SpaceId, after_node: NodeId = NOWHERE, after_rev: Rev = NOW) -> Conflicts:
+        return await self.wire.carry(lambda: self.desk.conflicts(space, after_node, after_rev))
+
+    async def settle(self, space: SpaceId, conflicts: Sequence[tuple[NodeId, Rev]]) -> None:
+        await self.wire.carry(lambda: self.desk.settle(space, conflicts))
 
 
 class Device:

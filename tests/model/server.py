@@ -23,7 +23,7 @@ import msgspec
 import trio
 
 from remote.protocol.errors import BadRequest, ChunkDamaged, NotFound, Unreachable
-from remote.protocol.ids import NOW, ROOT, ChunkId, DeviceId, NodeId, Rev, SpaceId, UserId
+from remote.protocol.ids import NOW, NOWHERE, ROOT, ChunkId, DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import (
     CHILDREN_MAX,
     CHUNKS_MAX,
@@ -36,6 +36,9 @@ from remote.protocol.messages import (
     ChunkPart,
     Commit,
     CommitAnswer,
+    Conflicts,
+    ConflictsRequest,
+    Done,
     FolderQuery,
     GetAnswer,
     GetRequest,
@@ -53,6 +56,7 @@ from remote.protocol.messages import (
     PollRequest,
     PutAnswer,
     PutRequest,
+    SettleRequest,
     Spaces,
     Version,
     WantAnswer,
@@ -460,6 +464,14 @@ class Desk:
     async def history(self, space: SpaceId, node: NodeId, before: Rev = NOW, limit: int = 1_000) -> History:
         request = HistoryRequest(node, before, limit)
         return self.server.ask(lambda answers: answers.history(self._asker, space, request), History)
+
+    async def conflicts(self, space: SpaceId, after_node: NodeId = NOWHERE, after_rev: Rev = NOW) -> Conflicts:
+        request = ConflictsRequest(after_node, after_rev)
+        return self.server.ask(lambda answers: answers.conflicts(self._asker, space, request), Conflicts)
+
+    async def settle(self, space: SpaceId, conflicts: Sequence[tuple[NodeId, Rev]]) -> None:
+        request = SettleRequest(tuple(conflicts))
+        self.server.ask(lambda answers: answers.settle(self._asker, space, request), Done)
 
 
 def _all(pieces: Any) -> list[bytes]:

@@ -4,7 +4,7 @@ Types are those that SQLite and PostgreSQL both take. Groups and their shard key
 account's tables `user_id`; directories are keyed by what they are looked up with. `setting` belongs to the instance.
 """
 
-FORMAT = 2
+FORMAT = 3
 """The version of these tables and of how objects are named; written into `setting` when an instance is made."""
 
 NEVER = (1 << 63) - 1
@@ -21,6 +21,7 @@ SHARD_KEYS: dict[str, str] = {
     "journal": "space_id",
     "version": "space_id",
     "op_seen": "space_id",
+    "conflict": "space_id",
     "manifest": "space_id",
     "moment": "space_id",
     "chunk_reference": "space_id",
@@ -68,6 +69,10 @@ TABLES: tuple[str, ...] = (
         edited_ns BIGINT NOT NULL, state BYTEA, content_id BYTEA, mark SMALLINT NOT NULL, overrides BIGINT NOT NULL,
         PRIMARY KEY (space_id, rev, ordinal)) {_CLUSTERED}""",
     "CREATE INDEX version_by_node ON version (space_id, node_id, rev)",
+    # Versions that lost a merge, until somebody settles it.
+    f"""CREATE TABLE conflict (
+        space_id BIGINT NOT NULL, node_id BIGINT NOT NULL, rev BIGINT NOT NULL,
+        PRIMARY KEY (space_id, node_id, rev)) {_CLUSTERED}""",
     f"""CREATE TABLE op_seen (
         space_id BIGINT NOT NULL, op_id BYTEA NOT NULL, rev BIGINT NOT NULL,
         PRIMARY KEY (space_id, op_id)) {_CLUSTERED}""",
@@ -123,6 +128,7 @@ PLANNING: tuple[str, ...] = (
     "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('manifest', 'manifest', '10000000 1000000 1')",
     "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('journal', 'journal', '1000000 100000 1')",
     "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('journal', 'journal_by_time', '1000000 100000 1')",
+    "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('conflict', 'conflict', '10000 1000 2 1')",
     "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('moment', 'moment', '10000000 1000000 100 1')",
 )
 """Run once, after TABLES, outside of a transaction."""

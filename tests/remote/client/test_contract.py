@@ -200,6 +200,22 @@ async def test_the_past_stays_as_it_was(desk: Desk) -> None:
         await desk.service.history(desk.space, NodeId(2**62))
 
 
+async def test_conflicts_are_there_until_they_are_settled(desk: Desk) -> None:
+    file = desk.new_node()
+    await desk.commit(made(file, file_state(desk.folder, b"name", Manifest(3, b"won"))))
+    lost = Change(file, Rev(0), 5, file_state(desk.folder, b"name", Manifest(4, b"lost")), is_conflict=True)
+    answer = await desk.commit(lost)
+
+    async def own() -> list[tuple[NodeId, Rev]]:
+        answer = await desk.service.conflicts(desk.space)
+        assert not answer.more
+        return [(one.node, one.lost.rev) for one in answer.conflicts if one.node == file]
+
+    assert await own() == [(file, answer.rev)]
+    await desk.service.settle(desk.space, [(file, answer.rev)] * 2_001)
+    assert await own() == []
+
+
 async def test_a_cursor_of_another_life_is_too_old(desk: Desk) -> None:
     with pytest.raises(CursorTooOld):
         await desk.service.changes(desk.space, Rev(1 << 40))

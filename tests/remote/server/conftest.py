@@ -23,6 +23,9 @@ from remote.protocol.messages import (
     ChunkPart,
     Commit,
     CommitAnswer,
+    Conflicts,
+    ConflictsRequest,
+    Done,
     FolderQuery,
     GetAnswer,
     GetRequest,
@@ -43,6 +46,7 @@ from remote.protocol.messages import (
     Problem,
     PutAnswer,
     PutRequest,
+    SettleRequest,
     Space,
     Spaces,
     UrlsAnswer,
@@ -61,7 +65,7 @@ from remote.server.instance import Instance
 Message = TypeVar("Message")
 PASSWORD = "correct horse"
 SPACE_ROUTES = (
-    *("list", "nodes", "commits", "moments", "as-of", "history"),
+    *("list", "nodes", "commits", "moments", "as-of", "history", "conflicts", "conflicts/settle"),
     *("chunks/want", "chunks/put", "chunks/send", "chunks/get", "chunks/read", "chunks/urls"),
 )
 
@@ -149,6 +153,13 @@ class Asker:
 
     async def history(self, node: NodeId, before: int = 0, limit: int = 1000) -> History:
         return await self.in_space("history", HistoryRequest(node, Rev(before), limit), History)
+
+    async def conflicts(self, after_node: int = 0, after_rev: int = 0, space: int = 0) -> Conflicts:
+        request = ConflictsRequest(NodeId(after_node), Rev(after_rev))
+        return await self.in_space("conflicts", request, Conflicts, space)
+
+    async def settle(self, *conflicts: tuple[int, int], space: int = 0) -> None:
+        await self.in_space("conflicts/settle", SettleRequest(conflicts), Done, space)  # type: ignore[arg-type]
 
     async def poll(self, cursors: Mapping[SpaceId, int], wait_seconds: int = 60) -> PollAnswer:
         return await self.ask("POST", "/v1/poll", PollRequest(dict(cursors), wait_seconds), PollAnswer)  # type: ignore[arg-type]

@@ -148,6 +148,8 @@ def message_for(what: str) -> bytes:
         "moments": {"folder": 1},
         "as-of": {"time_ns": 0},
         "history": {"node": 1},
+        "conflicts": {},
+        "conflicts/settle": {"conflicts": []},
         "chunks/want": {"chunks": []},
         "chunks/put": {"chunks": []},
         "chunks/send": {},

@@ -11,7 +11,7 @@ from remote.protocol.errors import BadRequest, ChunkMissing, NotFound, QuotaExce
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.messages import CHANGES_MAX, COMMIT_BODY_MAX, Commit, CommitAnswer
 from remote.protocol.nodes import EMPTY, FILE_SIZE_MAX, ROOT_NAME, Base, Entry, Kind, Manifest, Name
-from remote.server import commits
+from remote.server import commits, reading
 from remote.server.database import spaces as space_rows
 from remote.server.instance import Instance
 
@@ -338,6 +338,48 @@ async def test_an_overridden_version_carries_the_mark(ann: Any, build: Any) -> N
     assert (await ann.nodes(node, as_of=rev)).nodes[0].rev == rev
     assert (await ann.changes(rev - 1)).commits[0].changes[0].node == node
     await refused(ann, BadRequest, build.change(node, build.file(b"a"), rev + 1, overrides=1))
+
+
+async def test_conflicts_are_listed_until_somebody_settles_them(ann: Any, build: Any, bob: Any) -> None:
+    first, second = await ann.new_file(b"a", content=Manifest(3, b"won")), await ann.new_file(b"b")
+    rev = (await ann.node(second)).rev
+    lost = await ann.made(build.change(first, build.file(b"a", content=Manifest(4, b"lost")), 1, is_conflict=True))
+    await ann.made(build.change(second, build.file(b"b", content=Manifest(3, b"new")), rev, overrides=rev))
+    found = (await ann.conflicts()).conflicts
+    assert [(one.node, one.lost.rev, one.lost.is_conflict) for one in found] == [
+        (first, lost, True),
+        (second, rev, True),
+    ]
+    assert [one.lost.state.content.inline for one in found] == [b"lost", b""]
+    assert [one.current.state.content.inline for one in found] == [b"won", b"new"]
+    assert {one.lost.device_name for one in found} == {one.current.device_name for one in found} == {"desk1"}
+    assert found[0].lost.device == ann.login.device
+    assert [one.node for one in (await ann.conflicts(first, lost)).conflicts] == [second]
+    with pytest.raises(NotFound):
+        await bob.settle((first, lost), space=ann.home)
+    await ann.settle((first, lost), (first, lost), (second, 1))
+    assert [one.node for one in (await ann.conflicts()).conflicts] == [second]
+    # History still tells what lost.
+    assert [version.is_conflict for version in (await ann.history(first)).versions] == [True, False]
+    await ann.made(build.change(second, None, (await ann.node(second)).rev))
+    assert not (await ann.conflicts()).conflicts
+
+
+async def test_many_conflicts_are_told_in_parts(ann: Any, build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "CONFLICTS_MAX", 2)
+    nodes = [await ann.new_file(b"%d" % number) for number in range(3)]
+    for node in nodes:
+        rev = (await ann.node(node)).rev
+        state = build.file(b"%d" % (node - nodes[0]), content=Manifest(1, b"x"))
+        # Both of one rev: what lost, and what lost to it.
+        both = await ann.made(build.change(node, state, 1, is_conflict=True), build.change(node, state, rev))
+        await ann.made(build.change(node, state, both, overrides=both))
+    found, more, after = [], True, (0, 0)
+    while more:
+        answer = await ann.conflicts(*after)
+        found += answer.conflicts
+        more, after = answer.more, (found[-1].node, found[-1].lost.rev)
+    assert [one.node for one in found] == [node for node in nodes for _ in range(2)]
 
 
 async def test_the_quota_refuses_growth(ann: Any, build: Any, instance: Instance) -> None:

@@ -1,0 +1,157 @@
+"""Conflicts: edits that lost against others and that nobody has settled yet, and settling them."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from msgspec.structs import replace
+
+from cache.merge import free_name
+from fusefs import moments
+from fusefs.errors import Invalid, NoEntry
+from fusefs.restore import Restore
+from fusefs.versions import CONFLICTS_NAME, VERSIONS_NAME, Versions, lost_name
+from fusefs.volume import Volume
+from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, SpaceId
+from remote.protocol.messages import Conflict, Version
+from remote.protocol.nodes import NAME_MAX, Name
+from remote.protocol.service import Service
+
+_HISTORY_MAX: Final = 1_000
+
+
+@dataclass(frozen=True)
+class Open:
+    """A conflict that is not settled: what is at `path` now won against `lost`."""
+
+    path: bytes
+    node: NodeId
+    lost: Version
+    current: Version
+
+    @property
+    def version_path(self) -> bytes:
+        """Where what lost can be read."""
+        folder, _, name = self.path.rpartition(b"/")
+        top = folder + b"/" if folder else b""
+        return top + b"%s/%s/%s" % (VERSIONS_NAME, CONFLICTS_NAME, lost_name(name, self.lost))
+
+
+class Conflicts:
+    """The conflicts of one space, as this device sees them."""
+
+    def __init__(
+        self, volume: Volume, versions: Versions, restore: Restore, service: Service, space: SpaceId, device: DeviceId
+    ) -> None:
+        self._volume = volume
+        self._restore = restore
+        self._versions = versions
+        self._service = service
+        self._space = space
+        self._device = device
+
+    async def below(self, path: bytes) -> list[Open]:
+        """Those of this path and of all below it, by path and the oldest first; raises RemoteError."""
+        found: list[Open] = []
+        paths: dict[NodeId, bytes] = {}
+        for one in await self._versions.conflicts():
+            if one.node not in paths:
+                paths[one.node] = await self._path(one)
+            at = paths[one.node]
+            if not path or at == path or at.startswith(path + b"/"):
+                found.append(Open(at, one.node, one.lost, one.current))
+        return sorted(found, key=lambda one: (one.path, one.lost.rev))
+
+    async def _path(self, one: Conflict) -> bytes:
+        """The path of its node, in folders not listed here as the server has it."""
+        parts: list[bytes] = []
+        node, state = one.node, one.current.state
+        while node != ROOT:
+            record = self._volume.tree.record(node)
+            if record is not None:
+                state = record.local or record.agreed
+            elif node != one.node:
+                answer = await self._service.nodes(self._space, [node])
+                version = answer.nodes[0]
+                state = version.state if version is not None else None
+            if state is None or not state.names:
+                break
+            parts.append(state.names[0].name)
+            node = state.names[0].parent
+        return b"/".join(reversed(parts))
+
+    async def keep(self, node: NodeId, name: Name, choice: str) -> list[NodeId]:
+        """Makes the chosen content the node's, as an edit of this device, and returns the nodes that changed.
+
+        `choice`: mine, theirs, both, or the rev of a version. Raises NoEntry without a conflict, Invalid for a choice
+        that does not say which. The mark stays until `settle`, when the server has what was changed.
+        """
+        conflicts = [one for one in await self._versions.conflicts() if one.node == node]
+        if not conflicts:
+            raise NoEntry("It has no conflict that is not settled: satchel conflicts lists those that there are.")
+        file = self._volume.files.find(node)
+        if file is not None and file.writers:
+            raise Invalid("A program has it open for writing: close it there first.")
+        current = conflicts[0].current
+        lost = [one.lost for one in conflicts]
+        if choice == "both":
+            return [self._put_beside(name, version) for version in lost]
+        chosen = await self._chosen(node, choice, current, lost)
+        return [node] if self._make_current(node, chosen) else []
+
+    async def settle(self, node: NodeId) -> int:
+        """Takes the marks off, for all devices; how many there were."""
+        marks = [(one.node, one.lost.rev) for one in await self._versions.conflicts() if one.node == node]
+        if marks:
+            await self._service.settle(self._space, marks)
+        return len(marks)
+
+    async def _chosen(self, node: NodeId, choice: str, current: Version, lost: Sequence[Version]) -> Version:
+        if choice in ("mine", "theirs"):
+            is_mine = choice == "mine"
+            found = [one for one in (current, *lost) if (one.device == self._device) is is_mine]
+            if not found:
+                where = "this device" if is_mine else "another device"
+                raise Invalid(f"None of these edits was made on {where}: give the rev of the one to keep.")
+            return max(found, key=lambda one: one.edited_ns)
+        if not choice.isdecimal():
+            raise Invalid(f"{choice!r} is none of mine, theirs, both, and no rev as satchel versions lists them.")
+        rev = int(choice)
+        history = await self._service.history(self._space, node, NOW, _HISTORY_MAX)
+        for one in (*lost, current, *history.versions):
+            if one.rev == rev and one.state is not None:
+                return one
+        raise Invalid(f"It has no version of rev {rev}: satchel versions lists those that there are.")
+
+    def _make_current(self, node: NodeId, chosen: Version) -> bool:
+        """Whether that changed anything."""
+        record = self._volume.record(node)
+        state = chosen.state
+        assert record.local is not None
+        assert state is not None
+        is_same = not record.staged and (record.local.content, record.local.target) == (state.content, state.target)
+        if is_same and self._volume.files.find(node) is None:
+            return False
+        kept = replace(record.local, content=state.content, target=state.target, mtime_ns=state.mtime_ns)
+        self._volume.set_back(node, kept)
+        return True
+
+    def _put_beside(self, name: Name, lost: Version) -> NodeId:
+        state = lost.state
+        assert state is not None
+        tree = self._volume.tree
+        free = beside(name.name, lost)
+        if tree.child(name.parent, free) is not None:
+            free = free_name(free, lambda candidate: tree.child(name.parent, candidate) is not None)
+        return self._restore.make(name.parent, free, replace(state, birth_ns=time.time_ns()))
+
+
+def beside(name: bytes, lost: Version) -> bytes:
+    """The name under which an edit that lost is put beside the file: before the extension, by whom and when."""
+    label = f"{lost.device_name} {moments.name(lost.edited_ns)}".replace("/", "-").strip()
+    stem, dot, extension = name.rpartition(b".")
+    if not stem:
+        stem, dot, extension = name, b"", b""
+    ending = b" (%s)%s%s" % (label.encode()[:100], dot, extension)
+    return stem[: max(1, NAME_MAX - len(ending))] + ending

@@ -1,0 +1,121 @@
+"""Conflicts: two devices edit one file. The newer edit has the name, the other can be listed, read and chosen."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.mounted
+
+# Any: conftest.Server and conftest.Device, which cannot be imported from here.
+
+
+def conflicts(device: Any, *path: Path) -> list[dict[str, Any]]:
+    return list(json.loads(device.must("conflicts", *path, "--json")))
+
+
+@pytest.fixture
+def desk_and_laptop(device: Any, server: Any) -> tuple[Any, Any]:
+    """Both edited `folder/report.txt` while the server was away, the laptop later."""
+    desk, laptop = device("desk"), device("laptop")
+    (desk.path / "folder").mkdir()
+    (desk.path / "folder/report.txt").write_text("first")
+    desk.in_step(laptop)
+    laptop.sees("folder/report.txt", "first")
+    server.stop()
+    (desk.path / "folder/report.txt").write_text("of the desk")
+    (laptop.path / "folder/report.txt").write_text("of the laptop, later")
+    server.start()
+    for one in (desk, laptop, desk):
+        one.wait()
+    for one in (desk, laptop):
+        one.sees("folder/report.txt", "of the laptop, later")
+    return desk, laptop
+
+
+def test_both_devices_list_what_lost_and_read_it(desk_and_laptop: tuple[Any, Any]) -> None:
+    for one in desk_and_laptop:
+        (found,) = conflicts(one)
+        assert found["path"] == "folder/report.txt"
+        assert (found["lost"]["device"], found["lost"]["size_bytes"]) == ("desk", len("of the desk"))
+        assert (found["current"]["device"], found["current"]["size_bytes"]) == ("laptop", len("of the laptop, later"))
+        assert (one.path / found["version"]).read_text() == "of the desk"
+        assert os.listdir(one.path / "folder/.versions/conflicts") == [Path(found["version"]).name]
+        assert os.listdir(one.path / "folder") == ["report.txt"]
+        told = one.must("conflicts", one.path / "folder")
+        assert str(one.path / "folder/report.txt") in told
+        assert str(one.path / found["version"]) in told
+        assert not os.listdir(one.path / ".versions/conflicts")
+    assert "no conflicts" in desk_and_laptop[0].must("conflicts", desk_and_laptop[0].path / "fol")
+
+
+@pytest.mark.parametrize(
+    ("keep", "content"), [("mine", "of the desk"), ("theirs", "of the laptop, later"), ("REV", "first")]
+)
+def test_what_one_device_chooses_is_settled_for_all(desk_and_laptop: tuple[Any, Any], keep: str, content: str) -> None:
+    desk, laptop = desk_and_laptop
+    path = desk.path / "folder/report.txt"
+    if keep == "REV":
+        keep = str(
+            min(one["rev"] for one in json.loads(desk.must("versions", path, "--json")) if one["size_bytes"] == 5)
+        )
+    desk.must("resolve", path, "--keep", keep)
+    assert path.read_text() == content
+    laptop.sees("folder/report.txt", content)
+    for one in (desk, laptop):
+        assert conflicts(one) == []
+        assert os.listdir(one.path / "folder") == ["report.txt"]
+    kept = {one["size_bytes"] for one in json.loads(desk.must("versions", path, "--json"))}
+    assert kept >= {len("first"), len("of the desk"), len("of the laptop, later")}
+    refused = desk.cli("resolve", path, "--keep", "mine")
+    assert refused.returncode == 1
+    assert "no conflict" in refused.stderr
+
+
+def test_both_can_be_kept_side_by_side(desk_and_laptop: tuple[Any, Any]) -> None:
+    desk, laptop = desk_and_laptop
+    told = laptop.must("resolve", laptop.path / "folder/report.txt", "--keep", "both")
+    (beside,) = [name for name in os.listdir(laptop.path / "folder") if name != "report.txt"]
+    assert beside in told
+    assert beside.startswith("report (desk 20")
+    assert beside.endswith("Z).txt")
+    desk.sees(f"folder/{beside}", "of the desk")
+    desk.sees("folder/report.txt", "of the laptop, later")
+    assert conflicts(desk) == []
+
+
+def test_a_choice_that_says_nothing_is_refused(desk_and_laptop: tuple[Any, Any]) -> None:
+    desk, _ = desk_and_laptop
+    path = desk.path / "folder/report.txt"
+    for keep, why in [("newest", "none of mine, theirs, both"), ("4711", "no version of rev 4711")]:
+        refused = desk.cli("resolve", path, "--keep", keep)
+        assert refused.returncode == 1
+        assert why in refused.stderr
+    with path.open("a"):
+        refused = desk.cli("resolve", path, "--keep", "mine")
+        assert "open for writing" in refused.stderr
+    assert len(conflicts(desk)) == 1
+
+
+def test_a_file_open_for_writing_is_not_overwritten_from_elsewhere(device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    (desk.path / "log").write_text("first")
+    desk.in_step(laptop)
+    laptop.sees("log", "first")
+    with (desk.path / "log").open("r+") as file:
+        file.write("being written")
+        file.flush()
+        (laptop.path / "log").write_text("of the laptop")
+        laptop.in_step(desk)
+        assert (desk.path / "log").read_text() == "being written"
+        file.seek(0, os.SEEK_END)
+        file.write(", and closed")
+    desk.wait()
+    laptop.sees("log", "being written, and closed")
+    for one in (desk, laptop):
+        (found,) = conflicts(one)
+        assert (found["lost"]["device"], found["path"]) == ("laptop", "log")
+        assert (one.path / found["version"]).read_text() == "of the laptop"
+        assert (one.path / "log").read_text() == "being written, and closed"
