@@ -27,7 +27,8 @@ than one of one, and changes are still to be seen elsewhere within a second."""
 ANSWER_SECONDS: Final = 0.25
 """News of a commit of our own need not be asked for when its answer comes so soon."""
 POLL_SECONDS: Final = 30
-_RETRY_SECONDS: Final = (0.25, 30.0)
+_RETRY_SECONDS: Final = (0.25, 8.0)
+"""The first pause and the longest: all is in step again within seconds of the server's return."""
 _FOLDERS_AT_ONCE: Final = 200
 _LOOKED_AT_ONCE: Final = 200
 _WALK_PAUSE_SECONDS: Final = 0.05
@@ -83,6 +84,11 @@ class Sync:
             nursery.start_soon(self._look_ahead)
             if self._is_walking:
                 nursery.start_soon(self._walk)
+
+    @property
+    def is_online(self) -> bool:
+        """Whether the server answered when it was last asked."""
+        return self._is_online
 
     async def ensure_range(self) -> None:
         """Returns when this device has node ids to give; raises RemoteError when it has none and gets none."""

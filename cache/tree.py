@@ -378,6 +378,8 @@ class Tree:
         self._ids_end = 0
         self.released: set[int] = set()
         """Stagings that no record names any more: to be let go of when no program has them open."""
+        self.touched: set[NodeId] | None = None
+        """Nodes that were edited, for who sets it to a set to take them out; None: nobody wants to know."""
         value = self.setting("sending")
         self.sending: set[NodeId] = set(msgspec.msgpack.decode(value, type=list[NodeId])) if value else set()
         """Nodes in a commit whose answer is not known: the server may or may not have them."""
@@ -443,6 +445,8 @@ class Tree:
     def settle(self, edit: Edit, records: Mapping[NodeId, Record | None]) -> None:
         """The store has taken an edit that leaves these records."""
         self.released = (self.released | edit.released) - edit.taken
+        if self.touched is not None:
+            self.touched.update(records)
         for node, record in records.items():
             if record is None:
                 self._records.pop(node, None)

@@ -168,9 +168,8 @@ class Drive:
         return self.pins.holds(chunk_id)
 
     def _notice_room(self) -> None:
-        """The server has more than before: there may be room, and pinned content to keep."""
+        """The server has more than before: there may be room."""
         self.budget.notice()
-        self.pins.notice()
 
     def _announce(self, effects: Effects) -> None:
         self.announcer.show(effects)
@@ -194,12 +193,17 @@ class Drive:
 
     async def _flush(self) -> None:
         """Files that are open for long, or could not be flushed when they were closed, and what is counted."""
+        was_online = False
         while True:
             await trio.sleep(FLUSH_SECONDS)
             with suppress(DiskFull):  # programs were told; the next round may find room
                 if self.files.flush_closed() or self.files.flush_long_open():
                     self.volume.wake()
                 self.counting.keep()
+            self.pins.notice()
+            if self.sync.is_online and not was_online:
+                self.pins.retry()
+            was_online = self.sync.is_online
             if self.files.fetched:
                 self.announcer.refresh(self.files.fetched)
                 self.files.fetched = set()

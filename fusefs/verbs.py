@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,6 +75,7 @@ class Verbs:
             "resolve": self._resolve,
             "pin": self._pin,
             "unpin": self._unpin,
+            "pins": self._pins,
             "stop": self._stop,
         }
 
@@ -172,6 +174,7 @@ class Verbs:
             ],
             "cache": {"bytes": drive.budget.used_bytes, "limit_bytes": drive.budget.limit_bytes},
             "pinned": self._pinned_paths(),
+            "kept": asdict(drive.pins.kept()),
             "quota_bytes": drive.room.quota,
             "used_bytes": drive.room.used,
             "free_bytes": drive.room.free,
@@ -317,6 +320,13 @@ class Verbs:
         was_pinned = self._drive.pins.unpin(await self._node(path))
         self._drive.budget.notice()
         return {"was_pinned": was_pinned, "pinned": self._pinned_paths()}
+
+    async def _pins(self, _: Fields) -> object:
+        kept = await self._drive.pins.kept_below()
+        return [
+            {"path": os.fsdecode(self._drive.tree.path_of(node)) or self._point, **asdict(one)}
+            for node, one in sorted(kept.items())
+        ]
 
     def _pinned_paths(self) -> list[str]:
         return [os.fsdecode(self._drive.tree.path_of(node)) or self._point for node in self._drive.pins.pinned()]

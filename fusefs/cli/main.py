@@ -163,12 +163,19 @@ def resolve(path: str, keep: str) -> None:
 
 
 @satchel.command(short_help="Keep PATH on this machine: for offline use.")
-@click.argument("path")
-def pin(path: str) -> None:
+@click.argument("path", required=False)
+@click.option("--list", "is_list", is_flag=True, help="List what is pinned, and how much of it is here.")
+@_json
+def pin(path: str | None, is_list: bool, as_json: bool) -> None:
     """Keep PATH, and all that is or comes below it, on this machine: for offline use."""
     from fusefs.cli import pinning  # noqa: PLC0415
 
-    pinning.pin(path)
+    if is_list == (path is not None):
+        raise click.UsageError("Say which PATH, or --list.")
+    if path is not None:
+        pinning.pin(path)
+    else:
+        pinning.listing(as_json=as_json)
 
 
 @satchel.command()

@@ -1,6 +1,9 @@
 """Pinning: what is to stay on this machine."""
 
+import json
+
 from fusefs.cli.asking import ask, path_in_mount
+from fusefs.cli.standing import size
 
 
 def pin(path: str) -> None:
@@ -8,6 +11,20 @@ def pin(path: str) -> None:
     found = ask("pin", path=path_in_mount(path))
     when = "is being fetched" if found.get("online", True) else "is fetched when the server is back"
     print(f"{path} stays on this machine from now on; what is missing of it {when}.")
+
+
+def listing(*, as_json: bool) -> None:
+    """Prints what is pinned, and how much of it is here."""
+    found = ask("pins", seconds=None)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for one in found:
+        files = "1 file" if one["files"] == 1 else f"{one['files']} files"
+        state = f"{size(one['missing_bytes'])} to be fetched" if one["missing_files"] else "all of it is here"
+        print(f"{one['path']}: {files}, {size(one['size_bytes'])}; {state}")
+    if not found:
+        print("Nothing is pinned.")
 
 
 def unpin(path: str) -> None:

@@ -32,7 +32,9 @@ def told(found: dict[str, Any]) -> list[str]:
         lines += [f"          {path}" for path in pending["paths"]]
     lines.append(f"  Cache   {size(cache['bytes'])} of {size(cache['limit_bytes'])}")
     if found.get("pinned"):
-        lines.append(f"  Pinned  {', '.join(found['pinned'])}")
+        kept = found["kept"]
+        missing = f", {size(kept['missing_bytes'])} to be fetched" if kept["missing_files"] else ""
+        lines.append(f"  Pinned  {', '.join(found['pinned'])}: {size(kept['size_bytes'])}{missing}")
     if found.get("quota_bytes"):
         lines.append(f"  Quota   {size(found['used_bytes'])} of {size(found['quota_bytes'])}")
     if found["unlisted_folders"]:

@@ -81,6 +81,55 @@ def test_a_start_without_the_server_and_its_return(device: Any, server: Any) -> 
     assert (top / "uncached and renamed").read_bytes() == Noise(2).part(0, 3_000_000)
 
 
+def test_after_a_kill_and_without_the_server_everything_but_unfetched_content_works(device: Any, server: Any) -> None:
+    desk, laptop = device("desk"), device("laptop", read_seconds=READ_SECONDS)
+    for name in ("pinned/inner", "other"):
+        (desk.path / name).mkdir(parents=True)
+    for number in range(20):
+        (desk.path / f"pinned/inner/{number}").write_bytes(Noise(number).part(0, 50_000))
+        (desk.path / f"other/{number}").write_bytes(Noise(number).part(50_000, 50_000))
+    laptop.must("pin", laptop.path)
+    laptop.must("unpin", laptop.path)
+    assert until((laptop.path / "pinned").exists, 10.0)
+    laptop.must("pin", laptop.path / "pinned")
+    # What comes later is pinned, too.
+    (desk.path / "pinned/later").write_bytes(b"later" * 10_000)
+    desk.in_step(laptop)
+    assert until(lambda: laptop.status()["unlisted_folders"] == 0, 10.0)
+    laptop.holds("pinned/later", 50_000)
+    kept = {"files": 21, "size_bytes": 1_050_000, "missing_files": 0, "missing_bytes": 0}
+    assert until(lambda: laptop.status()["kept"] == kept, 10.0)
+
+    # What was fetched in the last second before a kill may have to be fetched again.
+    laptop.remount()
+    laptop.kill()
+    server.stop()
+    laptop.mount()
+    here = laptop.path
+    assert {path: one.size for path, one in entries(here, with_content=False).items()} == {
+        path: one.size for path, one in entries(desk.path, with_content=False).items()
+    }
+    for number in range(20):
+        assert (here / f"pinned/inner/{number}").read_bytes() == Noise(number).part(0, 50_000)
+    with pytest.raises(OSError, match="Input/output error"):
+        (here / "other/7").read_bytes()
+    for number in range(300):
+        (here / f"other/new-{number}").write_bytes(b"%d" % number)
+    with (here / "pinned/later").open("ab") as file:
+        file.write(b"!")
+    (here / "pinned/inner").rename(here / "other/inner")
+    (here / "other/5").unlink()
+    assert laptop.cli("status").returncode == 6
+    assert "not on the server yet" in laptop.cli("status").stdout
+
+    server.start()
+    requests = laptop.stats()["requests"]
+    laptop.in_step(desk, timeout=RETURN_SECONDS)
+    assert differences(entries(here), entries(desk.path)) == []
+    # 300 files and the rest go in batches, not one by one.
+    assert laptop.stats()["requests"] - requests < 120
+
+
 def test_while_mounted_the_server_comes_and_goes(device: Any, server: Any) -> None:
     desk, laptop = device("desk", read_seconds=READ_SECONDS), device("laptop")
     for number in range(3):

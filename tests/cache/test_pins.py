@@ -1,0 +1,155 @@
+"""Pins: followed edit by edit, they hold what a look at everything finds; content that comes is fetched.
+
+Scenes run by `in_no_time`: trio's time is not real here.
+"""
+
+import random
+
+import pytest
+import trio
+
+from cache.errors import NoSuchNode
+from cache.pins import Kept, Pins
+from fusefs.errors import VolumeError
+from remote.protocol.ids import ROOT, ChunkId, NodeId
+from remote.protocol.nodes import Kind
+from tests.cache.test_sync import World, in_world, make, make_folder, write
+from tests.model.device import Device
+
+LARGE = 3_000
+
+
+def pins_of(device: Device) -> Pins:
+    return Pins(device.tree, device.reader, device.pull.list_folder)
+
+
+def chunks_below(device: Device, top: NodeId) -> dict[NodeId, set[ChunkId]]:
+    """The chunks of each file at or below a node, by a walk."""
+    record = device.tree.record(top)
+    if record is None or record.local is None:
+        return {}
+    if record.local.kind is Kind.FOLDER:
+        found: dict[NodeId, set[ChunkId]] = {}
+        for child in device.tree.children(top):
+            found |= chunks_below(device, child.node)
+        return found
+    content = record.local.content
+    return {top: {entry.id for entry in content.entries}} if content is not None else {}
+
+
+async def settled(world: World, pins: Pins) -> None:
+    """Both devices are quiet, and the pins have looked and fetched."""
+    await world.quiet()
+    pins.notice()
+    await trio.sleep(5)
+
+
+def test_what_comes_into_a_pinned_folder_is_fetched_and_what_leaves_it_is_let_go() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"folder")
+        inner = await make_folder(world.one, b"inner", folder)
+        a = await make(world.one, b"a", random.randbytes(LARGE), inner)
+        b = await make(world.one, b"b", random.randbytes(LARGE))
+        await world.quiet()
+        pins = pins_of(world.two)
+        world.nursery.start_soon(pins.run)
+        pins.pin(folder)
+        await settled(world, pins)
+        assert pins.kept() == Kept(1, LARGE)
+        assert world.two.files.held_bytes(a) == LARGE
+
+        # From elsewhere and from here, made, moved and written.
+        await world.one.volume.rename(ROOT, b"b", inner, b"b", 0)
+        c = await make(world.one, b"c", random.randbytes(LARGE), folder)
+        await make(world.two, b"d", random.randbytes(LARGE), folder)
+        await settled(world, pins)
+        assert pins.kept() == Kept(4, 4 * LARGE)
+        assert [world.two.files.held_bytes(node) for node in (b, c)] == [LARGE, LARGE]
+        await write(world.one, c, random.randbytes(2 * LARGE))
+        await settled(world, pins)
+        assert world.two.files.held_bytes(c) == 2 * LARGE
+
+        await world.two.volume.rename(folder, b"inner", ROOT, b"inner", 0)
+        await settled(world, pins)
+        assert pins.kept() == Kept(2, 3 * LARGE)
+        assert (await pins.kept_below())[folder] == Kept(2, 3 * LARGE)
+        assert pins.unpin(folder)
+        await settled(world, pins)
+        assert pins.kept() == Kept()
+        assert not any(pins.holds(chunk) for chunk in chunks_below(world.two, ROOT)[c])
+        world.nursery.cancel_scope.cancel()
+
+    in_world(scene)
+
+
+def test_what_cannot_be_fetched_is_missing_until_the_server_is_back() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"folder")
+        for name in (b"a", b"b"):
+            await make(world.one, name, random.randbytes(LARGE), folder)
+        await world.quiet()
+        world.two.wire.set_up(False)
+        pins = pins_of(world.two)
+        world.nursery.start_soon(pins.run)
+        pins.pin(folder)
+        await trio.sleep(5)
+        assert pins.kept() == Kept(2, 2 * LARGE, 2, 2 * LARGE)
+        world.two.wire.set_up(True)
+        pins.retry()
+        await trio.sleep(30)
+        assert pins.kept() == Kept(2, 2 * LARGE)
+        world.nursery.cancel_scope.cancel()
+
+    in_world(scene)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_followed_edit_by_edit_they_hold_what_a_walk_finds(seed: int) -> None:
+    async def scene(world: World) -> None:
+        rng = random.Random(seed)
+        pins = pins_of(world.two)
+        world.nursery.start_soon(pins.run)
+        folders, files, pinned = [ROOT], [], set()
+        for number in range(60):
+            device = rng.choice((world.one, world.two))
+            name = b"%d" % number
+            try:
+                match rng.randrange(7):
+                    case 0:
+                        folders.append(await make_folder(device, name, rng.choice(folders)))
+                    case 1 | 2:
+                        files.append(await make(device, name, rng.randbytes(LARGE), rng.choice(folders)))
+                    case 3 if len(folders) > 1:
+                        await move(device, rng.choice(folders[1:]), rng.choice(folders), name)
+                    case 4 if files:
+                        await move(device, rng.choice(files), rng.choice(folders), name)
+                    case 5 if files:
+                        await write(device, rng.choice(files), rng.randbytes(LARGE))
+                    case 6:
+                        node = rng.choice((*folders[1:], *files) or folders)
+                        if world.two.tree.record(node) is not None:
+                            (pins.unpin if node in pinned else pins.pin)(node)
+                            pinned ^= {node}
+            except (VolumeError, NoSuchNode):
+                continue
+            if rng.random() < 0.3:
+                await world.quiet()
+        await settled(world, pins)
+        wanted: dict[NodeId, set[ChunkId]] = {}
+        for node in pinned:
+            wanted |= chunks_below(world.two, node)
+        everything = {chunk for chunks in chunks_below(world.two, ROOT).values() for chunk in chunks}
+        kept = set().union(*wanted.values())
+        assert {chunk for chunk in everything if pins.holds(chunk)} == kept
+        assert pins.kept().files == len(wanted)
+        assert pins.kept().missing_bytes == 0
+        world.nursery.cancel_scope.cancel()
+
+    in_world(scene)
+
+
+async def move(device: Device, node: NodeId, folder: NodeId, name: bytes) -> None:
+    record = device.tree.record(node)
+    if record is not None and record.local is not None:
+        own = record.local.names[0]
+        await device.volume.rename(own.parent, own.name, folder, name, 0)
