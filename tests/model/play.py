@@ -26,12 +26,12 @@ from fusefs.volume import RENAME_EXCHANGE, Caller, Setting
 from fusefs.xattrs import ExtendedAttributes
 from remote.protocol import deltas
 from remote.protocol.errors import RemoteError
-from remote.protocol.ids import ROOT, NodeId
+from remote.protocol.ids import ROOT, DeviceId, NodeId
 from remote.protocol.manifests import decode_leaf
 from remote.protocol.nodes import Entry, Kind, Manifest, Name, NodeState
 from remote.protocol.sealing import open_chunk, open_leaf
 from tests.model.device import Device, Time, check_tree
-from tests.model.server import Server, check_invariants, new_database, skew_ns
+from tests.model.server import SPACE, Desk, Server, check_invariants, new_database, skew_ns
 
 NAMES = (b"a", b"b.txt", b"c", b"d")
 ME = Caller(1000, 1000, 0o22)
@@ -494,6 +494,7 @@ class Play:
         self._check_names(there)
         self._check_removals(there)
         self._check_gone()
+        await self._check_conflicts()
 
     def _check_states(self, device: Device) -> None:
         """What is said to be synced is, at any time: the server took it so, and it is so now where we heard of all."""
@@ -522,6 +523,14 @@ class Play:
             if version.state is None and node not in self.removals:
                 mine = called.get(node, set())
                 assert any(mine & called[other] for other in called if other != node), f"node {node} is gone"
+
+    async def _check_conflicts(self) -> None:
+        """What lost is listed as a conflict, of nodes that are there."""
+        lost = {
+            (node, one.rev) for node in self.server.alive() for one in self.server.versions_of(node) if one.is_conflict
+        }
+        listed = await Desk(self.server, DeviceId(1)).conflicts(SPACE)
+        assert {(one.node, one.lost.rev) for one in listed.conflicts} == lost
 
     def _check_names(self, there: dict[NodeId, NodeState]) -> None:
         for state in there.values():
