@@ -31,3 +31,7 @@ class NoSuchNode(CacheError):
 
 class NoIdsLeft(CacheError):
     """Nothing new can be made before this device has reached its server: it has no node ids to give."""
+
+
+class Contradiction(CacheError):
+    """The server says of a node what cannot be true together with what is known of it here."""

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from cache.errors import Contradiction
 from cache.tree import Record
 from remote.protocol.ids import NodeId
 from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
@@ -33,12 +34,17 @@ def settle(record: Record | None, news: NodeVersion, edited_ns: int, is_kept_ali
     """Takes what the server says of a node into its record.
 
     `edited_ns`: when the node was last edited here, by the server's clock. `is_kept_alive`: a folder that still has
-    entries made or edited here, so that its removal elsewhere cannot stand.
+    entries made or edited here, so that its removal elsewhere cannot stand. Raises Contradiction, and nothing else, for
+    a node of two kinds, of which no server tells that keeps its promises.
     """
     if record is None:
         return Settled(_clean(None, news) if news.state is not None else None)
     if news.rev <= record.rev:
         return Settled(record)
+    kinds = {state.kind for state in (record.local, record.synced, news.state) if state is not None}
+    if len(kinds) > 1:
+        named = " and ".join(kind.name.lower() for kind in sorted(kinds))
+        raise Contradiction(f"Node {news.node} cannot be a {named}: this device or the server is damaged.")
     if not record.is_dirty:
         if news.state is None and is_kept_alive and record.local is not None:
             return Settled(replace(record, rev=news.rev, is_dirty=True, synced=None))

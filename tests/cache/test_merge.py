@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from cache.errors import Contradiction
 from cache.merge import Settled, first_batch, free_name, settle, touched, units
 from cache.tree import Record
 from remote.protocol.ids import ROOT, ChunkId, NodeId, Rev
@@ -176,6 +177,87 @@ def test_a_touch_moves_times_unless_a_later_one_was_first() -> None:
 )
 def test_a_free_name_is_near_the_wanted_one(name: bytes, taken: list[bytes], free: bytes) -> None:
     assert free_name(name, lambda candidate: candidate in taken) == free
+
+
+def states(kind: Kind) -> st.SearchStrategy[NodeState]:
+    """Few values for each field, so that equal ones are likely."""
+    few = st.integers(1, 3)
+    name = st.builds(Name, st.just(ROOT), st.sampled_from([b"a", b"b", b"c"]))
+    names = st.lists(name, min_size=1, max_size=1 if kind is Kind.FOLDER else 3, unique=True)
+    return st.builds(
+        NodeState,
+        st.just(kind),
+        names.map(lambda found: tuple(sorted(found))),
+        mode=few,
+        uid=few,
+        gid=st.just(1),
+        mtime_ns=few,
+        ctime_ns=few,
+        atime_ns=few,
+        birth_ns=st.just(1),
+        target=st.sampled_from([b"x", b"y"]) if kind is Kind.SYMLINK else st.just(b""),
+        xattrs=st.dictionaries(st.sampled_from([b"p", b"q"]), st.sampled_from([b"1", b"2"])),
+        content=st.sampled_from([OLD, NEW, OTHER]) if kind is Kind.FILE else st.none(),
+    )
+
+
+@st.composite
+def three_views(draw: st.DrawFn) -> tuple[Record, NodeVersion]:
+    """What a device may know of a node, and what it then hears."""
+    kind = draw(st.sampled_from([Kind.FILE, Kind.FOLDER, Kind.SYMLINK]))
+    state = states(kind)
+    there = news(draw(st.none() | state), rev=draw(st.integers(2, 5)))
+    if draw(st.booleans()):
+        return Record(rev=Rev(3), local=draw(state)), there
+    local, synced = draw(st.none() | state), draw(st.none() | state)
+    rev = 0 if synced is None and draw(st.booleans()) else 3
+    staged = 9 if kind is Kind.FILE and local is not None and draw(st.booleans()) else 0
+    return dirty(local, synced, rev=Rev(rev), staged=staged, staged_size=staged), there
+
+
+@settings(max_examples=300, deadline=None)
+@given(three_views(), st.booleans(), st.booleans())
+def test_any_three_views_have_one_outcome_that_loses_nothing(
+    views: tuple[Record, NodeVersion], newer: bool, alive: bool
+) -> None:
+    record, there = views
+    after = settled(record, there, newer=newer, alive=alive)
+    assert after == settled(record, there, newer=newer, alive=alive)
+    left, here, agreed = after.record, record.local, record.agreed
+    if there.rev <= record.rev:
+        assert after == Settled(record)
+        return
+    if left is not None:
+        assert left.rev == there.rev
+        # The same news again changes nothing.
+        assert settled(left, there, newer=newer, alive=alive) == Settled(left)
+        assert left.is_dirty or (left.local == there.state and not left.staged)
+        assert left.is_dirty or left.synced is None
+        assert not left.is_dirty or left.synced == there.state
+    shown = left.local if left is not None else None
+    was_edited = here is not None and (bool(record.staged) or agreed is None or here.content != agreed.content)
+    if was_edited and record.is_dirty and here is not None:
+        is_kept = left is not None and (left.staged == record.staged if record.staged else shown == here)
+        is_there = not record.staged and shown is not None and shown.content == here.content
+        assert is_kept or is_there or after.is_local_lost
+    if left is not None and left.is_dirty and shown is not None and there.state is not None:
+        # What wins over an edit elsewhere marks it.
+        is_edit_there = agreed is None or there.state.content != agreed.content
+        is_overwritten = bool(left.staged) or shown.content != there.state.content
+        assert not (is_edit_there and is_overwritten) or left.overrides == there.rev
+    if here is None and record.is_dirty and shown is not None and agreed is not None:
+        edited = ("content", "names", "target")
+        assert any(getattr(there.state, field) != getattr(agreed, field) for field in edited), "it came back"
+    if there.state is None and shown is not None:
+        assert alive or record.is_dirty
+
+
+@given(st.permutations([Kind.FILE, Kind.FOLDER, Kind.SYMLINK]), st.booleans())
+def test_a_node_of_two_kinds_is_refused_by_name(kinds: Sequence[Kind], is_clean: bool) -> None:
+    here, there = (replace(folder(), kind=kind) for kind in kinds[:2])
+    record = Record(rev=Rev(3), local=here) if is_clean else dirty(here, here)
+    with pytest.raises(Contradiction, match="cannot be a"):
+        settled(record, news(there))
 
 
 needs = st.dictionaries(st.integers(0, 12), st.lists(st.integers(0, 12), max_size=4), max_size=13)
