@@ -1,12 +1,13 @@
-"""Pull, Push and Sync between real devices and the reference server: the races that people never see, one by one."""
+"""Pull, Push and Sync between real devices and a server: the races that people never see, one by one."""
 
 import os
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from cache import planning
 from cache import push as push_module
@@ -17,8 +18,8 @@ from cache.sync import BULK_SECONDS
 from fusefs.handles import Handle
 from fusefs.volume import RENAME_EXCHANGE, Caller
 from remote.protocol.errors import ServerFault
-from remote.protocol.ids import NOW, ROOT, NodeId, Rev, SpaceId
-from remote.protocol.messages import Changes, Commit, CommitAnswer, JournalCommit, Listing
+from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId
+from remote.protocol.messages import Change, Changes, Commit, CommitAnswer, FolderQuery, JournalCommit, Listing
 from remote.protocol.nodes import Kind, Name
 from tests.model.device import Device, Time, check_tree
 from tests.model.play import in_no_time, quiet
@@ -828,6 +829,58 @@ def test_a_folder_that_went_and_came_back_while_it_was_listed_is_listed_again() 
             await world.quiet()
         assert [child.name for child in await fresh.volume.children(folder)] == [b"f"]
         await fresh.stop()
+
+    in_world(scene)
+
+
+def test_a_listing_that_began_before_the_journal_was_lost_is_asked_for_again() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"d")
+        await world.quiet()
+        fresh = Device(world.home, world.server, 3, is_walking=False)
+        await fresh.start(world.nursery)
+        await fresh.volume.children(ROOT)
+        service = fresh.pull.service
+        ask = service.list_folders
+
+        async def overtaken(space: SpaceId, folders: Sequence[FolderQuery], as_of: Rev = NOW) -> Listing:
+            service.list_folders = ask  # type: ignore[method-assign]
+            answer = await ask(space, folders)
+            fresh.wire.set_up(False)
+            await make(world.one, b"f", b"made meanwhile", folder)
+            await quiet(world.one)
+            world.server.floor = world.server.head
+            fresh.wire.set_up(True)
+            await fresh.pull.catch_up()
+            return answer
+
+        service.list_folders = overtaken  # type: ignore[method-assign]
+        assert [child.name for child in await fresh.volume.children(folder)] == [b"f"]
+        await fresh.stop()
+
+    in_world(scene)
+
+
+def test_what_is_removed_while_its_first_commit_is_answered_and_the_journal_is_lost_does_not_stay() -> None:
+    async def scene(world: World) -> None:
+        def overtake(commit: Commit) -> None:
+            world.one.wire.before_commit = lambda commit: None
+            root = world.server.now[ROOT]
+            assert root.state is not None
+            touch = replace(root.state, mtime_ns=1, ctime_ns=root.state.ctime_ns + 1)
+            change = Change(ROOT, root.rev, root.edited_ns, touch, is_touch=True)
+            assert world.server.take(DeviceId(2), Commit(b"0" * 16, (change,))).rev
+
+        world.one.wire.delay_seconds = 5
+        world.one.wire.before_commit = overtake
+        node = await make_folder(world.one, b"d")
+        with trio.fail_after(60):
+            while node not in world.server.alive():  # noqa: ASYNC110 - on the test's clock
+                await trio.sleep(0.01)
+        world.server.floor = world.server.head
+        await world.one.volume.rmdir(ROOT, b"d")
+        await world.quiet()
+        assert world.names() == set()
 
     in_world(scene)
 
