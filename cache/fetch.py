@@ -143,11 +143,12 @@ class Arrival:
         self._token.run_sync_soon(self._tell, fetch)
 
     def _expect_below(self, plain: Buffer, below: Below) -> None:
-        fetches = [
-            Fetch(entry, part.first, part.frames, below.depth > 1, part.below, is_unasked=True)
-            for entry, part in parts_below(decode_leaf(plain), below)
-        ]
+        fetches = []
+        for entry, part in parts_below(decode_leaf(plain), below):
+            fetch = Fetch(entry, part.first, part.frames, below.depth > 1, part.below, is_unasked=True)
+            # Content that repeats has one chunk in many places.
+            if self._expected.setdefault(fetch.key, fetch) is fetch:
+                fetches.append(fetch)
         self.unasked += fetches
-        self._expected.update((fetch.key, fetch) for fetch in fetches)
         # Before the leaf itself is told of: who waits for it must find them.
         self._token.run_sync_soon(self._found, fetches)

@@ -136,7 +136,7 @@ class Fetches:
         new: list[Fetch] = []
         async with self._ahead_limit:
             if is_wanted():
-                for entry in entries:
+                for entry in dict.fromkeys(entries):
                     missing = 0 if entry.is_hole else whole(entry) & ~self._chunks.held(entry)
                     for fetch in self._flying.get(entry.id, ()):
                         missing &= ~fetch.bits
@@ -191,8 +191,12 @@ class Fetches:
         except NotFound as fault:
             if len(fetches) > 1:
                 # One unknown chunk fails the whole request: the others are asked for again alone, if wanted.
+                awaited = [fetch for fetch in fetches if fetch.is_awaited]
                 for fetch in fetches:
-                    if fetch.is_awaited and fetch.plain is None:
+                    if not fetch.is_awaited:
+                        self._land(fetch)
+                for fetch in awaited:
+                    if fetch.plain is None:
                         await self._receive([fetch])
                 return
             log.warning("Chunk %s: the server does not have it.", fetches[0].entry.id.hex())

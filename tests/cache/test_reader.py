@@ -466,6 +466,26 @@ async def test_siblings_come_in_one_request(tmp_path: Path, server: Server) -> N
             assert reader.try_read(manifest, 0, len(content)) == content
 
 
+async def test_who_waits_for_a_chunk_that_is_fetched_ahead_for_two_places_gets_it(
+    tmp_path: Path, server: Server
+) -> None:
+    content = bytes_of(5_000)
+    manifest = server.manifest(content)
+    gate = trio.Event()
+    server.before = lambda parts: gate.wait()
+    async with reading(tmp_path, server) as (reader, _), trio.open_nursery() as nursery:
+        reader.prefetch([*manifest.entries, *manifest.entries])
+        await trio.testing.wait_all_tasks_blocked()
+
+        async def read() -> None:
+            assert await reader.read(manifest, 0, 10_000) == content
+
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.set()
+    assert [len(parts) for parts in server.requests] == [1]
+
+
 async def test_one_lost_sibling_does_not_keep_the_others_away(tmp_path: Path, server: Server) -> None:
     contents = [bytes_of(5_000 + number, number) for number in range(10)]
     manifests = [server.manifest(content) for content in contents]
