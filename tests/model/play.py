@@ -31,7 +31,7 @@ from remote.protocol.manifests import decode_leaf
 from remote.protocol.nodes import Entry, Kind, Manifest, Name, NodeState
 from remote.protocol.sealing import open_chunk, open_leaf
 from tests.model.device import Device, Time, check_tree
-from tests.model.server import SPACE, Desk, Server, check_invariants, new_database, skew_ns
+from tests.model.server import IN_MEMORY, SPACE, Desk, Server, check_invariants, new_database, skew_ns
 
 NAMES = (b"a", b"b.txt", b"c", b"d")
 ME = Caller(1000, 1000, 0o22)
@@ -603,7 +603,10 @@ def in_no_time(job: Callable[[Path, Time], Awaitable[None]], *, seed: int = 0) -
         is_talking = getattr(job, "__name__", "") == "work"
         return await (in_thread(job, *args, **options) if is_talking else _inline(job, *args))
 
-    with tempfile.TemporaryDirectory(prefix="satchel-model-") as home, pytest.MonkeyPatch.context() as patch:
+    with (
+        tempfile.TemporaryDirectory(prefix="satchel-model-", dir=IN_MEMORY) as home,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setattr(time, "time_ns", clock)
         patch.setattr(trio.to_thread, "run_sync", run_sync)
         patch.setattr("cache.sync.random", random.Random(seed))

@@ -5,6 +5,7 @@ the same each time; every commit is followed by a look at the invariants of the 
 """
 
 import hashlib
+import os
 import shutil
 import tempfile
 import time
@@ -85,6 +86,8 @@ M = TypeVar("M", bound=msgspec.Struct)
 SPACE = SpaceId(7)
 SECRET = b"s" * 32
 DEVICES = 9
+IN_MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
+"""Where files lie that need not be there for long: no play waits for a disk."""
 _USER = UserId(1)
 _MASTER = MasterKey(b"m" * 32)
 _DATABASE = "satchel.db"
@@ -152,8 +155,7 @@ class Server:
         """How often it crashed."""
         self._seen = Rev(0)
         self._now: dict[NodeId, NodeVersion] = {}
-        memory = Path("/dev/shm")
-        self._home = Path(tempfile.mkdtemp(prefix="satchel-model-", dir=memory if memory.is_dir() else None))
+        self._home = Path(tempfile.mkdtemp(prefix="satchel-model-", dir=IN_MEMORY))
         (self._home / "0").mkdir()
         (self._home / "0" / _DATABASE).write_bytes(new_database())
         self._open()
