@@ -1,7 +1,7 @@
 """Chunks: clean content by chunk id, in the cache directory, every byte checked before it is given out.
 
-A chunk's content lies in the store (small) or in a blob file at an offset: a file of its own, sparse while only some
-frames are held, or one that was a staging file and holds many. Nothing here is precious: whatever is missing, cut,
+A chunk's content lies in the store (small) or in a blob file at an offset: a file of what came by one request, sparse
+while only some frames are held, or one that was a staging file. Nothing here is precious: whatever is missing, cut,
 changed or foreign counts as not held and is fetched again. A crash leaves at worst files that `sweep` removes.
 
 Everything runs on the event loop's thread but `Slot.write`.
@@ -24,7 +24,7 @@ import xxhash
 from cache import blobs
 from cache.blobs import BlobId, Blobs
 from cache.errors import StoreDamaged
-from cache.places import BLOB, CHUNK, SMALL, SUM, Place, key_of, number_of, pack_sums, small_cost
+from cache.places import BLOB, CHUNK, PAGE, SMALL, SUM, Place, key_of, number_of, pack_sums, small_cost
 from cache.plain import Known, PlainHashes
 from cache.store import Change, Store
 from remote.protocol.ids import ChunkId, PlainHash
@@ -49,24 +49,32 @@ _T = TypeVar("_T")
 
 
 @dataclass
+class Draft:
+    """A blob that threads write to."""
+
+    blob: BlobId
+    path: str
+    users: int = 0
+    allocated: int = 0
+
+
+@dataclass
 class Slot:
     """A place for content of one chunk that a thread may write to, between `reserve` and `settle`."""
 
     entry: Entry
-    blob: BlobId
+    draft: Draft
     offset: int
-    path: str
-    is_new: bool
     users: int = 0
-    allocated: int = 0
     written: deque[tuple[int, list[int]]] = field(default_factory=deque)
     """Frames of which the index does not know yet: from number, sums."""
 
     def write(self, first: int, plain: Buffer) -> None:
         """Writes frames from number `first` on; raises DiskFull."""
         sums = blobs.sums_of(plain)
-        # Another thread may be writing other frames: the later of both knows more.
-        self.allocated = max(self.allocated, blobs.write_at(self.path, self.offset + first * FRAME, plain))
+        allocated = blobs.write_at(self.draft.path, self.offset + first * FRAME, plain)
+        # Another thread may be writing to the same blob: the later of both knows more.
+        self.draft.allocated = max(self.draft.allocated, allocated)
         self.written.append((first, sums))
 
 
@@ -93,6 +101,7 @@ class Chunks:
         # Chunks that a thread reads or writes just now: not to be dropped.
         self._holds: Counter[ChunkId] = Counter()
         self._slots: dict[ChunkId, Slot] = {}
+        self._drafts: dict[BlobId, Draft] = {}
         used = store.get(_FACTS, _USED)
         self._used = int.from_bytes(used, "little") if used is not None else 0
         oldest = store.scan(_QUEUE, limit=1)
@@ -229,7 +238,7 @@ class Chunks:
 
     async def add_frames(self, entry: Entry, first: int, plain: Buffer) -> None:
         """Keeps frames from number `first` on, the last one as long as the chunk has it; raises DiskFull."""
-        with self.reserve(entry) as slot:
+        with self.reserve([entry]) as (slot,):
             await self._in_thread(partial(slot.write, first, plain))
 
     def add_small(self, chunk_id: ChunkId, plain: Buffer) -> None:
@@ -248,50 +257,74 @@ class Chunks:
     """Keeps the content of a leaf of a manifest, whose length no entry tells."""
 
     @contextmanager
-    def reserve(self, entry: Entry) -> Iterator[Slot]:
-        """A slot for frames of a chunk; what was written when the block ends, however it does, is held from then on."""
-        slot = self._slots.get(entry.id)
-        if slot is None:
-            place = self._place(entry.id)
-            if place is not None and place.length != entry.length:
-                self._lose(entry.id, "its row was wrong")
-                place = None
-            blob = place.blob if place is not None else self._new_blob()
-            offset = place.offset if place is not None else 0
-            slot = Slot(entry, blob, offset, self._blobs.path(blob), is_new=place is None)
-            self._slots[entry.id] = slot
-        slot.users += 1
+    def reserve(self, entries: Sequence[Entry]) -> Iterator[list[Slot]]:
+        """A slot for frames of each of these chunks; what was written when the block ends, however it does, is held.
+
+        Chunks that have no place yet get one in a new blob, one behind the other.
+        """
+        slots: list[Slot] = []
+        new, end = self._new_blob(), 0
+        for entry in entries:
+            slot = self._slots.get(entry.id)
+            if slot is None:
+                place = self._place(entry.id)
+                if place is not None and place.length != entry.length:
+                    self._lose(entry.id, "its row was wrong")
+                    place = None
+                slot = Slot(entry, self._draft(place.blob if place else new), place.offset if place else end)
+                end += 0 if place else -(-entry.length // PAGE) * PAGE
+                self._slots[entry.id] = slot
+            slot.users += 1
+            slot.draft.users += 1
+            slots.append(slot)
         try:
-            with self.holding([entry.id]):
-                yield slot
+            with self.holding([entry.id for entry in entries]):
+                yield slots
         finally:
-            slot.users -= 1
-            if slot.users == 0:
-                del self._slots[entry.id]
-            self.settle(slot)
+            for slot in slots:
+                self._release(slot)
+
+    def _draft(self, blob: BlobId) -> Draft:
+        draft = self._drafts.get(blob)
+        if draft is None:
+            draft = self._drafts[blob] = Draft(blob, self._blobs.path(blob))
+        return draft
+
+    def _release(self, slot: Slot) -> None:
+        slot.users -= 1
+        if slot.users == 0:
+            del self._slots[slot.entry.id]
+        self.settle(slot)
+        draft = slot.draft
+        draft.users -= 1
+        if draft.users == 0:
+            del self._drafts[draft.blob]
+            if not self.store.has(_BLOBS, key_of(draft.blob)):
+                # Nothing came, or it was kept elsewhere meanwhile.
+                self._blobs.forget(draft.blob)
+                blobs.unlink(draft.path)
 
     def settle(self, slot: Slot) -> None:
         """Makes held what was written into a slot so far."""
-        entry = slot.entry
+        entry, draft = slot.entry, slot.draft
         place = self._place(entry.id)
-        if not slot.written or (place is not None and place.blob != slot.blob):
-            if slot.is_new and slot.users == 0 and (place is None or place.blob != slot.blob):
-                self._blobs.forget(slot.blob)
-                blobs.unlink(slot.path)
+        if not slot.written or (place is not None and place.blob != draft.blob):
             return
         with self.store.change() as change:
+            row = change.get(_BLOBS, key_of(draft.blob))
+            allocated, count = BLOB.unpack(row) if row is not None else (0, 0)
             if place is None:
-                place = Place(self._next_position, slot.blob, 0, entry.length, 0, bytes(8 * frame_count(entry.length)))
+                sums = bytes(8 * frame_count(entry.length))
+                place = Place(self._next_position, draft.blob, slot.offset, entry.length, 0, sums)
                 self._enqueue(change, entry.id)
+                count += 1
             while slot.written:
                 # A thread may be adding to it.
                 place = place.with_frames(*slot.written.popleft())
             change.put(_CHUNKS, entry.id, place.pack())
-            known = change.get(_BLOBS, key_of(slot.blob))
-            allocated, count = BLOB.unpack(known) if known is not None else (0, 1)
-            change.put(_BLOBS, key_of(slot.blob), BLOB.pack(slot.allocated, count))
-            self._account(change, slot.allocated - allocated)
-        self._unsaved_blob += slot.allocated - allocated
+            change.put(_BLOBS, key_of(draft.blob), BLOB.pack(draft.allocated, count))
+            self._account(change, draft.allocated - allocated)
+        self._unsaved_blob += draft.allocated - allocated
         self._keep_pace()
 
     async def adopt(

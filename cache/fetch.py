@@ -18,7 +18,7 @@ from remote.protocol.manifests import decode_leaf
 from remote.protocol.messages import Below, ChunkPart
 from remote.protocol.nodes import Entry
 from remote.protocol.parts import parts_below
-from remote.protocol.sealing import FRAME, Buffer, Contexts, frame_count, open_chunk, open_frames, open_leaf
+from remote.protocol.sealing import FRAME, Buffer, Contexts, frame_count, open_frames, open_leaf
 
 Key = tuple[ChunkId, int, int]
 
@@ -97,9 +97,7 @@ class Fetch:
         """The content in sealed bytes from the server; raises ChunkDamaged."""
         if self.is_leaf:
             return open_leaf(self.entry, part)
-        if self.is_whole:
-            return open_chunk(self.entry, part, contexts)
-        return open_frames(self.entry, part, self.first, self.count)
+        return open_frames(self.entry, part, self.first, self.count, contexts)
 
 
 class Arrival:

@@ -219,10 +219,12 @@ class Fetches:
             return
         # No await before: what was made room for is ours.
         stack.enter_context(self._budget.reserved(need))
+        large = [fetch for fetch in fetches if not fetch.is_small]
+        slots = stack.enter_context(self._chunks.reserve([fetch.entry for fetch in large]))
+        for fetch, slot in zip(large, slots, strict=True):
+            fetch.slot = slot
         for fetch in fetches:
             fetch.has_room = True
-            if not fetch.is_small:
-                fetch.slot = stack.enter_context(self._chunks.reserve(fetch.entry))
 
     def _finish(self, arrival: Arrival) -> None:
         """Nothing comes any more: what was to come along but did not is fetched by itself."""

@@ -146,12 +146,15 @@ def open_leaf(entry: Entry, data: Buffer) -> bytearray:
     return _open(entry, data, 0, 1, None, Contexts())
 
 
-def open_frames(entry: Entry, part: Buffer, first: int, frames: int) -> bytearray:
-    """The content of these frames, from the header and the frames as `ChunkPart(id, first, frames)` brings them."""
+def open_frames(entry: Entry, part: Buffer, first: int, frames: int, contexts: Contexts | None = None) -> bytearray:
+    """The content of these frames, from the header and the frames as `ChunkPart(id, first, frames)` brings them.
+
+    The id is not looked at: only who has the key could close other frames, and the server checks it when a chunk comes.
+    """
     lengths = _plain_lengths(entry)
     if not (first >= 0 and 0 < frames <= len(lengths) - first):
         raise ValueError(f"frames {first} to {first + frames - 1} are not within a chunk of {len(lengths)}")
-    return _open(entry, part, first, frames, lengths, Contexts())
+    return _open(entry, part, first, frames, lengths, contexts or Contexts())
 
 
 def header_of(start: Buffer) -> bytes:

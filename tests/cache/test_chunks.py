@@ -111,6 +111,41 @@ def test_frames_are_held_one_by_one(held: Chunks) -> None:
     assert held.used_bytes == on_disk(held.directory)
 
 
+def test_chunks_of_one_request_share_a_file_and_are_dropped_one_by_one(held: Chunks, home: Path) -> None:
+    plains = [content(size, seed=7) for size in (1_000_001, 300_000, 700_000)]
+    entries = [entry_of(plain) for plain in plains]
+    with held.reserve(entries) as slots:
+        assert not files(home)
+        for slot, plain in zip(slots[:2], plains, strict=False):
+            slot.write(0, plain)
+        held.settle(slots[0])
+        assert held.read(entries[0], 0, len(plains[0])) == plains[0]
+        assert not held.held(entries[1])
+    assert len(files(home)) == 1
+    assert held.used_bytes == on_disk(home)
+    for entry, plain in zip(entries[:2], plains, strict=False):
+        assert held.read(entry, 0, len(plain)) == plain
+    assert not held.held(entries[2]), "it never came"
+    trio.run(held.add, entries[2], plains[2])
+    assert len(files(home)) == 2
+
+    assert trio.run(held.drop, [entries[0].id]) > 900_000
+    assert held.used_bytes == on_disk(home)
+    assert held.read(entries[1], 0, len(plains[1])) == plains[1]
+    trio.run(held.drop, [entry.id for entry in entries])
+    assert held.used_bytes == 0
+    assert not files(home)
+
+
+def test_a_request_that_brings_nothing_leaves_no_file(held: Chunks, home: Path) -> None:
+    entry = entry_of(content(1_000_000))
+    with pytest.raises(ConnectionError), held.reserve([entry]):
+        raise ConnectionError
+    assert not files(home)
+    assert not held.held(entry)
+    assert not held.is_being_used(entry.id)
+
+
 def test_two_tasks_adding_the_same_chunk_make_one_file(held: Chunks) -> None:
     plain = content(4 * FRAME)
     entry = entry_of(plain)
