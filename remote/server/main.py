@@ -14,7 +14,7 @@ from remote.server import instance
 from remote.server.instance import InstanceTrouble
 from remote.server.keys import KeyTrouble
 from remote.server.places import default_data, default_key_file
-from remote.server.serving import Listen, ListenTrouble, parse_listen, serve
+from remote.server.serving import Listen, ListenTrouble, keep_memory, parse_listen, serve
 
 DEFAULT_LISTEN = "127.0.0.1:8750"
 
@@ -71,6 +71,7 @@ def run(
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     listening = Listen(*parse_listen(listen), tls_cert, tls_key, insecure_http)
     listening.check()
+    keep_memory()
     with instance.opened(data or default_data(), key_file or default_key_file()) as opened:
         serve(opened, listening, lambda url: click.echo(f"Satchel serves on {url}"))
 
