@@ -40,6 +40,8 @@ SMALL_MAX: Final = 64 << 10
 SMALL_BYTES_PER_CHECKPOINT: Final = 4 << 20
 BLOB_BYTES_PER_CHECKPOINT: Final = 256 << 20
 THREADS: Final = 6
+_YOUNG_SHARE: Final = 20
+"""One part in so many of the chunks came in just now."""
 
 _CHUNKS, _SMALL, _BLOBS, _QUEUE, _PLAIN, _PLAIN_QUEUE, _FACTS = range(len(TABLES))
 
@@ -498,7 +500,8 @@ class Chunks:
 
     def _visit(self, position: int) -> None:
         at = position - self._first_position
-        if 0 <= at < len(self._visited):
+        # Who reads a chunk part by part when it has just come in wants it once, not again.
+        if 0 <= at < len(self._visited) - self.count // _YOUNG_SHARE:
             self._visited[at] = 1
 
     def _enqueue(self, change: Change, chunk_id: ChunkId) -> None:

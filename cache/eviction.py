@@ -1,13 +1,16 @@
-"""Eviction: keeps the cache within its limit and the disk above its floor, by SIEVE.
+"""Eviction: keeps the cache within its limit and the disk above its floor.
 
 The limit is hard and counts everything: clean chunks, content not yet uploaded, and what is just being fetched. Clean
-chunks that nobody needs are dropped, oldest first, but once spared when they were read since the hand last passed.
-What is pinned, not yet uploaded or being read is never dropped: then writers wait for the uploads, and fetched content
-is not kept.
+chunks that nobody needs are dropped: first those that came in last and were not wanted again while a tenth of the cache
+came in behind them, so that what is read through once displaces nothing; when one of them is fetched again soon, it
+stays. When these take no more than their tenth, the others are dropped by SIEVE: oldest first, but once spared when
+they were read since the hand last passed. What is pinned, not yet uploaded or being read is never dropped: then writers
+wait for the uploads, and fetched content is not kept.
 """
 
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +26,9 @@ STEP: Final = 64
 """Chunks that are looked at, or dropped, before others have their turn."""
 FLOOR_MAX: Final = 1 << 30
 FLOOR_SHARE: Final = 0.02
+TRIAL_SHARE: Final = 0.1
+"""The part of the cache that is for chunks of which nobody knows yet whether they are wanted again."""
+_REMEMBERED_MIN: Final = 1_000
 _LOOK_AGAIN_SECONDS: Final = 0.2
 _UNASKED_BYTES: Final = 1 << 20
 _UNASKED_SECONDS: Final = 0.1
@@ -48,6 +54,11 @@ class Budget:
         self._pinned = pinned
         self._floor_bytes = floor_bytes
         self._reserved = 0
+        # Up to this position chunks have stood their trial: what is there at the start has.
+        self._border = chunks.newest
+        self._proven_bytes = chunks.used_bytes
+        # Failed their trial lately: fetched again, they pass.
+        self._failed: OrderedDict[ChunkId, None] = OrderedDict()
         self._hand = 0
         self._dropped = 0
         self._one_at_a_time = trio.Lock()
@@ -98,11 +109,6 @@ class Budget:
                 victims, is_end = self._choose(lacking)
                 if victims:
                     rounds = 0 if await self._chunks.drop(victims) else rounds
-                    self._dropped += len(victims)
-                    if self._dropped > self._chunks.count:
-                        # While new ones come in as fast, the hand would never reach the end, and what was read once
-                        # long ago would stay for ever.
-                        self._start_over()
                 # A first round may do no more than take the marks of what was read; a third finds nothing new.
                 rounds += is_end
                 if rounds > 2 and self._reserved:
@@ -167,27 +173,61 @@ class Budget:
         return max(over, lacking)
 
     def _choose(self, lacking: int) -> tuple[list[ChunkId], bool]:
-        """The next chunks to drop, and whether the hand reached the newest one and starts over."""
+        """The next chunks to drop, and whether the hand reached the last one and starts over."""
+        self._proven_bytes = min(self._proven_bytes, self._chunks.used_bytes)
+        on_trial = self._chunks.used_bytes - self._proven_bytes
+        if on_trial > TRIAL_SHARE * self._chunks.used_bytes:
+            victims = self._judge(lacking)
+            if victims or self._border < self._chunks.newest:
+                return victims, False
+        return self._choose_proven(lacking)
+
+    def _judge(self, lacking: int) -> list[ChunkId]:
+        """Of the next chunks on trial, those that were not wanted again."""
         victims: list[ChunkId] = []
-        rows = self._chunks.queue(self._hand, STEP)
+        rows = self._chunks.queue(self._border, STEP)
         for position, chunk_id in rows:
-            self._hand = position
-            if self._chunks.is_being_used(chunk_id) or self._pinned(chunk_id):
-                continue
-            if self._chunks.take_visited(position):
+            self._border = position
+            weight = self._chunks.weight(chunk_id)
+            is_known = self._failed.pop(chunk_id, self) is None
+            if self._is_kept(chunk_id) or self._chunks.take_visited(position) or is_known:
+                self._proven_bytes += weight
                 continue
             victims.append(chunk_id)
-            lacking -= self._chunks.weight(chunk_id)
+            self._failed[chunk_id] = None
+            lacking -= weight
             if lacking <= 0:
-                return victims, False
-        is_end = len(rows) < STEP
-        if is_end:
-            self._start_over()
+                break
+        while len(self._failed) > max(_REMEMBERED_MIN, 2 * self._chunks.count):
+            self._failed.popitem(last=False)
+        if not rows:
+            self._border = self._chunks.newest
+        return victims
+
+    def _choose_proven(self, lacking: int) -> tuple[list[ChunkId], bool]:
+        victims: list[ChunkId] = []
+        rows = [row for row in self._chunks.queue(self._hand, STEP) if row[0] <= self._border]
+        for position, chunk_id in rows:
+            self._hand = position
+            if self._is_kept(chunk_id) or self._chunks.take_visited(position):
+                continue
+            victims.append(chunk_id)
+            weight = self._chunks.weight(chunk_id)
+            self._proven_bytes -= weight
+            lacking -= weight
+            if lacking <= 0:
+                break
+        self._dropped += len(victims)
+        is_end = lacking > 0 and len(rows) < STEP
+        # While others come in as fast, the hand would never reach the end, and what was read once long ago would stay
+        # for ever.
+        if is_end or self._dropped > self._chunks.count:
+            self._hand = 0
+            self._dropped = 0
         return victims, is_end
 
-    def _start_over(self) -> None:
-        self._hand = 0
-        self._dropped = 0
+    def _is_kept(self, chunk_id: ChunkId) -> bool:
+        return self._chunks.is_being_used(chunk_id) or self._pinned(chunk_id)
 
 
 def _disk(directory: Path) -> tuple[int, int] | None:
