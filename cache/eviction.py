@@ -122,6 +122,22 @@ class Budget:
                     raise DiskFull(self._why(n))
                 await trio.lowlevel.checkpoint()
 
+    async def trim(self, target_bytes: int) -> None:
+        """Drops clean chunks until no more than this is used, or nothing is left that may be dropped."""
+        async with self._one_at_a_time:
+            rounds = 0
+            while (over := self.used_bytes - target_bytes) > 0 and rounds < 3:
+                victims, is_end = self._choose(over)
+                if victims and await self._chunks.drop(victims):
+                    rounds = 0
+                rounds += is_end
+                await trio.lowlevel.checkpoint()
+
+    def disk(self) -> tuple[int, int, int]:
+        """Bytes of the disk in all, free, and those that stay free for others."""
+        total, free = _disk(self._chunks.directory) or (0, 0)
+        return total, free, self._floor(total)
+
     async def wait_for_room(self, n: int, seconds: float) -> None:
         """Returns when `n` more bytes fit, which slows writers to the uploads' pace; raises DiskFull in the end."""
         deadline = trio.current_time() + seconds
@@ -167,10 +183,12 @@ class Budget:
         if disk is None:
             return over
         total, free = disk
-        floor = min(FLOOR_MAX, int(total * FLOOR_SHARE)) if self._floor_bytes is None else self._floor_bytes
-        lacking = floor + n - free
+        lacking = self._floor(total) + n - free
         self._unasked, self._unasked_until = min(-lacking, _UNASKED_BYTES), now + _UNASKED_SECONDS
         return max(over, lacking)
+
+    def _floor(self, total: int) -> int:
+        return min(FLOOR_MAX, int(total * FLOOR_SHARE)) if self._floor_bytes is None else self._floor_bytes
 
     def _choose(self, lacking: int) -> tuple[list[ChunkId], bool]:
         """The next chunks to drop, and whether the hand reached the last one and starts over."""

@@ -93,6 +93,16 @@ class Past:
             value = xxhash.xxh3_64_digest(data) + data
             await self._in_thread(lambda cache: cache.set(key, value))
 
+    async def limit(self, limit_bytes: int) -> None:
+        """Holds it to another limit; what is over it is dropped."""
+        self._limit_bytes = limit_bytes
+
+        def hold(cache: diskcache.Cache) -> None:
+            cache.reset("size_limit", limit_bytes)
+            cache.cull()
+
+        await self._in_thread(hold, is_needed=False)
+
     async def close(self) -> None:
         """Lets go of the database; it is opened again when used again."""
         await self._in_thread(lambda cache: cache.close(), is_needed=False)

@@ -32,6 +32,7 @@ from fusefs.errors import ServerAway
 from fusefs.face import Face
 from fusefs.handles import OpenFiles
 from fusefs.history import History
+from fusefs.keeping import PAST_SHARE, Keeping
 from fusefs.kernel import Delivering, Operations
 from fusefs.repeater import Repeater
 from fusefs.restore import Restore
@@ -48,8 +49,6 @@ FLUSH_SECONDS: Final = 1.0
 ROOM_SECONDS: Final = 60.0
 _ROOM_AGAIN_SECONDS: Final = 1.0
 _ROOM: Final = "room"
-_PAST_SHARE: Final = 32
-"""One part in so many of the cache is for answers about the past."""
 
 
 class Room(msgspec.Struct, frozen=True, array_like=True):
@@ -107,7 +106,7 @@ class Drive:
         agree_on_sizes(self.tree, self.stagings)
         recover(self.tree, self.stagings)
         self.chunks = Chunks(cache, places.cache)
-        past_bytes = choices.cache_size_bytes // _PAST_SHARE
+        past_bytes = choices.cache_size_bytes // PAST_SHARE
         self.budget = Budget(
             choices.cache_size_bytes - past_bytes,
             self.chunks,
@@ -143,6 +142,7 @@ class Drive:
         device = DeviceId(account.device)
         self.conflicts = Conflicts(self.volume, self.versions, self.restore, service, self._space, device)
         self.counting = Counting(self.tree, traffic, self.reader.counters)
+        self.keeping = Keeping(self.budget, self.chunks, self.stagings, self.past, self.pins, self.counting)
         self.operations = (
             Delivering(self.volume, self.versions, self._deliver)
             if choices.sync == "remote"

@@ -159,6 +159,20 @@ def load_choices(file: Path, overrides: dict[str, str] | None = None) -> Choices
     return _checked({**values, **given}, "-o")
 
 
+def choose_cache_size(file: Path, size: int) -> None:
+    """Writes `cache_size_bytes` into config.toml and leaves all else of it as it is; raises SettingsError."""
+    if size < _LEAST_CACHE_BYTES:
+        raise SettingsError("The least that a cache may take is 16M.")
+    load_choices(file)
+    try:
+        lines = file.read_text().splitlines()
+    except FileNotFoundError:
+        lines = []
+    kept = [line for line in lines if not re.match(r"\s*cache_size_bytes\s*=", line)]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_private(file, "\n".join([f"cache_size_bytes = {size}", *kept, ""]).encode())
+
+
 def _checked(values: dict[str, object], source: str) -> Choices:
     try:
         chosen = msgspec.convert(values, _Chosen)

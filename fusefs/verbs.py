@@ -76,6 +76,9 @@ class Verbs:
             "pin": self._pin,
             "unpin": self._unpin,
             "pins": self._pins,
+            "cache": self._cache,
+            "cache-trim": self._cache_trim,
+            "cache-limit": self._cache_limit,
             "stop": self._stop,
         }
 
@@ -327,6 +330,16 @@ class Verbs:
             {"path": os.fsdecode(self._drive.tree.path_of(node)) or self._point, **asdict(one)}
             for node, one in sorted(kept.items())
         ]
+
+    async def _cache(self, _: Fields) -> object:
+        await trio.lowlevel.checkpoint()
+        return self._drive.keeping.told()
+
+    async def _cache_trim(self, fields: Fields) -> object:
+        return await self._drive.keeping.trim(int(fields["to"]))
+
+    async def _cache_limit(self, fields: Fields) -> object:
+        return await self._drive.keeping.limit(int(fields["bytes"]))
 
     def _pinned_paths(self) -> list[str]:
         return [os.fsdecode(self._drive.tree.path_of(node)) or self._point for node in self._drive.pins.pinned()]

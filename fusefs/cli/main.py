@@ -187,6 +187,35 @@ def unpin(path: str) -> None:
     pinning.unpin(path)
 
 
+@satchel.group(invoke_without_command=True, short_help="Say what this machine keeps, trim it, bound it.")
+@_json
+@click.pass_context
+def cache(context: click.Context, as_json: bool) -> None:
+    """Say how full the cache is, of what, and how often it had what was read."""
+    from fusefs.cli import caching  # noqa: PLC0415
+
+    if context.invoked_subcommand is None:
+        caching.show(as_json=as_json)
+
+
+@cache.command()
+@click.option("--to", metavar="SIZE", help="Only until no more than this is used, such as 2G.")
+def trim(to: str | None) -> None:
+    """Drop what can be fetched again; what is pinned or not on the server yet stays."""
+    from fusefs.cli import caching  # noqa: PLC0415
+
+    caching.trim(to)
+
+
+@cache.command("limit")
+@click.argument("size")
+def cache_limit(size: str) -> None:
+    """Let the cache take at most SIZE (such as 20G), from now on and after restarts."""
+    from fusefs.cli import caching  # noqa: PLC0415
+
+    caching.limit(size)
+
+
 @satchel.command(short_help="Count what went over the wire.")
 @_json
 def stats(as_json: bool) -> None:

@@ -1,0 +1,53 @@
+"""Caching: what this machine keeps of the drive."""
+
+import json
+from typing import Any
+
+from fusefs import settings
+from fusefs.cli.asking import ask, places
+from fusefs.cli.standing import size
+from fusefs.control import NoDaemon
+
+
+def show(*, as_json: bool) -> None:
+    """Prints how full the cache is, of what, and how often it had what was read; raises Refused."""
+    found = ask("cache")
+    print(json.dumps(found, indent=2) if as_json else "\n".join(told(found)))
+
+
+def told(found: dict[str, Any]) -> list[str]:
+    """The lines that a person reads."""
+    reads = found["hits"] + found["misses"]
+    kept = found["used_bytes"] - found["unsent_bytes"]
+    return [
+        f"{size(found['used_bytes'])} of {size(found['limit_bytes'])} are used.",
+        f"  Kept    {size(kept)}, which can be fetched again; of it pinned: at most {size(found['pinned_bytes'])}",
+        f"  Unsent  {size(found['unsent_bytes'])}, which is on this machine only and never dropped",
+        f"  Disk    {size(found['disk_free_bytes'])} free; the last {size(found['floor_bytes'])} are left to others",
+        f"  Reads   {100 * found['hits'] / reads:.1f} % of {reads} were answered from here"
+        if reads
+        else "  Reads   none",
+    ]
+
+
+def trim(to: str | None) -> None:
+    """Drops what can be fetched again, or as much as brings the cache down to this size; raises Refused."""
+    target = settings.size_bytes(to, "--to") if to is not None else 0
+    found = ask("cache-trim", seconds=None, to=target)
+    print(f"{size(found['freed_bytes'])} were dropped; {size(found['used_bytes'])} are used.")
+    if found["used_bytes"] > target:
+        print("What is left is pinned, in use or not on the server yet.")
+
+
+def limit(text: str) -> None:
+    """Keeps a new limit in config.toml, and has the daemon keep to it at once; raises Refused."""
+    bound = settings.size_bytes(text, "SIZE")
+    settings.choose_cache_size(places().choices_file, bound)
+    try:
+        found = ask("cache-limit", seconds=None, bytes=bound)
+    except NoDaemon:
+        print(f"The cache takes at most {size(bound)} from the next mount on.")
+        return
+    print(f"The cache takes at most {size(bound)} from now on; {size(found['used_bytes'])} are used.")
+    if found["used_bytes"] > found["limit_bytes"]:
+        print("That is more: what is pinned, in use or not on the server yet stays, and writers wait.")

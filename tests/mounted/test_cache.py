@@ -1,0 +1,61 @@
+"""`satchel cache`: what this machine keeps, told, trimmed and bounded; and a small disk under it."""
+
+import os
+import tomllib
+from typing import Any
+
+import pytest
+
+from tests.mounted.trees import until
+
+pytestmark = pytest.mark.mounted
+
+MIB = 1 << 20
+
+
+def test_the_cache_is_told_trimmed_and_bounded(device: Any, server: Any) -> None:
+    desk = device("desk", cache_size_bytes=64 * MIB, read_seconds=1)
+    for name in ("pinned", "other", "third"):
+        (desk.path / name).write_bytes(os.urandom(8 * MIB))
+    desk.wait()
+    desk.must("pin", desk.path / "pinned")
+    found = desk.ask("cache")
+    assert found["used_bytes"] >= 24 * MIB
+    assert found["unsent_bytes"] == 0
+    assert until(lambda: desk.ask("cache")["pinned_bytes"] == 8 * MIB, 10.0)
+    assert "are used" in desk.must("cache")
+
+    # Above what is used: nothing goes.
+    assert "0 bytes were dropped" in desk.must("cache", "trim", "--to", "60M")
+    assert "What is left is pinned" in desk.must("cache", "trim")
+    assert 8 * MIB <= desk.ask("cache")["used_bytes"] < 9 * MIB
+    desk.holds("pinned", 8 * MIB)
+    desk.holds("other", 0)
+
+    desk.must("cache", "limit", "20M")
+    assert tomllib.loads((desk.home / "config/config.toml").read_text()) == {
+        "cache_size_bytes": 20 * MIB,
+        "read_seconds": 1,
+    }
+    for name in ("other", "third", "other", "third"):
+        assert len((desk.path / name).read_bytes()) == 8 * MIB
+        assert desk.ask("cache")["used_bytes"] <= 20 * MIB
+    assert desk.cli("cache", "limit", "1M").returncode == 1
+
+    # What the server does not have is never dropped.
+    server.stop()
+    (desk.path / "offline").write_bytes(b"o" * 4 * MIB)
+    assert "not on the server yet" in desk.must("cache", "trim")
+    assert desk.ask("cache")["unsent_bytes"] == 4 * MIB
+    desk.remount()
+    assert desk.ask("cache")["limit_bytes"] < 20 * MIB
+    assert (desk.path / "offline").read_bytes() == b"o" * 4 * MIB
+    server.start()
+    desk.wait()
+
+
+def test_a_limit_for_an_unmounted_drive_is_kept_for_the_next_mount(device: Any) -> None:
+    desk = device("desk", mount=False)
+    assert "from the next mount on" in desk.must("cache", "limit", "100M")
+    desk.mount()
+    assert 90 * MIB < desk.ask("cache")["limit_bytes"] <= 100 * MIB
