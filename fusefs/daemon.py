@@ -118,6 +118,7 @@ async def run(planned: Plan, state: Store, cache: Store, ready: Callable[[], Non
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(drive.run)
+                nursery.start_soon(service.keep_ready)
                 nursery.start_soon(_serve, nursery.cancel_scope)
                 nursery.start_soon(_end_on_signal, verbs, planned.point, nursery.cancel_scope)
                 nursery.start_soon(_end_with_the_mount, planned.point, nursery.cancel_scope)

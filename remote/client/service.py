@@ -51,6 +51,10 @@ class HttpService:
         self._session = session
         self._transfer = Transfer(session)
 
+    async def keep_ready(self) -> None:
+        """While it runs, a connection waits for the first read after anything is asked: to connect takes as long."""
+        await self._session.keep_ready()
+
     async def spaces(self) -> Spaces:
         """The spaces of the device's user."""
         return await self._session.ask(Spaces, "GET", "v1/spaces")

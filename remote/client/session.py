@@ -68,6 +68,7 @@ class Session:
         self._waiting = waiting
         self._lines = lines
         self._allow_insecure = allow_insecure
+        self._asked = trio.Event()
         # One decoder for each kind of message: making one costs more than using it.
         self._decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {}
         self._headers = {
@@ -90,10 +91,18 @@ class Session:
 
         Raises TooLarge before sending more than `body_max` bytes: a server need not read so much to refuse it.
         """
+        self._asked.set()
         body = None if request is None else _encoder.encode(request)
         if body is not None and len(body) > body_max:
             raise TooLarge(f"The request has {len(body)} bytes; at most {body_max} are allowed.")
         return await self.patience.over(lambda scope: self._once(scope, self._messages, kind, method, path, body))
+
+    async def keep_ready(self) -> None:
+        """Has a connection ready for content whenever something is asked: who looks at names soon reads."""
+        while not self.is_proxied:
+            await self._asked.wait()
+            self._asked = trio.Event()
+            await self._lines.make_ready(self._base)
 
     async def ask_once(
         self, kind: type[Message], method: str, path: str, request: msgspec.Struct | None = None

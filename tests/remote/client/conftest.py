@@ -38,6 +38,7 @@ class Peer:
 
     script: Script | None = None
     requests: list[Request] = field(default_factory=list)
+    connections: int = 0
     url: str = ""
 
     @staticmethod
@@ -62,6 +63,7 @@ class Peer:
         self.script = script
 
     async def serve(self, stream: trio.SocketStream) -> None:
+        self.connections += 1
         unread = b""
         try:
             while True:

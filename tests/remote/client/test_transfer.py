@@ -27,6 +27,7 @@ from remote.protocol.messages import (
     Problem,
     PutAnswer,
     PutRequest,
+    Spaces,
     UrlsAnswer,
     UrlsRequest,
     WantAnswer,
@@ -532,6 +533,29 @@ def items(parts: Sequence[ChunkPart], held: dict[ChunkId, bytes]) -> bytes:
     """The body of an answer to `chunks/read`."""
     heads = [Head(part.id, part.first, part.frames, len(held[part.id])) for part in parts]
     return b"".join(head.pack() + held[head.id] for head in heads)
+
+
+async def test_the_first_read_after_a_question_finds_a_connection_ready(open_peer: OpenPeer) -> None:
+    chunks = made(50_000)
+    parts = [ChunkPart(chunk, 0, 1) for chunk in chunks]
+    async with (
+        open_peer() as peer,
+        connect(peer.url, "token", patience=QUICK) as service,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(service.keep_ready)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not peer.connections, "nobody asked for anything"
+        peer.answer(peer.message(Spaces((), 5)))
+        await service.spaces()
+        with trio.fail_after(5):
+            while not any(service._session._lines._idle.values()):
+                await trio.lowlevel.checkpoint()
+        before = peer.connections
+        peer.answer(peer.reply(200, items(parts, chunks), content_type=PARTS_TYPE))
+        await service.read_parts(SPACE, parts, lambda _chunk, _first, _frames, _data: None)
+        assert peer.connections == before == 2
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_cut_answer_goes_on_with_the_parts_that_are_missing(open_peer: OpenPeer) -> None:
