@@ -125,6 +125,7 @@ class Drive:
         push = Push(pull, self.tree, self.stagings, self.chunks, upload)
         self.pins = Pins(self.tree, self.reader, pull.list_folder)
         self.sync = Sync(self.tree, pull, push, is_walking=choices.background_listing)
+        self.files.is_online = lambda: self.sync.is_online
         self.volume = Volume(
             self.tree,
             self.files,

@@ -3,6 +3,7 @@
 A file that is open keeps working whatever happens to its names. What was written becomes part of the tree at `flush`.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -21,8 +22,12 @@ from remote.protocol.cutting import Buffer
 from remote.protocol.ids import NodeId
 from remote.protocol.nodes import EMPTY, FILE_SIZE_MAX, Manifest, NodeState
 
+log = logging.getLogger(__name__)
+
 SIZE_MAX: Final = FILE_SIZE_MAX
 _ROOM_SECONDS: Final = 60.0
+_ROOM_AWAY_SECONDS: Final = 3.0
+"""How long a writer waits for uploads to make room: with the server, and without it, when it is to say so soon."""
 _OPEN_SECONDS: Final = 30.0
 _PAUSE_SECONDS: Final = 5.0
 """A file that was written to for so long without a flush is flushed at the next pause of so long."""
@@ -75,6 +80,8 @@ class OpenFiles:
         self._files: dict[NodeId, OpenFile] = {}
         self.fetched: set[NodeId] = set()
         """Files of which more may be held than the kernel was told (st_blocks): they were read, and closed since."""
+        self.is_online: Callable[[], bool] = lambda: True
+        """Whether the server can be reached: then what was written is being sent, which makes room."""
         # A write waited for room in vain, and nothing was sent since.
         self._is_full = False
         # Orphans whose node came back from elsewhere, and was opened anew.
@@ -315,8 +322,11 @@ class OpenFiles:
         # The kernel writes one file back after the other: the wait of the first is that of all.
         is_in_vain = file.is_refused or self._is_full or own_bytes >= self._stagings.total_bytes
         try:
-            await self._budget.wait_for_room(n, 0.0 if is_in_vain else _ROOM_SECONDS)
-        except DiskFull:
+            seconds = _ROOM_SECONDS if self.is_online() else _ROOM_AWAY_SECONDS
+            await self._budget.wait_for_room(n, 0.0 if is_in_vain else seconds)
+        except DiskFull as error:
+            if not self._is_full:
+                log.warning("programs cannot write: %s", error)
             file.is_refused = self._is_full = True
             raise
         file.is_refused = self._is_full = False

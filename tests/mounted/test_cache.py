@@ -1,7 +1,12 @@
 """`satchel cache`: what this machine keeps, told, trimmed and bounded; and a small disk under it."""
 
+import errno
 import os
+import subprocess
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,3 +64,56 @@ def test_a_limit_for_an_unmounted_drive_is_kept_for_the_next_mount(device: Any) 
     assert "from the next mount on" in desk.must("cache", "limit", "100M")
     desk.mount()
     assert 90 * MIB < desk.ask("cache")["limit_bytes"] <= 100 * MIB
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A disk of 48 MiB, where a device's home can lie."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+def test_on_a_disk_that_is_full_nothing_that_was_closed_is_lost(tmp_path: Path, device: Any, server: Any) -> None:
+    with small_disk(tmp_path / "desk"):
+        desk = device("desk", read_seconds=1)
+        desk.expects("Logging error", "Traceback", "No space left")
+        server.stop()
+        # Somebody else fills the disk meanwhile.
+        others = desk.home / "others"
+        others.write_bytes(bytes(16 * MIB))
+        closed = fill(desk.path)
+        assert 10 < closed < 48
+        # All of it, not only what Satchel leaves to others.
+        with suppress(OSError):
+            others.write_bytes(bytes(48 * MIB))
+        with pytest.raises(OSError, match="No space left"):
+            (desk.path / "more").write_bytes(bytes(MIB))
+        desk.kill()
+        others.unlink()
+        desk.mount()
+        for number in range(closed):
+            assert (desk.path / f"{number}").read_bytes() == bytes([number]) * MIB
+        server.start()
+        # Room again, as it is sent.
+        for number in range(64, 128):
+            (desk.path / f"{number}").write_bytes(bytes([number]) * MIB)
+        desk.wait()
+        assert {f"{number}" for number in (*range(closed), *range(64, 128))} <= set(os.listdir(desk.path))
+        desk.umount()
+
+
+def fill(folder: Path) -> int:
+    """How many files of a MiB could be written and closed before there was no room."""
+    for number in range(64):
+        try:
+            (folder / f"{number}").write_bytes(bytes([number]) * MIB)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return number
+    raise AssertionError("there is room for more than the disk has")
