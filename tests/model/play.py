@@ -96,6 +96,7 @@ class Play:
         self.removals: dict[NodeId, Removal] = {}
         self.edits: dict[NodeId, list[tuple[int, int]]] = defaultdict(list)
         self.kinds: dict[Name, set[Kind]] = defaultdict(set)
+        self.made: set[NodeId] = {ROOT}
         self.called: dict[NodeId, set[Name]] = defaultdict(set)
         self.named: dict[Name, list[tuple[int, int]]] = defaultdict(list)
         self.held: list[tuple[Device, Handle, bytes]] = []
@@ -174,6 +175,10 @@ class Play:
             if name.parent:
                 self.edits[name.parent].append((device.number, self.clock.last_ns))
 
+    def _made(self, device: Device, node: NodeId) -> None:
+        self.made.add(node)
+        self._named(device, node)
+
     def _named(self, device: Device, node: NodeId) -> None:
         record = device.tree.record(node)
         if record is None or record.local is None:
@@ -225,18 +230,18 @@ class Play:
     async def _create(self, device: Device, x: int, y: int) -> None:
         folder, name = self._folder(device, x), NAMES[y % len(NAMES)]
         node = await device.volume.make(folder, name, stat.S_IFREG | 0o644, ME)
-        self._named(device, node)
+        self._made(device, node)
         await self._put(device, node, self._content(device, x + y))
 
     async def _mkdir(self, device: Device, x: int, y: int) -> None:
         node = await device.volume.make(self._folder(device, x), NAMES[y % len(NAMES)], stat.S_IFDIR | 0o755, ME)
-        self._named(device, node)
+        self._made(device, node)
 
     async def _symlink(self, device: Device, x: int, y: int) -> None:
         name = NAMES[y % len(NAMES)]
         target = NAMES[x % 2]
         node = await device.volume.make(self._folder(device, x), name, stat.S_IFLNK | 0o777, ME, target=target)
-        self._named(device, node)
+        self._made(device, node)
 
     async def _write(self, device: Device, x: int, y: int) -> None:
         _, node = self._pick(device, x, [Kind.FILE])
@@ -314,7 +319,7 @@ class Play:
         """As an editor saves: a new file renamed over the old one."""
         name, node = self._pick(device, x, [Kind.FILE])
         temporary = await device.volume.make(name.parent, b".tmp%d" % device.number, stat.S_IFREG | 0o600, ME)
-        self._named(device, temporary)
+        self._made(device, temporary)
         data = self._content(device, y)
         await self._put(device, temporary, data)
         if y % 3 == 0:
@@ -520,6 +525,7 @@ class Play:
         """What nobody removed is there, or became one with another of its name; and no node was made by itself."""
         called = {node: {name.name for name in names} for node, names in self.called.items()}
         for node, version in self.server.now.items():
+            assert node in self.made, f"nobody made node {node}: something was made again under another id"
             if version.state is None and node not in self.removals:
                 mine = called.get(node, set())
                 assert any(mine & called[other] for other in called if other != node), f"node {node} is gone"
