@@ -144,8 +144,9 @@ class News:
         if kept == state.names:
             self._edit.put(node, record)
             return
-        hidden = replace(record, local=replace(state, names=kept), is_dirty=True, synced=record.agreed)
-        self._put(node, hidden, 0)
+        for name in set(state.names) - set(kept):
+            record = _hidden(record, name)
+        self._put(node, record, 0)
 
     def _keep(self, record: Record, version: NodeVersion) -> None:
         node = version.node
@@ -244,8 +245,13 @@ class News:
         revived = replace(record, local=record.synced, is_dirty=False, synced=None)
         for name in record.synced.names:
             holder = self._edit.holder(name)
-            if holder is not None and holder != folder:
+            if holder is None or holder == folder:
+                continue
+            if self._edit.get(holder).is_dirty:
                 revived = self._yield(holder, name, folder, revived, name, 0)
+            else:
+                # The server gave the name to that one, and is about to tell where the folder is now.
+                revived = _hidden(revived, name)
         self._put(folder, revived, 0)
 
     # Names that were given twice
@@ -264,23 +270,23 @@ class News:
         """Makes `loser`, whose name is `own`, give way to `node` in `name`; returns what the node's record becomes.
 
         Nodes of one kind become one: what `loser` holds goes into the node, or is kept as a version of it. One that is
-        clean does so only when it `is_moved` with its folder: otherwise the server is about to tell where it is now.
+        clean does so only when it `is_moved` with its folder.
         """
         other = self._edit.get(loser)
         mine, theirs = other.local, record.local
         if mine is None or theirs is None:
             return record
         waiting = self._edit.news_of(loser)
-        if (
+        is_told = (
             waiting is not None
             and mine.kind is not Kind.FOLDER
             and (waiting.state is None or own not in waiting.state.names)
-        ):
-            # The server took the name from it, in news that waits here: until then it is not shown there.
-            hidden = replace(other, local=_without(mine, own), is_dirty=True, synced=other.agreed)
-            self._put(loser, hidden, 0)
+        )
+        if is_told or not (other.is_dirty or is_moved):
+            # The server took the name from it, in news that waits here or is about to come: until then it is not shown.
+            self._put(loser, _hidden(other, own), 0)
             return record
-        if (other.is_dirty or is_moved) and mine.kind is theirs.kind:
+        if mine.kind is theirs.kind:
             # News waits until a folder is listed (see `_unlisted`); a move that is undone cannot.
             if mine.kind is Kind.FOLDER and other.is_listed:
                 self._move_children(loser, node)
@@ -421,6 +427,12 @@ class News:
 def _renamed(state: NodeState, old: Name, name: bytes, parent: NodeId | None = None) -> NodeState:
     new = Name(old.parent if parent is None else parent, name)
     return replace(state, names=tuple(new if own == old else own for own in state.names))
+
+
+def _hidden(record: Record, name: Name) -> Record:
+    """Without this name, until news tells which it has now; the planner leaves a node without any alone."""
+    assert record.local is not None
+    return replace(record, local=_without(record.local, name), is_dirty=True, synced=record.agreed)
 
 
 def _without(state: NodeState, name: Name) -> NodeState:

@@ -156,7 +156,7 @@ class Planner:
         moved: list[NodeId] = []
         for _ in range(4_096):
             record = self._tree.record(folder)
-            if record is None or record.local is None or record.local.names[0].parent == 0:
+            if record is None or record.local is None or not record.local.names or record.local.names[0].parent == 0:
                 break
             if record.is_dirty and (record.synced is None or record.synced.names != record.local.names):
                 moved.append(folder)
@@ -198,9 +198,15 @@ class Planner:
         return plan
 
     def _waits(self, node: NodeId, is_any_waiting: bool) -> bool:
-        """Whether the node cannot be sent now; `is_any_waiting`: there is news that could not be merged yet."""
+        """Whether the node cannot be sent now; `is_any_waiting`: there is news that could not be merged yet.
+
+        One without a name is hidden until news comes of it.
+        """
+        record = self._tree.record(node)
+        is_hidden = record is not None and record.local is not None and not record.local.names
         return (
-            self._troubles.holds_back(node, self.planned_at)
+            is_hidden
+            or self._troubles.holds_back(node, self.planned_at)
             or self._mount.is_held(node)
             or (is_any_waiting and self._tree.news_of(node) is not None)
         )

@@ -75,7 +75,7 @@ class Repeater:
                 told.differences[node] = difference
                 for name in names:
                     self._place(name.parent, told)
-                if after is None and before is not None and before.kind is Kind.FOLDER:
+                if after is None and before is not None and before.kind is Kind.FOLDER and before.names:
                     told.places[node] = before.names[0]
         return told
 

@@ -101,7 +101,7 @@ class Siblings:
                 if len(page) == _PAGE:
                     continue
                 record = self._tree.record(folder)
-                if folder == self._top or record is None or record.local is None:
+                if folder == self._top or record is None or record.local is None or not record.local.names:
                     return
                 folder, after = record.local.names[0].parent, record.local.names[0].name
 

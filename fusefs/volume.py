@@ -98,7 +98,7 @@ class Volume:
     def parent(self, folder: NodeId) -> NodeId:
         """The folder that a folder is in; the root is in itself."""
         state = self.record(folder).local
-        return folder if folder == ROOT or state is None else state.names[0].parent
+        return folder if folder == ROOT or state is None or not state.names else state.names[0].parent
 
     async def _ensure_listed(self, folder: NodeId) -> None:
         record = self.record(folder)
@@ -332,9 +332,11 @@ class Volume:
         while folder != ROOT:
             if folder == node:
                 raise Invalid("A folder cannot be moved into itself.")
-            state = self.record(folder).local
-            assert state is not None
-            folder = state.names[0].parent
+            above = self.parent(folder)
+            if above == folder:
+                # Hidden until news tells where it is: nobody can name it meanwhile.
+                return
+            folder = above
 
     def _remove_name(self, edit: Edit, node: NodeId, state: NodeState, name: Name, now_ns: int) -> None:
         names = tuple(own for own in state.names if own != name)

@@ -861,6 +861,24 @@ def test_a_listing_that_began_before_the_journal_was_lost_is_asked_for_again() -
     in_world(scene)
 
 
+def test_a_name_that_changed_hands_while_the_journal_was_lost_leads_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(world: World) -> None:
+        await make_folder(world.one, b"x")
+        await make_folder(world.one, b"d")
+        await world.quiet()
+        world.two.wire.set_up(False)
+        await world.one.volume.rmdir(ROOT, b"d")
+        await world.one.volume.rename(ROOT, b"x", ROOT, b"d", 0)
+        await quiet(world.one)
+        world.server.floor = world.server.head
+        await world.quiet()
+        assert world.names() == {b"d"}
+
+    # The news of who has the name now comes before that of who had it.
+    monkeypatch.setattr("cache.pull._AT_ONCE", 1)
+    in_world(scene)
+
+
 def test_what_is_removed_while_its_first_commit_is_answered_and_the_journal_is_lost_does_not_stay() -> None:
     async def scene(world: World) -> None:
         def overtake(commit: Commit) -> None:
