@@ -14,6 +14,7 @@ from fusefs.control import Exit, Refused
 from fusefs.options import parse_options
 
 COMMANDS = {
+    "cache",
     "login",
     "logout",
     "mount",
@@ -68,6 +69,9 @@ def test_the_promised_commands_are_there() -> None:
         ["wait", "--timeout", "-1"],
         ["restore", "x"],
         ["status", "--jason"],
+        ["pin"],
+        ["pin", "--list", "x"],
+        ["cache", "limit"],
     ],
 )
 def test_what_is_no_command_is_a_fault_of_use(monkeypatch: pytest.MonkeyPatch, args: list[str]) -> None:
