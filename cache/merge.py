@@ -6,7 +6,7 @@ table in ARCHITECTURE, "State of a node"; each branch below is one of its rows.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
@@ -16,6 +16,8 @@ from remote.protocol.ids import NodeId
 from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
 
 T = TypeVar("T")
+
+_EXECUTABLE: Final = 0o111
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _merge(record: Record, here: NodeState, news: NodeVersion, there: NodeState,
     merged = NodeState(
         kind=here.kind,
         names=_merge_names(agreed.names if agreed else (), here.names, there.names, here.kind, is_local_newer),
-        mode=pick(lambda state: state.mode),
+        mode=_merge_modes(agreed, here, there, pick(lambda state: state.mode)),
         uid=pick(lambda state: state.uid),
         gid=pick(lambda state: state.gid),
         mtime_ns=source.mtime_ns if is_content_here or is_content_there else pick_time(lambda state: state.mtime_ns),
@@ -146,6 +148,21 @@ def _merge(record: Record, here: NodeState, news: NodeVersion, there: NodeState,
         overrides=news.rev if is_conflict and takes_local else record.overrides,
     )
     return Settled(settled, is_local_lost=is_conflict and not takes_local)
+
+
+def _merge_modes(agreed: NodeState | None, here: NodeState, there: NodeState, picked: int) -> int:
+    """Whether a file can be executed is a field of its own: one who changed nothing else leaves the rest to the other.
+
+    `picked`: whose mode counts when both changed more than that.
+    """
+    if agreed is None or here.kind is not Kind.FILE or agreed.mode in (here.mode, there.mode):
+        return picked
+    for one, other in ((here, there), (there, here)):
+        if one.mode & ~_EXECUTABLE == agreed.mode & ~_EXECUTABLE:
+            rest = other.mode & ~_EXECUTABLE
+            # Who may read it may then execute it, as in `chmod +x` by those who usually may do both.
+            return rest | (rest >> 2 & _EXECUTABLE) if one.mode & _EXECUTABLE else rest
+    return picked
 
 
 def _merge_names(

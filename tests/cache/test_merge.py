@@ -97,11 +97,33 @@ def test_content_here_and_permissions_elsewhere_both_count(newer: bool) -> None:
 
 @pytest.mark.parametrize("newer", [True, False])
 def test_permissions_on_both_sides_the_newer_wins(newer: bool) -> None:
-    after = settled(dirty(file(mode=0o755), file()), news(file(mode=0o600)), newer=newer).record
+    after = settled(dirty(file(mode=0o664), file()), news(file(mode=0o600)), newer=newer).record
     assert after is not None
     assert after.local is not None
-    assert after.local.mode == (0o755 if newer else 0o600)
+    assert after.local.mode == (0o664 if newer else 0o600)
     assert after.is_dirty == newer
+
+
+@pytest.mark.parametrize("newer", [True, False])
+@pytest.mark.parametrize(
+    ("agreed", "here", "there", "merged"),
+    [
+        (0o644, 0o755, 0o600, 0o700),
+        (0o644, 0o600, 0o755, 0o700),
+        (0o755, 0o644, 0o750, 0o640),
+        (0o755, 0o750, 0o644, 0o640),
+        (0o644, 0o755, 0o755, 0o755),
+        (0o644, 0o755, 0o2664, 0o2775),
+    ],
+)
+def test_the_executable_bit_and_other_permissions_both_count(
+    newer: bool, agreed: int, here: int, there: int, merged: int
+) -> None:
+    record = dirty(file(mode=here), file(mode=agreed))
+    after = settled(record, news(file(mode=there)), newer=newer).record
+    assert after is not None
+    assert after.local is not None
+    assert after.local.mode == merged
 
 
 def test_extended_attributes_merge_one_by_one() -> None:
