@@ -27,6 +27,8 @@ _COPY: Final = 8 << 20
 _NAME: Final = re.compile("[0-9a-f]{16}")
 
 BlobId = NewType("BlobId", int)
+Sums = Sequence[int]
+"""The xxh3 sum of each frame of a chunk."""
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]

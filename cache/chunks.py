@@ -330,11 +330,11 @@ class Chunks:
         self._keep_pace()
 
     async def adopt(
-        self, path: Path, pieces: Sequence[tuple[Entry, int]], sums: Sequence[Sequence[int]] | None = None
+        self, path: Path, pieces: Sequence[tuple[Entry, int]], sums: Sequence[blobs.Sums | None] | None = None
     ) -> None:
         """Takes the file at `path` for the cache's own, with chunks whole at these offsets; raises DiskFull, OSError.
 
-        `sums`: `blobs.sums_of` of each piece, if the caller had the bytes in hand. A chunk held already stays where
+        `sums`: `blobs.sums_of` of each piece, where the caller had the bytes in hand. A chunk held already stays where
         it is. When this fails, the file may still be at `path` or be gone.
         """
         blob = self._new_blob()

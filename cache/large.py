@@ -1,6 +1,7 @@
 """Large: what changed in a staging of any size becomes chunks and deltas that the server holds, in bounded memory."""
 
 import os
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +12,12 @@ from weakref import WeakKeyDictionary
 import trio
 
 from cache import patches
+from cache.blobs import Sums, sums_of
 from cache.chunks import Chunks
 from cache.errors import CacheError
 from cache.patches import Item, Patch
 from cache.plain import Known
-from cache.prepared import Prepared
+from cache.prepared import Own, Prepared
 from cache.reader import Reader
 from cache.similar import tell
 from cache.staging import Staging, Stretch
@@ -28,10 +30,16 @@ from remote.protocol.nodes import Base, Entry, Manifest
 from remote.protocol.sealing import Sealed, plain_hash, seal
 from remote.protocol.service import Service
 
-_BATCH_BYTES: Final = 8 << 20
-_SENDERS: Final = 2
+_BATCH_BYTES: Final = 5 << 20
+"""Content that is sealed and sent together: the server waits once for its disk."""
+_SENDERS: Final = 3
+"""Batches of a file that are at work at a time: most of them only wait for the server."""
+_SEALERS: Final = 2
+"""Batches that are hashed and sealed at a time: these take twice their size of memory."""
 _UNSENT_MAX: Final = 256 << 10
 _LEAVES_KEPT: Final = 64
+_SUMS_KEPT: Final = 4_096
+"""Chunks of one file whose sums are kept until it is the cache's; others are read once more for them."""
 _HOLE: Final = (ChunkId(b""), b"")
 _NO_HASH: Final = PlainHash(b"")
 
@@ -47,8 +55,8 @@ class _Piece:
     offset: int
     length: int
     data: Buffer
-    hash: PlainHash
     base: Base | None = None
+    hash: PlainHash = _NO_HASH
 
 
 @dataclass
@@ -67,6 +75,8 @@ class _Attempt:
     """Small sealed chunks, to be sent together."""
     small: dict[ChunkId, Buffer] = field(default_factory=dict)
     """Content of leaves and deltas, to be kept here."""
+    sums: dict[ChunkId, Sums] = field(default_factory=dict)
+    """Of chunks that were read here: to keep them, nobody needs to read them again."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ class Large:
         self._secret = secret
         self._reader = reader
         self._chunks = chunks
+        self._sealers = trio.CapacityLimiter(_SEALERS)
         self._earlier: WeakKeyDictionary[Staging, _Earlier] = WeakKeyDictionary()
 
     async def prepare(self, staging: Staging, replaced: Callable[[], Manifest | None]) -> Prepared:
@@ -184,7 +195,7 @@ class Large:
                 delta = found.get(span.kept) if span.kept is not None else None
                 if delta is not None:
                     plain = deltas.encode(delta.patch.base, delta.patch.parts(delta.parts, read))
-                    batch.append(_Piece(position, span.offset, span.length, plain, _NO_HASH, delta.patch.base))
+                    batch.append(_Piece(position, span.offset, span.length, plain, delta.patch.base))
                 elif span.kept is not None:
                     attempt.items.append(items[span.kept])
                     continue
@@ -192,7 +203,7 @@ class Large:
                     attempt.items.append(Entry(*_HOLE, span.length))
                     continue
                 else:
-                    batch.append(_Piece(position, span.offset, span.length, data, plain_hash(data)))
+                    batch.append(_Piece(position, span.offset, span.length, data))
                 attempt.items.append(None)
                 batched += len(batch[-1].data)
                 if batched >= _BATCH_BYTES:
@@ -238,25 +249,31 @@ class Large:
     async def _send(self, batch: list[_Piece], attempt: _Attempt) -> None:
         """Makes the server hold these pieces, sealing only those that it does not hold yet."""
         whole = [piece for piece in batch if piece.base is None]
-        known = {piece.hash: self._chunks.known_plain(piece.hash) for piece in whole}
-        sizes = {found.id: found.sealed_size for found in known.values() if found is not None}
-        missing = await self._service.wanted(self._space, sizes) if sizes else set()
-        todo = {piece.hash: piece for piece in whole if (found := known[piece.hash]) is None or found.id in missing}
-        told = await self._told(todo, attempt)
-        todo = {digest: piece for digest, piece in todo.items() if digest not in told}
-        sealed = await trio.to_thread.run_sync(_seal_all, list(todo.values()), self._secret)
-        for piece in batch:
-            if piece.base is not None:
-                self._add_delta(piece, attempt)
-        # What was read of the file is not needed any more: sending may take long.
-        for piece in whole:
-            piece.data = b""
+        async with self._sealers:
+            sums = await trio.to_thread.run_sync(_look_at, whole)
+            known = {piece.hash: self._chunks.known_plain(piece.hash) for piece in whole}
+            sizes = {found.id: found.sealed_size for found in known.values() if found is not None}
+            missing = await self._service.wanted(self._space, sizes) if sizes else set()
+            todo = {piece.hash: piece for piece in whole if (found := known[piece.hash]) is None or found.id in missing}
+            told = await self._told(todo, attempt)
+            todo = {digest: piece for digest, piece in todo.items() if digest not in told}
+            sealed = await trio.to_thread.run_sync(_seal_all, list(todo.values()), self._secret)
+            for piece in batch:
+                if piece.base is not None:
+                    self._add_delta(piece, attempt)
+            # What was read of the file is not needed any more: sending may take long.
+            batch.clear()
+            for piece in whole:
+                piece.data = b""
         if sealed:
             await self._service.send_chunks(self._space, {one.id: one.data for one in sealed.values()})
         for digest, one in sealed.items():
             self._chunks.note_plain(digest, one.id, one.key, len(one.data))
-        for piece in whole:
-            attempt.items[piece.position] = told.get(piece.hash) or _entry(piece, sealed, known)
+        for piece, piece_sums in zip(whole, sums, strict=True):
+            entry = told.get(piece.hash) or _entry(piece, sealed, known)
+            attempt.items[piece.position] = entry
+            if len(attempt.sums) < _SUMS_KEPT:
+                attempt.sums[entry.id] = piece_sums
         if sum(map(len, attempt.unsent.values())) > _UNSENT_MAX:
             await self._flush(attempt)
 
@@ -312,8 +329,22 @@ class _Delta:
     parts: tuple[deltas.Part, ...]
 
 
+def _look_at(pieces: Sequence[_Piece]) -> list[Sums]:
+    """Gives the pieces their hashes, and returns the sums by which the cache knows their bytes."""
+    sums: list[Sums] = []
+    for piece in pieces:
+        piece.hash = plain_hash(piece.data)
+        sums.append(array("Q", sums_of(piece.data)))
+    return sums
+
+
 def _seal_all(pieces: Sequence[_Piece], secret: bytes) -> dict[PlainHash, Sealed]:
-    return {piece.hash: seal(piece.data, secret, known_hash=piece.hash) for piece in pieces}
+    """The pieces, sealed; each lets go of what was read of the file at once: memory is for what is to be sent."""
+    sealed: dict[PlainHash, Sealed] = {}
+    for piece in pieces:
+        sealed[piece.hash] = seal(piece.data, secret, known_hash=piece.hash)
+        piece.data = b""
+    return sealed
 
 
 def _entry(piece: _Piece, sealed: dict[PlainHash, Sealed], known: dict[PlainHash, Known | None]) -> Entry:
@@ -325,11 +356,11 @@ def _entry(piece: _Piece, sealed: dict[PlainHash, Sealed], known: dict[PlainHash
     return Entry(found.id, found.key, piece.length)
 
 
-def _own_chunks(attempt: _Attempt, items: Sequence[Item]) -> list[tuple[Entry, int]]:
-    """Chunks that lie in the staging's own file as they are, with their offsets."""
+def _own_chunks(attempt: _Attempt, items: Sequence[Item]) -> list[Own]:
+    """Chunks that lie in the staging's own file as they are."""
     lengths = (entry.length for entry in patches.lengths(items))
     return [
-        (item, offset)
+        Own(item, offset, attempt.sums.get(item.id))
         for item, offset in zip(items, accumulate(lengths, initial=0), strict=False)
         if isinstance(item, Entry)
         and not (item.is_hole or item.base)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
@@ -71,6 +71,8 @@ class Push:
         self._is_behind = False
         self._has_content = False
         self._answered = trio.Event()
+        self.on_taken: Callable[[], None] = lambda: None
+        """Called when a commit of ours was taken in."""
         self.edited_at = 0.0
         """When `wake` was called last."""
         self.changed = trio.Event()
@@ -231,6 +233,8 @@ class Push:
         try:
             await self._take_answer(sent, answer.rev, done)
             self._forget(())
+            # Who waits for the server need not wait for the cache.
+            self.on_taken()
         finally:
             await self._settle_content(done)
         self._limit = min(self._limit * 2, COMMIT_CHANGES)
@@ -342,7 +346,8 @@ class Push:
                 if prepared.plain is not None and prepared.manifest.entries:
                     await self._chunks.add(prepared.manifest.entries[0], prepared.plain)
                 elif prepared.pieces and path is not None:
-                    await self._chunks.adopt(path, prepared.pieces)
+                    pieces = [(piece.entry, piece.offset) for piece in prepared.pieces]
+                    await self._chunks.adopt(path, pieces, [piece.sums for piece in prepared.pieces])
             except (CacheError, OSError) as error:
                 log.info("content that was sent is not kept: %s", error)
             prepared.staging.remove()

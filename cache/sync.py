@@ -65,6 +65,7 @@ class Sync:
         self._pull = pull
         self._push = push
         self._is_walking = is_walking
+        push.on_taken = self._tell
         self._is_online = False
         self._trouble = "the server was not reached yet"
         self._caught_up = trio.Event()

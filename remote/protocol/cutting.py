@@ -20,7 +20,7 @@ Buffer = bytes | bytearray | memoryview
 Range = tuple[int, int]
 """Offset and length in bytes."""
 
-WINDOW = 8 << 20
+WINDOW = 4 << 20
 """Bytes that one `read` asks for at the most."""
 _HASH_REACH = 64
 """A cut point is decided by fewer than this many bytes in front of it, and the byte behind it."""

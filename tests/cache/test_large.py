@@ -12,6 +12,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cache.blobs import sums_of
 from cache.chunks import Chunks, open_store
 from cache.errors import ContentDamaged
 from cache.eviction import Budget
@@ -170,6 +171,23 @@ edits = st.builds(
     st.integers(1, 1_000),
     st.integers(0, 5).map(lambda one: one == 0),
 )
+
+
+async def test_what_was_sent_is_kept_without_another_look_at_it(tmp_path: Path) -> None:
+    content, server = bytes_of(9_000_000), Server()
+    async with device(tmp_path / "desk", server) as desk:
+        staging = desk.stagings.create(EMPTY)
+        staging.write(0, content)
+        prepared = await desk.prepared(staging)
+        for entry, offset, sums in prepared.pieces:
+            assert sums is not None
+            assert list(sums) == sums_of(content[offset : offset + entry.length])
+        assert sum(entry.length for entry, _, _ in prepared.pieces) == len(content)
+        assert staging.path is not None
+        pieces = [(piece.entry, piece.offset) for piece in prepared.pieces]
+        await desk.chunks.adopt(staging.path, pieces, [piece.sums for piece in prepared.pieces])
+        assert bytes(await desk.reader.read(prepared.manifest, 0, len(content))) == content
+        assert server.got_bytes == 0
 
 
 @settings(max_examples=15, deadline=None)
