@@ -189,7 +189,8 @@ class Planner:
                     continue
                 if record.staged_size <= SMALL_FILE_MAX:
                     small.add(node, record.staged_size)
-                elif len(plan.large) < large_room:
+                elif large_room[self._preparing.is_huge(record)] > 0:
+                    large_room[self._preparing.is_huge(record)] -= 1
                     plan.large.append(node)
                 else:
                     plan.is_cut = True

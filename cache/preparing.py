@@ -31,6 +31,8 @@ SMALL_BYTES: Final = 4 << 20
 """Small files in one task: at most so many, and about so many bytes."""
 _SMALL_TASKS: Final = 2
 _LARGE_TASKS: Final = 2
+_HUGE_BYTES: Final = 32 << 20
+"""Files from this size on are huge. They have as many tasks as the other large ones: a film holds up no letter."""
 _LOADED_AT_ONCE: Final = 64
 """Stagings that are looked up before programs have their turn."""
 _PREPARED_BYTES: Final = 16 << 20
@@ -52,7 +54,7 @@ class Preparing:
         self._prepared_bytes = 0
         self._running: set[NodeId] = set()
         self._small_tasks = 0
-        self._large_tasks = 0
+        self._large_tasks = {False: 0, True: 0}
         self._failure: Exception | None = None
 
     def __len__(self) -> int:
@@ -80,6 +82,11 @@ class Preparing:
         self.forget(node)
         return True
 
+    @staticmethod
+    def is_huge(record: Record | None) -> bool:
+        """Whether this is one of those files that take long to send."""
+        return record is not None and record.staged_size >= _HUGE_BYTES
+
     def forget(self, node: NodeId) -> None:
         """What was prepared of the node counts no more."""
         prepared = self._prepared.pop(node, None)
@@ -103,9 +110,9 @@ class Preparing:
         return _SMALL_TASKS - self._small_tasks if self._prepared_bytes < _PREPARED_BYTES else 0
 
     @property
-    def large_room(self) -> int:
-        """How many large files may be begun with."""
-        return _LARGE_TASKS - self._large_tasks
+    def large_room(self) -> dict[bool, int]:
+        """How many large files may be begun with: of those that are huge (True), and of the others."""
+        return {is_huge: _LARGE_TASKS - count for is_huge, count in self._large_tasks.items()}
 
     def start(self, nursery: trio.Nursery, small: Sequence[Sequence[NodeId]], large: Sequence[NodeId]) -> None:
         """Begins with these batches of small files and with these large ones: no more than there is room for."""
@@ -114,9 +121,10 @@ class Preparing:
             self._small_tasks += 1
             nursery.start_soon(self._prepare_small, batch)
         for node in large:
+            is_huge = self.is_huge(self._tree.record(node))
             self._running.add(node)
-            self._large_tasks += 1
-            nursery.start_soon(self._prepare_large, node)
+            self._large_tasks[is_huge] += 1
+            nursery.start_soon(self._prepare_large, node, is_huge)
 
     async def lost(self, lost: LostEdit) -> Prepared | None:
         """What an edit that lost had written, uploaded; None without any; raises KeyError when it is gone."""
@@ -161,7 +169,7 @@ class Preparing:
         for node, one in zip(stagings, prepared, strict=True):
             self._keep(node, one)
 
-    async def _prepare_large(self, node: NodeId) -> None:
+    async def _prepare_large(self, node: NodeId, is_huge: bool) -> None:
         try:
             await self._prepare_one(node)
         except NOT_ITS_FAULT as error:
@@ -172,7 +180,7 @@ class Preparing:
             self._troubles.note(node, error)
         finally:
             self._running.discard(node)
-            self._large_tasks -= 1
+            self._large_tasks[is_huge] -= 1
             self._went_on()
 
     async def _prepare_one(self, node: NodeId) -> None:
