@@ -1,6 +1,7 @@
 """Sync: keeps one space and its server in step, both ways, as long as it runs; survives any absence of the server."""
 
 import logging
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,8 @@ class Standing:
     """Why the server cannot be talked to, empty when it can."""
     pending_nodes: int
     stuck: tuple[Stuck, ...]
+    held: str
+    """Why nothing is sent although the server may be there, empty when all is."""
     cursor: int
     unlisted_folders: int
 
@@ -68,6 +71,7 @@ class Sync:
         push.on_taken = self._tell
         self._is_online = False
         self._trouble = "the server was not reached yet"
+        self._held = ""
         self._caught_up = trio.Event()
         self._moved = trio.Event()
         self._retry = trio.Event()
@@ -110,9 +114,17 @@ class Sync:
             trouble=self._trouble,
             pending_nodes=self._tree.dirty_count() + self._tree.store.count(Table.LOST),
             stuck=stuck,
+            held=self._held,
             cursor=self._tree.cursor,
             unlisted_folders=self._tree.unlisted_count(),
         )
+
+    def hold(self, reason: str) -> None:
+        """Sends nothing from now on but the commit that is on its way, for this reason; an empty one: goes on."""
+        if self._held and not reason:
+            self._push.retry_all()
+        self._held = reason
+        self._tell()
 
     def trouble_of(self, node: NodeId) -> str:
         """Why this node cannot be sent, empty when nothing is known to be in its way."""
@@ -148,6 +160,8 @@ class Sync:
         limit = trio.current_time() + (0.0 if self._is_given_up else away_seconds)
         while waiting := {one for one in waiting if self._tree.is_dirty(one)}:
             self._push.troubles.raise_first(waiting)
+            if self._held:
+                raise Unreachable(self._held)
             if self._is_online:
                 self._is_given_up = False
                 limit = trio.current_time() + away_seconds
@@ -289,7 +303,7 @@ class Sync:
             with self._connection() as connection:
                 if await self._pull.retry_waiting():
                     self._push.retry_all()
-                if await self._push.run_once(nursery, is_gathered=is_gathered):
+                if not self._held and await self._push.run_once(nursery, is_gathered=is_gathered):
                     if not self._is_online:
                         self._push.retry_all()
                     self._is_online, self._trouble = True, ""
@@ -307,7 +321,7 @@ class Sync:
         """Whether programs made something and paused, or made much; False: what is on its way can go on."""
         push = self._push
         if self._gathering_since is None:
-            with trio.move_on_after(push.seconds_to_next_try()):
+            with trio.move_on_after(math.inf if self._held else push.seconds_to_next_try()):
                 await push.changed.wait()
             push.changed = trio.Event()
             self._gathering_since = trio.current_time()

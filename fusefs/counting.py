@@ -4,25 +4,18 @@ this device was set up, kept across restarts.
 
 from bisect import bisect_left
 from time import perf_counter
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 import trio
 
 from cache.reader import Counters
 from cache.tree import Tree
+from fusefs.flow import Traffic
 
 TURN_MS: Final = (1, 2, 5, 10, 20, 50, 100)
 """Upper bounds by which turns of the loop are counted; beyond the last, they are counted together."""
 _SETTING: Final = "counts"
-
-
-class Traffic(Protocol):
-    """Counters of the wire since the daemon started, as the client keeps them."""
-
-    sent_bytes: int
-    received_bytes: int
-    requests: int
 
 
 class Turns(trio.abc.Instrument):

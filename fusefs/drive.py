@@ -27,9 +27,10 @@ from cache.upload import Upload
 from fusefs.announcer import Announcer
 from fusefs.attributes import DiskRoom, Owner
 from fusefs.conflicts import Conflicts
-from fusefs.counting import Counting, Traffic
+from fusefs.counting import Counting
 from fusefs.errors import ServerAway
 from fusefs.face import Face
+from fusefs.flow import Flow, Traffic
 from fusefs.handles import OpenFiles
 from fusefs.history import History
 from fusefs.keeping import PAST_SHARE, Keeping
@@ -126,6 +127,7 @@ class Drive:
         self.pins = Pins(self.tree, self.reader, pull.list_folder)
         self.sync = Sync(self.tree, pull, push, is_walking=choices.background_listing)
         self.files.is_online = lambda: self.sync.is_online
+        self.flow = Flow(self.tree, traffic, self.sync, heeds_metered=choices.metered == "pause-uploads")
         self.volume = Volume(
             self.tree,
             self.files,
@@ -163,7 +165,9 @@ class Drive:
         try:
             await self.sync.delivered(node, self._choices.read_seconds)
         except Unreachable as error:
-            raise ServerAway(f"The server is away ({error}). What was written is kept here, and sent later.") from error
+            raise ServerAway(
+                f"It cannot be sent now ({error}). What was written is kept here, and sent later."
+            ) from error
 
     def _is_pinned(self, chunk_id: ChunkId) -> bool:
         return self.pins.holds(chunk_id)
@@ -184,6 +188,7 @@ class Drive:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.reader.run)
             nursery.start_soon(self.sync.run)
+            nursery.start_soon(self.flow.run)
             nursery.start_soon(self.pins.run)
             nursery.start_soon(self.state.keep)
             nursery.start_soon(self.cache.keep)
@@ -197,6 +202,7 @@ class Drive:
         was_online = False
         while True:
             await trio.sleep(FLUSH_SECONDS)
+            self.flow.sample()
             with suppress(DiskFull):  # programs were told; the next round may find room
                 if self.files.flush_closed() or self.files.flush_long_open():
                     self.volume.wake()

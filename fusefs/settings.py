@@ -120,6 +120,7 @@ class _Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     uid: int | None = None
     gid: int | None = None
     sync: Literal["local", "remote"] = "local"
+    metered: Literal["pause-uploads", "ignore"] = "pause-uploads"
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ class Choices:
     gid: int | None = None
     sync: Literal["local", "remote"] = "local"
     """What close(2) and fsync(2) wait for: this machine, or the server."""
+    metered: Literal["pause-uploads", "ignore"] = "pause-uploads"
+    """What is done on a network that costs by the byte, as NetworkManager says."""
 
 
 def load_choices(file: Path, overrides: dict[str, str] | None = None) -> Choices:
@@ -201,6 +204,7 @@ def _checked(values: dict[str, object], source: str) -> Choices:
         chosen.uid,
         chosen.gid,
         chosen.sync,
+        chosen.metered,
     )
 
 

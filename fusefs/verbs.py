@@ -79,6 +79,9 @@ class Verbs:
             "cache": self._cache,
             "cache-trim": self._cache_trim,
             "cache-limit": self._cache_limit,
+            "limit": self._limit,
+            "pause": self._pause,
+            "resume": self._resume,
             "stop": self._stop,
         }
 
@@ -166,6 +169,7 @@ class Verbs:
             "pid": os.getpid(),
             "online": standing.is_online,
             "trouble": standing.trouble,
+            **drive.flow.told(),
             "pending": {
                 "count": standing.pending_nodes + open_count,
                 "bytes": drive.stagings.total_bytes,
@@ -224,7 +228,7 @@ class Verbs:
         paths = self._pending_paths(node or ROOT)
         # Counted for the whole drive: below one path that would name others' work.
         count = standing.pending_nodes if not node or node == ROOT else len(paths)
-        reason = "" if standing.is_online else f"The server is away: {standing.trouble}"
+        reason = standing.held or ("" if standing.is_online else f"The server is away: {standing.trouble}")
         if standing.stuck:
             reason = f"{os.fsdecode(standing.stuck[0].path)}: {standing.stuck[0].sentence}"
         return {"sent": False, "count": count, "paths": paths, "reason": reason}
@@ -340,6 +344,23 @@ class Verbs:
 
     async def _cache_limit(self, fields: Fields) -> object:
         return await self._drive.keeping.limit(int(fields["bytes"]))
+
+    async def _limit(self, fields: Fields) -> object:
+        await trio.lowlevel.checkpoint()
+        up, down = fields.get("up"), fields.get("down")
+        self._drive.flow.limit(None if up is None else int(up), None if down is None else int(down))
+        return self._drive.flow.told()
+
+    async def _pause(self, fields: Fields) -> object:
+        await trio.lowlevel.checkpoint()
+        duration = fields.get("duration")
+        self._drive.flow.pause(None if duration is None else float(duration))
+        return self._drive.flow.told()
+
+    async def _resume(self, _: Fields) -> object:
+        await trio.lowlevel.checkpoint()
+        self._drive.flow.resume()
+        return self._drive.flow.told()
 
     def _pinned_paths(self) -> list[str]:
         return [os.fsdecode(self._drive.tree.path_of(node)) or self._point for node in self._drive.pins.pinned()]

@@ -216,6 +216,34 @@ def cache_limit(size: str) -> None:
     caching.limit(size)
 
 
+@satchel.command(short_help="Bound how fast it sends and receives.")
+@click.option("--up", metavar="RATE", help="The most to be sent in a second, such as 500K or 2M; 0: no limit.")
+@click.option("--down", metavar="RATE", help="The most to be received in a second.")
+@click.option("--off", is_flag=True, help="No limits.")
+def limit(up: str | None, down: str | None, off: bool) -> None:
+    """Bound how fast this drive sends and receives, from now on and after restarts; without options: say the limits."""
+    from fusefs.cli import flowing  # noqa: PLC0415
+
+    flowing.limit("0" if off else up, "0" if off else down)
+
+
+@satchel.command(short_help="Send nothing, until `resume`.")
+@click.option("--for", "duration", metavar="TIME", help="Go on by itself after this long: 90s, 30m, 2h, 1d.")
+def pause(duration: str | None) -> None:
+    """Send nothing, also after a restart, until `satchel resume`; what programs read is fetched all the same."""
+    from fusefs.cli import flowing  # noqa: PLC0415
+
+    flowing.pause(duration)
+
+
+@satchel.command(short_help="Send again.")
+def resume() -> None:
+    """Send again after `pause`; also on this metered network."""
+    from fusefs.cli import flowing  # noqa: PLC0415
+
+    flowing.resume()
+
+
 @satchel.command(short_help="Count what went over the wire.")
 @_json
 def stats(as_json: bool) -> None:

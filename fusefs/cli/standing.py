@@ -27,6 +27,8 @@ def told(found: dict[str, Any]) -> list[str]:
     ]
     if not found["online"]:
         lines.append(f"  Server  {found['trouble']}")
+    if found["paused"]["is_paused"]:
+        lines.append(f"  Paused  {found['paused']['reason']}")
     if pending["count"]:
         lines.append(f"  Up      {_count(pending['count'], 'change')}, {size(pending['bytes'])} of content")
         lines += [f"          {path}" for path in pending["paths"]]
@@ -53,6 +55,8 @@ def _safety(found: dict[str, Any]) -> str:
         return "All changes are on the server."
     they = "it is" if count == 1 else "they are"
     when = "being sent" if found["online"] else "sent when the server is back"
+    if found["paused"]["is_paused"]:
+        when = "sent when that goes on"
     return f"{_count(count, 'change')} not on the server yet; safe on this device, and {they} {when}."
 
 
@@ -79,6 +83,8 @@ def wait(path: str | None, timeout: float | None) -> None:
     relative = "" if path is None else path_in_mount(path)
     if timeout is None and sys.stderr.isatty():
         standing = ask("status")
+        if standing["paused"]["is_paused"]:
+            print(standing["paused"]["reason"], file=sys.stderr)
         if not standing["online"]:
             print(f"Waiting for the server: {standing['trouble']}", file=sys.stderr)
     seconds = None if timeout is None else timeout + 30.0

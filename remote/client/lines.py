@@ -29,6 +29,8 @@ Taken = TypeVar("Taken")
 
 PIECE = 262_144
 """Bytes moved at once: what a cut connection costs at the most beyond what is missing."""
+URGENT_MAX = 65_536
+"""A body up to this size is taken for one that somebody waits for, where there is a limit."""
 _IDLE_SECONDS = 30.0
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _FAILURES = (OSError, http.client.HTTPException, ValueError)
@@ -57,7 +59,9 @@ class LineAnswer:
         pieces: list[bytes] = []
         room = most
         try:
-            while room >= 0 and (piece := self._response.read(PIECE)):
+            lane = self._line.traffic.down
+            while room >= 0 and (piece := self._response.read(lane.piece(PIECE))):
+                lane.wait(len(piece), is_urgent=False)
                 self._line.received_bytes += len(piece)
                 room -= len(piece)
                 pieces.append(piece)
@@ -74,8 +78,9 @@ class LineAnswer:
 class Reply:
     """An answer in the hands of the thread that reads it."""
 
-    def __init__(self, line: "_Line", response: http.client.HTTPResponse) -> None:
+    def __init__(self, line: "_Line", response: http.client.HTTPResponse, *, is_urgent: bool) -> None:
         self._line = line
+        self._is_urgent = is_urgent
         self._response = response
         self.status = response.status
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.getheaders()}
@@ -92,13 +97,15 @@ class Reply:
     def fill(self, view: memoryview) -> None:
         """Reads as many bytes as fit; raises CutShort."""
         at = 0
+        lane = self._line.traffic.down
         try:
             while at < len(view):
-                count = self._response.readinto(view[at:])
+                count = self._response.readinto(view[at : at + lane.piece(len(view))])
                 if not count:
                     raise ConnectionError(f"{len(view) - at} bytes are missing")
                 self._line.received_bytes += count
                 at += count
+                lane.wait(count, is_urgent=self._is_urgent)
         except _FAILURES as error:
             raise CutShort(b"", error) from error
 
@@ -119,7 +126,7 @@ class Lines:
     """
 
     def __init__(self, traffic: Traffic, *, threads: int, stall_seconds: float, trust: ssl.SSLContext) -> None:
-        self._traffic = traffic
+        self.traffic = traffic
         self._stall_seconds = stall_seconds
         self._trust = trust
         self._readers = trio.CapacityLimiter(threads)
@@ -151,7 +158,7 @@ class Lines:
         target = _Target(url)
         sent = {**target.headers, **headers, **length}
         async with self._line(target) as line:
-            self._traffic.sent_head(method, target.path.encode(), _raw(sent))
+            self.traffic.sent_head(method, target.path.encode(), _raw(sent))
             try:
                 response = await self.in_thread(
                     line, lambda: line.begin(method, target.path, sent, [body or b""]), is_sending=body is not None
@@ -159,14 +166,21 @@ class Lines:
             except _FAILURES as error:
                 raise Unreachable(f"{target.netloc} did not answer ({error!r}).") from error
             answer = LineAnswer(line, self, response)
-            self._traffic.received_head(_raw(answer.headers))
+            self.traffic.received_head(_raw(answer.headers))
             yield answer
 
     async def post(
-        self, url: str, headers: Mapping[str, str], body: Sequence[bytes], take: Callable[[Reply], Taken]
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        body: Sequence[bytes],
+        take: Callable[[Reply], Taken],
+        *,
+        is_urgent: bool,
     ) -> Taken:
         """What `take` makes of the answer, in the thread that reads it; raises Unreachable when none comes.
 
+        `is_urgent`: somebody waits for it, so it goes first where there is a limit.
         When this is cancelled, `take` has ended before it returns. Who calls bounds how often at once.
         """
         target = _Target(url)
@@ -175,19 +189,19 @@ class Lines:
 
         def exchange() -> Taken:
             try:
-                reply = Reply(line, line.begin("POST", target.path, sent, body))
+                reply = Reply(line, line.begin("POST", target.path, sent, body), is_urgent=is_urgent)
             except _FAILURES as error:
                 raise Unreachable(f"{target.netloc} did not answer ({error!r}).") from error
             replies.append(reply)
             return take(reply)
 
         async with self._line(target) as line:
-            self._traffic.sent_head("POST", target.path.encode(), _raw(sent))
+            self.traffic.sent_head("POST", target.path.encode(), _raw(sent))
             try:
                 return await self._to_its_end(line, exchange)
             finally:
                 for reply in replies:
-                    self._traffic.received_head(_raw(reply.headers))
+                    self.traffic.received_head(_raw(reply.headers))
 
     async def make_ready(self, url: str) -> None:
         """Connects to where the URL leads, unless an idle line does already: so the next request takes one round trip.
@@ -211,9 +225,9 @@ class Lines:
         try:
             yield line
         finally:
-            self._traffic.sent_bytes += line.sent_bytes
+            self.traffic.sent_bytes += line.sent_bytes
             line.sent_bytes = 0
-            self._traffic.received_bytes += line.received_bytes
+            self.traffic.received_bytes += line.received_bytes
             line.received_bytes = 0
             self._put_by(target.origin, line)
 
@@ -268,10 +282,11 @@ class Lines:
         plain = socket.socket(fileno=stream.socket.detach())
         plain.settimeout(self._stall_seconds)
         if scheme != "https":
-            return _Line(plain, host)
+            return _Line(plain, host, self.traffic)
         try:
             # The handshake is done in a thread, as the first thing on the line.
-            return _Line(self._trust.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False), host)
+            secured = self._trust.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
+            return _Line(secured, host, self.traffic)
         except BaseException:
             plain.close()
             raise
@@ -304,8 +319,9 @@ class _Target:
 class _Line:
     """One connection, used by one thread at a time, that any thread may end."""
 
-    def __init__(self, sock: socket.socket, host: str) -> None:
+    def __init__(self, sock: socket.socket, host: str, traffic: Traffic) -> None:
         self._socket = sock
+        self.traffic = traffic
         self._connection = http.client.HTTPConnection(host)
         self._connection.sock = sock
         # http.client would connect again by itself, past trio and without TLS.
@@ -333,12 +349,16 @@ class _Line:
         """Sends a request; the answer with its body still unread."""
         self.make_ready()
         self._connection.request(method, target, headers=dict(headers))
+        lane = self.traffic.up
+        is_urgent = sum(map(len, body)) <= URGENT_MAX
         for part in body:
             view = memoryview(part)
-            for offset in range(0, len(part), PIECE):
-                piece = view[offset : offset + PIECE]
+            offset = 0
+            while piece := view[offset : offset + lane.piece(PIECE)]:
+                lane.wait(len(piece), is_urgent=is_urgent)
                 self._socket.sendall(piece)
                 self.sent_bytes += len(piece)
+                offset += len(piece)
         return self._connection.getresponse()
 
     def room(self, size: int) -> memoryview:

@@ -7,12 +7,10 @@ from typing import TypeVar
 
 import trio
 
+from remote.client.pace import Lane
 from remote.protocol.errors import Busy, RemoteError, ServerFault, Unreachable
 
 Result = TypeVar("Result")
-
-SLOWEST_BYTES_PER_SECOND = 65_536
-"""A body may take as long as this makes, beyond the deadline; what is slower counts as unreachable."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,9 @@ class Patience:
         raise Unreachable(f"There was no answer within {self.deadline_seconds:g} seconds.{why}")
 
 
-def allow_for(scope: trio.CancelScope, length_bytes: int) -> None:
-    """Puts the deadline off by the longest time that moving so many bytes may take."""
-    scope.deadline += length_bytes / SLOWEST_BYTES_PER_SECOND
+def allow_for(scope: trio.CancelScope, length_bytes: int, lane: Lane) -> None:
+    """Puts the deadline off by the longest time that moving so many bytes may take; slower counts as unreachable."""
+    scope.deadline += lane.seconds_for(length_bytes)
 
 
 async def together(jobs: Sequence[Callable[[], Awaitable[None]]]) -> None:

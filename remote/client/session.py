@@ -62,6 +62,7 @@ class Session:
         allow_insecure: bool,
     ) -> None:
         self.patience = patience
+        self.traffic = lines.traffic
         self._objects = objects
         self._base = base
         self._messages = messages
@@ -135,14 +136,17 @@ class Session:
         if health.protocol != PROTOCOL_VERSION:
             raise ServerFault(f"The server speaks version {health.protocol} of the protocol, not {PROTOCOL_VERSION}.")
 
-    async def read_parts(self, path: str, request: msgspec.Struct, take: Callable[[Reply], Taken]) -> Taken:
+    async def read_parts(
+        self, path: str, request: msgspec.Struct, take: Callable[[Reply], Taken], *, is_urgent: bool
+    ) -> Taken:
         """What `take` makes, in a thread, of the answer to a request; sent a single time."""
-        return await self._lines.post(self._base + path, self._headers, [_encoder.encode(request)], take)
+        body = [_encoder.encode(request)]
+        return await self._lines.post(self._base + path, self._headers, body, take, is_urgent=is_urgent)
 
     async def send_parts(self, path: str, body: Sequence[bytes], take: Callable[[Reply], Taken]) -> Taken:
         """What `take` makes, in a thread, of the answer to a body of parts, which is never copied; sent once."""
         headers = {**self._headers, "content-type": PARTS_TYPE}
-        return await self._lines.post(self._base + path, headers, body, take)
+        return await self._lines.post(self._base + path, headers, body, take, is_urgent=True)
 
     @property
     def is_proxied(self) -> bool:
@@ -172,9 +176,9 @@ class Session:
     async def _once(
         self, scope: trio.CancelScope, wire: Wire, kind: type[Message], method: str, path: str, body: bytes | None
     ) -> Message:
-        allow_for(scope, len(body or b""))
+        allow_for(scope, len(body or b""), self.traffic.up)
         async with wire.exchange(method, self._base + path, self._headers, body) as answer:
-            allow_for(scope, min(ANSWER_MAX, answer.length or 0))
+            allow_for(scope, min(ANSWER_MAX, answer.length or 0), self.traffic.down)
             content = await answer.read(ANSWER_MAX)
         return message_of(answer.status, answer.headers, content, self._decoder(kind))
 

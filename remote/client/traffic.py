@@ -1,7 +1,9 @@
-"""What went over the wire: counted where it happens, so that retries and cut transfers are in it."""
+"""What went over the wire, counted where it happens, so that retries and cut transfers are in it; and what may go."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from remote.client.pace import Gate, Lane
 
 
 @dataclass
@@ -14,6 +16,9 @@ class Traffic:
     sent_bytes: int = 0
     received_bytes: int = 0
     requests: int = 0
+    up: Lane = field(default_factory=Lane)
+    down: Lane = field(default_factory=Lane)
+    uploads: Gate = field(default_factory=Gate)
 
     def sent_head(self, method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Counts a request and its head."""

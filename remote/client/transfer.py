@@ -142,15 +142,19 @@ class Transfer:
         path = f"v1/spaces/{space}/chunks/read"
 
         async def attempt(scope: trio.CancelScope) -> None:
-            allow_for(scope, size)
-            async with self._few_readers if size <= FEW_BYTES_MAX else self._bulk_readers:
-                await self._session.read_parts(path, GetRequest(tuple(left)), lambda reply: _take(reply, left, take))
+            allow_for(scope, size, self._session.traffic.down)
+            is_few = size <= FEW_BYTES_MAX
+            async with self._few_readers if is_few else self._bulk_readers:
+                await self._session.read_parts(
+                    path, GetRequest(tuple(left)), lambda reply: _take(reply, left, take), is_urgent=is_few
+                )
 
         if left:
             await self._session.patience.over(attempt)
 
     async def _put_batch(self, space: SpaceId, batch: Sequence[ChunkId], chunks: Mapping[ChunkId, bytes]) -> None:
         async with self._batch_senders:
+            await self._session.traffic.uploads.passed()
             request = PutRequest(tuple(chunks[chunk] for chunk in batch))
             answer = await self._session.ask(PutAnswer, "POST", f"v1/spaces/{space}/chunks/put", request)
         if list(answer.ids) != list(batch):
@@ -169,16 +173,18 @@ class Transfer:
             is_first = False
             if left:
                 body = [piece for chunk in left for piece in (Head.of(chunk, chunks[chunk]).pack(), chunks[chunk])]
-                allow_for(scope, sum(map(len, body)))
-                async with self._group_senders:
-                    ids = await self._session.send_parts(f"v1/spaces/{space}/chunks/send", body, _stored)
+                allow_for(scope, sum(map(len, body)), self._session.traffic.up)
+                ids = await self._session.send_parts(f"v1/spaces/{space}/chunks/send", body, _stored)
                 if list(ids) != left:
                     raise ServerFault("The server stored other chunks than it was sent.")
 
-        await self._session.patience.over(attempt)
+        async with self._group_senders:
+            await self._session.traffic.uploads.passed()
+            await self._session.patience.over(attempt)
 
     async def _put_object(self, space: SpaceId, chunk: ChunkId, data: bytes, url: str | None) -> None:
         async with self._object_senders:
+            await self._session.traffic.uploads.passed()
             try:
                 await self._put_to(url, chunk, data)
             except (NotAllowed, NotFound):
@@ -198,7 +204,7 @@ class Transfer:
         }
 
         async def attempt(scope: trio.CancelScope) -> None:
-            allow_for(scope, len(data))
+            allow_for(scope, len(data), self._session.traffic.up)
             async with self._session.put_object(absolute, headers, data) as answer:
                 body = await answer.read(PAGE_MAX)
             # 409 and 412: it is there already, and its name is the checksum of its bytes.
@@ -232,7 +238,7 @@ class Transfer:
                 have = have if is_rest else b""
                 if not 200 <= answer.status < 300:
                     raise object_fault(answer.status, answer.headers, await answer.read(PAGE_MAX))
-                allow_for(scope, min(CHUNK_MAX, answer.length or 0))
+                allow_for(scope, min(CHUNK_MAX, answer.length or 0), self._session.traffic.down)
                 try:
                     rest = await answer.read(CHUNK_MAX - len(have))
                 except CutShort as cut:

@@ -4,6 +4,7 @@ import pytest
 import trio
 import trio.testing
 
+from remote.client.pace import Lane
 from remote.client.patience import Patience, allow_for, together
 from remote.protocol.errors import BadRequest, Busy, NotFound, RemoteError, ServerFault, Unreachable
 
@@ -90,7 +91,7 @@ def test_large_bodies_get_the_time_that_they_take() -> None:
         started = trio.current_time()
 
         async def attempt(scope: trio.CancelScope) -> None:
-            allow_for(scope, 65_536 * 30)
+            allow_for(scope, 65_536 * 30, Lane())
             await trio.sleep_forever()
 
         with pytest.raises(Unreachable):
