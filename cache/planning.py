@@ -8,6 +8,7 @@ import trio
 from msgspec.structs import replace
 
 from cache import merge
+from cache.ignoring import Ignoring
 from cache.preparing import SMALL_BYTES, SMALL_FILES, Preparing
 from cache.pull import Mount
 from cache.tree import Record, Table, Tree
@@ -45,7 +46,8 @@ class Plan:
 class Planner:
     """Looks at the dirty nodes of one space, window by window."""
 
-    def __init__(self, tree: Tree, mount: Mount, troubles: Troubles, preparing: Preparing) -> None:
+    def __init__(self, tree: Tree, mount: Mount, troubles: Troubles, preparing: Preparing, ignoring: Ignoring) -> None:
+        self._ignoring = ignoring
         self._tree = tree
         self._mount = mount
         self._troubles = troubles
@@ -63,6 +65,9 @@ class Planner:
         is_round = self._after == 0
         while True:
             dirty = self._tree.dirty(_WINDOW, self._after)
+            if self._tree.may_ignore:
+                await self._ignoring.look_below_moved([node for node, _ in dirty])
+                dirty = self._tree.dirty(_WINDOW, self._after)
             plan = self._sort(self._groups(dirty))
             if not plan.is_empty:
                 return plan
@@ -77,7 +82,7 @@ class Planner:
 
     def _groups(self, dirty: list[tuple[NodeId, int]]) -> list[list[NodeId]]:
         dirty.sort(key=lambda pair: pair[1])
-        nodes = [node for node, _ in dirty if not self._drop_if_void(node)]
+        nodes = [node for node, _ in dirty if not (self._drop_if_void(node) or self._put_by_if_ignored(node))]
         self._needed.clear()
         groups: list[list[NodeId]] = []
         for group in merge.units(nodes, self._needs):
@@ -109,6 +114,14 @@ class Planner:
                 edit.mark_clean(node)
             return True
         return False
+
+    def _put_by_if_ignored(self, node: NodeId) -> bool:
+        if not self._ignoring.holds(node, self._tree.record(node)):
+            return False
+        with self._tree.edit() as edit:
+            edit.ignore(node)
+        self._preparing.forget(node)
+        return True
 
     def _needs(self, node: NodeId) -> list[NodeId]:
         """Dirty nodes whose change must be committed before this one's, or with it (when they need each other)."""

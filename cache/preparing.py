@@ -95,7 +95,7 @@ class Preparing:
 
     def forget_settled(self) -> None:
         """Lets go of what was prepared of nodes that are clean by now."""
-        for node in [node for node in self._prepared if not self._tree.is_dirty(node)]:
+        for node in [node for node in self._prepared if not self._tree.is_pending(node)]:
             self.forget(node)
 
     def check(self) -> None:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from cache import merge, news
 from cache.chunks import Chunks
 from cache.errors import CacheError
+from cache.ignoring import Ignoring
 from cache.planning import Planner
 from cache.prepared import Prepared
 from cache.preparing import ITS_FAULT, NOT_ITS_FAULT, Preparing
@@ -53,7 +54,9 @@ class _Sent:
 class Push:
     """Sends one space's edits; whoever edits the tree calls `wake`."""
 
-    def __init__(self, pull: Pull, tree: Tree, stagings: Stagings, chunks: Chunks, upload: Upload) -> None:
+    def __init__(
+        self, pull: Pull, tree: Tree, stagings: Stagings, chunks: Chunks, upload: Upload, ignoring: Ignoring
+    ) -> None:
         """Shares `pull`'s service, space, clock and mount."""
         self._service = pull.service
         self._space = pull.home.space
@@ -64,7 +67,8 @@ class Push:
         self._chunks = chunks
         self.troubles = Troubles(tree)
         self._preparing = Preparing(tree, stagings, upload, self.troubles, self._take_content)
-        self._planner = Planner(tree, pull.mount, self.troubles, self._preparing)
+        self.ignoring = ignoring
+        self._planner = Planner(tree, pull.mount, self.troubles, self._preparing, ignoring)
         self._limit = COMMIT_CHANGES
         self._in_flight: _Sent | None = None
         self._faults = 0
@@ -137,6 +141,7 @@ class Push:
         if self._in_flight is not None:
             await self._finish()
         is_lost_sent = await self._send_lost()
+        await self.ignoring.refresh()
         plan = await self._planner.plan()
         may_begin = is_gathered or self._is_behind or plan.count >= ENOUGH_NODES
         if not may_begin and not has_content:

@@ -23,7 +23,7 @@ def agree_on_sizes(tree: Tree, stagings: Stagings) -> None:
 
     With the old size it would show zeros here where there was content, and be short everywhere else.
     """
-    for node, _ in tree.dirty():
+    for node, _ in (*tree.dirty(), *tree.ignored()):
         record = tree.record(node)
         if record is None or not record.staged:
             continue

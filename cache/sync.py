@@ -126,6 +126,10 @@ class Sync:
         self._held = reason
         self._tell()
 
+    def rule_for(self, node: NodeId) -> str:
+        """The rule that keeps this node on this machine, empty when it is sent."""
+        return self._push.ignoring.rule_for(node)
+
     def trouble_of(self, node: NodeId) -> str:
         """Why this node cannot be sent, empty when nothing is known to be in its way."""
         trouble = self._push.troubles.nodes.get(node)
@@ -158,7 +162,7 @@ class Sync:
         if not self._is_given_up:
             self.retry_now()
         limit = trio.current_time() + (0.0 if self._is_given_up else away_seconds)
-        while waiting := {one for one in waiting if self._tree.is_dirty(one)}:
+        while waiting := {one for one in waiting if self._tree.is_pending(one)}:
             self._push.troubles.raise_first(waiting)
             if self._held:
                 raise Unreachable(self._held)
@@ -211,6 +215,8 @@ class Sync:
                 await self.ensure_range()
                 await self._pull.catch_up()
                 self._arrived()
+                # What came may be rules for what is sent.
+                self._push.changed.set()
                 if self._tree.store.count(Table.NEWS):
                     # Some of it may wait for a folder to be listed.
                     self._push.wake()

@@ -32,6 +32,7 @@ class Table(enum.IntEnum):
     SLOTS = 9
     SUBFOLDERS = 10
     UNLISTED = 11
+    IGNORED = 12
 
 
 STATE_TABLES: Final = tuple(table.name.lower() for table in Table)
@@ -230,15 +231,32 @@ class Edit:
     def mark_dirty(self, node: NodeId, edited_ns: int) -> None:
         """Puts a node among those to be planned for."""
         self.change.put(Table.DIRTY, node_key(node), edited_ns.to_bytes(8, "big"))
+        self._forget_ignored(node)
 
     def mark_clean(self, node: NodeId) -> None:
         """Takes a node from those to be planned for."""
         if self.change.get(Table.DIRTY, node_key(node)) is not None:
             self.change.delete(Table.DIRTY, node_key(node))
+        self._forget_ignored(node)
+
+    def ignore(self, node: NodeId) -> None:
+        """Takes a dirty node from those to be planned for until it is edited: it stays on this machine."""
+        key = node_key(node)
+        edited = self.change.get(Table.DIRTY, key)
+        if edited is not None:
+            self.change.delete(Table.DIRTY, key)
+            self.change.put(Table.IGNORED, key, edited)
+            self._tree.may_ignore = True
+
+    def _forget_ignored(self, node: NodeId) -> None:
+        if self._tree.may_ignore and self.change.get(Table.IGNORED, node_key(node)) is not None:
+            self.change.delete(Table.IGNORED, node_key(node))
 
     def edited_ns(self, node: NodeId) -> int:
         """When a dirty node was last edited here, 0 when it is clean."""
         value = self.change.get(Table.DIRTY, node_key(node))
+        if value is None and self._tree.may_ignore:
+            value = self.change.get(Table.IGNORED, node_key(node))
         return int.from_bytes(value, "big") if value else 0
 
     def set_local(
@@ -381,6 +399,8 @@ class Tree:
         self.touched: set[NodeId] | None = None
         """Nodes that were edited, for who sets it to a set to take them out; None: nobody wants to know."""
         value = self.setting("sending")
+        self.may_ignore = bool(store.count(Table.IGNORED))
+        """Whether any node was ignored since the store was opened; spares looking in its table."""
         self.sending: set[NodeId] = set(msgspec.msgpack.decode(value, type=list[NodeId])) if value else set()
         """Nodes in a commit whose answer is not known: the server may or may not have them."""
 
@@ -454,7 +474,7 @@ class Tree:
                 self._keep(node, record)
 
     def dirty(self, limit: int = 1 << 62, after: NodeId = NodeId(0)) -> list[tuple[NodeId, int]]:  # noqa: B008
-        """Dirty nodes with the time (ns) of their last edit here, by node id, from the one after `after` on."""
+        """Dirty nodes, but ignored ones, with the time (ns) of their last edit here, by id, from after `after` on."""
         return [
             (NodeId(int.from_bytes(key, "big")), int.from_bytes(value, "big"))
             for key, value in self._store.scan(Table.DIRTY, node_key(NodeId(after + 1)), limit=limit)
@@ -463,6 +483,8 @@ class Tree:
     def edited_ns(self, node: NodeId) -> int:
         """When a dirty node was last edited here, 0 when it is clean."""
         value = self._store.get(Table.DIRTY, node_key(node))
+        if value is None and self.may_ignore:
+            value = self._store.get(Table.IGNORED, node_key(node))
         return int.from_bytes(value, "big") if value else 0
 
     def slot_holder(self, name: Name) -> NodeId | None:
@@ -478,7 +500,7 @@ class Tree:
         ]
 
     def is_all_sent(self) -> bool:
-        """Whether nothing is dirty and no lost edit waits."""
+        """Whether nothing is to be sent: what is ignored never is."""
         return not self._store.count(Table.DIRTY) and not self._store.count(Table.LOST)
 
     def is_dirty(self, node: NodeId) -> bool:
@@ -486,9 +508,28 @@ class Tree:
         record = self.record(node)
         return record is not None and record.is_dirty
 
+    def is_pending(self, node: NodeId) -> bool:
+        """Whether the node is dirty and not ignored."""
+        return self.is_dirty(node) and not self.is_ignored(node)
+
     def dirty_count(self) -> int:
-        """How many nodes are dirty."""
+        """How many nodes are dirty and not ignored."""
         return self._store.count(Table.DIRTY)
+
+    def is_ignored(self, node: NodeId) -> bool:
+        """Whether the node stays on this machine, as far as it was planned for since it was edited."""
+        return self.may_ignore and self._store.get(Table.IGNORED, node_key(node)) is not None
+
+    def ignored(self) -> list[tuple[NodeId, int]]:
+        """Ignored nodes with the time (ns) of their last edit here, by node id."""
+        return [
+            (NodeId(int.from_bytes(key, "big")), int.from_bytes(value, "big"))
+            for key, value in self._store.scan(Table.IGNORED)
+        ]
+
+    def ignored_count(self) -> int:
+        """How many nodes are ignored."""
+        return self._store.count(Table.IGNORED)
 
     def nodes(self, limit: int = 1 << 62, after: NodeId = NodeId(0)) -> list[NodeId]:  # noqa: B008
         """Nodes that have a record, by id, from the one after `after` on."""
@@ -522,7 +563,7 @@ class Tree:
 
     def stagings(self) -> set[int]:
         """Ids of all stagings that a record or a lost edit refers to."""
-        records = (self.record(node) for node, _ in self.dirty())
+        records = (self.record(node) for node, _ in (*self.dirty(), *self.ignored()))
         return {record.staged for record in records if record is not None} | {lost.staged for _, _, lost in self.lost()}
 
     def setting(self, name: str) -> bytes | None:

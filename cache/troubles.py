@@ -68,7 +68,7 @@ class Troubles:
 
     def forget_settled(self) -> None:
         """Troubles of nodes that are clean by now are over."""
-        for node in [node for node in (*self.nodes, *self._refusals) if not self._tree.is_dirty(node)]:
+        for node in [node for node in (*self.nodes, *self._refusals) if not self._tree.is_pending(node)]:
             self.end(node)
 
     def holds_back(self, node: NodeId, now: float) -> bool:

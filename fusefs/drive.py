@@ -13,6 +13,7 @@ import trio
 from cache.chunks import Chunks
 from cache.errors import CacheError, DiskFull
 from cache.eviction import Budget
+from cache.ignoring import Ignoring
 from cache.past import Past
 from cache.pins import Pins
 from cache.pull import Clock, Effects, Home, Pull
@@ -123,7 +124,8 @@ class Drive:
         home = Home(self._space, DeviceId(account.device), account.secret)
         pull = Pull(service, home, self.tree, Clock(), face)
         upload = Upload(service, self._space, account.secret, self.reader, self.chunks)
-        push = Push(pull, self.tree, self.stagings, self.chunks, upload)
+        self.ignoring = Ignoring(self.tree, self.stagings, self.reader)
+        push = Push(pull, self.tree, self.stagings, self.chunks, upload, self.ignoring)
         self.pins = Pins(self.tree, self.reader, pull.list_folder)
         self.sync = Sync(self.tree, pull, push, is_walking=choices.background_listing)
         self.files.is_online = lambda: self.sync.is_online
@@ -178,7 +180,17 @@ class Drive:
 
     def _announce(self, effects: Effects) -> None:
         self.announcer.show(effects)
+        if self.tree.may_ignore:
+            self._note_moved(effects)
         self.pins.notice()
+
+    def _note_moved(self, effects: Effects) -> None:
+        """Where folders got other names, rules may be others for what is in them."""
+        for name in effects.names:
+            node = self.tree.child(name.parent, name.name)
+            if node is not None and node in effects.nodes and self.tree.subfolders(name.parent):
+                self.ignoring.note_moved(node)
+                self.volume.wake()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keeps in step with the server, fetches, and keeps what is known, until cancelled."""

@@ -223,6 +223,11 @@ class Verbs:
             path = os.fsencode(str(fields.get("path", "")))
             node = await self._node(path) if path else None
             await drive.sync.sent(node)
+            if node is not None and (rule := drive.sync.rule_for(node)):
+                raise Refused(
+                    f"{os.fsdecode(path)} is ignored (by {rule}) and stays on this machine: the server never gets it.",
+                    Exit.PENDING,
+                )
             return {"sent": True}
         standing = drive.sync.standing()
         paths = self._pending_paths(node or ROOT)

@@ -74,13 +74,16 @@ class ExtendedAttributes:
     def _own(self, node: NodeId, name: bytes) -> bytes | None:
         record = self._volume.record(node)
         file = self._volume.files.find(node)
-        is_pending = record.is_dirty or (file is not None and file.is_changed)
+        is_ignored = bool(self._volume.sync.rule_for(node))
+        is_pending = not is_ignored and (record.is_dirty or (file is not None and file.is_changed))
         trouble = self._volume.sync.trouble_of(node)
         match name.removeprefix(b"user.satchel."):
             case b"state":
+                if is_ignored:
+                    return b"ignored"
                 return b"error" if trouble else b"pending" if is_pending else b"synced"
             case b"pending_bytes":
-                has_content = bool(record.staged) or (file is not None and file.is_changed)
+                has_content = is_pending and (bool(record.staged) or (file is not None and file.is_changed))
                 return b"%d" % (self._volume.attributes(node).size if has_content else 0)
             case b"cached_bytes":
                 return b"%d" % self._volume.files.held_bytes(node)

@@ -109,6 +109,11 @@ def _make_way(here: Places, account: Account) -> None:
                 f"This device holds {tree.dirty_count()} changes of another account that its server does not have yet. "
                 "Sign in as before and mount to send them, or use a folder of its own: SATCHEL_HOME=DIR satchel login."
             )
+        if tree.ignored_count():
+            raise Refused(
+                f"This device holds {tree.ignored_count()} ignored files of another account, which no server has. Sign in "
+                "as before, mount and move them, or use a folder of its own: SATCHEL_HOME=DIR satchel login."
+            )
     finally:
         store.close()
     # Everything in it is on the other server.

@@ -16,6 +16,7 @@ import trio
 from cache.chunks import TABLES as CACHE_TABLES
 from cache.chunks import Chunks
 from cache.eviction import Budget
+from cache.ignoring import Ignoring
 from cache.pull import Clock, Effects, Home, Pull
 from cache.push import Push
 from cache.reader import Reader
@@ -238,7 +239,9 @@ class Device:
         self.face = Face(self.files, self.shown.append, budget.notice)
         self.pull = Pull(remote, Home(SPACE, DeviceId(self.number), SECRET), self.tree, Clock(), self.face)
         upload = Upload(remote, SPACE, SECRET, self.reader, self.chunks)
-        self.push = Push(self.pull, self.tree, self.stagings, self.chunks, upload)
+        self.push = Push(
+            self.pull, self.tree, self.stagings, self.chunks, upload, Ignoring(self.tree, self.stagings, self.reader)
+        )
         self.sync = Sync(self.tree, self.pull, self.push, is_walking=self.is_walking)
         self.volume = Volume(
             self.tree,
@@ -362,7 +365,7 @@ def check_indexes(tree: Tree) -> None:
             assert not record.staged, f"{node} is clean and staged"
     store = tree.store
     assert dict(store.scan(Table.NAMES)) == names
-    assert {node for node, _ in tree.dirty()} == dirty
+    assert {node for node, _ in (*tree.dirty(), *tree.ignored())} == dirty
     found = {key for key, value in store.scan(Table.SLOTS) if int.from_bytes(value, "big") not in waiting}
     assert found == slots
     records = [(node, tree.record(node)) for node in tree.nodes()]

@@ -1,0 +1,215 @@
+"""Ignoring: names that stay on this machine: editors' and desktops' own files, and what `.satchelignore` says.
+
+What the server has never is ignored: a rule that comes later changes nothing for it. What is ignored is like any other
+file here, is kept in the stagings, and is sent as soon as it has another name or the rule is gone.
+"""
+
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+from pathspec import GitIgnoreSpec
+
+from cache.errors import CacheError
+from cache.reader import Reader
+from cache.staging import StagingId, Stagings
+from cache.tree import Record, Table, Tree
+from remote.protocol.ids import ROOT, NodeId
+from remote.protocol.nodes import EMPTY, Kind, Manifest, Name
+
+log = logging.getLogger(__name__)
+
+FILE: Final = b".satchelignore"
+"""At the top of the drive: patterns as in .gitignore."""
+FILE_MAX: Final = 64 << 10
+USUAL: Final = (
+    ".*.sw[a-p]",  # vim's swap files
+    ".*.kate-swp",
+    ".#*",  # Emacs' locks, which are symlinks to nowhere
+    "\\#*#",  # and what it saves for a crash
+    ".~lock.*#",  # LibreOffice's locks
+    "~$*",  # Microsoft Office's
+    ".goutputstream-*",  # what GNOME's programs write before they rename it
+    "*.crdownload",  # what browsers have not got whole yet
+    ".DS_Store",  # how a window looked
+    "Thumbs.db",
+)
+"""Ignored unless the file says otherwise (`!Thumbs.db`)."""
+_SETTING: Final = "ignore"
+_AT_ONCE: Final = 64
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Patterns, those of the file above the usual ones; `faults`: sentences about lines that mean nothing."""
+
+    lines: tuple[str, ...]
+    spec: GitIgnoreSpec
+    faults: tuple[str, ...]
+
+    @staticmethod
+    def of(text: str) -> "Rules":
+        """The usual rules with those of a file above them."""
+        lines = list(USUAL)
+        faults = []
+        for number, line in enumerate(text.splitlines(), start=1):
+            try:
+                GitIgnoreSpec.from_lines([line])
+            except ValueError as error:
+                faults.append(f"Line {number} of {os.fsdecode(FILE)} means nothing and is passed over: {error}")
+            else:
+                lines.append(line)
+        return Rules(tuple(lines), GitIgnoreSpec.from_lines(lines), tuple(faults))
+
+    def rule_for(self, path: bytes, *, is_folder: bool) -> str:
+        """The line that ignores a path (or a folder above it), empty when none does."""
+        found = self.spec.check_file(os.fsdecode(path) + ("/" if is_folder else ""))
+        return self.lines[found.index] if found.include and found.index is not None else ""
+
+
+class Ignoring:
+    """What of one tree is ignored; the planner puts it by."""
+
+    def __init__(self, tree: Tree, stagings: Stagings, reader: Reader) -> None:
+        self._tree = tree
+        self._stagings = stagings
+        self._reader = reader
+        value = tree.setting(_SETTING)
+        self.rules = Rules.of(value.decode(errors="surrogateescape") if value else "")
+        # The file as it was when the rules were read from it.
+        self._read: object = None
+        # Folders that were moved: what is below them is to be looked at again.
+        self._moved: set[NodeId] = set()
+        self._looked: dict[NodeId, tuple[Name, ...]] = {}
+
+    def holds(self, node: NodeId, record: Record | None) -> bool:
+        """Whether the node stays on this machine."""
+        if record is None or record.local is None or node == ROOT or not record.is_dirty:
+            return False
+        if not self._tree.is_unknown_elsewhere(node, record):
+            return False
+        # A folder that was removed elsewhere, and lives on for what is ignored in it, is nobody else's concern.
+        return self._is_named_so(record) if record.rev == 0 else self._has_only_ignored(node, record)
+
+    def rule_for(self, node: NodeId) -> str:
+        """The rule by which a node is ignored, empty for one that is not."""
+        record = self._tree.record(node)
+        if record is None or record.local is None or not self.holds(node, record):
+            return ""
+        return next((rule for name in record.local.names if (rule := self._rule(name, record))), "what is in it")
+
+    def _is_named_so(self, record: Record) -> bool:
+        assert record.local is not None
+        return all(self._rule(name, record) for name in record.local.names)
+
+    def _rule(self, name: Name, record: Record) -> str:
+        assert record.local is not None
+        if name == Name(ROOT, FILE):
+            return ""
+        above = self._tree.path_of(name.parent)
+        path = above + b"/" + name.name if above else name.name
+        return self.rules.rule_for(path, is_folder=record.local.kind is Kind.FOLDER)
+
+    def _has_only_ignored(self, folder: NodeId, record: Record) -> bool:
+        assert record.local is not None
+        if record.local.kind is not Kind.FOLDER:
+            return False
+        todo, found = [folder], False
+        while todo:
+            for child in self._tree.children(todo.pop()):
+                below = self._tree.record(child.node)
+                if below is None or below.local is None or not below.is_dirty:
+                    return False
+                if below.rev == 0 and self._is_named_so(below):
+                    found = True
+                elif below.rev and below.synced is None and below.local.kind is Kind.FOLDER:
+                    todo.append(child.node)
+                else:
+                    return False
+        return found
+
+    # The rules
+
+    async def refresh(self) -> None:
+        """Reads the rules again when their file is another; what is ignored is then to be planned for again."""
+        root = self._tree.record(ROOT)
+        node = self._tree.child(ROOT, FILE)
+        record = self._tree.record(node) if node is not None else None
+        if node is None and (root is None or not root.is_listed):
+            return
+        state = record.local if record is not None else None
+        now = (node, state and (state.content, state.mtime_ns), record and (record.staged, record.staged_size))
+        if now == self._read:
+            return
+        try:
+            text = await self._text(record)
+        except (CacheError, KeyError) as error:
+            log.info("%s cannot be read yet: %s", os.fsdecode(FILE), error)
+            return
+        self._read = now
+        if text.encode(errors="surrogateescape") == (self._tree.setting(_SETTING) or b""):
+            return
+        self.rules = Rules.of(text)
+        self._tree.set_setting(_SETTING, text.encode(errors="surrogateescape"))
+        await self._look_again([node for node, _ in self._tree.ignored()])
+
+    async def _text(self, record: Record | None) -> str:
+        if record is None or record.local is None or record.local.kind is not Kind.FILE or record.size > FILE_MAX:
+            return ""
+        if record.staged:
+            staging = self._stagings.load(StagingId(record.staged))
+            parts = [
+                staging.read_dirty(part.offset, part.length)
+                if part.is_dirty
+                else await self._reader.read(staging.base, part.offset, part.length)
+                for part in staging.plan_read(0, staging.size)
+            ]
+            return b"".join(parts).decode(errors="surrogateescape")
+        manifest: Manifest = record.local.content or EMPTY
+        return bytes(await self._reader.read(manifest, 0, manifest.size)).decode(errors="surrogateescape")
+
+    # Names that changed
+
+    def note_moved(self, folder: NodeId) -> None:
+        """A folder has another name, by news: what is ignored below it may not be any more."""
+        self._moved.add(folder)
+
+    async def look_below_moved(self, dirty: Iterable[NodeId]) -> None:
+        """Puts what is ignored, but should not be any more, among those to be planned for: below folders that moved."""
+        if not self._tree.store.count(Table.IGNORED):
+            self._moved.clear()
+            self._looked.clear()
+            return
+        for node in dirty:
+            record = self._tree.record(node)
+            if record is None or record.local is None or record.local.kind is not Kind.FOLDER:
+                continue
+            names = record.local.names
+            if (record.synced is None or record.synced.names != names) and self._looked.get(node) != names:
+                self._looked[node] = names
+                self._moved.add(node)
+        while self._moved:
+            await self._look_again(await self._ignored_below(self._moved.pop()))
+
+    async def _ignored_below(self, folder: NodeId) -> list[NodeId]:
+        found: list[NodeId] = []
+        todo = [folder]
+        while todo:
+            for child in self._tree.children(todo.pop()):
+                if child.kind is Kind.FOLDER:
+                    todo.append(child.node)
+                if self._tree.is_ignored(child.node):
+                    found.append(child.node)
+            await trio.lowlevel.checkpoint()
+        return found
+
+    async def _look_again(self, nodes: list[NodeId]) -> None:
+        for at in range(0, len(nodes), _AT_ONCE):
+            with self._tree.edit() as edit:
+                for node in nodes[at : at + _AT_ONCE]:
+                    if self._tree.is_ignored(node) and not self.holds(node, self._tree.record(node)):
+                        edit.mark_dirty(node, edit.edited_ns(node))
+            await trio.lowlevel.checkpoint()

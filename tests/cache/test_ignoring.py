@@ -1,0 +1,221 @@
+"""What is ignored: it stays here, is never sent, and is sent as soon as it is not ignored any more."""
+
+import pytest
+import trio
+
+from cache.ignoring import FILE, Rules
+from fusefs.xattrs import ExtendedAttributes
+from remote.protocol.ids import ROOT, NodeId
+from tests.cache.test_sync import World, in_world, make, make_folder, save, write
+from tests.model.device import Device, check_tree
+from tests.model.play import quiet
+
+
+async def settled(world: World) -> None:
+    """Everything is sent that is to be; trees and indexes are right."""
+    await quiet(world.one, world.two)
+    for device in (world.one, world.two):
+        check_tree(device)
+
+
+def state_of(device: Device, node: NodeId) -> bytes | None:
+    return ExtendedAttributes(device.volume).get(node, b"user.satchel.state")
+
+
+def sent_names(world: World) -> set[bytes]:
+    """Every name that the journal ever had."""
+    return {
+        name.name
+        for version in world.server.all_versions()
+        for name in (version.state.names if version.state is not None else ())
+    }
+
+
+async def content_of(device: Device, node: NodeId) -> bytes:
+    handle = device.volume.open(node, is_writing=False, is_truncating=False)
+    data = bytes(await device.files.read(handle, 0, 1 << 20))
+    device.volume.close(handle)
+    return data
+
+
+@pytest.mark.parametrize(
+    "path",
+    [b".notes.txt.swp", b"a/.x.swp", b".~lock.letter.odt#", b"~$letter.docx", b".DS_Store", b"b/Thumbs.db", b".#notes"],
+)
+def test_usual_names_of_editors_and_desktops_are_ignored(path: bytes) -> None:
+    assert Rules.of("").rule_for(path, is_folder=False)
+
+
+@pytest.mark.parametrize("path", [b"disk.swp", b"letter.tmp", b"letter~", b".bashrc", b"#1", b"$x", b"\xff.bin"])
+def test_names_that_a_person_may_have_given_are_not(path: bytes) -> None:
+    assert not Rules.of("").rule_for(path, is_folder=False)
+
+
+def test_rules_are_those_of_gitignore_and_faults_are_said() -> None:
+    rules = Rules.of("build/\n!Thumbs.db\n!\n# a comment\n/top/*.o\n\\\n")
+    assert rules.rule_for(b"x/build", is_folder=True) == "build/"
+    assert rules.rule_for(b"x/build/y/z", is_folder=False) == "build/"
+    assert not rules.rule_for(b"x/build", is_folder=False)
+    assert not rules.rule_for(b"Thumbs.db", is_folder=False)
+    assert rules.rule_for(b"top/a.o", is_folder=False)
+    assert not rules.rule_for(b"x/top/a.o", is_folder=False)
+    assert [fault.split()[1] for fault in rules.faults] == ["3", "6"]
+
+
+def test_what_comes_and_goes_within_the_debounce_is_never_sent() -> None:
+    async def scene(world: World) -> None:
+        await make(world.one, b"kept", b"x" * 5_000)
+        for number in range(20):
+            await make(world.one, b"temporary%d" % number, b"y" * 5_000)
+            await world.one.volume.unlink(ROOT, b"temporary%d" % number)
+        await save(world.one, b"saved", b"z" * 5_000)
+        await world.quiet()
+        assert sent_names(world) == {b"", b"kept", b"saved"}
+
+    in_world(scene)
+
+
+def test_what_is_ignored_is_here_only_also_after_a_kill_and_counts() -> None:
+    async def scene(world: World) -> None:
+        node = await make(world.one, b".notes.swp", b"unsaved" * 20_000)
+        folder = await make_folder(world.one, b"folder")
+        other = await make(world.one, b"Thumbs.db", b"small", folder)
+        await settled(world)
+        for _ in range(2):
+            assert state_of(world.one, node) == state_of(world.one, other) == b"ignored"
+            assert await content_of(world.one, node) == (b"unsaved" * 20_000)[: 1 << 20]
+            assert world.one.stagings.total_bytes >= 140_000
+            await world.one.kill()
+            await world.one.start(world.nursery)
+            await settled(world)
+        assert sent_names(world) == {b"", b"folder"}
+        # It is edited and removed like any other.
+        await write(world.one, node, b"new")
+        await settled(world)
+        assert await content_of(world.one, node) == b"new"
+        await world.one.volume.unlink(ROOT, b".notes.swp")
+        await world.one.volume.unlink(folder, b"Thumbs.db")
+        await world.quiet()
+        assert sent_names(world) == {b"", b"folder"}
+
+    in_world(scene)
+
+
+def test_a_save_that_renames_an_ignored_name_is_sent() -> None:
+    async def scene(world: World) -> None:
+        await make(world.one, b"letter", b"old")
+        fresh = await make(world.one, b".goutputstream-X", b"new")
+        await settled(world)
+        assert state_of(world.one, fresh) == b"ignored"
+        await world.one.volume.rename(ROOT, b".goutputstream-X", ROOT, b"letter", 0)
+        await world.quiet()
+        assert state_of(world.one, fresh) == b"synced"
+        assert sent_names(world) == {b"", b"letter"}
+
+    in_world(scene)
+
+
+def test_rules_of_another_device_hold_here_and_what_is_synced_stays() -> None:
+    async def scene(world: World) -> None:
+        before = await make(world.one, b"before.log", b"1")
+        await settled(world)
+        rules = await make(world.two, FILE, b"*.log\n")
+        await settled(world)
+        after = await make(world.one, b"after.log", b"2")
+        await write(world.one, before, b"edited")
+        await settled(world)
+        assert state_of(world.one, before) == b"synced"
+        assert state_of(world.one, after) == b"ignored"
+        assert b"after.log" not in sent_names(world)
+        await write(world.two, rules, b"")
+        await world.quiet()
+        assert state_of(world.one, after) == b"synced"
+
+    in_world(scene)
+
+
+def test_a_folder_that_is_renamed_takes_what_is_in_it_along() -> None:
+    async def scene(world: World) -> None:
+        await make(world.one, FILE, b"build/\n")
+        await settled(world)
+        folder = await make_folder(world.one, b"build")
+        inner = await make_folder(world.one, b"inner", folder)
+        for number in range(5):
+            await make(world.one, b"%d.o" % number, b"x", inner)
+        await make(world.one, b".x.swp", b"x", inner)
+        await settled(world)
+        assert sent_names(world) == {b"", FILE}
+        await world.one.volume.rename(ROOT, b"build", ROOT, b"results", 0)
+        await settled(world)
+        assert sent_names(world) == {b"", FILE, b"results", b"inner", *(b"%d.o" % number for number in range(5))}
+        # The server has it now, so back under an ignored name it stays synced.
+        await world.one.volume.rename(ROOT, b"results", ROOT, b"build", 0)
+        await settled(world)
+        assert b"build" in world.names()
+
+    in_world(scene)
+
+
+def test_a_synced_file_in_an_ignored_folder_brings_the_folder_along() -> None:
+    async def scene(world: World) -> None:
+        await make(world.one, FILE, b"build/\n")
+        await make(world.one, b"letter", b"x")
+        await settled(world)
+        folder = await make_folder(world.one, b"build")
+        other = await make(world.one, b"object", b"x", folder)
+        await settled(world)
+        await world.one.volume.rename(ROOT, b"letter", folder, b"letter", 0)
+        await settled(world)
+        assert world.names() == {FILE, b"build", b"letter"}
+        assert state_of(world.one, other) == b"ignored"
+        assert state_of(world.one, folder) == b"synced"
+
+    in_world(scene)
+
+
+def test_a_folder_removed_elsewhere_stays_here_for_what_is_ignored_in_it() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"project")
+        inner = await make_folder(world.one, b"inner", folder)
+        await make(world.one, b"main.c", b"x", inner)
+        await settled(world)
+        kept = await make(world.one, b".main.c.swp", b"unsaved", inner)
+        await settled(world)
+        await world.two.volume.unlink(inner, b"main.c")
+        await world.two.volume.rmdir(folder, b"inner")
+        await world.two.volume.rmdir(ROOT, b"project")
+        await settled(world)
+        assert world.names() == set()
+        assert await content_of(world.one, kept) == b"unsaved"
+        assert state_of(world.one, folder) == state_of(world.one, kept) == b"ignored"
+        assert world.two.tree.child(ROOT, b"project") is None
+        # Something else in it, and it is everybody's again.
+        await make(world.one, b"util.c", b"y", inner)
+        await settled(world)
+        assert world.names() == {b"project", b"inner", b"util.c"}
+        assert state_of(world.one, folder) == b"synced"
+        assert state_of(world.one, kept) == b"ignored"
+        assert b".main.c.swp" not in sent_names(world)
+
+    in_world(scene)
+
+
+def test_a_name_that_comes_from_elsewhere_is_joined_with_the_ignored_one() -> None:
+    async def scene(world: World) -> None:
+        mine = await make(world.one, b"notes.log", b"mine")
+        await settled(world)
+        await make(world.one, FILE, b"*.txt\n")
+        await settled(world)
+        await make(world.one, b"list.txt", b"mine")
+        await settled(world)
+        world.two.push.ignoring.rules = Rules.of("")
+        await trio.sleep(1)
+        theirs = await make(world.two, b"list.txt", b"theirs, which are newer")
+        await settled(world)
+        assert world.one.tree.child(ROOT, b"list.txt") == theirs
+        assert await content_of(world.one, theirs) == b"theirs, which are newer"
+        # What was here lost by its age, and is a version.
+        assert world.conflicts() == 1
+        assert state_of(world.one, mine) == b"synced"
+
+    in_world(scene)

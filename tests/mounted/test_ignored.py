@@ -1,0 +1,82 @@
+"""Ignored names through a real mount: programs see no difference, people are told, nobody else ever hears of them."""
+
+import os
+import shutil
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.mounted
+
+
+def state(path: Any) -> bytes:
+    return os.getxattr(path, "user.satchel.state")
+
+
+def test_ignored_files_work_here_and_are_told_of(device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    (desk.path / ".satchelignore").write_text("build/\n*.o\n!keep.o\n")
+    desk.wait()
+    (desk.path / "build").mkdir()
+    (desk.path / "build/large").write_bytes(os.urandom(3_000_000))
+    (desk.path / "keep.o").write_text("sent")
+    swap = desk.path / ".letter.swp"
+    with swap.open("w") as file:
+        file.write("unsaved")
+        file.flush()
+        os.fsync(file.fileno())
+        desk.wait()
+        assert state(swap) == b"ignored"
+        file.write(" changes")
+    assert swap.read_text() == "unsaved changes"
+    desk.wait()
+    assert state(desk.path / "build") == state(desk.path / "build/large") == b"ignored"
+    assert os.getxattr(desk.path / "build/large", "user.satchel.pending_bytes") == b"0"
+    waited = desk.cli("wait", swap)
+    assert waited.returncode == 6
+    assert ".*.sw[a-p]" in waited.stderr
+    assert desk.cli("status").returncode == 0
+    desk.remount()
+    desk.in_step(laptop)
+    assert sorted(os.listdir(laptop.path)) == [".satchelignore", "keep.o"]
+    assert len((desk.path / "build/large").read_bytes()) == 3_000_000
+    # Under another name it is as any other file; so is all that is in a folder.
+    swap.rename(desk.path / "letter")
+    (desk.path / "build").rename(desk.path / "results")
+    desk.wait()
+    laptop.sees("letter", "unsaved changes")
+    laptop.sees("results/large", (desk.path / "results/large").read_bytes())
+    assert state(desk.path / "results/large") == b"synced"
+
+
+def test_rules_from_elsewhere_and_a_folder_moved_elsewhere(device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    (desk.path / "a").mkdir()
+    (laptop.path / ".satchelignore").write_text("/a/*.log\n")
+    desk.wait()
+    laptop.in_step(desk)
+    (desk.path / "a/x.log").write_text("here only")
+    (desk.path / "a/y").write_text("everywhere")
+    desk.wait()
+    assert state(desk.path / "a/x.log") == b"ignored"
+    laptop.sees("a/y", "everywhere")
+    # The rule is not for a folder of another name.
+    (laptop.path / "a").rename(laptop.path / "b")
+    laptop.sees("b/x.log", "here only")
+
+
+def test_a_folder_that_goes_elsewhere_keeps_what_is_ignored_in_it(device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    (desk.path / "project").mkdir()
+    (desk.path / "project/main.c").write_text("x")
+    (desk.path / "project/.main.c.swp").write_text("unsaved")
+    desk.in_step(laptop)
+    shutil.rmtree(laptop.path / "project")
+    laptop.in_step(desk)
+    desk.sees("project/main.c", None)
+    assert (desk.path / "project/.main.c.swp").read_text() == "unsaved"
+    desk.in_step(laptop)
+    assert not (laptop.path / "project").exists()
+    assert desk.cli("status").returncode == 0
+    shutil.rmtree(desk.path / "project")
+    desk.wait()
