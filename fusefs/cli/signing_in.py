@@ -111,8 +111,8 @@ def _make_way(here: Places, account: Account) -> None:
             )
         if tree.ignored_count():
             raise Refused(
-                f"This device holds {tree.ignored_count()} ignored files of another account, which no server has. Sign in "
-                "as before, mount and move them, or use a folder of its own: SATCHEL_HOME=DIR satchel login."
+                f"This device holds {tree.ignored_count()} ignored files of another account, which no server has. Sign "
+                "in as before, mount and move them, or use a folder of its own: SATCHEL_HOME=DIR satchel login."
             )
     finally:
         store.close()

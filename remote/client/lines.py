@@ -351,11 +351,15 @@ class _Line:
         self._connection.request(method, target, headers=dict(headers))
         lane = self.traffic.up
         is_urgent = sum(map(len, body)) <= URGENT_MAX
+        # What came whole before a cut is kept; one object is no more than that.
+        may_be_cut = method == "POST" and not is_urgent
         for part in body:
             view = memoryview(part)
             offset = 0
             while piece := view[offset : offset + lane.piece(PIECE)]:
                 lane.wait(len(piece), is_urgent=is_urgent)
+                if may_be_cut and self.traffic.uploads.is_shut:
+                    raise ConnectionError("sending was paused")
                 self._socket.sendall(piece)
                 self.sent_bytes += len(piece)
                 offset += len(piece)

@@ -78,10 +78,15 @@ class Lane:
 
 
 class Gate:
-    """Open, or shut: then content waits to be sent. What is on its way ends its way."""
+    """Open, or shut: then content waits to be sent."""
 
     def __init__(self) -> None:
         self._opened: trio.Event | None = None
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether who comes now has to wait; any thread may ask."""
+        return self._opened is not None
 
     def shut(self) -> None:
         """Holds up who comes from now on."""

@@ -19,7 +19,7 @@ from remote.client.lines import Reply
 from remote.client.patience import allow_for, together
 from remote.client.session import PAGE_MAX, Session
 from remote.client.wire import CutShort
-from remote.protocol.errors import NotAllowed, NotFound, ServerFault
+from remote.protocol.errors import NotAllowed, NotFound, ServerFault, Unreachable
 from remote.protocol.ids import ChunkId, SpaceId
 from remote.protocol.messages import (
     CHUNK_MAX,
@@ -47,6 +47,8 @@ OBJECTS_READ_AT_ONCE = 6
 OBJECTS_SENT_AT_ONCE = 4
 GROUPS_SENT_AT_ONCE = 3
 GROUP_BYTES = 16 << 20
+FEW_SENT_MAX = 4 << 20
+"""Groups up to this size do not queue behind longer ones."""
 """Sealed bytes that are sent in one stream: the server syncs what came in it together."""
 BATCHES_READ_AT_ONCE = 3
 BATCHES_SENT_AT_ONCE = 2
@@ -78,6 +80,7 @@ class Transfer:
         self._object_readers = trio.CapacityLimiter(OBJECTS_READ_AT_ONCE)
         self._object_senders = trio.CapacityLimiter(OBJECTS_SENT_AT_ONCE)
         self._group_senders = trio.CapacityLimiter(GROUPS_SENT_AT_ONCE)
+        self._few_senders = trio.CapacityLimiter(GROUPS_SENT_AT_ONCE)
         self._batch_readers = trio.CapacityLimiter(BATCHES_READ_AT_ONCE)
         self._few_readers = trio.CapacityLimiter(FEW_READ_AT_ONCE)
         self._bulk_readers = trio.CapacityLimiter(BULK_READ_AT_ONCE)
@@ -178,9 +181,17 @@ class Transfer:
                 if list(ids) != left:
                     raise ServerFault("The server stored other chunks than it was sent.")
 
-        async with self._group_senders:
-            await self._session.traffic.uploads.passed()
-            await self._session.patience.over(attempt)
+        is_few = sum(len(chunks[chunk]) for chunk in group) <= FEW_SENT_MAX
+        uploads = self._session.traffic.uploads
+        while True:
+            async with self._few_senders if is_few else self._group_senders:
+                await uploads.passed()
+                try:
+                    return await self._session.patience.over(attempt)
+                except Unreachable:
+                    # A pause cuts it; else it is as it says.
+                    if not uploads.is_shut:
+                        raise
 
     async def _put_object(self, space: SpaceId, chunk: ChunkId, data: bytes, url: str | None) -> None:
         async with self._object_senders:

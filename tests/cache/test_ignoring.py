@@ -1,4 +1,7 @@
-"""What is ignored: it stays here, is never sent, and is sent as soon as it is not ignored any more."""
+"""What is ignored: it stays here, is never sent, and is sent as soon as it is not ignored any more.
+
+Scenes are played by `in_no_time`, with a clock of their own.
+"""
 
 import pytest
 import trio

@@ -112,7 +112,6 @@ def test_a_pause_stops_what_is_on_its_way_up(device: Any) -> None:
     before = desk.stats()["sent_bytes"]
     desk.must("pause")
     desk.must("limit", "--off")
-    # What was begun, at most a few chunks at a time, ends its way.
     assert desk.cli("wait", "--timeout", "1").returncode == 6
     assert desk.stats()["sent_bytes"] - before < 16 * MIB
     desk.must("resume")
