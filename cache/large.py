@@ -20,7 +20,7 @@ from cache.plain import Known
 from cache.prepared import Own, Prepared
 from cache.reader import Reader
 from cache.similar import tell
-from cache.staging import Staging, Stretch
+from cache.staging import Staging, StagingId, Stretch
 from remote.protocol import deltas
 from remote.protocol.cutting import Buffer, recut
 from remote.protocol.errors import RemoteError
@@ -99,9 +99,12 @@ class Large:
         self._chunks = chunks
         self._sealers = trio.CapacityLimiter(_SEALERS)
         self._earlier: WeakKeyDictionary[Staging, _Earlier] = WeakKeyDictionary()
+        self.done_bytes: dict[StagingId, int] = {}
+        """Content that the server has of those that are being prepared."""
 
     async def prepare(self, staging: Staging, replaced: Callable[[], Manifest | None]) -> Prepared:
         """Makes the server hold all of it, cutting only around what was edited; see `Upload.large`."""
+        self.done_bytes[staging.id] = 0
         try:
             return await self._prepare(staging, replaced)
         except BaseExceptionGroup as group:
@@ -110,6 +113,8 @@ class Large:
             if known is None or rest is not None:
                 raise
             raise _first(known) from None
+        finally:
+            del self.done_bytes[staging.id]
 
     async def _prepare(self, staging: Staging, replaced: Callable[[], Manifest | None]) -> Prepared:
         earlier = self._earlier.pop(staging, None)
@@ -269,6 +274,7 @@ class Large:
             await self._service.send_chunks(self._space, {one.id: one.data for one in sealed.values()})
         for digest, one in sealed.items():
             self._chunks.note_plain(digest, one.id, one.key, len(one.data))
+        self.done_bytes[attempt.staging.id] += sum(piece.length for piece in batch)
         for piece, piece_sums in zip(whole, sums, strict=True):
             entry = told.get(piece.hash) or _entry(piece, sealed, known)
             attempt.items[piece.position] = entry

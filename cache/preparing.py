@@ -65,6 +65,15 @@ class Preparing:
         """What was prepared of the node and is still its content, as far as `is_missing` was asked."""
         return self._prepared.get(node)
 
+    def moving(self) -> dict[NodeId, int]:
+        """Nodes of which content is on its way, or there and not committed yet, with the bytes of it that are there."""
+        found = {node: prepared.manifest.size for node, prepared in self._prepared.items()}
+        for node in self._running:
+            record = self._tree.record(node)
+            if record is not None and record.staged:
+                found[node] = self._upload.done_bytes(StagingId(record.staged))
+        return found
+
     def is_running(self, node: NodeId) -> bool:
         """Whether the node's content is on its way."""
         return node in self._running

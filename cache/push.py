@@ -96,6 +96,10 @@ class Push:
         without_content = len(sent.commit.changes) - len(sent.prepared) if sent is not None else 0
         return self._tree.dirty_count() - len(self._preparing) - without_content
 
+    def moving(self) -> dict[NodeId, int]:
+        """See Preparing.moving."""
+        return self._preparing.moving()
+
     def wake(self) -> None:
         """Something is to be sent, or can be tried again."""
         self.edited_at = trio.current_time()

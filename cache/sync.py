@@ -126,6 +126,10 @@ class Sync:
         self._held = reason
         self._tell()
 
+    def moving(self) -> dict[NodeId, int]:
+        """Nodes of which content is on its way, or there and not committed yet, with the bytes of it that are there."""
+        return self._push.moving()
+
     def rule_for(self, node: NodeId) -> str:
         """The rule that keeps this node on this machine, empty when it is sent."""
         return self._push.ignoring.rule_for(node)
@@ -155,7 +159,7 @@ class Sync:
         if record is not None and record.local is not None and record.local.kind is Kind.FOLDER:
             after = NodeId(0)
             while dirty := self._tree.dirty(_LOOKED_AT_ONCE, after):
-                waiting.update(one for one, _ in dirty if self._is_below(one, node))
+                waiting.update(one for one, _ in dirty if self.is_below(one, node))
                 after = dirty[-1][0]
                 await trio.lowlevel.checkpoint()
         self._push.wake()
@@ -179,17 +183,17 @@ class Sync:
     async def _is_sent(self, node: NodeId | None) -> bool:
         if self._tree.is_all_sent():
             return True
-        if node is None or any(self._is_below(lost, node) for _, lost, _ in self._tree.lost()):
+        if node is None or any(self.is_below(lost, node) for _, lost, _ in self._tree.lost()):
             return False
         after = NodeId(0)
         while dirty := self._tree.dirty(_LOOKED_AT_ONCE, after):
-            if any(self._is_below(one, node) for one, _ in dirty):
+            if any(self.is_below(one, node) for one, _ in dirty):
                 return False
             after = dirty[-1][0]
             await trio.lowlevel.checkpoint()
         return True
 
-    def _is_below(self, node: NodeId, top: NodeId) -> bool:
+    def is_below(self, node: NodeId, top: NodeId) -> bool:
         """Whether the node is `top` or under it, here or in the agreed view."""
         seen: set[NodeId] = set()
         todo = [node]

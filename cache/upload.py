@@ -12,7 +12,7 @@ from cache.chunks import Chunks
 from cache.large import Large
 from cache.prepared import Prepared
 from cache.reader import Reader
-from cache.staging import Staging
+from cache.staging import Staging, StagingId
 from remote.protocol.cutting import SIZES
 from remote.protocol.ids import SpaceId
 from remote.protocol.nodes import EMPTY, INLINE_MAX, Entry, Manifest
@@ -67,6 +67,10 @@ class Upload:
             for stretch in staging.plan_read(0, staging.size)
         ]
         return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+
+    def done_bytes(self, staging: StagingId) -> int:
+        """How many bytes of a large staging that is being prepared are there."""
+        return self._large.done_bytes.get(staging, 0)
 
     async def large(self, staging: Staging, replaced: Callable[[], Manifest | None] = lambda: None) -> Prepared:
         """Prepares one staging of any size with bounded memory, cutting only around what was edited.

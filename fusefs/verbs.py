@@ -24,6 +24,7 @@ from fusefs.errors import NoEntry, VolumeError
 from fusefs.history import Old
 from fusefs.mounts import Busy
 from fusefs.settings import Account
+from fusefs.status import Status
 from remote.protocol.errors import NotSignedIn, RemoteError, Unreachable
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.messages import Version
@@ -32,6 +33,7 @@ from remote.protocol.nodes import Kind, Name
 log = logging.getLogger(__name__)
 
 PATHS_SHOWN: Final = 10
+FILES_MAX: Final = 1_000
 _CONNECTIONS: Final = 64
 _REQUEST_SECONDS: Final = 10.0
 _SYNC_SECONDS: Final = 30.0
@@ -63,10 +65,12 @@ class Verbs:
         self._account = account
         self._point = point
         self._end = end
+        self._told = Status(drive, account, point)
         self._slots = trio.CapacityLimiter(_CONNECTIONS)
         self._verbs: dict[str, Callable[[Fields], Awaitable[object]]] = {
             "ping": self._ping,
             "status": self._status,
+            "status-of": self._status_of,
             "stats": self._stats,
             "wait": self._wait,
             "versions": self._versions,
@@ -156,38 +160,12 @@ class Verbs:
         await trio.lowlevel.checkpoint()
         return {"mount": self._point, "pid": os.getpid(), "url": self._account.url}
 
-    async def _status(self, _: Fields) -> object:
-        drive = self._drive
-        await trio.lowlevel.checkpoint()
-        standing = drive.sync.standing()
-        open_count = sum(1 for file in drive.files.changed() if not drive.tree.edited_ns(file.node))
-        return {
-            "mount": self._point,
-            "url": self._account.url,
-            "user": self._account.user_name,
-            "device": self._account.device_name,
-            "pid": os.getpid(),
-            "online": standing.is_online,
-            "trouble": standing.trouble,
-            **drive.flow.told(),
-            "pending": {
-                "count": standing.pending_nodes + open_count,
-                "bytes": drive.stagings.total_bytes,
-                "paths": self._pending_paths(ROOT),
-            },
-            "stuck": [
-                {"path": os.fsdecode(one.path), "sentence": one.sentence, "seconds": one.seconds}
-                for one in standing.stuck[:PATHS_SHOWN]
-            ],
-            "cache": {"bytes": drive.budget.used_bytes, "limit_bytes": drive.budget.limit_bytes},
-            "pinned": self._pinned_paths(),
-            "kept": asdict(drive.pins.kept()),
-            "quota_bytes": drive.room.quota,
-            "used_bytes": drive.room.used,
-            "free_bytes": drive.room.free,
-            "unlisted_folders": standing.unlisted_folders,
-            "rev": standing.cursor,
-        }
+    async def _status(self, fields: Fields) -> object:
+        return await self._told.whole(min(int(fields.get("files", PATHS_SHOWN)), FILES_MAX))
+
+    async def _status_of(self, fields: Fields) -> object:
+        path = os.fsencode(str(fields["path"]))
+        return await self._told.of_path(path, await self._node(path))
 
     def _pending_paths(self, top: NodeId) -> list[str]:
         tree = self._drive.tree

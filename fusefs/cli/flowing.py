@@ -1,10 +1,10 @@
 """Flowing: limits of speed, pause and resume, as a person says them."""
 
 import re
-from typing import Any, Final
+from typing import Final
 
 from fusefs.cli.asking import ask
-from fusefs.cli.standing import size
+from fusefs.cli.standing import told_limits
 from fusefs.control import Exit, Refused
 from fusefs.settings import size_bytes
 
@@ -14,7 +14,7 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 def limit(up: str | None, down: str | None) -> None:
     """Sets the limits that are given, and prints what they are."""
     found = ask("limit", up=_rate(up, "--up"), down=_rate(down, "--down"))
-    print("\n".join(told_limits(found["limits"])) or "There are no limits.")
+    print("\n".join(f"{line[0].upper()}{line[1:]}." for line in told_limits(found["limits"])) or "There are no limits.")
 
 
 def pause(duration: str | None) -> None:
@@ -27,12 +27,6 @@ def resume() -> None:
     """Ends a pause."""
     ask("resume")
     print("Sending goes on.")
-
-
-def told_limits(limits: dict[str, Any]) -> list[str]:
-    """A line for each limit that there is."""
-    words = {"up": "sends", "down": "receives"}
-    return [f"This drive {words[way]} at most {size(rate)} in a second." for way, rate in limits.items() if rate]
 
 
 def _rate(text: str | None, name: str) -> int | None:

@@ -96,12 +96,14 @@ def umount(folder: str, lazy: bool) -> None:
 
 
 @satchel.command(short_help="Say whether your work is safe.")
+@click.argument("path", required=False)
+@click.option("-w", "--watch", is_flag=True, help="Draw it again and again, until interrupted.")
 @_json
-def status(as_json: bool) -> None:
-    """Say whether your work is safe; exit code 0: all is on the server, 6: not yet, 5: the server is away."""
+def status(path: str | None, watch: bool, as_json: bool) -> None:
+    """Say whether your work is safe, or PATH; exit code 0: all is on the server, 6: not yet, 5: the server is away."""
     from fusefs.cli import standing  # noqa: PLC0415
 
-    sys.exit(standing.status(as_json=as_json))
+    sys.exit(standing.status(path, as_json=as_json, is_watching=watch))
 
 
 @satchel.command(short_help="Return when the server has all, or PATH.")

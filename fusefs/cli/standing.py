@@ -2,24 +2,34 @@
 
 import json
 import sys
-from typing import Any
+from typing import Any, Final
 
 from fusefs.cli.asking import ask, path_in_mount
 from fusefs.control import Exit, Refused
 
+FILES_SHOWN: Final = 10
+FILES_TOLD: Final = 1_000
+"""So many of the files that are to be sent are listed for a person, and for a program."""
 
-def status(*, as_json: bool) -> int:
-    """Prints how things are; returns the exit code that says the same."""
-    found = ask("status")
+
+def status(path: str | None, *, as_json: bool, is_watching: bool) -> int:
+    """Prints how things are, with everything or with a path; returns the exit code that says the same."""
+    if path is not None:
+        return _status_of(path, as_json=as_json)
+    if is_watching:
+        from fusefs.cli import watching  # noqa: PLC0415 - takes longer to load than everything else
+
+        watching.watch(as_json=as_json)
+    found = ask("status", files=FILES_TOLD if as_json else FILES_SHOWN)
     print(json.dumps(found, indent=2) if as_json else "\n".join(told(found)))
     if found["pending"]["count"]:
         return Exit.PENDING
     return Exit.OK if found["online"] else Exit.UNREACHABLE
 
 
-def told(found: dict[str, Any]) -> list[str]:
+def told(found: dict[str, Any], *, with_files: bool = True) -> list[str]:
     """The lines that a person reads; the first one answers whether the work is safe."""
-    pending, cache = found["pending"], found["cache"]
+    cache = found["cache"]
     reach = "online" if found["online"] else "offline"
     lines = [
         _safety(found),
@@ -29,24 +39,51 @@ def told(found: dict[str, Any]) -> list[str]:
         lines.append(f"  Server  {found['trouble']}")
     if found["paused"]["is_paused"]:
         lines.append(f"  Paused  {found['paused']['reason']}")
-    if pending["count"]:
-        lines.append(f"  Up      {_count(pending['count'], 'change')}, {size(pending['bytes'])} of content")
-        lines += [f"          {path}" for path in pending["paths"]]
+    lines += _up(found, with_files=with_files)
+    if found["rates"]["down"]:
+        lines.append(f"  Down    {size(found['rates']['down'])} a second")
+    lines += [f"  Limit   {line}" for line in told_limits(found["limits"])]
     lines.append(f"  Cache   {size(cache['bytes'])} of {size(cache['limit_bytes'])}")
-    if found.get("pinned"):
+    if found["pinned"]:
         kept = found["kept"]
         missing = f", {size(kept['missing_bytes'])} to be fetched" if kept["missing_files"] else ""
         lines.append(f"  Pinned  {', '.join(found['pinned'])}: {size(kept['size_bytes'])}{missing}")
-    if found.get("quota_bytes"):
-        lines.append(f"  Quota   {size(found['used_bytes'])} of {size(found['quota_bytes'])}")
+    for space in found["spaces"]:
+        quota = f" of {size(space['quota_bytes'])}" if space["quota_bytes"] else ""
+        lines.append(f"  Space   {space['name']}: {size(space['used_bytes'])}{quota}")
     if found["unlisted_folders"]:
         lines.append(
             f"  Names   {_count(found['unlisted_folders'], 'folder')} not listed yet: nothing below is seen offline"
         )
+    if found["ignored"]["count"]:
+        what = f"{_count(found['ignored']['count'], 'ignored file')} ({size(found['ignored']['bytes'])})"
+        lines.append(f"  Local   {what}: on this machine only")
     for stuck in found["stuck"]:
         lines.append(f"  Issue   {stuck['path'] or 'the drive'}: {stuck['sentence']}")
-        lines.append(f"          tried again in {stuck['seconds']:.0f} s; it is safe on this device meanwhile")
+        lines.append(f"          tried again in {duration(stuck['seconds'])}; it is safe on this device meanwhile")
+    lines += [f"  Issue   {fault}" for fault in found["rules"]]
     return lines
+
+
+def _up(found: dict[str, Any], *, with_files: bool) -> list[str]:
+    pending = found["pending"]
+    if not pending["count"]:
+        return []
+    words = [_count(pending["count"], "change"), f"{size(pending['bytes'])} of content"]
+    if pending["sent_bytes"]:
+        words.append(f"{size(pending['sent_bytes'])} of it sent")
+    if found["rates"]["up"]:
+        words.append(f"{size(found['rates']['up'])} a second")
+    if pending["seconds_left"] is not None:
+        words.append(f"about {duration(pending['seconds_left'])} left")
+    lines = [f"  Up      {', '.join(words)}"]
+    if not with_files:
+        return lines
+    for file in pending["files"]:
+        share = f"   {100 * file['sent_bytes'] // file['bytes']} % sent" if file["sent_bytes"] else ""
+        lines.append(f"          {file['path']}   {size(file['bytes'])}{share}")
+    more = pending["count"] - len(pending["files"])
+    return [*lines, f"          and {more} more"] if more > 0 else lines
 
 
 def _safety(found: dict[str, Any]) -> str:
@@ -58,6 +95,44 @@ def _safety(found: dict[str, Any]) -> str:
     if found["paused"]["is_paused"]:
         when = "sent when that goes on"
     return f"{_count(count, 'change')} not on the server yet; safe on this device, and {they} {when}."
+
+
+def _status_of(path: str, *, as_json: bool) -> int:
+    found = ask("status-of", path=path_in_mount(path))
+    code = Exit.OK if found["state"] in ("synced", "ignored") and not found["pending_below"] else Exit.PENDING
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return code
+    sentences = {
+        "synced": "The server has it.",
+        "pending": "The server does not have it yet; it is safe on this device.",
+        "error": f"It cannot be sent now: {found['error']}",
+        "ignored": f"It is ignored, by {found['rule']}: it stays on this machine and is never sent.",
+    }
+    print(f"{found['path']}: {sentences[found['state']]}")
+    if found["size_bytes"]:
+        print(f"  {size(found['cached_bytes'])} of {size(found['size_bytes'])} can be read without the server.")
+    for count, what in ((found["pending_below"], "to be sent"), (found["ignored_below"], "ignored")):
+        if count:
+            print(f"  Below it: {_count(count, 'change')} {what}.")
+    if code and found["held"]:
+        print(f"  {found['held']}")
+    return code
+
+
+def told_limits(limits: dict[str, Any]) -> list[str]:
+    """A line for each limit that there is."""
+    words = {"up": "sends", "down": "receives"}
+    return [f"this drive {words[way]} at most {size(rate)} a second" for way, rate in limits.items() if rate]
+
+
+def duration(seconds: float) -> str:
+    """A length of time as a person reads it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5_400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3_600:.1f} h"
 
 
 def _host(url: str) -> str:

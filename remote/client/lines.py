@@ -62,7 +62,7 @@ class LineAnswer:
             lane = self._line.traffic.down
             while room >= 0 and (piece := self._response.read(lane.piece(PIECE))):
                 lane.wait(len(piece), is_urgent=False)
-                self._line.received_bytes += len(piece)
+                self._line.traffic.count(received=len(piece))
                 room -= len(piece)
                 pieces.append(piece)
             if room >= 0 and self._response.length:
@@ -103,7 +103,7 @@ class Reply:
                 count = self._response.readinto(view[at : at + lane.piece(len(view))])
                 if not count:
                     raise ConnectionError(f"{len(view) - at} bytes are missing")
-                self._line.received_bytes += count
+                self._line.traffic.count(received=count)
                 at += count
                 lane.wait(count, is_urgent=self._is_urgent)
         except _FAILURES as error:
@@ -225,10 +225,6 @@ class Lines:
         try:
             yield line
         finally:
-            self.traffic.sent_bytes += line.sent_bytes
-            line.sent_bytes = 0
-            self.traffic.received_bytes += line.received_bytes
-            line.received_bytes = 0
             self._put_by(target.origin, line)
 
     async def _to_its_end(self, line: "_Line", job: Callable[[], Taken]) -> Taken:
@@ -333,8 +329,6 @@ class _Line:
         self._is_ended = False
         self.is_reusable = False
         self.idle_since = 0.0
-        self.sent_bytes = 0
-        self.received_bytes = 0
 
     def make_ready(self) -> bool:
         """Ends the handshake, if there is one; always true."""
@@ -361,7 +355,7 @@ class _Line:
                 if may_be_cut and self.traffic.uploads.is_shut:
                     raise ConnectionError("sending was paused")
                 self._socket.sendall(piece)
-                self.sent_bytes += len(piece)
+                self.traffic.count(sent=len(piece))
                 offset += len(piece)
         return self._connection.getresponse()
 

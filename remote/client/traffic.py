@@ -1,5 +1,6 @@
 """What went over the wire, counted where it happens, so that retries and cut transfers are in it; and what may go."""
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -19,15 +20,22 @@ class Traffic:
     up: Lane = field(default_factory=Lane)
     down: Lane = field(default_factory=Lane)
     uploads: Gate = field(default_factory=Gate)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, *, sent: int = 0, received: int = 0) -> None:
+        """Adds bytes; from any thread."""
+        with self._lock:
+            self.sent_bytes += sent
+            self.received_bytes += received
 
     def sent_head(self, method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Counts a request and its head."""
         self.requests += 1
-        self.sent_bytes += len(method) + len(target) + len("  HTTP/1.1\r\n\r\n") + _headers_length(headers)
+        self.count(sent=len(method) + len(target) + len("  HTTP/1.1\r\n\r\n") + _headers_length(headers))
 
     def received_head(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Counts the head of an answer."""
-        self.received_bytes += len("HTTP/1.1 200 OK\r\n\r\n") + _headers_length(headers)
+        self.count(received=len("HTTP/1.1 200 OK\r\n\r\n") + _headers_length(headers))
 
 
 def _headers_length(headers: Iterable[tuple[bytes, bytes]]) -> int:

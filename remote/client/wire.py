@@ -52,7 +52,7 @@ class Answer:
         room = most
         try:
             async for piece in self._response.aiter_raw():
-                self._traffic.received_bytes += len(piece)
+                self._traffic.count(received=len(piece))
                 await self._traffic.down.waited(len(piece), is_urgent=True)
                 room -= len(piece)
                 if room >= 0:
@@ -152,7 +152,7 @@ class _CountedBody(httpx.AsyncByteStream):
 
     async def __anext__(self) -> bytes:
         # Asked for the next piece, so the last one has gone out.
-        self._traffic.sent_bytes += self._on_its_way
+        self._traffic.count(sent=self._on_its_way)
         size = self._traffic.up.piece(PIECE)
         piece, self._rest = bytes(self._rest[:size]), self._rest[size:]
         await self._traffic.up.waited(len(piece), is_urgent=True)

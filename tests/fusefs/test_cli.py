@@ -1,15 +1,18 @@
 """The command line: what may be said, which exit code follows, and what a person reads."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from fusefs import mounts
 from fusefs.cli import main, standing
 from fusefs.cli.standing import told
+from fusefs.cli.watching import drawn
 from fusefs.control import Exit, Refused
 from fusefs.options import parse_options
 
@@ -44,12 +47,26 @@ STANDING: dict[str, Any] = {
     "paused": {"is_paused": False, "reason": "", "until": "", "is_metered": False},
     "limits": {"up": 0, "down": 0},
     "rates": {"up": 0, "down": 0},
-    "pending": {"count": 0, "bytes": 0, "paths": []},
+    "pending": {"count": 0, "bytes": 0, "sent_bytes": 0, "seconds_left": None, "files": []},
     "stuck": [],
+    "rules": [],
+    "ignored": {"count": 0, "bytes": 0},
+    "pinned": [],
+    "kept": {"files": 0, "size_bytes": 0, "missing_files": 0, "missing_bytes": 0},
     "cache": {"bytes": 5_000_000, "limit_bytes": 10_000_000_000},
-    "quota_bytes": 0,
-    "used_bytes": 0,
+    "spaces": [
+        {"name": "ann", "used_bytes": 0, "quota_bytes": 0, "free_bytes": 0},
+    ],
+    "rev": 1,
     "unlisted_folders": 0,
+}
+FILE = {"path": "a", "bytes": 4_000_000, "sent_bytes": 1_000_000, "state": "sending"}
+PENDING: dict[str, Any] = {
+    "count": 3,
+    "bytes": 8_000_000,
+    "sent_bytes": 1_000_000,
+    "seconds_left": 7.0,
+    "files": [FILE, {**FILE, "path": "b", "sent_bytes": 0, "state": "waiting"}],
 }
 
 
@@ -102,12 +119,12 @@ def test_without_a_mount(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         ({}, Exit.OK, "All changes are on the server."),
         ({"online": False, "trouble": "no route"}, Exit.UNREACHABLE, "All changes are on the server."),
         (
-            {"pending": {"count": 3, "bytes": 1, "paths": ["a"]}},
+            {"pending": PENDING},
             Exit.PENDING,
             "3 changes not on the server yet; safe on this device, and they are being sent.",
         ),
         (
-            {"pending": {"count": 1, "bytes": 1, "paths": ["a"]}, "online": False},
+            {"pending": {**PENDING, "count": 1}, "online": False},
             Exit.PENDING,
             "1 change not on the server yet; safe on this device, and it is sent when the server is back.",
         ),
@@ -120,17 +137,37 @@ def test_status_says_first_whether_the_work_is_safe(
     code: int,
     first: str,
 ) -> None:
-    monkeypatch.setattr(standing, "ask", lambda _: {**STANDING, **changes})
+    monkeypatch.setattr(standing, "ask", lambda *_, **__: {**STANDING, **changes})
     assert _ended(monkeypatch, "status") == code
     assert capsys.readouterr().out.splitlines()[0] == first
 
 
 def test_status_names_what_is_stuck_and_why() -> None:
     stuck = {"path": "Docs/plan.odt", "sentence": "The space is full.", "seconds": 12.0}
-    text = "\n".join(told({**STANDING, "stuck": [stuck], "quota_bytes": 10_000, "used_bytes": 9_999}))
+    space = {**STANDING["spaces"][0], "quota_bytes": 10_000, "used_bytes": 9_999}
+    text = "\n".join(told({**STANDING, "stuck": [stuck], "spaces": [space]}))
     assert "Docs/plan.odt: The space is full." in text
-    assert "Quota   10.0 kB of 10.0 kB" in text
+    assert "Space   ann: 10.0 kB of 10.0 kB" in text
     assert "ann@files.example.org" in text
+
+
+def test_status_tells_how_fast_how_long_and_how_far() -> None:
+    limits = {"up": 2_000_000, "down": 0}
+    text = "\n".join(told({**STANDING, "pending": PENDING, "rates": {"up": 1_000_000, "down": 50}, "limits": limits}))
+    assert "Up      3 changes, 8.0 MB of content, 1.0 MB of it sent, 1.0 MB a second, about 7 s left" in text
+    assert "a   4.0 MB   25 % sent" in text
+    assert "and 1 more" in text
+    assert "Down    50 bytes a second" in text
+    assert "this drive sends at most 2.0 MB a second" in text
+
+
+def test_the_bars_of_watch_show_each_file() -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(drawn({**STANDING, "pending": PENDING}))
+    text = console.export_text()
+    assert text.startswith("3 changes not on the server yet")
+    assert "4.0 MB ━" in text
+    assert "and 1 more" in text
 
 
 def test_a_refusal_is_one_sentence_and_its_code(
@@ -150,7 +187,7 @@ def test_status_imports_nothing_heavy() -> None:
         "from fusefs.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print([name for name in ('trio', 'httpx', 'pyfuse3', 'lmdb', 'cryptography') if name in sys.modules])"
+        "print([name for name in ('rich', 'trio', 'httpx', 'pyfuse3', 'lmdb', 'cryptography') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -16,7 +16,7 @@ KIB, MIB = 1 << 10, 1 << 20
 def test_limits_hold_at_once_and_after_a_restart(device: Any) -> None:
     desk = device("desk")
     assert "no limits" in desk.must("limit")
-    assert "sends at most 2.1 MB" in desk.must("limit", "--up", "2M")
+    assert "This drive sends at most 2.1 MB" in desk.must("limit", "--up", "2M")
     desk.remount()
     told = desk.must("limit", "--down", "300K/s")
     assert "sends at most 2.1 MB" in told

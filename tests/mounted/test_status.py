@@ -1,0 +1,93 @@
+"""`satchel status` of a real mount: what is on its way, how far, and what its JSON promises."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.mounted.conftest import BIN, eventually
+
+pytestmark = pytest.mark.mounted
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs/status.md").read_text()
+MIB = 1 << 20
+
+
+def documented(page: str) -> set[str]:
+    """The names of fields in the first columns of a page's tables."""
+    rows = [row.split("|")[1] for row in page.splitlines() if row.startswith("| `")]
+    return {name for row in rows for name in re.findall(r"`([a-z_.]+)`", row)}
+
+
+def fields(found: dict[str, Any]) -> set[str]:
+    """Names of fields as the page has them: those of a struct with the struct's."""
+    return {
+        name
+        for outer, value in found.items()
+        for name in ([f"{outer}.{inner}" for inner in value] if isinstance(value, dict) else [outer])
+    }
+
+
+def test_what_is_documented_is_what_is_printed(device: Any) -> None:
+    desk = device("desk")
+    (desk.path / "folder").mkdir()
+    (desk.path / "folder/.x.swp").write_text("x")
+    desk.wait()
+    whole, of_path = PAGE.split("`satchel status PATH --json`:")
+    assert fields(json.loads(desk.must("status", "--json"))) == documented(whole)
+    assert fields(json.loads(desk.must("status", "--json", desk.path / "folder"))) == documented(of_path)
+
+
+def test_status_tells_how_far_uploads_are(device: Any) -> None:
+    desk = device("desk")
+    desk.must("limit", "--up", "8M")
+    (desk.path / "large").write_bytes(Random(1).randbytes(48 * MIB))
+
+    def is_moving() -> bool:
+        pending = desk.status()["pending"]
+        return bool(pending["sent_bytes"] and pending["seconds_left"])
+
+    assert eventually(is_moving, 30)
+    status = json.loads(desk.cli("status", "--json").stdout)
+    (file,) = [one for one in status["pending"]["files"] if one["path"] == "large"]
+    assert file["bytes"] == 48 * MIB
+    assert file["state"] == "sending"
+    assert 0 < file["sent_bytes"] < 48 * MIB
+    assert 0 < status["rates"]["up"] < 12 * MIB
+    text = desk.cli("status").stdout
+    assert re.search(r"Up .* of it sent, .* a second, about \d+ s left", text)
+    assert re.search(r"large   50.3 MB   \d+ % sent", text)
+    with subprocess.Popen(
+        [BIN / "satchel", "status", "--watch", "--json"], stdout=subprocess.PIPE, text=True, env=desk.environment
+    ) as watcher:
+        assert watcher.stdout is not None
+        assert json.loads(watcher.stdout.readline())["pending"]["count"]
+        desk.must("limit", "--off")
+        assert any(not json.loads(line)["pending"]["count"] for line in watcher.stdout)
+        watcher.terminate()
+
+
+def test_status_of_a_path(device: Any, server: Any) -> None:
+    desk = device("desk")
+    (desk.path / ".satchelignore").write_text("*.o\n!\n")
+    (desk.path / "folder").mkdir()
+    (desk.path / "folder/letter").write_text("x" * 5_000)
+    (desk.path / "folder/letter.o").write_text("x")
+    desk.wait()
+    assert "The server has it." in desk.must("status", desk.path / "folder/letter")
+    assert "It is ignored, by *.o" in desk.must("status", desk.path / "folder/letter.o")
+    assert "1 change ignored" in desk.must("status", desk.path / "folder")
+    assert "Line 2 of .satchelignore" in desk.must("status")
+    assert "1 ignored file (1 bytes): on this machine only" in desk.must("status")
+    server.stop()
+    (desk.path / "folder/letter").write_text("y")
+    pending = desk.cli("status", desk.path / "folder")
+    assert pending.returncode == 6
+    assert "1 change to be sent" in pending.stdout
+    assert desk.cli("status", desk.path / "folder/letter").returncode == 6
+    server.start()
+    desk.wait()
