@@ -6,6 +6,7 @@ file here, is kept in the stagings, and is sent as soon as it has another name o
 
 import logging
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -40,6 +41,7 @@ USUAL: Final = (
 """Ignored unless the file says otherwise (`!Thumbs.db`)."""
 _SETTING: Final = "ignore"
 _AT_ONCE: Final = 64
+_SENT_MAX: Final = 4_096
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Rules:
 
     lines: tuple[str, ...]
     spec: GitIgnoreSpec
+    any_of_them: re.Pattern[str]
+    """Matches whatever one of the patterns matches: most names match none, and cost a fifth so."""
     faults: tuple[str, ...]
 
     @staticmethod
@@ -62,11 +66,18 @@ class Rules:
                 faults.append(f"Line {number} of {os.fsdecode(FILE)} means nothing and is passed over: {error}")
             else:
                 lines.append(line)
-        return Rules(tuple(lines), GitIgnoreSpec.from_lines(lines), tuple(faults))
+        spec = GitIgnoreSpec.from_lines(lines)
+        texts = [pattern.regex.pattern for pattern in spec.patterns if pattern.regex is not None]
+        # A group may have a name once only.
+        any_of_them = re.compile("|".join(re.sub(r"\(\?P<\w+>", "(?:", str(text)) for text in texts))
+        return Rules(tuple(lines), spec, any_of_them, tuple(faults))
 
     def rule_for(self, path: bytes, *, is_folder: bool) -> str:
         """The line that ignores a path (or a folder above it), empty when none does."""
-        found = self.spec.check_file(os.fsdecode(path) + ("/" if is_folder else ""))
+        text = os.fsdecode(path) + ("/" if is_folder else "")
+        if self.any_of_them.match(text) is None:
+            return ""
+        found = self.spec.check_file(text)
         return self.lines[found.index] if found.include and found.index is not None else ""
 
 
@@ -84,6 +95,10 @@ class Ignoring:
         # Folders that were moved: what is below them is to be looked at again.
         self._moved: set[NodeId] = set()
         self._looked: dict[NodeId, tuple[Name, ...]] = {}
+        # Nodes that were judged to be sent, as they were then: each is looked at in every round of planning.
+        self._sent: dict[NodeId, Record] = {}
+        self.is_unsettled = False
+        """A folder was judged that has another name now: what was judged before it is to be judged again."""
 
     def holds(self, node: NodeId, record: Record | None) -> bool:
         """Whether the node stays on this machine."""
@@ -91,8 +106,21 @@ class Ignoring:
             return False
         if not self._tree.is_unknown_elsewhere(node, record):
             return False
-        # A folder that was removed elsewhere, and lives on for what is ignored in it, is nobody else's concern.
-        return self._is_named_so(record) if record.rev == 0 else self._has_only_ignored(node, record)
+        if record.rev:
+            # A folder that was removed elsewhere, and lives on for what is ignored in it, is nobody else's concern.
+            return self._has_only_ignored(node, record)
+        before = self._sent.get(node)
+        if before is record:
+            return False
+        if before is not None and record.local.kind is Kind.FOLDER and _names(before) != _names(record):
+            self._sent.clear()
+            self.is_unsettled = True
+        if self._is_named_so(record):
+            return True
+        if len(self._sent) >= _SENT_MAX:
+            self._sent.clear()
+        self._sent[node] = record
+        return False
 
     def rule_for(self, node: NodeId) -> str:
         """The rule by which a node is ignored, empty for one that is not."""
@@ -153,6 +181,7 @@ class Ignoring:
         if text.encode(errors="surrogateescape") == (self._tree.setting(_SETTING) or b""):
             return
         self.rules = Rules.of(text)
+        self._sent.clear()
         self._tree.set_setting(_SETTING, text.encode(errors="surrogateescape"))
         await self._look_again([node for node, _ in self._tree.ignored()])
 
@@ -175,6 +204,7 @@ class Ignoring:
 
     def note_moved(self, folder: NodeId) -> None:
         """A folder has another name, by news: what is ignored below it may not be any more."""
+        self._sent.clear()
         self._moved.add(folder)
 
     async def look_below_moved(self, dirty: Iterable[NodeId]) -> None:
@@ -213,3 +243,7 @@ class Ignoring:
                     if self._tree.is_ignored(node) and not self.holds(node, self._tree.record(node)):
                         edit.mark_dirty(node, edit.edited_ns(node))
             await trio.lowlevel.checkpoint()
+
+
+def _names(record: Record) -> tuple[Name, ...]:
+    return record.local.names if record.local is not None else ()

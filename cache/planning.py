@@ -83,6 +83,9 @@ class Planner:
     def _groups(self, dirty: list[tuple[NodeId, int]]) -> list[list[NodeId]]:
         dirty.sort(key=lambda pair: pair[1])
         nodes = [node for node, _ in dirty if not (self._drop_if_void(node) or self._put_by_if_ignored(node))]
+        if self._ignoring.is_unsettled:
+            self._ignoring.is_unsettled = False
+            nodes = [node for node in nodes if not self._put_by_if_ignored(node)]
         self._needed.clear()
         groups: list[list[NodeId]] = []
         for group in merge.units(nodes, self._needs):

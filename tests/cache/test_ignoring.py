@@ -159,6 +159,24 @@ def test_a_folder_that_is_renamed_takes_what_is_in_it_along() -> None:
     in_world(scene)
 
 
+def test_what_was_not_sent_yet_stays_here_when_its_folder_gets_an_ignored_name() -> None:
+    async def scene(world: World) -> None:
+        await make(world.one, FILE, b"build/\n")
+        await settled(world)
+        world.one.sync.hold("nothing is sent in this scene yet")
+        folder = await make_folder(world.one, b"results")
+        node = await make(world.one, b"object", b"x", folder)
+        # As planning does, round after round.
+        assert not any(world.one.push.ignoring.holds(one, world.one.tree.record(one)) for one in (node, folder))
+        await world.one.volume.rename(ROOT, b"results", ROOT, b"build", 0)
+        world.one.sync.hold("")
+        await settled(world)
+        assert sent_names(world) == {b"", FILE}
+        assert state_of(world.one, node) == state_of(world.one, folder) == b"ignored"
+
+    in_world(scene)
+
+
 def test_a_synced_file_in_an_ignored_folder_brings_the_folder_along() -> None:
     async def scene(world: World) -> None:
         await make(world.one, FILE, b"build/\n")
