@@ -17,6 +17,7 @@ from cache.chunks import TABLES as CACHE_TABLES
 from cache.chunks import Chunks
 from cache.eviction import Budget
 from cache.ignoring import Ignoring
+from cache.past import Past
 from cache.pull import Clock, Effects, Home, Pull
 from cache.push import Push
 from cache.reader import Reader
@@ -25,8 +26,11 @@ from cache.store import Store
 from cache.sync import Sync
 from cache.tree import STATE_TABLES, Table, Tree
 from cache.upload import Upload
+from fusefs import conflicts
 from fusefs.face import Face
 from fusefs.handles import OpenFiles
+from fusefs.restore import Restore
+from fusefs.versions import Versions
 from fusefs.volume import Volume
 from remote.protocol.errors import RemoteError, Unreachable
 from remote.protocol.ids import NOW, NOWHERE, ROOT, ChunkId, DeviceId, NodeId, Rev, SpaceId
@@ -252,6 +256,9 @@ class Device:
             wake=self.push.wake,
             show=self.shown.append,
         )
+        versions = Versions(remote, SPACE, self.reader, Past(self.folder / "past", 0), None)
+        restore = Restore(self.volume, versions)
+        self.conflicts = conflicts.Conflicts(self.volume, versions, restore, remote, SPACE, DeviceId(self.number))
         self.files.sweep()
         self._ended = trio.Event()
         self.is_running = True

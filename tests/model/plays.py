@@ -19,6 +19,7 @@ from tests.model.play import Step, perform
 EDITS = [
     *["create", "create", "mkdir", "symlink", "write", "write", "append", "cut", "save", "save", "rename", "rename"],
     *["exchange", "link", "unlink", "rmdir", "rmtree", "chmod", "utime", "xattr", "read"],
+    "resolve",
 ]
 WORLD = ["wait", "wait", "wait", "offline", "online", "online", "look"]
 HOLDS = ["hold", "hold", "release"]
