@@ -254,6 +254,7 @@ class Large:
     async def _send(self, batch: list[_Piece], attempt: _Attempt) -> None:
         """Makes the server hold these pieces, sealing only those that it does not hold yet."""
         whole = [piece for piece in batch if piece.base is None]
+        length = sum(piece.length for piece in batch)
         async with self._sealers:
             sums = await trio.to_thread.run_sync(_look_at, whole)
             known = {piece.hash: self._chunks.known_plain(piece.hash) for piece in whole}
@@ -274,7 +275,7 @@ class Large:
             await self._service.send_chunks(self._space, {one.id: one.data for one in sealed.values()})
         for digest, one in sealed.items():
             self._chunks.note_plain(digest, one.id, one.key, len(one.data))
-        self.done_bytes[attempt.staging.id] += sum(piece.length for piece in batch)
+        self.done_bytes[attempt.staging.id] += length
         for piece, piece_sums in zip(whole, sums, strict=True):
             entry = told.get(piece.hash) or _entry(piece, sealed, known)
             attempt.items[piece.position] = entry
