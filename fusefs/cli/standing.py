@@ -10,6 +10,8 @@ from fusefs.control import Exit, Refused
 FILES_SHOWN: Final = 10
 FILES_TOLD: Final = 1_000
 """So many of the files that are to be sent are listed for a person, and for a program."""
+_RATE_SHOWN: Final = 10_000
+"""Bytes in a second: less comes down only to say that all is as it was."""
 
 
 def status(path: str | None, *, as_json: bool, is_watching: bool) -> int:
@@ -40,7 +42,7 @@ def told(found: dict[str, Any], *, with_files: bool = True) -> list[str]:
     if found["paused"]["is_paused"]:
         lines.append(f"  Paused  {found['paused']['reason']}")
     lines += _up(found, with_files=with_files)
-    if found["rates"]["down"]:
+    if found["rates"]["down"] >= _RATE_SHOWN:
         lines.append(f"  Down    {size(found['rates']['down'])} a second")
     lines += [f"  Limit   {line}" for line in told_limits(found["limits"])]
     lines.append(f"  Cache   {size(cache['bytes'])} of {size(cache['limit_bytes'])}")

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -58,7 +59,7 @@ def drawn(found: dict[str, Any]) -> RenderableType:
         bar = ProgressBar(total=max(1, file["bytes"]), completed=file["sent_bytes"], width=24)
         files.add_row(size(file["bytes"]), bar, Text(file["path"], overflow="ellipsis"))
     more = found["pending"]["count"] - len(found["pending"]["files"])
-    parts.append(files)
+    parts.append(Padding(files, (0, 0, 0, 10)))
     if more > 0:
         parts.append(Text(f"          and {more} more", style="dim"))
     return Group(*parts)

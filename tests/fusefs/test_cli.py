@@ -153,11 +153,13 @@ def test_status_names_what_is_stuck_and_why() -> None:
 
 def test_status_tells_how_fast_how_long_and_how_far() -> None:
     limits = {"up": 2_000_000, "down": 0}
-    text = "\n".join(told({**STANDING, "pending": PENDING, "rates": {"up": 1_000_000, "down": 50}, "limits": limits}))
+    text = "\n".join(
+        told({**STANDING, "pending": PENDING, "rates": {"up": 1_000_000, "down": 50_000}, "limits": limits})
+    )
     assert "Up      3 changes, 8.0 MB of content, 1.0 MB of it sent, 1.0 MB a second, about 7 s left" in text
     assert "a   4.0 MB   25 % sent" in text
     assert "and 1 more" in text
-    assert "Down    50 bytes a second" in text
+    assert "Down    50.0 kB a second" in text
     assert "this drive sends at most 2.0 MB a second" in text
 
 

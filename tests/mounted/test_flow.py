@@ -3,10 +3,14 @@
 import json
 import os
 import time
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
 import pytest
+
+from tests.mounted.conftest import eventually
+from tests.mounted.slow_line import SlowLine
 
 pytestmark = pytest.mark.mounted
 
@@ -48,20 +52,31 @@ def test_limits_that_make_no_sense_are_refused(device: Any, args: list[str]) -> 
     assert device("desk").cli("limit", *args).returncode == 2
 
 
-def test_a_small_file_does_not_wait_for_a_large_one(device: Any) -> None:
-    desk = device("desk")
-    desk.must("limit", "--up", "4M")
+@pytest.fixture
+def slow_line(server: Any, device: Any) -> Iterator[SlowLine]:
+    """A way to the server that takes 4 MiB a second; it ends before the devices do."""
+    line = SlowLine(server.port, 4 * MIB)
+    yield line
+    line.stop()
+
+
+def test_small_files_do_not_wait_for_large_ones(device: Any, server: Any, slow_line: SlowLine) -> None:
+    desk = device("desk", mount=False)
+    account = desk.home / "state" / "account.json"
+    account.write_text(account.read_text().replace(str(server.port), str(slow_line.port)))
+    desk.mount()
     for number in range(3):
-        (desk.path / f"large{number}").write_bytes(Random(number).randbytes(40 * MIB))
+        (desk.path / f"large{number}").write_bytes(Random(number).randbytes(48 * MIB))
+    assert eventually(lambda: any(one["state"] == "sending" for one in desk.status()["pending"]["files"]))
     for number in range(3):
-        (desk.path / f"small{number}").write_bytes(b"small" * 100)
+        (desk.path / f"small{number}").write_bytes(b"small" * 1_000)
         desk.wait(f"small{number}")
     # One of half a megabyte is cut and sent as large ones are.
     (desk.path / "medium").write_bytes(Random(9).randbytes(600 * KIB))
     desk.wait("medium")
     for number in range(3):
         assert os.getxattr(desk.path / f"large{number}", "user.satchel.state") == b"pending"
-    desk.must("limit", "--off")
+    slow_line.rate = 1 << 40
     desk.wait()
 
 
