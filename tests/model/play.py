@@ -570,7 +570,8 @@ class Play:
         for state in there.values():
             for name in state.names:
                 stem = re.sub(rb" \(\d+\)", b"", name.name)
-                if stem != name.name:
+                # What somebody had put beside another has its name from that.
+                if stem != name.name and b" (device " not in stem:
                     called = {own.name for own in self.called[name.parent]}
                     folders = [each for each, names in self.called.items() if called & {own.name for own in names}]
                     kinds = {kind for folder in (*folders, name.parent) for kind in self.kinds[Name(folder, stem)]}
