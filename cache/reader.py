@@ -7,7 +7,7 @@ What cannot be had raises: no read is short, or made of zeros, for that.
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -16,18 +16,30 @@ from typing import Final, NamedTuple
 import trio
 
 from cache.chunks import Chunks
+from cache.cursor import AHEAD_MIN, Cursor
 from cache.errors import CacheError, ContentDamaged, ContentUnavailable
 from cache.eviction import Budget
 from cache.fetch import Fetch
 from cache.fetching import Fetches
 from cache.filling import FILL_SHARE, Misses, fill
+from cache.pieces import (
+    GROUP_BYTES,
+    Piece,
+    base_of,
+    complete,
+    covering,
+    delta_chunk,
+    in_groups,
+    needed_below,
+    pieces_of,
+)
 from remote.protocol import deltas
 from remote.protocol.errors import ChunkDamaged
 from remote.protocol.ids import SpaceId
 from remote.protocol.manifests import decode_leaf, overlapping, starts
-from remote.protocol.messages import BELOW_MAX, Below
+from remote.protocol.messages import BELOW_MAX
 from remote.protocol.nodes import Entry, Manifest
-from remote.protocol.sealing import FRAME, PLAIN_MAX, Buffer
+from remote.protocol.sealing import FRAME, Buffer
 from remote.protocol.service import Service
 
 READ_SECONDS: Final = 15.0
@@ -35,10 +47,6 @@ _HELD_SECONDS: Final = 1.0
 _HELD_SAMPLE: Final = 2_048
 """So many chunks, evenly spread, tell how much of long content is held, and for so long."""
 _HELD_KEPT: Final = 64
-AHEAD_MIN: Final = 1 << 20
-AHEAD_MAX: Final = 32 << 20
-GROUP_BYTES: Final = 4 << 20
-"""Content fetched ahead in one request."""
 PREFETCH_COUNT: Final = 256
 PREFETCH_MAX: Final = 256 << 10
 """Bytes of content up to which a chunk is worth fetching because its siblings are read."""
@@ -47,59 +55,7 @@ DELTAS_KEPT: Final = 64
 AGAIN_SECONDS: Final = 0.5
 """For one read of a program the kernel reads ahead first, and when that fails once more: that must not wait again."""
 _LATE_KEPT: Final = 64
-_SLACK: Final = 1 << 20
-"""How far the kernel's own read-ahead may put reads out of order."""
 _TRIES: Final = 4
-
-
-class Cursor:
-    """How one open file is being read; notices a program that reads from front to back."""
-
-    __slots__ = ("_last", "ahead", "high", "misses", "steps", "window")
-
-    def __init__(self) -> None:
-        self.high = 0
-        """Where the reads have come to."""
-        self.ahead = 0
-        """Up to where content was fetched ahead."""
-        self.window = AHEAD_MIN
-        """Bytes to fetch ahead with the next step."""
-        self.steps = 0
-        """Reads in a row, each going on where the last ended."""
-        self.misses = Misses()
-        self._last = (-1, -1)
-
-    @property
-    def is_sequential(self) -> bool:
-        """Whether this is worth fetching ahead for."""
-        return self.steps >= 2
-
-    def note(self, start: int, stop: int) -> None:
-        """Takes one read into account."""
-        if (start, stop) == self._last:
-            return
-        self._last = (start, stop)
-        if self.high - _SLACK <= start <= max(self.high, self.ahead) + (_SLACK if self.steps else 0):
-            if stop > self.high:
-                self.high = stop
-                self.steps += 1
-        else:
-            self.high = self.ahead = stop
-            self.steps = 1
-            self.window = AHEAD_MIN
-
-    def next_step(self, size: int, most: float = AHEAD_MAX) -> tuple[int, int] | None:
-        """What to fetch ahead now, if it is time: the window doubles, up to `most`, each time half of it was read."""
-        window = int(min(self.window, most))
-        if not (window and self.is_sequential) or self.ahead >= size or self.high + window // 2 < self.ahead:
-            return None
-        start = max(self.ahead, self.high)
-        stop = min(size, self.high + window)
-        self.window = min(window * 2, AHEAD_MAX)
-        if stop <= start:
-            return None
-        self.ahead = stop
-        return start, stop
 
 
 @dataclass
@@ -113,14 +69,6 @@ class Counters:
 class _Leaf(NamedTuple):
     entries: tuple[Entry, ...]
     starts: list[int]
-
-
-class _Piece(NamedTuple):
-    """Bytes [start, stop) of the content of one chunk, or of a hole."""
-
-    entry: Entry
-    start: int
-    stop: int
 
 
 class Reader:
@@ -218,7 +166,9 @@ class Reader:
         """The parts of an entry with a base."""
         parts = self._delta(entry)
         return (
-            parts if parts is not None else self._take_delta(entry, await self._fetches.want_leaf(_alone(entry)).wait())
+            parts
+            if parts is not None
+            else self._take_delta(entry, await self._fetches.want_leaf(delta_chunk(entry)).wait())
         )
 
     def held_entry(self, manifest: Manifest, offset: int) -> tuple[int, Entry] | None:
@@ -296,8 +246,8 @@ class Reader:
         except ContentDamaged:
             return 0
         return sum(
-            self._chunks.held_bytes(piece.entry, piece.start, piece.stop) if isinstance(piece, _Piece) else len(piece)
-            for piece in _pieces_of(entry, parts or (), 0, entry.length)
+            self._chunks.held_bytes(piece.entry, piece.start, piece.stop) if isinstance(piece, Piece) else len(piece)
+            for piece in pieces_of(entry, parts or (), 0, entry.length)
         )
 
     def prefetch(self, entries: Iterable[Entry]) -> None:
@@ -306,19 +256,19 @@ class Reader:
         Large ones, and those after the first PREFETCH_COUNT, are left out.
         """
         small = (entry for entry in entries if entry.length <= PREFETCH_MAX and entry.base is None)
-        for group in _groups(islice(small, PREFETCH_COUNT)):
+        for group in in_groups(islice(small, PREFETCH_COUNT)):
             self._fetches.want_ahead(group)
 
     # Where content lies
 
-    def _find(self, manifest: Manifest, start: int, stop: int) -> list[_Piece | Buffer] | None:
+    def _find(self, manifest: Manifest, start: int, stop: int) -> list[Piece | Buffer] | None:
         """The pieces of [start, stop), inline bytes as they are; None when a leaf must be fetched first."""
         if manifest.inline:
-            return [_complete(manifest.inline[start:stop], start, stop)]
-        pieces: list[_Piece | Buffer] = []
+            return [complete(manifest.inline[start:stop], start, stop)]
+        pieces: list[Piece | Buffer] = []
         if not self._collect(manifest.entries, None, manifest.depth, start, stop, pieces):
             return None
-        return _covering(pieces, start, stop)
+        return covering(pieces, start, stop)
 
     def _collect(
         self,
@@ -327,7 +277,7 @@ class Reader:
         depth: int,
         start: int,
         stop: int,
-        pieces: list[_Piece | Buffer],
+        pieces: list[Piece | Buffer],
     ) -> bool:
         for at, entry in overlapping(entries, start, stop, offsets):
             inner_start, inner_stop = max(0, start - at), min(entry.length, stop - at)
@@ -335,10 +285,10 @@ class Reader:
                 parts = self._delta(entry)
                 if parts is None:
                     return False
-                pieces += _pieces_of(entry, parts, inner_start, inner_stop)
+                pieces += pieces_of(entry, parts, inner_start, inner_stop)
                 continue
             if depth == 0 or entry.is_hole:
-                pieces.append(_Piece(entry, inner_start, inner_stop))
+                pieces.append(Piece(entry, inner_start, inner_stop))
                 continue
             leaf = self._leaf(entry)
             if leaf is None or not self._collect(leaf.entries, leaf.starts, depth - 1, inner_start, inner_stop, pieces):
@@ -347,7 +297,7 @@ class Reader:
 
     async def _find_slowly(
         self, manifest: Manifest, start: int, stop: int, most_below: int = BELOW_MAX
-    ) -> list[_Piece | Buffer]:
+    ) -> list[Piece | Buffer]:
         """The pieces of [start, stop), with the leaves on the way fetched, those of one level side by side.
 
         `most_below`: bytes of the content below a leaf that come along with it.
@@ -355,7 +305,7 @@ class Reader:
         level: list[tuple[int, Entry]] = list(overlapping(manifest.entries, start, stop))
         for depth in range(manifest.depth, 0, -1):
             fetches = [
-                (entry, self._fetches.want_leaf(entry, _below(at, entry, depth, start, stop, most_below)))
+                (entry, self._fetches.want_leaf(entry, needed_below(at, entry, depth, start, stop, most_below)))
                 for at, entry in level
                 if not entry.is_hole and self._leaf(entry) is None
             ]
@@ -372,15 +322,15 @@ class Reader:
             level = below
         for _, entry in level:
             if entry.base is not None and self._delta(entry) is None:
-                self._fetches.want_leaf(_alone(entry))
-        pieces: list[_Piece | Buffer] = []
+                self._fetches.want_leaf(delta_chunk(entry))
+        pieces: list[Piece | Buffer] = []
         for at, entry in level:
             inner_start, inner_stop = max(0, start - at), min(entry.length, stop - at)
             if entry.base is None:
-                pieces.append(_Piece(entry, inner_start, inner_stop))
+                pieces.append(Piece(entry, inner_start, inner_stop))
             else:
-                pieces += _pieces_of(entry, await self.delta(entry), inner_start, inner_stop)
-        return _covering(pieces, start, stop)
+                pieces += pieces_of(entry, await self.delta(entry), inner_start, inner_stop)
+        return covering(pieces, start, stop)
 
     def _leaf(self, entry: Entry) -> _Leaf | None:
         leaf = self._leaves.get(entry.id)
@@ -426,8 +376,8 @@ class Reader:
 
     # Reading
 
-    def _try_piece(self, piece: _Piece | Buffer) -> Buffer | None:
-        if not isinstance(piece, _Piece):
+    def _try_piece(self, piece: Piece | Buffer) -> Buffer | None:
+        if not isinstance(piece, Piece):
             return piece
         if piece.entry.is_hole:
             return bytes(piece.stop - piece.start)
@@ -444,7 +394,7 @@ class Reader:
         begun = [
             bool(self._fetches.want(*piece, is_whole=is_whole))
             for piece in pieces
-            if isinstance(piece, _Piece) and not piece.entry.is_hole
+            if isinstance(piece, Piece) and not piece.entry.is_hole
         ]
         if is_miss or any(begun):
             self.counters.misses += 1
@@ -456,12 +406,12 @@ class Reader:
         for piece in pieces:
             data = self._try_piece(piece)
             if data is None:
-                assert isinstance(piece, _Piece)
+                assert isinstance(piece, Piece)
                 data = await self._read_piece(piece, is_whole=is_whole)
             found.append(data)
         return found[0] if len(found) == 1 else b"".join(found)
 
-    async def _read_piece(self, piece: _Piece, *, is_whole: bool) -> Buffer:
+    async def _read_piece(self, piece: Piece, *, is_whole: bool) -> Buffer:
         entry, start, stop = piece
         for _ in range(_TRIES):
             fetches = self._fetches.want(entry, start, stop, is_whole=is_whole)
@@ -475,7 +425,7 @@ class Reader:
                 return data
         raise ContentUnavailable("The cache let go of a part of this file again before it could be read.")
 
-    async def _assemble(self, piece: _Piece, fetches: Sequence[Fetch]) -> Buffer | None:
+    async def _assemble(self, piece: Piece, fetches: Sequence[Fetch]) -> Buffer | None:
         """The bytes of a piece out of what was fetched and what is held; None when that is no longer held."""
         entry, at, stop = piece
         parts: list[Buffer] = []
@@ -510,14 +460,14 @@ class Reader:
             pieces = self._find(manifest, start, stop) or await self._find_slowly(manifest, start, stop, FRAME)
         except CacheError:
             return  # whoever reads there is told
-        entries = [piece.entry for piece in pieces if isinstance(piece, _Piece)]
+        entries = [piece.entry for piece in pieces if isinstance(piece, Piece)]
         ahead = cursor.ahead
 
         def is_wanted() -> bool:
             # After a seek `ahead` is somewhere else.
             return cursor.ahead >= ahead and cursor.high <= stop
 
-        for group in _groups(entries):
+        for group in in_groups(entries):
             self._fetches.want_ahead(group, is_wanted)
         await self._chunks.warm(entries)
 
@@ -536,69 +486,10 @@ class Reader:
     async def _fill(self, manifest: Manifest, misses: Misses) -> None:
         try:
             entries = await self.entries(manifest)
-            chunks = dict.fromkeys(_base(entry) if entry.base else entry for entry in entries if not entry.is_hole)
-            await fill(self._fetches, _groups(chunks), sum(entry.length for entry in chunks), misses)
+            chunks = dict.fromkeys(base_of(entry) if entry.base else entry for entry in entries if not entry.is_hole)
+            await fill(self._fetches, in_groups(chunks), sum(entry.length for entry in chunks), misses)
         except CacheError:
             pass  # whoever reads there is told
         finally:
             misses.count = 0
             misses.is_filling = False
-
-
-def _alone(entry: Entry) -> Entry:
-    """A delta as a chunk of its own: fetched and kept as leaves are."""
-    return Entry(entry.id, entry.key, entry.length)
-
-
-def _base(entry: Entry) -> Entry:
-    """The chunk that a delta is made of."""
-    assert entry.base is not None
-    return Entry(entry.base.id, entry.base.key, entry.base.length)
-
-
-def _pieces_of(entry: Entry, parts: Sequence[deltas.Part], start: int, stop: int) -> Iterator[_Piece | Buffer]:
-    """The pieces of [start, stop) of a delta's content."""
-    base = _base(entry)
-    for part in deltas.cut_out(parts, start, stop):
-        yield _Piece(base, part.start, part.stop) if isinstance(part, deltas.Copy) else part
-
-
-def _complete(inline: bytes, start: int, stop: int) -> bytes:
-    if len(inline) != stop - start:
-        raise ContentDamaged("The content of this file is shorter than its size.")
-    return inline
-
-
-def _covering(pieces: list[_Piece | Buffer], start: int, stop: int) -> list[_Piece | Buffer]:
-    """The pieces, after what a faulty or hostile device may have put into a manifest was ruled out."""
-    covered = 0
-    for piece in pieces:
-        if not isinstance(piece, _Piece):
-            covered += len(piece)
-            continue
-        covered += piece.stop - piece.start
-        if piece.entry.length > PLAIN_MAX and not piece.entry.is_hole:
-            raise ContentDamaged("The list of the parts of this file names one that is larger than any can be.")
-    if covered != stop - start:
-        raise ContentDamaged("The list of the parts of this file does not add up to its size.")
-    return pieces
-
-
-def _below(at: int, entry: Entry, depth: int, start: int, stop: int, most: int) -> Below:
-    """What to have sent along with the leaf at offset `at`: what of [start, stop) is below it, up to `most` bytes."""
-    first = max(0, start - at)
-    return Below(entry.key, depth, first, min(entry.length, stop - at, first + most))
-
-
-def _groups(entries: Iterable[Entry]) -> Iterable[list[Entry]]:
-    """Entries by about GROUP_BYTES of content."""
-    group: list[Entry] = []
-    size = 0
-    for entry in entries:
-        if group and size + entry.length > GROUP_BYTES:
-            yield group
-            group, size = [], 0
-        group.append(entry)
-        size += entry.length
-    if group:
-        yield group

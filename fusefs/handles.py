@@ -11,9 +11,10 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from cache.cursor import Cursor
 from cache.errors import ContentDamaged, DiskFull, NoSuchNode
 from cache.eviction import Budget
-from cache.reader import Cursor, Reader
+from cache.reader import Reader
 from cache.staging import Staging, StagingId, Stagings
 from cache.tree import Record, Tree
 from fusefs.errors import Invalid, TooLarge

@@ -14,9 +14,10 @@ import msgspec
 import trio
 from msgspec.structs import replace
 
+from cache.cursor import Cursor
 from cache.errors import NoSuchNode
 from cache.past import Past
-from cache.reader import Cursor, Reader
+from cache.reader import Reader
 from fusefs import moments
 from fusefs.attributes import Attributes, Owner, blocks_of, file_mode
 from fusefs.errors import Invalid, IsFolder, NoEntry, NotFolder

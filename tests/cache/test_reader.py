@@ -13,10 +13,11 @@ import trio.testing
 
 from cache import filling
 from cache.chunks import Chunks, open_store, whole
+from cache.cursor import Cursor
 from cache.errors import ContentDamaged, ContentUnavailable
 from cache.eviction import Budget
 from cache.filling import FILL_SHARE, MISSES_MIN
-from cache.reader import Cursor, Reader
+from cache.reader import Reader
 from remote.protocol.cutting import cut
 from remote.protocol.errors import NotFound, Unreachable
 from remote.protocol.ids import ChunkId, SpaceId
