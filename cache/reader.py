@@ -88,6 +88,8 @@ class Reader:
         self._budget = budget
         self._fetches = Fetches(service, space, chunks, budget)
         self._read_seconds = read_seconds
+        self.slack_seconds = 0.0
+        """How much longer a read waits for the server while what comes in is limited."""
         self._leaves: OrderedDict[bytes, _Leaf] = OrderedDict()
         # When it was counted, and what came of it.
         self._held_lately: dict[Manifest, tuple[float, int]] = {}
@@ -132,7 +134,7 @@ class Reader:
             self._note(manifest, offset, stop, cursor)
         first = manifest.entries[0].id if manifest.entries else b""
         is_again = trio.current_time() - self._late.pop(first, -math.inf) < AGAIN_SECONDS
-        with trio.move_on_after(0 if is_again else self._read_seconds):
+        with trio.move_on_after(0 if is_again else self._read_seconds + self.slack_seconds):
             # Over a slow line all of a chunk could take longer than a read may wait.
             is_whole = cursor is not None and cursor.is_sequential and self._fetches.ahead_bytes >= AHEAD_MIN
             return await self._read(manifest, offset, stop, cursor, is_whole=is_whole)

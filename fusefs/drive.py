@@ -129,7 +129,7 @@ class Drive:
         self.pins = Pins(self.tree, self.reader, pull.list_folder)
         self.sync = Sync(self.tree, pull, push, is_walking=choices.background_listing)
         self.files.is_online = lambda: self.sync.is_online
-        self.flow = Flow(self.tree, traffic, self.sync, heeds_metered=choices.metered == "pause-uploads")
+        self.flow = Flow(self.tree, traffic, self.sync, self.reader, heeds_metered=choices.metered == "pause-uploads")
         self.volume = Volume(
             self.tree,
             self.files,

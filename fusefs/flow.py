@@ -8,13 +8,17 @@ from typing import Final, Protocol
 import msgspec
 import trio
 
+from cache.reader import Reader
 from cache.sync import Sync
 from cache.tree import Tree
 from fusefs import metered, moments
 from fusefs.control import Exit, Refused
+from remote.protocol.cutting import SIZES
 
 RATE_LEAST: Final = 32 << 10
 """The slowest limit: below, reads would fail for their lateness."""
+_SLACK_BYTES: Final = 2 * SIZES.most
+"""What may have to come in before a read is served: its chunk, behind another."""
 _SETTING: Final = "flow"
 _LOOK_SECONDS: Final = 30.0
 _RATE_SAMPLES: Final = 10
@@ -71,7 +75,8 @@ class _Kept(msgspec.Struct, frozen=True, array_like=True):
 class Flow:
     """What was chosen for one drive, applied at once."""
 
-    def __init__(self, tree: Tree, traffic: Traffic, sync: Sync, *, heeds_metered: bool) -> None:
+    def __init__(self, tree: Tree, traffic: Traffic, sync: Sync, reader: Reader, *, heeds_metered: bool) -> None:
+        self._reader = reader
         self._tree = tree
         self._traffic = traffic
         self._sync = sync
@@ -175,6 +180,8 @@ class Flow:
     def _apply(self) -> None:
         self._traffic.up.set_limit(self._kept.up)
         self._traffic.down.set_limit(self._kept.down)
+        # Whoever set the limit wants slow reads, not failing ones.
+        self._reader.slack_seconds = _SLACK_BYTES / self._kept.down if self._kept.down else 0.0
         reason = self._reason()
         self._sync.hold(reason)
         if reason:

@@ -35,16 +35,17 @@ def test_limits_hold_at_once_and_after_a_restart(device: Any) -> None:
     assert desk.status()["limits"] == {"up": 0, "down": 0}
 
 
-def test_a_limit_on_what_comes_in_holds_and_reads_are_whole(device: Any) -> None:
+def test_a_limit_on_what_comes_in_holds_and_makes_reads_slow_not_failing(device: Any) -> None:
     desk = device("desk")
-    content = Random(2).randbytes(4 * MIB)
+    content = Random(2).randbytes(3 * MIB)
     (desk.path / "large").write_bytes(content)
-    laptop = device("laptop")
+    laptop = device("laptop", read_seconds=0.5)
     desk.in_step(laptop)
-    laptop.must("limit", "--down", "2M")
+    laptop.must("limit", "--down", "1M")
     began = time.monotonic()
     assert (laptop.path / "large").read_bytes() == content
-    assert time.monotonic() - began > 1.5
+    # A chunk takes longer than `read_seconds`.
+    assert time.monotonic() - began > 2
 
 
 @pytest.mark.parametrize("args", [["--up", "1K"], ["--up", "fast"], ["--down", "-1"]])
