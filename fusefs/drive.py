@@ -61,6 +61,11 @@ class Room(msgspec.Struct, frozen=True, array_like=True):
     quota: int = 0
 
     @property
+    def left(self) -> int | None:
+        """What the quota still allows; None: there is none."""
+        return self.quota - self.used if self.quota else None
+
+    @property
     def shown(self) -> DiskRoom:
         """As `df` shows it."""
         if self.quota:
@@ -100,6 +105,7 @@ class Drive:
         owner = _owner(choices)
         self.state, self.cache = state, cache
         self._choices = choices
+        self._sent = trio.Event()
         self._service = service
         self._space = SpaceId(account.space)
         self.tree = Tree(state)
@@ -161,6 +167,7 @@ class Drive:
         kept = self.tree.setting(_ROOM)
         self.room = msgspec.msgpack.decode(kept, type=Room) if kept else Room()
         self.volume.room = self.room.shown
+        self.files.quota.left_bytes = self.room.left
 
     async def _deliver(self, node: NodeId) -> None:
         """Returns when the server has what was closed or synced, with `sync=remote`."""
@@ -177,6 +184,7 @@ class Drive:
     def _notice_room(self) -> None:
         """The server has more than before: there may be room."""
         self.budget.notice()
+        self._sent.set()
 
     def _announce(self, effects: Effects) -> None:
         self.announcer.show(effects)
@@ -230,22 +238,31 @@ class Drive:
     async def _ask_for_room(self) -> None:
         while True:
             try:
-                spaces = (await self._service.spaces()).spaces
+                await self._look_for_room()
             except RemoteError:
                 # Sync tells why, and tries again at a pace that a server with many devices bears.
-                while not self.sync.standing().is_online:  # noqa: ASYNC110 - nobody tells of it
+                while not self.sync.is_online:  # noqa: ASYNC110 - nobody tells of it
                     await trio.sleep(_ROOM_AGAIN_SECONDS)
                 await trio.sleep(_ROOM_AGAIN_SECONDS)
                 continue
-            for space in spaces:
-                if space.space == self._space:
-                    with suppress(DiskFull):
-                        self._take_room(Room(space.free, space.used, space.quota))
-            await trio.sleep(ROOM_SECONDS)
+            await trio.sleep(_ROOM_AGAIN_SECONDS)
+            with trio.move_on_after(ROOM_SECONDS):
+                if not self.room.quota:
+                    await trio.sleep_forever()
+                # What was sent is used up, and programs are to hear of the end when they write.
+                await self._sent.wait()
+            self._sent = trio.Event()
+
+    async def _look_for_room(self) -> None:
+        for space in (await self._service.spaces()).spaces:
+            if space.space == self._space:
+                with suppress(DiskFull):
+                    self._take_room(Room(space.free, space.used, space.quota))
 
     def _take_room(self, room: Room) -> None:
         self.room = room
         self.volume.room = room.shown
+        self.files.quota.left_bytes = room.left
         self.tree.set_setting(_ROOM, msgspec.msgpack.encode(room))
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ _NUMBERS: Final[dict[type[Exception], int]] = {
     errors.NotSupported: errno.EOPNOTSUPP,
     errors.TooLarge: errno.EFBIG,
     errors.Overtaken: errno.EBUSY,
+    errors.OverQuota: errno.EDQUOT,
     errors.VolumeError: errno.EIO,
     NoSuchNode: errno.ESTALE,
     DiskFull: errno.ENOSPC,

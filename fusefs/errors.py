@@ -65,5 +65,9 @@ class TooLarge(VolumeError):
     """The value or file is larger than what can be kept."""
 
 
+class OverQuota(VolumeError):
+    """The server would not take that much."""
+
+
 class Overtaken(VolumeError):
     """What was to be repeated for those who watch does not hold any more."""

@@ -18,6 +18,7 @@ from cache.reader import Reader
 from cache.staging import Staging, StagingId, Stagings
 from cache.tree import Record, Tree
 from fusefs.errors import Invalid, TooLarge
+from fusefs.quota import Quota
 from fusefs.siblings import Siblings
 from remote.protocol.cutting import Buffer
 from remote.protocol.ids import NodeId
@@ -81,6 +82,7 @@ class OpenFiles:
         self._files: dict[NodeId, OpenFile] = {}
         self.fetched: set[NodeId] = set()
         """Files of which more may be held than the kernel was told (st_blocks): they were read, and closed since."""
+        self.quota = Quota(tree, stagings)
         self.is_online: Callable[[], bool] = lambda: True
         """Whether the server can be reached: then what was written is being sent, which makes room."""
         # A write waited for room in vain, and nothing was sent since.

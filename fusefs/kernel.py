@@ -411,12 +411,16 @@ class Operations(pyfuse3.Operations):
         handle = self._handles[fh]
         if isinstance(handle, Handle):
             self._volume.flush(handle.file)
+            if handle.is_writing:
+                self._volume.files.quota.check(handle.file.node)
 
     @_waits
     async def fsync(self, fh: int, datasync: bool) -> None:
         handle = self._handles[fh]
         if isinstance(handle, Handle):
             await self._volume.fsync(handle.file)
+            if handle.is_writing:
+                self._volume.files.quota.check(handle.file.node)
 
     @_answers
     def release(self, fh: int) -> None:
