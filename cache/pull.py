@@ -152,7 +152,7 @@ class Pull:
                 self._recent.clear()
 
     async def _apply(self, commit: JournalCommit) -> None:
-        self._note_recent(commit.changes)
+        self.note_recent((version.node for version in commit.changes), commit.rev)
         versions, arrivals = commit.changes, commit.changes[:0]
         if commit.device != self.home.device and len(versions) > _AT_ONCE:
             versions, arrivals = self._split(versions)
@@ -176,9 +176,13 @@ class Pull:
             self.mount.show(effects)
             await trio.lowlevel.checkpoint()
 
-    def _note_recent(self, versions: Iterable[NodeVersion]) -> None:
+    def note_recent(self, nodes: Iterable[NodeId], rev: Rev) -> None:
+        """These nodes are known as of this rev now: what requests that are on their way tell of them may be older.
+
+        It matters for those that are removed and forgotten: nothing else tells that they were.
+        """
         if self._crossings:
-            self._recent.update((version.node, version.rev) for version in versions)
+            self._recent.update(dict.fromkeys(nodes, rev))
 
     def _split(self, versions: Sequence[NodeVersion]) -> tuple[tuple[NodeVersion, ...], tuple[NodeVersion, ...]]:
         """What a commit changes of what there is, to be shown as one step; and what only comes in under free names."""
@@ -364,7 +368,8 @@ class Pull:
                     # One that is on its way for the first time may be there already or not.
                     if version is not None or self._has_rev(node)
                 ]
-                self._note_recent(versions)
+                for version in versions:
+                    self.note_recent([version.node], version.rev)
                 self._take_answered([version for version in versions if version.rev == own and own != NOW])
                 for at in range(0, len(versions), _AT_ONCE):
                     self._take(versions[at : at + _AT_ONCE])

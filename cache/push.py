@@ -279,6 +279,7 @@ class Push:
         changes = [change for change in sent.commit.changes if not change.is_conflict]
         # News must not come in between: what is taken in here came before them, or after.
         async with self._pull.lock:
+            self._pull.note_recent((change.node for change in changes if not change.is_touch), rev)
             is_next = rev == self._tree.cursor + 1
             for first in range(0, len(changes), _TAKEN_AT_ONCE):
                 done += self._take_changes(sent, changes[first : first + _TAKEN_AT_ONCE], rev, is_next=is_next)

@@ -861,6 +861,39 @@ def test_a_listing_that_began_before_the_journal_was_lost_is_asked_for_again() -
     in_world(scene)
 
 
+def test_a_file_removed_while_its_folder_is_listed_once_more_does_not_come_back() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"d")
+        node = await make(world.one, b"f", b"f", folder)
+        await world.quiet()
+        fresh = Device(world.home, world.server, 3, is_walking=False)
+        await fresh.start(world.nursery)
+        await fresh.volume.children(ROOT)
+        assert [child.name for child in await fresh.volume.children(folder)] == [b"f"]
+        fresh.wire.set_up(False)
+        await make(world.one, b"g")
+        await quiet(world.one)
+        world.server.floor = world.server.head
+        fresh.wire.set_up(True)
+        await fresh.pull.catch_up()
+        service = fresh.pull.service
+        ask = service.list_folders
+
+        async def overtaken(space: SpaceId, folders: Sequence[FolderQuery], as_of: Rev = NOW) -> Listing:
+            service.list_folders = ask  # type: ignore[method-assign]
+            answer = await ask(space, folders)
+            await fresh.volume.unlink(folder, b"f")
+            await fresh.sync.sent(node)
+            return answer
+
+        service.list_folders = overtaken  # type: ignore[method-assign]
+        assert await fresh.volume.children(folder) == []
+        assert fresh.tree.record(node) is None
+        await fresh.stop()
+
+    in_world(scene)
+
+
 def test_a_name_that_changed_hands_while_the_journal_was_lost_leads_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(world: World) -> None:
         await make_folder(world.one, b"x")

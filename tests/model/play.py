@@ -174,8 +174,8 @@ class Play:
         state = device.tree.record(node)
         for name in state.local.names if state is not None and state.local is not None else ():
             self.named[name].append((device.number, self.clock.last_ns))
-            if name.parent:
-                self.edits[name.parent].append((device.number, self.clock.last_ns))
+        for folder in self._above(device, node):
+            self.edits[folder].append((device.number, self.clock.last_ns))
 
     def _made(self, device: Device, node: NodeId) -> None:
         self.made.add(node)
@@ -209,13 +209,28 @@ class Play:
                 record = other.tree.record(same) if same is not None else None
                 is_excused |= other is not device and record is not None and record.is_dirty
             is_excused |= any(held.file.node == node for holder, held, _ in self.held if holder is other)
+            # Something was put or edited below it there.
+            is_excused |= other is not device and any(node in self._above(other, one) for one, _ in other.tree.dirty())
         self.removals[node] = Removal(device.number, self.clock.last_ns, is_excused)
+
+    def _above(self, device: Device, node: NodeId) -> set[NodeId]:
+        """The folders that a node is in on a device."""
+        found: set[NodeId] = set()
+        todo = [node]
+        while todo:
+            record = device.tree.record(todo.pop())
+            above = {name.parent for name in record.local.names} if record and record.local else set()
+            todo += above - found
+            found |= above
+        return found
 
     def _all_names(self, node: NodeId) -> set[Name]:
         """Every name that it ever had, on the server or on a device."""
         versions = self.server.versions_of(node)
         there = {name for version in versions if version.state is not None for name in version.state.names}
-        return there | self.called[node]
+        names = there | self.called[node]
+        # One that gets the same name elsewhere may become another's ` (2)` before both become one.
+        return names | {Name(name.parent, _stem(name.name)) for name in names}
 
     def _content(self, device: Device, x: int) -> bytes:
         self.count += 1
@@ -569,7 +584,7 @@ class Play:
     def _check_names(self, there: dict[NodeId, NodeState]) -> None:
         for state in there.values():
             for name in state.names:
-                stem = re.sub(rb" \(\d+\)", b"", name.name)
+                stem = _stem(name.name)
                 # What somebody had put beside another has its name from that.
                 if stem != name.name and b" (device " not in stem:
                     called = {own.name for own in self.called[name.parent]}
@@ -604,6 +619,10 @@ class Play:
         base = self._plain_of(Entry(entry.base.id, entry.base.key, entry.base.length))
         parts = deltas.decode(entry, open_leaf(entry, data))
         return b"".join(base[part.start : part.stop] if isinstance(part, deltas.Copy) else part for part in parts)
+
+
+def _stem(name: bytes) -> bytes:
+    return re.sub(rb" \(\d+\)", b"", name)
 
 
 def _as_seen(state: NodeState) -> tuple[Any, ...]:
