@@ -68,8 +68,7 @@ class Journal:
     def append(self, sequence: int, puts: Puts) -> int:
         """Takes a change, and returns its size in bytes; raises DiskFull, then it was not taken."""
         body = _encode(puts)
-        rest = _SEQUENCE.pack(sequence) + body
-        record = struct.pack("<II", len(body), zlib.crc32(rest)) + rest
+        record = _HEADER.pack(len(body), zlib.crc32(body, zlib.crc32(_SEQUENCE.pack(sequence))), sequence) + body
         fd = self._fds[self._active]
         try:
             written = os.write(fd, record)

@@ -1,7 +1,8 @@
 """Prepared: what an upload hands to the commit."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from cache.blobs import Sums
 from cache.staging import Staging
@@ -18,8 +19,7 @@ class Own(NamedTuple):
     sums: Sums | None
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(Struct, frozen=True):
     """A staging as of `generation`, with the manifest of that content; the server holds every chunk of it.
 
     `pieces` lie as they are in the staging's file; `plain` is all content when it is one chunk;

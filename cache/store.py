@@ -40,6 +40,8 @@ _PUTS_AT_ONCE: Final = 256
 """Puts into LMDB between two looks at what else is to be done."""
 _MAPPED_PAGES: Final = 32_768
 """Pages of files that the process may have in its view before the store lets go of its own: 128 MiB."""
+_ABSENT_MAX: Final = 4_096
+"""Keys of one table that are remembered as not being in the file."""
 _AGAIN_SECONDS: Final = 2.0
 """After a checkpoint for which the disk had no room, before the next."""
 
@@ -117,6 +119,9 @@ class Store:
         self._commit: _Commit | None = None
         # Tables whose number of keys somebody asked for.
         self._counts: dict[int, int] = {}
+        # Keys that the file was found not to have, as of the state that is read. LMDB lets go of the GIL at each look:
+        # beside threads that work, what is asked again and again ("is there such a name?") would cost a wait each time.
+        self._absent: list[set[bytes]] = []
         self._is_kept = False
         self._is_full = trio.Event()
         self._not_before = 0.0
@@ -194,7 +199,12 @@ class Store:
                     f"{self._path} has the format {found!r}, this version reads {FORMAT!r}. "
                     "It was written by another version of Satchel: use that one, or move the file away."
                 )
+        self._begin_reading()
+
+    def _begin_reading(self) -> None:
+        """From now on LMDB's last commit is read."""
         self._txn = self._env.begin()
+        self._absent = [set() for _ in self._names]
 
     def _stored_sequence(self) -> int:
         value = self._txn.get(_SEQUENCE, db=self._meta)
@@ -227,7 +237,13 @@ class Store:
             values = self._frozen.tables[table]
             if key in values:
                 return values[key]
-        return self._txn.get(key, db=self._tables[table])
+        absent = self._absent[table]
+        if key in absent:
+            return None
+        value = self._txn.get(key, db=self._tables[table])
+        if value is None and len(absent) < _ABSENT_MAX:
+            absent.add(key)
+        return value
 
     def has(self, table: int, key: bytes) -> bool:
         """Whether the key is there."""
@@ -459,7 +475,7 @@ class Store:
         self._commit = None
         if commit.error is None:
             self._txn.abort()
-            self._txn = self._env.begin()
+            self._begin_reading()
             self._frozen = None
             self._not_before = 0.0
             return True

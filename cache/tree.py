@@ -89,6 +89,19 @@ def _slots(record: Record | None) -> tuple[Name, ...]:
     return record.synced.names if record is not None and record.is_dirty and record.synced is not None else ()
 
 
+def _is_indexed_alike(one: Record, other: Record) -> bool:
+    """Whether nothing moved between two records of a node that an index tells of; by identity, as most edits keep."""
+    return (
+        one.local is not None
+        and other.local is not None
+        and one.local.names is other.local.names
+        and one.synced is other.synced
+        and one.is_dirty is other.is_dirty
+        and one.is_listed is other.is_listed
+        and one.staged == other.staged
+    )
+
+
 class Child(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One name in a folder."""
 
@@ -210,10 +223,11 @@ class Edit:
     def put(self, node: NodeId, record: Record) -> None:
         """Replaces a record; the name index and the dirty index follow."""
         before = self.record(node)
-        self._index_names(node, before, record.local)
-        self._index_slots(node, before, record)
-        self._count_staged(before, record)
-        self._index_unlisted(node, before, record)
+        if before is None or self._unindexed or not _is_indexed_alike(before, record):
+            self._index_names(node, before, record.local)
+            self._index_slots(node, before, record)
+            self._count_staged(before, record)
+            self._index_unlisted(node, before, record)
         self._records[node] = record
         self.change.put(Table.NODES, node_key(node), _encode(record))
 
@@ -464,7 +478,8 @@ class Tree:
 
     def settle(self, edit: Edit, records: Mapping[NodeId, Record | None]) -> None:
         """The store has taken an edit that leaves these records."""
-        self.released = (self.released | edit.released) - edit.taken
+        if edit.released or self.released:
+            self.released = (self.released | edit.released) - edit.taken
         if self.touched is not None:
             self.touched.update(records)
         for node, record in records.items():

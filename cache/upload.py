@@ -21,6 +21,10 @@ from remote.protocol.service import Service
 
 SMALL_FILE_MAX: Final = SIZES.least
 """Files up to this size are one chunk (or none) and are prepared many at a time."""
+_TINY: Final = 16 << 10
+"""Bytes up to which small files are sealed by the event loop itself, when all of a batch are so small."""
+_SEALED_AT_ONCE: Final = 16
+"""Tiny files that are sealed before programs have their turn: 0.4 ms for 4 KiB each."""
 _READ_AT_ONCE: Final = 64
 """Small files that are read before programs have their turn."""
 
@@ -43,11 +47,21 @@ class Upload:
                 await trio.lowlevel.checkpoint()
             contents.append((staging, staging.mark(), await self._whole(staging)))
         big = [content for _, _, content in contents if len(content) > INLINE_MAX]
-        sealed = await trio.to_thread.run_sync(_seal_all, big, self._secret) if big else []
+        sealed = await self._seal_all(big)
         if sealed:
             await self._service.send_chunks(self._space, {one.id: one.data for one in sealed})
         rest = iter(sealed)
         return [self._small(staging, generation, content, rest_of=rest) for staging, generation, content in contents]
+
+    async def _seal_all(self, contents: Sequence[bytes]) -> list[Sealed]:
+        """Tiny ones by the event loop itself: a thread would take and give back the GIL five times for each."""
+        if any(len(content) > _TINY for content in contents):
+            return await trio.to_thread.run_sync(_sealed, contents, self._secret)
+        found: list[Sealed] = []
+        for at in range(0, len(contents), _SEALED_AT_ONCE):
+            found += _sealed(contents[at : at + _SEALED_AT_ONCE], self._secret)
+            await trio.lowlevel.checkpoint()
+        return found
 
     @staticmethod
     def _small(staging: Staging, generation: int, content: bytes, rest_of: Iterator[Sealed]) -> Prepared:
@@ -80,6 +94,6 @@ class Upload:
         return await self._large.prepare(staging, replaced)
 
 
-def _seal_all(contents: Sequence[bytes], secret: bytes) -> list[Sealed]:
+def _sealed(contents: Sequence[bytes], secret: bytes) -> list[Sealed]:
     contexts = Contexts()
     return [seal(content, secret, contexts) for content in contents]

@@ -59,8 +59,7 @@ def blocks_of(held_bytes: int, size: int) -> int:
     return max(1, -(-min(held_bytes, size) // BLOCK))
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(Struct, frozen=True, gc=False):
     """What a program sets of a node's attributes; None leaves a thing as it is."""
 
     mode: int | None = None

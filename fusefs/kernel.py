@@ -15,7 +15,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 from cache.errors import NoSuchNode
 from fusefs.attributes import Attributes, Caller, Setting
 from fusefs.errnos import errno_of
-from fusefs.errors import IsFolder, NoEntry, Overtaken, ReadOnly
+from fusefs.errors import IsFolder, Overtaken, ReadOnly
 from fusefs.handles import Handle
 from fusefs.repeater import Repeater
 from fusefs.turns import Turns
@@ -132,10 +132,10 @@ class Operations(pyfuse3.Operations):
             return self._past(await self._versions.lookup(parent_inode, name), counts=True)
         if name == VERSIONS_NAME:
             return self._past(self._versions.of_folder(NodeId(parent_inode)), counts=True)
-        try:
-            return self._asked(self._entry(await self._volume.lookup(NodeId(parent_inode), name)))
-        except NoEntry:
+        node = await self._volume.find(NodeId(parent_inode), name)
+        if node is None:
             return self._no_entry(Name(NodeId(parent_inode), name))
+        return self._asked(self._entry(node))
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for inode, count in inode_list:

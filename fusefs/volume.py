@@ -77,15 +77,19 @@ class Volume:
 
     # Looking
 
-    async def lookup(self, folder: NodeId, name: bytes) -> NodeId:
-        """The node that a name leads to; raises NoEntry, NotFolder, RemoteError when the folder cannot be listed."""
+    async def find(self, folder: NodeId, name: bytes) -> NodeId | None:
+        """The node that a name leads to, if there is one; raises NotFolder, RemoteError when it cannot be listed."""
         node = self.tree.child(folder, name)
         if node is not None:
             return node
         if len(name) > NAME_MAX:
             raise NameTooLong(f"A name has at most {NAME_MAX} bytes.")
         await self._ensure_listed(folder)
-        node = self.tree.child(folder, name)
+        return self.tree.child(folder, name)
+
+    async def lookup(self, folder: NodeId, name: bytes) -> NodeId:
+        """The node that a name leads to; raises NoEntry, and what `find` raises."""
+        node = await self.find(folder, name)
         if node is None:
             raise NoEntry("There is no such name.")
         return node

@@ -9,7 +9,6 @@ import hashlib
 import os
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 import zstandard
@@ -17,6 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from msgspec import Struct
 
 from remote.protocol.errors import BadRequest, ChunkDamaged
 from remote.protocol.ids import ChunkId, PlainHash
@@ -69,8 +69,7 @@ class Contexts:
         self.decompress = zstandard.ZstdDecompressor(max_window_size=FRAME).decompress
 
 
-@dataclass(frozen=True)
-class Sealed:
+class Sealed(Struct, frozen=True, gc=False):
     """A chunk ready to send; `length` counts the content, `data` are the sealed bytes that `id` is the SHA-256 of."""
 
     id: ChunkId
