@@ -360,6 +360,7 @@ class Pull:
             if self._tree.setting(_CURSOR) != cursor:
                 # Somebody else did, meanwhile.
                 return
+            removed: list[NodeVersion] = []
             for known in self._known():
                 answer = await self.service.nodes(self.home.space, known)
                 versions = [
@@ -371,9 +372,12 @@ class Pull:
                 for version in versions:
                     self.note_recent([version.node], version.rev)
                 self._take_answered([version for version in versions if version.rev == own and own != NOW])
-                for at in range(0, len(versions), _AT_ONCE):
-                    self._take(versions[at : at + _AT_ONCE])
-                    await trio.lowlevel.checkpoint()
+                removed += [version for version in versions if version.state is None]
+                await self._take_in_parts([version for version in versions if version.state is not None])
+            # What is in a folder before the folder: what still holds something lives on.
+            depths = {version.node: self._tree.path_of(version.node).count(b"/") for version in removed}
+            removed.sort(key=lambda version: -depths[version.node])
+            await self._take_in_parts(removed)
             for known in self._known():
                 await trio.lowlevel.checkpoint()
                 with self._tree.edit() as edit:
@@ -388,6 +392,11 @@ class Pull:
                     if edit.record(version.node) is None:
                         edit.forget_news(version.node)
                 self._tree.set_cursor(head, edit)
+
+    async def _take_in_parts(self, versions: Sequence[NodeVersion]) -> None:
+        for at in range(0, len(versions), _AT_ONCE):
+            self._take(versions[at : at + _AT_ONCE])
+            await trio.lowlevel.checkpoint()
 
     def _take_answered(self, versions: Sequence[NodeVersion]) -> None:
         """What our own commit made of nodes is no news, whatever was done to them here since."""

@@ -894,6 +894,26 @@ def test_a_file_removed_while_its_folder_is_listed_once_more_does_not_come_back(
     in_world(scene)
 
 
+def test_folders_in_each_other_removed_while_the_journal_was_lost_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(world: World) -> None:
+        outer = await make_folder(world.one, b"outer")
+        await make(world.one, b"f", b"f", await make_folder(world.one, b"inner", outer))
+        await world.quiet()
+        world.two.wire.set_up(False)
+        for folder, name in ((outer, b"inner"), (ROOT, b"outer")):
+            node = await world.one.volume.lookup(folder, name)
+            for child in await world.one.volume.children(node):
+                await world.one.volume.unlink(node, child.name)
+            await world.one.volume.rmdir(folder, name)
+        await quiet(world.one)
+        world.server.floor = world.server.head
+        await world.quiet()
+        assert world.names() == set()
+
+    monkeypatch.setattr("cache.pull._AT_ONCE", 1)
+    in_world(scene)
+
+
 def test_a_name_that_changed_hands_while_the_journal_was_lost_leads_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(world: World) -> None:
         await make_folder(world.one, b"x")
