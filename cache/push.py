@@ -34,6 +34,8 @@ COMMIT_BYTES: Final = 4 << 20
 """About how large a commit gets; the protocol allows four times that."""
 ENOUGH_NODES: Final = 500
 """So many are worth a commit of their own, whether programs pause or not."""
+AHEAD_NODES: Final = 8
+"""Dirty nodes up to which content is sent before edits are gathered."""
 _FAULTS_MAX: Final = 5
 """After so many failures of the server at one commit, the fault is taken to lie in what is in it."""
 _TAKEN_AT_ONCE: Final = 64
@@ -159,6 +161,20 @@ class Push:
             # No await since the plan was made.
             await self._commit(batch)
         return is_lost_sent or not plan.is_empty
+
+    async def begin_ahead(self, nursery: trio.Nursery) -> bool:
+        """Begins to send content while edits are still gathered, when there is little else to send; whether it did.
+
+        Only of files that the server knows: a new one may be gone, or have another name, when programs pause.
+        """
+        if self._in_flight is not None or self._tree.dirty_count() > AHEAD_NODES:
+            return False
+        plan = await self._planner.plan()
+        nodes = [*chain.from_iterable(plan.small), *plan.large]
+        if not nodes or any((record := self._tree.record(node)) is None or not record.rev for node in nodes):
+            return False
+        self._preparing.start(nursery, plan.small, plan.large)
+        return True
 
     # Commits
 

@@ -12,7 +12,7 @@ import trio
 
 from cache.errors import CacheError
 from cache.pull import Pull
-from cache.push import ENOUGH_NODES, Push
+from cache.push import AHEAD_NODES, ENOUGH_NODES, Push
 from cache.tree import Table, Tree
 from remote.protocol.errors import BadRequest, NotAllowed, NotFound, NotSignedIn, RemoteError, Unreachable
 from remote.protocol.ids import ROOT, NodeId
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 DEBOUNCE_SECONDS: Final = 0.02
 """Without an edit for so long, a program has paused."""
+AHEAD_SECONDS: Final = 0.004
+"""Without an edit for so long, content of few files is sent ahead of the end of the pause."""
 BULK_SECONDS: Final = 0.25
 """While programs go on without a pause, their edits are gathered this long: one commit of hundreds costs hardly more
 than one of one, and changes are still to be seen elsewhere within a second."""
@@ -309,8 +311,8 @@ class Sync:
         failures = 0
         while True:
             await self._caught_up.wait()
-            is_gathered = await self._wait_for_edits()
             with self._connection() as connection:
+                is_gathered = await self._wait_for_edits(nursery)
                 if await self._pull.retry_waiting():
                     self._push.retry_all()
                 if not self._held and await self._push.run_once(nursery, is_gathered=is_gathered):
@@ -327,7 +329,7 @@ class Sync:
                 self._push.wake()
                 await self._pause(failures)
 
-    async def _wait_for_edits(self) -> bool:
+    async def _wait_for_edits(self, nursery: trio.Nursery) -> bool:
         """Whether programs made something and paused, or made much; False: what is on its way can go on."""
         push = self._push
         if self._gathering_since is None:
@@ -336,6 +338,7 @@ class Sync:
             push.changed = trio.Event()
             self._gathering_since = trio.current_time()
         earliest = self._gathering_since + DEBOUNCE_SECONDS
+        is_ahead, looked_at = False, 0.0
         while True:
             now = trio.current_time()
             due = min(push.edited_at + DEBOUNCE_SECONDS, max(earliest, self._begun_at + BULK_SECONDS))
@@ -343,7 +346,17 @@ class Sync:
             if now >= due or (now >= earliest and push.new_nodes >= ENOUGH_NODES):
                 self._gathering_since, self._begun_at = None, now
                 return True
-            if await push.goes_on_within(min(due - now, DEBOUNCE_SECONDS)):
+            pause = min(due - now, DEBOUNCE_SECONDS)
+            if is_ahead:
+                # What was sent ahead has come there: that is no reason to commit it before the pause is over.
+                await trio.sleep(pause)
+                continue
+            may_look = not self._held and looked_at < push.edited_at and push.new_nodes <= AHEAD_NODES
+            until_ahead = push.edited_at + AHEAD_SECONDS - now
+            if may_look and until_ahead <= 0:
+                looked_at = push.edited_at
+                is_ahead = await push.begin_ahead(nursery)
+            elif await push.goes_on_within(min(pause, until_ahead) if may_look else pause):
                 return False
 
     async def _look_ahead(self) -> None:

@@ -14,7 +14,7 @@ from cache import push as push_module
 from cache.errors import DiskFull
 from cache.layer import Puts
 from cache.pull import Effects
-from cache.sync import BULK_SECONDS
+from cache.sync import BULK_SECONDS, DEBOUNCE_SECONDS
 from fusefs.handles import Handle
 from fusefs.volume import RENAME_EXCHANGE, Caller
 from remote.protocol.errors import ServerFault
@@ -179,6 +179,32 @@ def test_what_is_made_without_a_pause_is_gathered_into_few_commits() -> None:
             await trio.sleep(0.005)
         await world.quiet()
         assert world.server.head - before <= 1.0 / BULK_SECONDS + 2
+
+    in_world(scene)
+
+
+def test_content_of_a_known_file_is_sent_before_the_pause_is_over_and_committed_after_it() -> None:
+    async def scene(world: World) -> None:
+        node = await make(world.one, b"a", b"old" * 4_096)
+        await world.quiet()
+        chunks, head = world.server.chunk_count(), world.server.head
+        await make(world.one, b"new", b"new" * 4_096)
+        await trio.sleep(DEBOUNCE_SECONDS * 0.9)
+        assert world.server.chunk_count() == chunks, "a new file may be gone before the pause is over"
+        await world.quiet()
+        assert (world.server.chunk_count(), world.server.head) == (chunks + 1, head + 1)
+        await write(world.one, node, b"now" * 4_096)
+        await trio.sleep(DEBOUNCE_SECONDS * 0.9)
+        assert (world.server.chunk_count(), world.server.head) == (chunks + 2, head + 1)
+        await world.quiet()
+        assert (world.server.chunk_count(), world.server.head) == (chunks + 2, head + 2)
+        world.one.sync.hold("paused")
+        await write(world.one, node, b"later" * 4_096)
+        await trio.sleep(1)
+        assert (world.server.chunk_count(), world.server.head) == (chunks + 2, head + 2)
+        world.one.sync.hold("")
+        await world.quiet()
+        assert (world.server.chunk_count(), world.server.head) == (chunks + 3, head + 3)
 
     in_world(scene)
 
