@@ -6,7 +6,8 @@ edited or heard of is looked at again, however much is pinned.
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _SETTLE_SECONDS: Final = 1.0
 _AGAIN_SECONDS: Final = 60.0
+_SERVER_SECONDS: Final = 30.0
 _STEP: Final = 4 << 20
 _PAUSE_EVERY: Final = 200
 _NAMES_AT_ONCE: Final = 1_000
@@ -66,6 +68,7 @@ class Pins:
         self._missing: dict[NodeId, None] = {}
         self._unkept: set[NodeId] = set()
         self._is_starting = bool(self._pinned)
+        self._is_away = False
         self._changed = trio.Event()
         self._watch()
 
@@ -171,6 +174,7 @@ class Pins:
     async def _look_at_all(self) -> None:
         """Looks at what was edited; what cannot be looked at now stays to be done."""
         later: dict[NodeId, None] = {}
+        self._is_away = False
         count = 0
         while self._todo or self._tree.touched:
             if self._tree.touched:
@@ -180,8 +184,10 @@ class Pins:
             del self._todo[node]
             try:
                 await self._look_at(node)
-            except (CacheError, RemoteError) as error:
-                log.info("pinned content is not all here yet: %s", error)
+            except (CacheError, RemoteError, trio.TooSlowError) as error:
+                if not self._is_away:
+                    log.info("pinned content is not all here yet: %s", str(error) or "the server is silent")
+                self._is_away = True
                 later[node] = None
             count += 1
             if count % _PAUSE_EVERY == 0:
@@ -199,14 +205,26 @@ class Pins:
         elif state.kind is Kind.FOLDER:
             if node not in self._folders:
                 if not record.is_listed:
-                    await self._list_folder(node)
+                    with self._patience():
+                        await self._list_folder(node)
                 self._folders.add(node)
                 await self._look_into(node)
         elif state.content is not None:
             # Also while it is being edited: what was not written over is read from it.
             known = self._files.get(node)
             if known is None or known.manifest != state.content:
-                self._keep(node, _File(state.content, await self._chunks_of(state.content)))
+                with self._patience():
+                    chunks = await self._chunks_of(state.content)
+                self._keep(node, _File(state.content, chunks))
+
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        """Bounds how long the server is waited for; once in vain, it is not waited for again in this round.
+
+        Until everything was looked at nothing can be evicted.
+        """
+        with trio.fail_after(0 if self._is_away else _SERVER_SECONDS):
+            yield
 
     def _is_pinned(self, node: NodeId) -> bool:
         record = self._tree.record(node)

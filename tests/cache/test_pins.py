@@ -7,6 +7,7 @@ import random
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from cache.errors import NoSuchNode
 from cache.pins import Kept, Pins
@@ -98,6 +99,31 @@ def test_what_cannot_be_fetched_is_missing_until_the_server_is_back() -> None:
         pins.retry()
         await trio.sleep(30)
         assert pins.kept() == Kept(2, 2 * LARGE)
+        world.nursery.cancel_scope.cancel()
+
+    in_world(scene)
+
+
+def test_a_silent_server_keeps_the_cache_from_evicting_for_half_a_minute_at_the_most() -> None:
+    async def scene(world: World) -> None:
+        folders = [await make_folder(world.one, b"%d" % number) for number in range(5)]
+        await world.quiet()
+        tree = world.two.tree
+        before = pins_of(world.two)
+        for folder in folders:
+            before.pin(folder)
+            with tree.edit() as edit:
+                edit.put(folder, replace(edit.get(folder), is_listed=False))
+
+        async def silent(_: NodeId) -> None:
+            await trio.sleep_forever()
+
+        pins = Pins(tree, world.two.reader, silent)
+        foreign = ChunkId(bytes(32))
+        assert pins.holds(foreign), "before it is known what is pinned, all may be"
+        world.nursery.start_soon(pins.run)
+        await trio.sleep(31)
+        assert not pins.holds(foreign)
         world.nursery.cancel_scope.cancel()
 
     in_world(scene)

@@ -175,6 +175,19 @@ def history(device: Any) -> list[dict[str, Any]]:
     return [one for one in found if one["device"]]
 
 
+def test_what_satchel_restore_brings_back_is_heard_of(watched: Any) -> None:
+    _, laptop, watch = watched
+    rev = laptop.status()["rev"]
+    (laptop.path / "folder/removed").unlink()
+    (laptop.path / "folder/changed").write_bytes(b"other")
+    laptop.wait()
+    watch.forget()
+    laptop.must("restore", laptop.path / "folder", "--at", str(rev))
+    watch.hears("CREATE removed", "CLOSE_WRITE removed")
+    watch.hears("CLOSE_WRITE changed")
+    assert (laptop.path / "folder/changed").read_bytes() == b"at first" * 1_000
+
+
 def test_a_burst_is_heard_of_whole_and_once(watched: Any) -> None:
     desk, laptop, watch = watched
     names = [f"file-{number}" for number in range(800)]
