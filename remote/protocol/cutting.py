@@ -202,9 +202,10 @@ class _Edit:
             return False
         if end == stop:
             return True
-        # The byte behind a chunk decides on its end too, unless zeros of a hole ended it.
+        # The byte behind a chunk decides on its end too, unless zeros of a hole ended it; and as bytes are looked at in
+        # pairs, that byte may not be looked at when it is the last.
         is_ended_by_hole = index + 1 < len(self.old) and self.old[index + 1].is_hole
-        return not is_ended_by_hole and self._is_clean(end, end + 1)
+        return not is_ended_by_hole and stop - end > 1 and self._is_clean(end, end + 1)
 
     def _bounds(self, index: int) -> tuple[int, int]:
         return self._starts[index], self._starts[index + 1]

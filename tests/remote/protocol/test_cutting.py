@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from remote.protocol import cutting
@@ -149,6 +149,7 @@ def test_edits_at_chunk_borders_equal_the_full_cut(seed: int, chunk: int, length
     st.integers(0, 8000),
     st.lists(st.tuples(st.integers(0, 8000), st.integers(1, 900), st.booleans()), max_size=4),
 )
+@example(939, [(False, 200)], 197, [])
 def test_holes_are_hard_borders(
     seed: int, layout: list[tuple[bool, int]], size: int, writes: list[tuple[int, int, bool]]
 ) -> None:
