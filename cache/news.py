@@ -140,13 +140,11 @@ class News:
         state = record.local if record is not None else None
         if record is None or state is None or all(self._edit.holder(name) == node for name in state.names):
             return
-        kept = tuple(name for name in state.names if self._edit.holder(name) in (None, node))
-        if kept == state.names:
+        present = self._present(node)
+        if present is record:
             self._edit.put(node, record)
-            return
-        for name in set(state.names) - set(kept):
-            record = _hidden(record, name)
-        self._put(node, record, 0)
+        else:
+            self._put(node, present, 0)
 
     def _keep(self, record: Record, version: NodeVersion) -> None:
         node = version.node
@@ -272,7 +270,7 @@ class News:
         Nodes of one kind become one: what `loser` holds goes into the node, or is kept as a version of it. One that is
         clean does so only when it `is_moved` with its folder.
         """
-        other = self._edit.get(loser)
+        other = self._present(loser)
         mine, theirs = other.local, record.local
         if mine is None or theirs is None:
             return record
@@ -302,6 +300,14 @@ class News:
                 return joined
         free = Name(name.parent, self._free_name(name))
         self._edit.set_local(loser, _renamed(mine, own, free.name, free.parent), self._edit.edited_ns(loser))
+        return record
+
+    def _present(self, node: NodeId) -> Record:
+        """The record without those names that this edit gave to others already, before the node's own news came."""
+        record = self._edit.get(node)
+        for name in record.local.names if record.local is not None else ():
+            if self._edit.holder(name) not in (None, node):
+                record = _hidden(record, name)
         return record
 
     def _free_name(self, name: Name) -> bytes:
@@ -347,7 +353,7 @@ class News:
 
     def _move_children(self, source: NodeId, target: NodeId) -> None:
         for child in self._edit.children(source):
-            state = self._edit.get(child.node).local
+            state = self._present(child.node).local
             if state is None:
                 continue
             own, name = Name(source, child.name), Name(target, child.name)

@@ -920,6 +920,26 @@ def test_a_file_removed_while_its_folder_is_listed_once_more_does_not_come_back(
     in_world(scene)
 
 
+def test_a_file_that_gives_way_takes_no_name_back_that_another_has_by_now() -> None:
+    async def scene(world: World) -> None:
+        node = await make(world.one, b"d", b"of many names")
+        await world.one.volume.link(node, ROOT, b"a")
+        await world.quiet()
+        for device in (world.one, world.two):
+            device.wire.set_up(False)
+        await world.one.volume.unlink(ROOT, b"a")
+        folders = [await make_folder(world.one, name) for name in (b"a", b"c")]
+        await trio.sleep(1)
+        await world.two.volume.rename(ROOT, b"d", ROOT, b"c", 0)
+        world.one.wire.set_up(True)
+        await quiet(world.one)
+        await world.quiet()
+        assert [await world.two.volume.lookup(ROOT, name) for name in (b"a", b"c")] == folders
+        assert world.names() == {b"a", b"c", b"c (2)"}
+
+    in_world(scene)
+
+
 def test_folders_in_each_other_removed_while_the_journal_was_lost_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(world: World) -> None:
         outer = await make_folder(world.one, b"outer")
