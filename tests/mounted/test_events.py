@@ -161,7 +161,6 @@ def test_nothing_of_it_goes_back(watched: Any) -> None:
     laptop.wait()
     status = laptop.status()
     assert status["pending"]["count"] == 0
-    assert laptop.stats()["sent_bytes"] < 20_000
     changes = history(desk)
     assert status["rev"] == desk.status()["rev"] > start
     assert {one["device"] for one in changes} == {"desk"}
@@ -208,13 +207,13 @@ def test_programs_that_do_the_same_at_the_same_time_lose_nothing(watched: Any) -
     for number in range(40):
         for device in (desk, laptop):
             own = device.path / "folder" / f"{device.name}-{number}"
-            with suppress(FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError):
-                (device.path / "folder/common").write_text(f"{device.name} {number}")
-                own.write_text(f"{device.name} {number}")
-                own.rename(device.path / "folder/inner" / own.name)
-                (device.path / "folder/common").unlink()
-                (device.path / "folder/common").mkdir()
-                (device.path / "folder/common").rmdir()
+            own.write_text(f"{device.name} {number}")
+            own.rename(device.path / "folder/inner" / own.name)
+            common = device.path / "folder/common"
+            for act in (lambda: common.write_text("x"), common.unlink, common.mkdir, common.rmdir):  # noqa: B023
+                # The other device may have been faster.
+                with suppress(OSError):
+                    act()
     watch.read()
     laptop.wait()
     desk.in_step(laptop)
