@@ -5,12 +5,35 @@ import shutil
 from typing import Any
 
 import pytest
+import trio
+
+from fusefs.settings import load_account
+from remote.client.service import connect
+from remote.protocol.ids import Rev, SpaceId
 
 pytestmark = pytest.mark.mounted
 
 
 def state(path: Any) -> bytes:
     return os.getxattr(path, "user.satchel.state")
+
+
+def journal_names(device: Any) -> set[bytes]:
+    """Every name that the server's journal of the space has."""
+    account = load_account(device.home / "state" / "account.json")
+    assert account is not None
+
+    async def ask() -> set[bytes]:
+        names: set[bytes] = set()
+        since = Rev(0)
+        async with connect(account.url, account.token) as service:
+            while (answer := await service.changes(SpaceId(account.space), since)).commits:
+                since = answer.commits[-1].rev
+                states = [version.state for commit in answer.commits for version in commit.changes]
+                names |= {name.name for state in states if state is not None for name in state.names}
+        return names
+
+    return trio.run(ask)
 
 
 def test_ignored_files_work_here_and_are_told_of(device: Any) -> None:
@@ -40,6 +63,7 @@ def test_ignored_files_work_here_and_are_told_of(device: Any) -> None:
     desk.in_step(laptop)
     assert sorted(os.listdir(laptop.path)) == [".satchelignore", "keep.o"]
     assert len((desk.path / "build/large").read_bytes()) == 3_000_000
+    assert journal_names(desk) == {b"", b".satchelignore", b"keep.o"}
     # Under another name it is as any other file; so is all that is in a folder.
     swap.rename(desk.path / "letter")
     (desk.path / "build").rename(desk.path / "results")
@@ -80,3 +104,24 @@ def test_a_folder_that_goes_elsewhere_keeps_what_is_ignored_in_it(device: Any) -
     assert desk.cli("status").returncode == 0
     shutil.rmtree(desk.path / "project")
     desk.wait()
+
+
+def test_what_vanishes_before_it_is_sent_is_never_in_the_journal(device: Any) -> None:
+    desk = device("desk")
+    letter = desk.path / "letter"
+    letter.write_text("old")
+    desk.wait()
+    # Whatever the debounce is: nothing is sent meanwhile.
+    desk.must("pause")
+    (desk.path / "4913").touch()
+    (desk.path / "4913").unlink()
+    for number in range(3):
+        fresh = desk.path / f"letter.{number}.tmp"
+        fresh.write_text(f"new {number}" * 1_000)
+        fresh.rename(letter)
+    (desk.path / ".lock").symlink_to("nowhere")
+    (desk.path / ".lock").unlink()
+    desk.must("resume")
+    desk.wait()
+    assert journal_names(desk) == {b"", b"letter"}
+    assert letter.read_text() == "new 2" * 1_000
