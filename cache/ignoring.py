@@ -115,7 +115,7 @@ class Ignoring:
         if before is not None and record.local.kind is Kind.FOLDER and _names(before) != _names(record):
             self._sent.clear()
             self.is_unsettled = True
-        if self._is_named_so(record):
+        if self._is_named_so(record) and not self._is_heir(node, record):
             return True
         if len(self._sent) >= _SENT_MAX:
             self._sent.clear()
@@ -132,6 +132,11 @@ class Ignoring:
     def _is_named_so(self, record: Record) -> bool:
         assert record.local is not None
         return all(self._rule(name, record) for name in record.local.names)
+
+    def _is_heir(self, node: NodeId, record: Record) -> bool:
+        """Whether the server has another node under one of these names: a save by rename of what stays in step."""
+        holders = [self._tree.slot_holder(name) for name in _names(record)]
+        return any(holder not in (None, node) for holder in holders)
 
     def _rule(self, name: Name, record: Record) -> str:
         assert record.local is not None

@@ -3,12 +3,18 @@
 Scenes are played by `in_no_time`, with a clock of their own.
 """
 
+from contextlib import suppress
+from random import Random
+
 import pytest
 import trio
 
+from cache.errors import CacheError
 from cache.ignoring import FILE, Rules
+from fusefs.errors import VolumeError
 from fusefs.xattrs import ExtendedAttributes
 from remote.protocol.ids import ROOT, NodeId
+from remote.protocol.nodes import Kind
 from tests.cache.test_sync import World, in_world, make, make_folder, save, write
 from tests.model.device import Device, check_tree
 from tests.model.play import quiet
@@ -137,6 +143,19 @@ def test_rules_of_another_device_hold_here_and_what_is_synced_stays() -> None:
     in_world(scene)
 
 
+def test_what_stays_in_step_stays_so_when_it_is_saved_by_rename() -> None:
+    async def scene(world: World) -> None:
+        await make(world.one, b"notes.log", b"old")
+        await settled(world)
+        await make(world.one, FILE, b"*.log\n")
+        await settled(world)
+        await save(world.one, b"notes.log", b"new")
+        await world.quiet()
+        assert b"notes.log" in world.names()
+
+    in_world(scene)
+
+
 def test_a_folder_that_is_renamed_takes_what_is_in_it_along() -> None:
     async def scene(world: World) -> None:
         await make(world.one, FILE, b"build/\n")
@@ -238,5 +257,71 @@ def test_a_name_that_comes_from_elsewhere_is_joined_with_the_ignored_one() -> No
         # What was here lost by its age, and is a version.
         assert world.conflicts() == 1
         assert state_of(world.one, mine) == b"synced"
+
+    in_world(scene)
+
+
+NAMES = (b"a", b"b", b".a.swp", b"x.log", b"build", b"Thumbs.db")
+RULES = (b"", b"*.log\n", b"build/\n", b"/a/*.log\nbuild/\n", b"a/\n!Thumbs.db\n")
+
+
+async def _act(world: World, chosen: Random) -> None:
+    """Something that a program may do, on one of the devices; what cannot be done then is left."""
+    device = chosen.choice((world.one, world.two))
+    tree, volume = device.tree, device.volume
+    folders = [ROOT] + [child.node for child in tree.children(ROOT) if child.kind is Kind.FOLDER]
+    folder, other = chosen.choice(folders), chosen.choice(folders)
+    name = chosen.choice(NAMES)
+    content = b"%d" % chosen.getrandbits(40)
+    match chosen.randrange(7):
+        case 0 | 1:
+            await make(device, name, content, folder)
+        case 2:
+            await make_folder(device, name, folder)
+        case 3:
+            found = chosen.choice(tree.children(folder))
+            if found.kind is Kind.FILE:
+                await write(device, found.node, content)
+        case 4:
+            found = chosen.choice(tree.children(folder))
+            await volume.rename(folder, found.name, other, name, 0)
+        case 5:
+            found = chosen.choice(tree.children(folder))
+            await (volume.rmdir if found.kind is Kind.FOLDER else volume.unlink)(folder, found.name)
+        case 6:
+            rules = tree.child(ROOT, FILE)
+            if rules is None:
+                await make(device, FILE, chosen.choice(RULES))
+            else:
+                await write(device, rules, chosen.choice(RULES))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_is_done_what_is_not_ignored_is_the_same_everywhere(seed: int) -> None:
+    async def scene(world: World) -> None:
+        chosen = Random(seed)
+        for _ in range(60):
+            with suppress(VolumeError, CacheError, IndexError):
+                await _act(world, chosen)
+            if chosen.random() < 0.2:
+                await settled(world)
+            if chosen.random() < 0.05:
+                await world.one.kill()
+                await world.one.start(world.nursery)
+        await settled(world)
+        alive = world.server.alive()
+        for device in (world.one, world.two):
+            here = device.local()
+            assert {node: here.get(node) for node in alive} == alive
+            for node in here.keys() - alive.keys():
+                assert state_of(device, node) == b"ignored", device.tree.path_of(node)
+                assert device.tree.is_ignored(node)
+            for node, _ in device.tree.ignored():
+                assert device.push.ignoring.holds(node, device.tree.record(node)), device.tree.path_of(node)
+            # What is kept here only is all there.
+            for node, state in here.items():
+                if state.kind is Kind.FILE:
+                    content = await content_of(device, node)
+                    assert content.isdigit() or content in RULES
 
     in_world(scene)
