@@ -159,6 +159,8 @@ class Drive:
             if choices.sync == "remote"
             else Operations(self.volume, self.versions)
         )
+        # Without it the kernel takes sizes and times from us: where nobody may write, none can be repeated to it.
+        self.operations.enable_writeback_cache = "ro" not in plan.options
         point = os.fsencode(plan.point)
         self.repeater = Repeater(point, self.volume, self.operations.asked_for)
         self.operations.repeat(self.repeater)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.mounted.trees import differences, entries
+from tests.mounted.trees import differences, entries, until
 from tests.mounted.watching import Watch
 
 pytestmark = pytest.mark.mounted
@@ -231,6 +231,10 @@ def test_a_read_only_mount_tells_nothing_and_shows_everything(device: Any) -> No
     with Watch(laptop.path) as watch:
         (desk.path / "new").write_bytes(b"new")
         laptop.sees("new", "new")
-        (desk.path / "new").write_bytes(b"newer")
+        with (laptop.path / "new").open("rb", buffering=0) as reader:
+            assert reader.read() == b"new"
+            (desk.path / "new").write_bytes(b"newer")
+            # The kernel must not go on believing its own size of a file that is open.
+            assert until(lambda: os.pread(reader.fileno(), 100, 0) == b"newer", 10.0)
         laptop.sees("new", "newer")
         assert watch.told() == []
