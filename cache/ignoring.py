@@ -7,7 +7,7 @@ file here, is kept in the stagings, and is sent as soon as it has another name o
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +17,7 @@ from pathspec import GitIgnoreSpec
 from cache.errors import CacheError
 from cache.reader import Reader
 from cache.staging import StagingId, Stagings
-from cache.tree import Record, Table, Tree
+from cache.tree import Record, Table, Tree, node_key
 from remote.protocol.ids import ROOT, NodeId
 from remote.protocol.nodes import EMPTY, Kind, Manifest, Name
 
@@ -134,7 +134,12 @@ class Ignoring:
         return all(self._rule(name, record) for name in record.local.names)
 
     def _is_heir(self, node: NodeId, record: Record) -> bool:
-        """Whether the server has another node under one of these names: a save by rename of what stays in step."""
+        """Whether the server has another node under one of these names: a save by rename of what stays in step.
+
+        So it is of a node of which an edit that lost is to become a version.
+        """
+        if self._tree.store.scan(Table.LOST, prefix=node_key(node), limit=1):
+            return True
         holders = [self._tree.slot_holder(name) for name in _names(record)]
         return any(holder not in (None, node) for holder in holders)
 
@@ -207,10 +212,15 @@ class Ignoring:
 
     # Names that changed
 
-    def note_moved(self, folder: NodeId) -> None:
-        """A folder has another name, by news: what is ignored below it may not be any more."""
-        self._sent.clear()
-        self._moved.add(folder)
+    def note_shown(self, names: Iterable[Name], wake: Callable[[], None]) -> None:
+        """These names lead elsewhere now, by news: below folders, other rules may hold. `wake`: something is to do."""
+        for name in names:
+            node = self._tree.child(name.parent, name.name)
+            record = self._tree.record(node) if node is not None else None
+            if node is not None and record is not None and record.local and record.local.kind is Kind.FOLDER:
+                self._sent.clear()
+                self._moved.add(node)
+                wake()
 
     async def look_below_moved(self, dirty: Iterable[NodeId]) -> None:
         """Puts what is ignored, but should not be any more, among those to be planned for: below folders that moved."""

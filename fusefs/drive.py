@@ -191,16 +191,8 @@ class Drive:
     def _announce(self, effects: Effects) -> None:
         self.announcer.show(effects)
         if self.tree.may_ignore:
-            self._note_moved(effects)
+            self.ignoring.note_shown(effects.names, self.volume.wake)
         self.pins.notice()
-
-    def _note_moved(self, effects: Effects) -> None:
-        """Where folders got other names, rules may be others for what is in them."""
-        for name in effects.names:
-            node = self.tree.child(name.parent, name.name)
-            if node is not None and node in effects.nodes and self.tree.subfolders(name.parent):
-                self.ignoring.note_moved(node)
-                self.volume.wake()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keeps in step with the server, fetches, and keeps what is known, until cancelled."""

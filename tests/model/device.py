@@ -240,7 +240,7 @@ class Device:
         budget = Budget(1 << 30, self.chunks, lambda: self.stagings.total_bytes, lambda _: False, floor_bytes=0)
         self.reader = Reader(remote, SPACE, self.chunks, budget)
         self.files = OpenFiles(self.tree, self.stagings, self.reader, budget)
-        self.face = Face(self.files, self.shown.append, budget.notice)
+        self.face = Face(self.files, self._show, budget.notice)
         self.pull = Pull(remote, Home(SPACE, DeviceId(self.number), SECRET), self.tree, Clock(), self.face)
         upload = Upload(remote, SPACE, SECRET, self.reader, self.chunks)
         self.push = Push(
@@ -254,7 +254,7 @@ class Device:
             owner=None,
             list_folder=self.pull.list_folder,
             wake=self.push.wake,
-            show=self.shown.append,
+            show=self._show,
         )
         versions = Versions(remote, SPACE, self.reader, Past(self.folder / "past", 0), None)
         restore = Restore(self.volume, versions)
@@ -276,6 +276,12 @@ class Device:
         finally:
             skew_ns.reset(token)
             self._ended.set()
+
+    def _show(self, effects: Effects) -> None:
+        """What the drive does, but for the kernel."""
+        self.shown.append(effects)
+        if self.tree.may_ignore:
+            self.push.ignoring.note_shown(effects.names, self.push.wake)
 
     async def kill(self) -> None:
         """Ends it as kill -9 does: the next start finds what is on the disk at this moment."""
