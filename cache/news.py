@@ -150,8 +150,11 @@ class News:
         node = version.node
         given = version.state.names if version.state is not None else ()
         local = record.local
-        for name in local.names if local is not None else ():
+        names = local.names if local is not None else ()
+        for name in names:
+            # Before any holder is looked at: a folder that comes back may take another name of this very node.
             self._revive_folder(name.parent)
+        for name in names:
             holder = self._edit.holder(name)
             if holder is None or holder == node:
                 continue

@@ -940,6 +940,25 @@ def test_a_file_that_gives_way_takes_no_name_back_that_another_has_by_now() -> N
     in_world(scene)
 
 
+def test_a_folder_that_comes_back_for_a_file_takes_its_name_from_that_very_file() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"a")
+        node = await make(world.one, b"f", b"f")
+        await world.quiet()
+        for device in (world.one, world.two):
+            device.wire.set_up(False)
+        await world.one.volume.link(node, folder, b"f")
+        await world.two.volume.rmdir(ROOT, b"a")
+        await world.two.volume.link(node, ROOT, b"a")
+        world.one.wire.set_up(True)
+        await quiet(world.one)
+        await world.quiet()
+        assert await world.two.volume.lookup(ROOT, b"a") == folder
+        assert await world.two.volume.lookup(folder, b"f") == node
+
+    in_world(scene)
+
+
 def test_folders_in_each_other_removed_while_the_journal_was_lost_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(world: World) -> None:
         outer = await make_folder(world.one, b"outer")
