@@ -24,7 +24,7 @@ def test_without_the_server_writes_over_the_quota_are_refused(device: Any, serve
     desk = device("desk", read_seconds=1)
     (desk.path / "old").write_bytes(b"o" * 6 * MB)
     desk.wait()
-    assert until(lambda: desk.status()["used_bytes"] >= 6 * MB, 10.0)
+    assert until(lambda: desk.status()["spaces"][0]["used_bytes"] >= 6 * MB, 10.0)
     server.stop()
     (desk.path / "fits").write_bytes(b"f" * 3 * MB)
     refused(desk.path / "too large", b"t" * 3 * MB)
@@ -51,7 +51,7 @@ def test_with_the_server_the_end_of_the_quota_is_said_when_writing(device: Any, 
     desk = device("desk")
     (desk.path / "a").write_bytes(b"a" * 7 * MB)
     desk.wait()
-    assert until(lambda: desk.status()["used_bytes"] >= 7 * MB, 10.0)
+    assert until(lambda: desk.status()["spaces"][0]["used_bytes"] >= 7 * MB, 10.0)
     refused(desk.path / "b", b"b" * 7 * MB)
     assert (desk.path / "b").read_bytes() == b"b" * 7 * MB, "it is kept here"
     # More was given meanwhile: it is sent.
