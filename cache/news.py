@@ -361,6 +361,10 @@ class News:
                 continue
             own, name = Name(source, child.name), Name(target, child.name)
             holder = self._edit.holder(name)
+            if holder == child.node:
+                # It is in both folders, by the same name.
+                self._edit.set_local(child.node, _without(state, own), self._edit.edited_ns(child.node))
+                continue
             if holder is not None and not self._takes_over(child.node, state, holder):
                 kept = self._edit.get(holder)
                 kept_ns = self._edited_ns(holder) or (kept.local.ctime_ns if kept.local is not None else 0)

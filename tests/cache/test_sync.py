@@ -959,6 +959,26 @@ def test_a_folder_that_comes_back_for_a_file_takes_its_name_from_that_very_file(
     in_world(scene)
 
 
+def test_a_file_that_is_in_both_of_two_folders_that_become_one_has_one_name_there() -> None:
+    async def scene(world: World) -> None:
+        for name in (b"a", b"c"):
+            await make_folder(world.one, name)
+        kept = await world.one.volume.lookup(ROOT, b"c")
+        node = await make(world.one, b"f", b"f", kept)
+        await world.quiet()
+        for device in (world.one, world.two):
+            device.wire.set_up(False)
+        await world.two.volume.link(node, kept, b"both")
+        await world.two.volume.link(node, await world.two.volume.lookup(ROOT, b"a"), b"both")
+        await world.one.volume.rename(ROOT, b"c", ROOT, b"a", 0)
+        world.one.wire.set_up(True)
+        await quiet(world.one)
+        await world.quiet()
+        assert {child.name for child in await world.one.volume.children(kept)} == {b"f", b"both"}
+
+    in_world(scene)
+
+
 def test_folders_in_each_other_removed_while_the_journal_was_lost_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(world: World) -> None:
         outer = await make_folder(world.one, b"outer")
