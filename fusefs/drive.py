@@ -105,7 +105,6 @@ class Drive:
         owner = _owner(choices)
         self.state, self.cache = state, cache
         self._choices = choices
-        self._sent = trio.Event()
         self._service = service
         self._space = SpaceId(account.space)
         self.tree = Tree(state)
@@ -126,7 +125,7 @@ class Drive:
         self.reader = Reader(service, self._space, self.chunks, self.budget, read_seconds=seconds)
         self.files = OpenFiles(self.tree, self.stagings, self.reader, self.budget)
         self.files.sweep()
-        face = Face(self.files, self._announce, self._notice_room)
+        face = Face(self.files, self._announce, self.budget.notice)
         home = Home(self._space, DeviceId(account.device), account.secret)
         pull = Pull(service, home, self.tree, Clock(), face)
         upload = Upload(service, self._space, account.secret, self.reader, self.chunks)
@@ -183,11 +182,6 @@ class Drive:
     def _is_pinned(self, chunk_id: ChunkId) -> bool:
         return self.pins.holds(chunk_id)
 
-    def _notice_room(self) -> None:
-        """The server has more than before: there may be room."""
-        self.budget.notice()
-        self._sent.set()
-
     def _announce(self, effects: Effects) -> None:
         self.announcer.show(effects)
         if self.tree.may_ignore:
@@ -231,6 +225,7 @@ class Drive:
 
     async def _ask_for_room(self) -> None:
         while True:
+            cursor = self.tree.cursor
             try:
                 await self._look_for_room()
             except RemoteError:
@@ -239,13 +234,11 @@ class Drive:
                     await trio.sleep(_ROOM_AGAIN_SECONDS)
                 await trio.sleep(_ROOM_AGAIN_SECONDS)
                 continue
-            await trio.sleep(_ROOM_AGAIN_SECONDS)
             with trio.move_on_after(ROOM_SECONDS):
-                if not self.room.quota:
-                    await trio.sleep_forever()
-                # What was sent is used up, and programs are to hear of the end when they write.
-                await self._sent.wait()
-            self._sent = trio.Event()
+                await trio.sleep(_ROOM_AGAIN_SECONDS)
+                # What was sent is used up, what was removed is free, and programs hear of the end when they write.
+                while self.tree.cursor == cursor:  # noqa: ASYNC110 - once a second, however many commits there are
+                    await trio.sleep(_ROOM_AGAIN_SECONDS)
 
     async def _look_for_room(self) -> None:
         for space in (await self._service.spaces()).spaces:

@@ -57,3 +57,15 @@ def test_with_the_server_the_end_of_the_quota_is_said_when_writing(device: Any, 
     # More was given meanwhile: it is sent.
     server.command("user", "quota", server.user, f"{30 * MB}", "--data", str(server.data))
     desk.wait()
+
+
+def test_a_quota_that_is_set_while_mounted_is_known_soon_after_something_is_sent(device: Any, server: Any) -> None:
+    desk = device("desk")
+    (desk.path / "a").write_bytes(b"a" * 7 * MB)
+    desk.wait()
+    assert until(lambda: desk.status()["spaces"][0]["used_bytes"] >= 7 * MB, 10.0)
+    server.command("user", "quota", server.user, f"{10 * MB}", "--data", str(server.data))
+    (desk.path / "small").write_bytes(b"s" * 5_000)
+    desk.wait()
+    assert until(lambda: desk.status()["spaces"][0]["quota_bytes"] == 10 * MB, 10.0)
+    refused(desk.path / "b", b"b" * 7 * MB)
