@@ -17,7 +17,7 @@ from pathspec import GitIgnoreSpec
 from cache.errors import CacheError
 from cache.reader import Reader
 from cache.staging import StagingId, Stagings
-from cache.tree import Record, Table, Tree, node_key
+from cache.tree import Record, Table, Tree
 from remote.protocol.ids import ROOT, NodeId
 from remote.protocol.nodes import EMPTY, Kind, Manifest, Name
 
@@ -138,7 +138,7 @@ class Ignoring:
 
         So it is of a node of which an edit that lost is to become a version.
         """
-        if self._tree.store.scan(Table.LOST, prefix=node_key(node), limit=1):
+        if self._tree.has_lost(node):
             return True
         holders = [self._tree.slot_holder(name) for name in _names(record)]
         return any(holder not in (None, node) for holder in holders)

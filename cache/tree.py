@@ -576,6 +576,10 @@ class Tree:
             for key, value in self._store.scan(Table.LOST)
         ]
 
+    def has_lost(self, node: NodeId) -> bool:
+        """Whether an edit of the node lost and still waits to be kept as a version."""
+        return bool(self._store.scan(Table.LOST, prefix=node_key(node), limit=1))
+
     def stagings(self) -> set[int]:
         """Ids of all stagings that a record or a lost edit refers to."""
         records = (self.record(node) for node, _ in (*self.dirty(), *self.ignored()))
@@ -636,12 +640,16 @@ class Tree:
             with self.edit() as edit:
                 edit.put(ROOT, Record(rev=Rev(0), local=state))
 
-    def path_of(self, node: NodeId) -> bytes:
-        """A path of the node in the local view, relative to the root, for messages; b"?" when it has none."""
+    def path_of(self, node: NodeId, was: NodeState | None = None) -> bytes:
+        """A path of the node in the local view, relative to the root, for messages; b"?" when it has none.
+
+        `was`: a state of it, whose name is told when it is not known here any more.
+        """
         parts: list[bytes] = []
         while node != ROOT:
             record = self.record(node)
-            state = record and (record.local or record.agreed)
+            state = (record and (record.local or record.agreed)) or was
+            was = None
             if not state or not state.names or len(parts) > 4_096:
                 return b"/".join([b"?", *reversed(parts)])
             name = state.names[0]

@@ -8,6 +8,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from cache.merge import free_name
+from cache.staging import StagingId, Stagings
+from cache.tree import LostEdit
 from fusefs import moments
 from fusefs.errors import Invalid, NoEntry
 from fusefs.restore import Restore
@@ -38,13 +40,32 @@ class Open:
         return top + b"%s/%s/%s" % (VERSIONS_NAME, CONFLICTS_NAME, lost_name(name, self.lost))
 
 
+@dataclass(frozen=True)
+class Unsent:
+    """An edit of this device that lost against what is at `path` now, of `size` bytes; the server has yet to get it."""
+
+    path: bytes
+    node: NodeId
+    lost: LostEdit
+    size: int
+
+
 class Conflicts:
     """The conflicts of one space, as this device sees them."""
 
     def __init__(
-        self, volume: Volume, versions: Versions, restore: Restore, service: Service, space: SpaceId, device: DeviceId
+        self,
+        volume: Volume,
+        stagings: Stagings,
+        versions: Versions,
+        restore: Restore,
+        service: Service,
+        *,
+        space: SpaceId,
+        device: DeviceId,
     ) -> None:
         self._volume = volume
+        self._stagings = stagings
         self._restore = restore
         self._versions = versions
         self._service = service
@@ -59,9 +80,20 @@ class Conflicts:
             if one.node not in paths:
                 paths[one.node] = await self._path(one)
             at = paths[one.node]
-            if not path or at == path or at.startswith(path + b"/"):
+            if _is_below(at, path):
                 found.append(Open(at, one.node, one.lost, one.current))
         return sorted(found, key=lambda one: (one.path, one.lost.rev))
+
+    def unsent(self, path: bytes = b"") -> list[Unsent]:
+        """Edits that lost here and are conflicts once the server has them: of this path and of all below it."""
+        found: list[Unsent] = []
+        for _, node, lost in self._volume.tree.lost():
+            at = self._volume.tree.path_of(node, lost.state)
+            if _is_below(at, path):
+                content = lost.state.content
+                size = self._stagings.kept_size(StagingId(lost.staged)) if lost.staged else content and content.size
+                found.append(Unsent(at, node, lost, size or 0))
+        return sorted(found, key=lambda one: (one.path, one.lost.edited_ns))
 
     async def _path(self, one: Conflict) -> bytes:
         """The path of its node, in folders not listed here as the server has it."""
@@ -145,6 +177,10 @@ class Conflicts:
         if tree.child(name.parent, free) is not None:
             free = free_name(free, lambda candidate: tree.child(name.parent, candidate) is not None)
         return self._restore.make(name.parent, free, replace(state, birth_ns=time.time_ns()))
+
+
+def _is_below(path: bytes, top: bytes) -> bool:
+    return not top or path == top or path.startswith(top + b"/")
 
 
 def beside(name: bytes, lost: Version) -> bytes:

@@ -150,7 +150,9 @@ class Drive:
         self.restore = Restore(self.volume, self.versions)
         self.history = History(self.volume, self.versions, service, self._space)
         device = DeviceId(account.device)
-        self.conflicts = Conflicts(self.volume, self.versions, self.restore, service, self._space, device)
+        self.conflicts = Conflicts(
+            self.volume, self.stagings, self.versions, self.restore, service, space=self._space, device=device
+        )
         self.counting = Counting(self.tree, traffic, self.reader.counters)
         self.keeping = Keeping(self.budget, self.chunks, self.stagings, self.past, self.pins, self.counting)
         self.operations = (

@@ -83,7 +83,7 @@ class Status:
         moving = drive.sync.moving()
         nodes = [*moving, *(node for node, _ in drive.tree.dirty(limit=most + len(moving)) if node not in moving)]
         troubled = {one for one in nodes[:most] if drive.sync.trouble_of(one)}
-        return [
+        listed = [
             {
                 "path": os.fsdecode(drive.tree.path_of(node)) or self._point,
                 "bytes": self._content_bytes(drive.tree.record(node)),
@@ -91,7 +91,12 @@ class Status:
                 "state": "stuck" if node in troubled else "sending" if node in moving else "waiting",
             }
             for node in nodes[:most]
-        ], sum(moving.values())
+        ]
+        listed += [
+            {"path": os.fsdecode(one.path), "bytes": one.size, "sent_bytes": 0, "state": "lost"}
+            for one in drive.conflicts.unsent()[: most - len(listed)]
+        ]
+        return listed, sum(moving.values())
 
     @staticmethod
     def _content_bytes(record: Record | None) -> int:
@@ -111,9 +116,10 @@ class Status:
         drive = self._drive
         record = drive.volume.record(node)
         rule, trouble = drive.sync.rule_for(node), drive.sync.trouble_of(node)
-        pending = await self._below(node, [one for one, _ in drive.tree.dirty()])
+        lost = [one for _, one, _ in drive.tree.lost()]
+        pending = await self._below(node, [*(one for one, _ in drive.tree.dirty()), *lost])
         ignored = await self._below(node, [one for one, _ in drive.tree.ignored()])
-        is_pending = record.is_dirty or drive.files.is_unfinished(node)
+        is_pending = record.is_dirty or drive.files.is_unfinished(node) or node in lost
         return {
             "path": os.fsdecode(path) or self._point,
             "kind": record.local.kind.name.lower() if record.local is not None else None,
@@ -122,6 +128,7 @@ class Status:
             "error": trouble,
             "size_bytes": record.size if record.local is not None and record.local.kind is Kind.FILE else 0,
             "cached_bytes": drive.files.held_bytes(node),
+            "lost_edits": lost.count(node),
             "pending_below": pending,
             "ignored_below": ignored,
             "held": drive.sync.standing().held,

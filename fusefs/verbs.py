@@ -18,6 +18,7 @@ import trio
 
 from cache.errors import CacheError
 from fusefs import moments, mounts
+from fusefs.conflicts import Open, Unsent
 from fusefs.control import REQUEST_MAX, Exit, Refused, short_path
 from fusefs.drive import Drive
 from fusefs.errors import NoEntry, VolumeError
@@ -40,6 +41,7 @@ _SYNC_SECONDS: Final = 30.0
 _FILES_SYNCED: Final = 1_000
 _BEFORE_RESTORE_SECONDS: Final = 60.0
 _CLOCKS_DIFFER_NS: Final = 60_000_000_000
+_AWAY: Final = (Unreachable, TimeoutError, trio.TooSlowError)
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 
 Fields = dict[str, Any]  # a request's JSON: each verb checks what it uses
@@ -142,10 +144,9 @@ class Verbs:
             return _problem(str(refused), refused.code)
         except NotSignedIn as error:
             return _problem(f"{error} Sign in again: satchel login {self._account.url}", Exit.SIGN_IN)
-        except (Unreachable, TimeoutError, trio.TooSlowError) as error:
-            why = (error.strerror if isinstance(error, OSError) else str(error)) or "it did not answer in time."
+        except _AWAY as error:
             return _problem(
-                f"The server could not be asked: {why} Nothing was changed; try again later.", Exit.UNREACHABLE
+                f"The server could not be asked: {_why(error)} Nothing was changed; try again later.", Exit.UNREACHABLE
             )
         except (RemoteError, CacheError, VolumeError, OSError) as error:
             return _problem(str(error), Exit.FAILURE)
@@ -176,8 +177,9 @@ class Verbs:
             if top == ROOT or path == prefix or path.startswith(prefix + b"/"):
                 found.append(os.fsdecode(path) or self._point)
             if len(found) == PATHS_SHOWN:
-                break
-        return found
+                return found
+        found += [f"{os.fsdecode(one.path)} (an older edit)" for one in self._drive.conflicts.unsent(prefix)]
+        return found[:PATHS_SHOWN]
 
     async def _stats(self, _: Fields) -> object:
         await trio.lowlevel.checkpoint()
@@ -268,16 +270,42 @@ class Verbs:
         return {"rev": restored.rev, "nodes": restored.nodes}
 
     async def _conflicts(self, fields: Fields) -> object:
-        found = await self._drive.conflicts.below(os.fsencode(str(fields["path"])))
-        return [
+        """Those that the server has, and this device's that it has yet to get: without the server only these."""
+        path = os.fsencode(str(fields["path"]))
+        unsent = self._drive.conflicts.unsent(path)
+        found: list[Open] = []
+        trouble = ""
+        try:
+            found = await self._drive.conflicts.below(path)
+        except _AWAY as error:
+            if not unsent:
+                raise
+            trouble = f"These are of this device only: the server's list cannot be had now. {_why(error)}"
+        told = [
             {
                 "path": os.fsdecode(one.path),
                 "current": _told_version(one.current),
                 "lost": _told_version(one.lost),
                 "version": os.fsdecode(one.version_path),
+                "is_sent": True,
             }
             for one in found
         ]
+        # The server may have one already whose answer did not come.
+        known = {(one.node, one.lost.edited_ns) for one in found}
+        told += [self._told_unsent(one) for one in unsent if (one.node, one.lost.edited_ns) not in known]
+        return {"conflicts": sorted(told, key=lambda one: str(one["path"])), "trouble": trouble}
+
+    def _told_unsent(self, one: Unsent) -> Fields:
+        edited_ns, account = one.lost.edited_ns, self._account
+        lost = Version(Rev(0), edited_ns, edited_ns, account.user_name, account.device_name, one.lost.state, True)
+        return {
+            "path": os.fsdecode(one.path),
+            "current": None,
+            "lost": {**_told_version(lost), "size_bytes": one.size},
+            "version": "",
+            "is_sent": False,
+        }
 
     async def _resolve(self, fields: Fields) -> object:
         """Settles the conflicts of a path; first the server must have what it is now, and then what it is to be."""
@@ -287,6 +315,13 @@ class Verbs:
         folder, _, name = path.rpartition(b"/")
         place = Name(await self._node(folder), name)
         await self.flush()
+        standing = drive.sync.standing()
+        if drive.tree.has_lost(node) and (standing.held or not standing.is_online):
+            raise Refused(
+                "An edit of it that lost is on this machine only: it can be settled once it is sent. "
+                f"{standing.held or f'The server is away: {standing.trouble}'}",
+                Exit.PENDING,
+            )
         changed: list[NodeId] = []
         with trio.move_on_after(_BEFORE_RESTORE_SECONDS) as scope:
             await drive.sync.sent(node)
@@ -429,6 +464,11 @@ def _told_moment(rev: Rev, time_ns: int) -> Fields:
         "size_bytes": 0,
         "is_conflict": False,
     }
+
+
+def _why(error: Exception) -> str:
+    """A sentence of what is in the way of the server, of one of `_AWAY`."""
+    return (error.strerror if isinstance(error, OSError) else str(error)) or "it did not answer in time."
 
 
 def _problem(sentence: str, code: int) -> Fields:

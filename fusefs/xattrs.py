@@ -75,7 +75,8 @@ class ExtendedAttributes:
         record = self._volume.record(node)
         file = self._volume.files.find(node)
         is_ignored = bool(self._volume.sync.rule_for(node))
-        is_pending = not is_ignored and (record.is_dirty or (file is not None and file.is_changed))
+        is_changed = record.is_dirty or (file is not None and file.is_changed)
+        is_pending = not is_ignored and (is_changed or self._volume.tree.has_lost(node))
         trouble = self._volume.sync.trouble_of(node)
         match name.removeprefix(b"user.satchel."):
             case b"state":

@@ -8,30 +8,37 @@ from typing import Any
 from fusefs.cli.asking import ask, path_in_mount
 from fusefs.cli.past import ANSWER_SECONDS
 from fusefs.cli.standing import size
+from fusefs.control import Exit, Refused
 
 
 def conflicts(path: str | None, *, as_json: bool) -> None:
-    """Prints the conflicts that nobody has settled; raises Refused."""
+    """Prints the conflicts that nobody has settled; raises Refused, also when these are only this machine's."""
     mount = str(ask("ping")["mount"])
-    found = ask("conflicts", seconds=ANSWER_SECONDS, path="" if path is None else path_in_mount(path))
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
+    answer = ask("conflicts", seconds=ANSWER_SECONDS, path="" if path is None else path_in_mount(path))
+    print(json.dumps(answer["conflicts"], indent=2) if as_json else "\n".join(_told(answer["conflicts"], mount)))
+    if answer["trouble"]:
+        raise Refused(answer["trouble"], Exit.UNREACHABLE)
+
+
+def _told(found: list[dict[str, Any]], mount: str) -> list[str]:
     if not found:
-        print("There are no conflicts.")
-        return
+        return ["There are no conflicts."]
+    lines: list[str] = []
     for at, one in enumerate(found):
         if not at or found[at - 1]["path"] != one["path"]:
-            print(os.path.join(mount, one["path"]))
-            print(f"  has the name  {_version(one['current'])}")
-        print(f"  lost          {_version(one['lost'])}  {os.path.join(mount, one['version'])}")
-    print("\nTo settle one: satchel resolve PATH --keep mine|theirs|both|REV")
+            lines.append(os.path.join(mount, one["path"]))
+            if one["is_sent"]:
+                lines.append(f"  has the name  {_version(one['current'])}")
+        where = os.path.join(mount, one["version"]) if one["is_sent"] else "(not sent yet: to be settled once it is)"
+        lines.append(f"  lost          {_version(one['lost'])}  {where}")
+    return [*lines, "", "To settle one: satchel resolve PATH --keep mine|theirs|both|REV"]
 
 
 def _version(one: dict[str, Any]) -> str:
     when = datetime.fromtimestamp(one["edited_ns"] / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     what = size(one["size_bytes"]) if one["kind"] == "file" else one["kind"]
-    return f"rev {one['rev']:<6}  {when}  {what:>10}  {one['device']}"
+    rev = f"rev {one['rev']}" if one["rev"] else "no rev"
+    return f"{rev:<10}  {when}  {what:>10}  {one['device']}"
 
 
 def resolve(path: str, keep: str) -> None:

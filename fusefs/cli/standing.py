@@ -10,6 +10,7 @@ from fusefs.control import Exit, Refused
 FILES_SHOWN: Final = 10
 FILES_TOLD: Final = 1_000
 """So many of the files that are to be sent are listed for a person, and for a program."""
+_LOST: Final = "an older edit of yours, kept on this machine until it is sent"
 _RATE_SHOWN: Final = 10_000
 """Bytes in a second: less comes down only to say that all is as it was."""
 
@@ -83,7 +84,8 @@ def _up(found: dict[str, Any], *, with_files: bool) -> list[str]:
         return lines
     for file in pending["files"]:
         share = f"   {100 * file['sent_bytes'] // file['bytes']} % sent" if file["sent_bytes"] else ""
-        lines.append(f"          {file['path']}   {size(file['bytes'])}{share}")
+        lost = f"   {_LOST}" if file["state"] == "lost" else ""
+        lines.append(f"          {file['path']}   {size(file['bytes'])}{share}{lost}")
     more = pending["count"] - len(pending["files"])
     return [*lines, f"          and {more} more"] if more > 0 else lines
 
@@ -111,7 +113,11 @@ def _status_of(path: str, *, as_json: bool) -> int:
         "error": f"It cannot be sent now: {found['error']}",
         "ignored": f"It is ignored, by {found['rule']}: it stays on this machine and is never sent.",
     }
+    if found["lost_edits"]:
+        sentences["pending"] = "The server does not have all that you wrote yet; it is safe on this device."
     print(f"{found['path']}: {sentences[found['state']]}")
+    if found["lost_edits"]:
+        print(f"  {_count(found['lost_edits'], 'older edit')} of yours that lost: kept on this machine until sent.")
     if found["size_bytes"]:
         print(f"  {size(found['cached_bytes'])} of {size(found['size_bytes'])} can be read without the server.")
     for count, what in ((found["pending_below"], "to be sent"), (found["ignored_below"], "ignored")):

@@ -258,7 +258,10 @@ class Device:
         )
         versions = Versions(remote, SPACE, self.reader, Past(self.folder / "past", 0), None)
         restore = Restore(self.volume, versions)
-        self.conflicts = conflicts.Conflicts(self.volume, versions, restore, remote, SPACE, DeviceId(self.number))
+        number = DeviceId(self.number)
+        self.conflicts = conflicts.Conflicts(
+            self.volume, self.stagings, versions, restore, remote, space=SPACE, device=number
+        )
         self.files.sweep()
         self._ended = trio.Event()
         self.is_running = True

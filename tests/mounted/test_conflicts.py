@@ -86,6 +86,48 @@ def test_both_can_be_kept_side_by_side(desk_and_laptop: tuple[Any, Any]) -> None
     assert conflicts(desk) == []
 
 
+def test_an_edit_that_lost_is_named_until_it_is_sent(device: Any, server: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    path = desk.path / "e.txt"
+    path.write_text("first")
+    desk.in_step(laptop)
+    laptop.sees("e.txt", "first")
+    desk.must("pause")
+    path.write_text("of the desk")
+    (laptop.path / "e.txt").write_text("of the laptop, later")
+    desk.sees("e.txt", "of the laptop, later")
+    (file,) = desk.status()["pending"]["files"]
+    assert file == {"path": "e.txt", "bytes": len("of the desk"), "sent_bytes": 0, "state": "lost"}
+    assert "e.txt   11 bytes   an older edit of yours" in desk.cli("status").stdout
+    told = desk.cli("status", path)
+    assert (told.returncode, os.getxattr(path, "user.satchel.state")) == (6, b"pending")
+    assert "1 older edit of yours" in told.stdout
+    assert "1 change to be sent" in desk.cli("status", desk.path).stdout
+    for what in ([], [path]):
+        waited = desk.cli("wait", *what, "--timeout", "0.1")
+        assert (waited.returncode, "does not have: e.txt (an older edit)." in waited.stderr) == (6, True)
+    (found,) = conflicts(desk, path)
+    assert (found["path"], found["is_sent"], found["current"], found["lost"]["rev"]) == ("e.txt", False, None, 0)
+    assert (found["lost"]["device"], found["lost"]["size_bytes"]) == ("desk", len("of the desk"))
+    assert "not sent yet" in desk.must("conflicts")
+    assert conflicts(laptop) == []
+    refused = desk.cli("resolve", path, "--keep", "mine")
+    assert (refused.returncode, "once it is sent" in refused.stderr) == (6, True)
+    server.stop()
+    away = desk.cli("conflicts", "--json")
+    assert (away.returncode, json.loads(away.stdout)) == (5, [found])
+    assert "the server's list cannot be had" in away.stderr
+    server.start()
+    desk.must("resume")
+    desk.wait()
+    for one in (desk, laptop):
+        (sent,) = conflicts(one)
+        assert (sent["is_sent"], sent["lost"]["edited_ns"]) == (True, found["lost"]["edited_ns"])
+    assert "The server has it." in desk.must("status", path)
+    desk.must("resolve", path, "--keep", "mine")
+    laptop.sees("e.txt", "of the desk")
+
+
 def test_a_choice_that_says_nothing_is_refused(desk_and_laptop: tuple[Any, Any]) -> None:
     desk, _ = desk_and_laptop
     path = desk.path / "folder/report.txt"
