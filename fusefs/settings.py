@@ -14,11 +14,11 @@ from typing import Final, Literal
 import msgspec
 
 from fusefs.control import Refused
+from remote.protocol.sizes import size_of
 
 CACHE_SIZE_BYTES: Final = 10 << 30
 READ_SECONDS: Final = 15.0
 _NUMBERS: Final = frozenset({"read_seconds", "uid", "gid"})
-_UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 IDENTITY: Final = "identity"
 """The setting in the state store that says whose tree it is (Account.identity)."""
 _OWNER_MAX: Final = (1 << 32) - 2
@@ -219,10 +219,10 @@ def size_bytes(value: int | str, name: str) -> int:
     """Bytes of a size as people write it: 1073741824, "20G", "500 MB"; raises SettingsError, naming `name`."""
     if isinstance(value, int) and value >= 0:
         return value
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(value).strip(), re.IGNORECASE)
-    if match is None:
-        raise SettingsError(f'{name} is {value!r}, it must be a number of bytes or a size such as "20G".')
-    return int(float(match[1]) * (1 << _UNITS[match[2].upper()]))
+    try:
+        return size_of(str(value))
+    except ValueError:
+        raise SettingsError(f'{name} is {value!r}, it must be a number of bytes or a size such as "20G".') from None
 
 
 class Account(msgspec.Struct, frozen=True):

@@ -5,11 +5,12 @@ import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from remote.protocol.errors import RemoteError
+from remote.protocol.sizes import size_of
 from remote.server import instance
 from remote.server.instance import InstanceTrouble
 from remote.server.keys import KeyTrouble
@@ -17,6 +18,7 @@ from remote.server.places import default_data, default_key_file
 from remote.server.serving import Listen, ListenTrouble, keep_memory, parse_listen, serve
 
 DEFAULT_LISTEN = "127.0.0.1:8750"
+_SIZE_MAX = (1 << 63) - 1
 
 _data = click.option(
     "--data",
@@ -31,6 +33,22 @@ _key_file = click.option(
     metavar="FILE",
     help="The master key, outside the data (SATCHEL_MASTER_KEY_FILE; usual: ~/.config/satchel/server-key).",
 )
+
+
+class _Size(click.ParamType[int]):
+    """Bytes, as people write them."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes; fails for what is no size."""
+        try:
+            size = size_of(str(value))
+        except ValueError:
+            size = -1
+        if not 0 <= size <= _SIZE_MAX:
+            self.fail(f"{value!r} must be a number of bytes or a size such as 20G.", param, ctx)
+        return size
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -95,11 +113,11 @@ def add(name: str, password_stdin: bool, data: Path | None, key_file: Path | Non
 
 @user.command()
 @click.argument("name")
-@click.argument("size_bytes", type=click.IntRange(0, (1 << 63) - 1))
+@click.argument("size_bytes", metavar="SIZE", type=_Size())
 @_data
 @_key_file
 def quota(name: str, size_bytes: int, data: Path | None, key_file: Path | None) -> None:
-    """Bound what a user may keep, in bytes; 0 lifts the bound."""
+    """Bound what a user may keep to SIZE, in bytes or such as 20G; 0 lifts the bound."""
     instance.set_quota(data or default_data(), key_file or default_key_file(), name, size_bytes)
     click.echo(f"{name} may keep {size_bytes} bytes." if size_bytes else f"{name} may keep any number of bytes.")
 
