@@ -27,6 +27,17 @@ def line(folder: str) -> str:
     return f"{account.source} {point} satchel {options} 0 0"
 
 
+def unsaid() -> str:
+    """A sentence about what mount(8) would have to know and the line cannot say; empty when it says all."""
+    home = os.environ.get("SATCHEL_HOME")
+    if not home:
+        return ""
+    return (
+        f"The line knows nothing of SATCHEL_HOME ({home}): without that in its environment, as at boot, mount(8) "
+        "mounts the device that was signed in without it."
+    )
+
+
 def is_linked(sbin: Path = SBIN) -> bool:
     """Whether mount(8) finds us."""
     return all(os.access(sbin / name, os.X_OK) for name in NAMES)

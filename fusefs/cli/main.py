@@ -81,6 +81,8 @@ def fstab(folder: str | None, link: bool) -> None:
         click.echo("\n".join(str(made) for made in table.link()))
     if folder is not None:
         click.echo(table.line(folder))
+        if sentence := table.unsaid():
+            click.echo(sentence, err=True)
     if not table.is_linked():
         click.echo("mount(8) does not find Satchel yet. As root: satchel fstab --link", err=True)
 

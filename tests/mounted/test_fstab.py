@@ -62,7 +62,9 @@ def inside(device: Any) -> Iterator[tuple[Any, Run]]:
 
 def test_a_line_of_fstab_mounts_and_unmounts(inside: tuple[Any, Run]) -> None:
     desk, run = inside
-    line = run(SATCHEL, "fstab", desk.path).stdout
+    printed = run(SATCHEL, "fstab", desk.path)
+    line = printed.stdout
+    assert f"SATCHEL_HOME ({desk.environment['SATCHEL_HOME']})" in printed.stderr
     source = f"ann@127.0.0.1:{desk.server.port}"
     assert line == f"{source} {desk.path} satchel _netdev,nofail 0 0\n"
     assert run("tee", "/etc/fstab", text=line.replace("_netdev", "_netdev,x-gvfs-name=Mine,ro")).returncode == 0
