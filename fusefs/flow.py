@@ -118,7 +118,7 @@ class Flow:
             "paused": {
                 "is_paused": bool(self._reason()),
                 "reason": self._reason(),
-                "until": moments.name(until_ns) if until_ns > 0 else "",
+                "until": moments.iso(until_ns) if until_ns > 0 else "",
                 "is_metered": self._is_metered,
             },
         }
@@ -172,7 +172,7 @@ class Flow:
         if until_ns == _FOR_EVER:
             return "Sending is paused. Go on with: satchel resume"
         if until_ns:
-            return f"Sending is paused until {moments.name(until_ns)}. Go on before that with: satchel resume"
+            return f"Sending is paused until {moments.iso(until_ns)}. Go on before that with: satchel resume"
         if self._is_metered and not self._is_overridden:
             return "Sending is paused on this metered network. Send all the same with: satchel resume"
         return ""

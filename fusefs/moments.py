@@ -52,6 +52,11 @@ def name(time_ns: int, *, milliseconds: bool = False) -> str:
     return f"{moment:%Y-%m-%dT%H.%M.%S}{fraction}Z"
 
 
+def iso(time_ns: int) -> str:
+    """The moment as programs read it: ISO 8601, UTC, with colons."""
+    return f"{datetime.fromtimestamp(time_ns // _SECOND, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def shown(moments: Sequence[Moment], now_ns: int) -> list[tuple[str, Moment]]:
     """The moments to list, newest first, each with a name that `parse` leads back to the same rev.
 

@@ -393,7 +393,7 @@ class Verbs:
         now_ns = time.time_ns()
         if time_ns > now_ns + _CLOCKS_DIFFER_NS:
             raise Refused(
-                f"{at} is still to come: it is {moments.name(now_ns)} now. Times are UTC unless they say otherwise, "
+                f"{at} is still to come: it is {moments.iso(now_ns)} now. Times are UTC unless they say otherwise, "
                 "such as 2026-11-21T10:15+02:00."
             )
         return await self._drive.versions.rev_at(time_ns)
@@ -436,7 +436,7 @@ def _told(old: Old) -> Fields:
     return {
         "rev": version.rev,
         "time_ns": version.time_ns,
-        "time": moments.name(version.time_ns),
+        "time": moments.iso(version.time_ns),
         "edited_ns": version.edited_ns,
         "user": version.user_name,
         "device": version.device_name,
@@ -455,7 +455,7 @@ def _told_moment(rev: Rev, time_ns: int) -> Fields:
     return {
         "rev": rev,
         "time_ns": time_ns,
-        "time": moments.name(time_ns),
+        "time": moments.iso(time_ns),
         "edited_ns": time_ns,
         "user": "",
         "device": "",

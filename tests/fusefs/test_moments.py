@@ -60,3 +60,8 @@ def test_old_moments_are_thinned_and_the_newest_of_each_hour_stays() -> None:
     shown = moments.shown(journal, now_ns)
     assert 17 <= len(shown) <= 18
     assert shown[0][1] == journal[0]
+
+
+def test_programs_read_iso_8601() -> None:
+    assert moments.iso(NOON) == datetime.fromtimestamp(NOON // SECOND, UTC).isoformat().replace("+00:00", "Z")
+    assert moments.parse(moments.iso(NOON)) // SECOND == NOON // SECOND
