@@ -73,6 +73,8 @@ class _Attempt:
     items: list[Item | None] = field(default_factory=list)
     unsent: dict[ChunkId, bytes] = field(default_factory=dict)
     """Small sealed chunks, to be sent together."""
+    unsent_length: int = 0
+    """Bytes of content of batches that are done but for some of `unsent`."""
     small: dict[ChunkId, Buffer] = field(default_factory=dict)
     """Content of leaves and deltas, to be kept here."""
     sums: dict[ChunkId, Sums] = field(default_factory=dict)
@@ -275,13 +277,13 @@ class Large:
             await self._service.send_chunks(self._space, {one.id: one.data for one in sealed.values()})
         for digest, one in sealed.items():
             self._chunks.note_plain(digest, one.id, one.key, len(one.data))
-        self.done_bytes[attempt.staging.id] += length
         for piece, piece_sums in zip(whole, sums, strict=True):
             entry = told.get(piece.hash) or _entry(piece, sealed, known)
             attempt.items[piece.position] = entry
             if len(attempt.sums) < _SUMS_KEPT:
                 attempt.sums[entry.id] = piece_sums
-        if sum(map(len, attempt.unsent.values())) > _UNSENT_MAX:
+        attempt.unsent_length += length
+        if not attempt.unsent or sum(map(len, attempt.unsent.values())) > _UNSENT_MAX:
             await self._flush(attempt)
 
     async def _told(self, pieces: dict[PlainHash, _Piece], attempt: _Attempt) -> dict[PlainHash, Entry]:
@@ -308,8 +310,10 @@ class Large:
 
     async def _flush(self, attempt: _Attempt) -> None:
         unsent, attempt.unsent = attempt.unsent, {}
+        length, attempt.unsent_length = attempt.unsent_length, 0
         if unsent:
             await self._service.send_chunks(self._space, unsent)
+        self.done_bytes[attempt.staging.id] += length
 
     def _read_in_thread(self, attempt: _Attempt, offset: int, length: int) -> Buffer:
         stretches = attempt.stretches

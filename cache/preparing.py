@@ -67,7 +67,10 @@ class Preparing:
 
     def moving(self) -> dict[NodeId, int]:
         """Nodes of which content is on its way, or there and not committed yet, with the bytes of it that are there."""
-        found = {node: prepared.manifest.size for node, prepared in self._prepared.items()}
+        # Inline content goes with the commit.
+        found = {
+            node: 0 if prepared.manifest.inline else prepared.manifest.size for node, prepared in self._prepared.items()
+        }
         for node in self._running:
             record = self._tree.record(node)
             if record is not None and record.staged:

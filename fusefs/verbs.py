@@ -174,7 +174,7 @@ class Verbs:
         found: list[str] = []
         for node, _ in tree.dirty(limit=1_000):
             path = tree.path_of(node)
-            if top == ROOT or path == prefix or path.startswith(prefix + b"/"):
+            if _is_under(path, prefix):
                 found.append(os.fsdecode(path) or self._point)
             if len(found) == PATHS_SHOWN:
                 return found
@@ -214,8 +214,10 @@ class Verbs:
         # Counted for the whole drive: below one path that would name others' work.
         count = standing.pending_nodes if not node or node == ROOT else len(paths)
         reason = standing.held or ("" if standing.is_online else f"The server is away: {standing.trouble}")
-        if standing.stuck:
-            reason = f"{os.fsdecode(standing.stuck[0].path)}: {standing.stuck[0].sentence}"
+        if not reason:
+            prefix = drive.tree.path_of(node or ROOT)
+            stuck = (one for one in standing.stuck if _is_under(one.path, prefix))
+            reason = next((f"{os.fsdecode(one.path)}: {one.sentence}" for one in stuck), "")
         return {"sent": False, "count": count, "paths": paths, "reason": reason}
 
     async def flush(self) -> None:
@@ -428,6 +430,11 @@ def _fsync_all(paths: list[bytes]) -> None:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+
+
+def _is_under(path: bytes, top: bytes) -> bool:
+    """Whether a path is `top` or below it; an empty `top` is the mount's."""
+    return not top or path == top or path.startswith(top + b"/")
 
 
 def _told(old: Old) -> Fields:

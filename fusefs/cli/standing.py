@@ -176,10 +176,14 @@ def wait(path: str | None, timeout: float | None) -> None:
         return
     names = ", ".join(answer["paths"]) or "the last answer"
     more = answer["count"] - len(answer["paths"])
-    reason = f" {answer['reason']}" if answer["reason"] else ""
+    # The reason comes last: it may end with what to type.
+    safe = (
+        f"It is safe on this device. {answer['reason']}"
+        if answer["reason"]
+        else ("It is safe on this device and goes on being sent.")
+    )
     raise Refused(
-        f"After {timeout:g} s the server does not have: {names}{f' and {more} more' if more > 0 else ''}.{reason} "
-        "It is safe on this device and goes on being sent.",
+        f"After {timeout:g} s the server does not have: {names}{f' and {more} more' if more > 0 else ''}. {safe}",
         Exit.PENDING,
     )
 

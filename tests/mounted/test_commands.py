@@ -251,7 +251,9 @@ def test_without_the_server_it_mounts_at_once_and_says_that_it_waits(device: Any
     waited = desk.cli("wait", desk.path / "new", "--timeout", "0.2")
     assert waited.returncode == 6
     assert "new" in waited.stderr
-    assert "safe on this device" in waited.stderr
+    assert "safe on this device. The server is away: " in waited.stderr
+    assert "being sent" not in waited.stderr
+    assert all(file["sent_bytes"] == 0 for file in desk.status()["pending"]["files"])
     server.start()
     desk.wait()
     assert desk.cli("status").returncode == 0
