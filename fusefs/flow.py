@@ -24,6 +24,10 @@ _LOOK_SECONDS: Final = 30.0
 _RATE_SAMPLES: Final = 10
 """Seconds over which the rates are told."""
 _FOR_EVER: Final = -1
+_SILENT_SECONDS: Final = 3.0
+"""A server may take so long over an answer before it is worth a word."""
+_MOVING_RATE: Final = 8 << 10
+"""Bytes in a second that go up: more than requests that are tried again."""
 
 
 class Lane(Protocol):
@@ -51,6 +55,10 @@ class Traffic(Protocol):
     sent_bytes: int
     received_bytes: int
     requests: int
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long nothing was heard although an answer is due, or one was waited for in vain; 0: all were answered."""
 
     @property
     def up(self) -> Lane:
@@ -134,6 +142,12 @@ class Flow:
         at, sent, received = self._samples[0]
         seconds = max(1.0, time.monotonic() - at)
         return (self._traffic.sent_bytes - sent) / seconds, (self._traffic.received_bytes - received) / seconds
+
+    def silent_seconds(self) -> float:
+        """How long the server has answered nothing of what it was asked; 0 when it has, or content is on its way."""
+        seconds = self._traffic.silent_seconds
+        is_moving = self.rates()[0] >= _MOVING_RATE
+        return 0.0 if seconds < _SILENT_SECONDS or is_moving or self._reason() else seconds
 
     async def run(self) -> None:
         """Ends pauses when their time has come, and follows what NetworkManager says of the network."""

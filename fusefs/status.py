@@ -39,6 +39,7 @@ class Status:
         pending_bytes = max(0, drive.stagings.total_bytes - ignored)
         listed, sent = self._files(files)
         rate = drive.flow.rates()[0]
+        silent = drive.flow.silent_seconds()
         is_moving = standing.is_online and not standing.held and rate > 0
         return {
             "mount": self._point,
@@ -48,6 +49,7 @@ class Status:
             "pid": os.getpid(),
             "online": standing.is_online,
             "trouble": standing.trouble,
+            "silent_seconds": round(silent, 1),
             **flow,
             "pending": {
                 "count": standing.pending_nodes + open_count,

@@ -214,6 +214,8 @@ class Verbs:
         # Counted for the whole drive: below one path that would name others' work.
         count = standing.pending_nodes if not node or node == ROOT else len(paths)
         reason = standing.held or ("" if standing.is_online else f"The server is away: {standing.trouble}")
+        if not reason and (silent := drive.flow.silent_seconds()):
+            reason = f"The server has not answered for {silent:.0f} s."
         if not reason:
             prefix = drive.tree.path_of(node or ROOT)
             stuck = (one for one in standing.stuck if _is_under(one.path, prefix))

@@ -33,13 +33,16 @@ def status(path: str | None, *, as_json: bool, is_watching: bool) -> int:
 def told(found: dict[str, Any], *, with_files: bool = True) -> list[str]:
     """The lines that a person reads; the first one answers whether the work is safe."""
     cache = found["cache"]
-    reach = "online" if found["online"] else "offline"
+    silent = found["silent_seconds"]
+    reach = "offline" if not found["online"] else "no answer" if silent else "online"
     lines = [
         _safety(found),
         f"  Drive   {found['user']}@{_host(found['url'])}   mounted at {found['mount']}   {reach}",
     ]
     if not found["online"]:
         lines.append(f"  Server  {found['trouble']}")
+    elif silent:
+        lines.append(f"  Server  it has not answered for {duration(silent)}")
     if found["paused"]["is_paused"]:
         lines.append(f"  Paused  {found['paused']['reason']}")
     lines += _up(found, with_files=with_files)
@@ -95,7 +98,7 @@ def _safety(found: dict[str, Any]) -> str:
     if not count:
         return "All changes are on the server."
     they = "it is" if count == 1 else "they are"
-    when = "being sent" if found["online"] else "sent when the server is back"
+    when = "being sent" if found["online"] and not found["silent_seconds"] else "sent when the server is back"
     if found["paused"]["is_paused"]:
         when = "sent when that goes on"
     return f"{_count(count, 'change')} not on the server yet; safe on this device, and {they} {when}."

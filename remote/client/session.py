@@ -1,7 +1,7 @@
 """Session: messages there and back, under one token, with deadlines and retries; knows no particular request."""
 
 import functools
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -96,7 +96,12 @@ class Session:
         body = None if request is None else _encoder.encode(request)
         if body is not None and len(body) > body_max:
             raise TooLarge(f"The request has {len(body)} bytes; at most {body_max} are allowed.")
-        return await self.patience.over(lambda scope: self._once(scope, self._messages, kind, method, path, body))
+        return await self.over(lambda scope: self._once(scope, self._messages, kind, method, path, body))
+
+    async def over(self, attempt: Callable[[trio.CancelScope], Awaitable[Taken]]) -> Taken:
+        """What `attempt` gives; tried again as `patience` says."""
+        with self.traffic.asking():
+            return await self.patience.over(attempt)
 
     async def keep_ready(self) -> None:
         """Has a connection ready for content whenever something is asked: who looks at names soon reads."""

@@ -153,7 +153,7 @@ class Transfer:
                 )
 
         if left:
-            await self._session.patience.over(attempt)
+            await self._session.over(attempt)
 
     async def _put_batch(self, space: SpaceId, batch: Sequence[ChunkId], chunks: Mapping[ChunkId, bytes]) -> None:
         async with self._batch_senders:
@@ -187,7 +187,7 @@ class Transfer:
             async with self._few_senders if is_few else self._group_senders:
                 await uploads.passed()
                 try:
-                    return await self._session.patience.over(attempt)
+                    return await self._session.over(attempt)
                 except Unreachable:
                     # A pause cuts it; else it is as it says.
                     if not uploads.is_shut:
@@ -222,7 +222,7 @@ class Transfer:
             if not (200 <= answer.status < 300 or answer.status in {409, 412}):
                 raise object_fault(answer.status, answer.headers, body)
 
-        await self._session.patience.over(attempt)
+        await self._session.over(attempt)
 
     async def _get_object(
         self, space: SpaceId, parts: Sequence[ChunkPart], number: int, url: str, found: dict[int, bytes]
@@ -257,7 +257,7 @@ class Transfer:
                     raise
             return have + rest
 
-        return await self._session.patience.over(attempt)
+        return await self._session.over(attempt)
 
     async def _get_batch(
         self, space: SpaceId, parts: Sequence[ChunkPart], numbers: Sequence[int], found: dict[int, bytes]

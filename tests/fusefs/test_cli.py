@@ -44,6 +44,7 @@ STANDING: dict[str, Any] = {
     "user": "ann",
     "online": True,
     "trouble": "",
+    "silent_seconds": 0.0,
     "paused": {"is_paused": False, "reason": "", "until": "", "is_metered": False},
     "limits": {"up": 0, "down": 0},
     "rates": {"up": 0, "down": 0},
@@ -125,6 +126,11 @@ def test_without_a_mount(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         ),
         (
             {"pending": {**PENDING, "count": 1}, "online": False},
+            Exit.PENDING,
+            "1 change not on the server yet; safe on this device, and it is sent when the server is back.",
+        ),
+        (
+            {"pending": {**PENDING, "count": 1}, "silent_seconds": 12.0},
             Exit.PENDING,
             "1 change not on the server yet; safe on this device, and it is sent when the server is back.",
         ),

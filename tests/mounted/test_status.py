@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 from pathlib import Path
 from random import Random
@@ -91,3 +92,25 @@ def test_status_of_a_path(device: Any, server: Any) -> None:
     assert desk.cli("status", desk.path / "folder/letter").returncode == 6
     server.start()
     desk.wait()
+
+
+def test_a_server_that_falls_silent_has_nothing_of_what_is_written_then(device: Any, server: Any) -> None:
+    desk = device("desk")
+    (desk.path / "before").write_text("x")
+    desk.wait()
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        (desk.path / "inline").write_text("x" * 500)
+        (desk.path / "chunk").write_bytes(Random(1).randbytes(50_000))
+        assert eventually(lambda: desk.status()["silent_seconds"] > 0, 20.0)
+        found = desk.status()
+        files = {one["path"]: one["sent_bytes"] for one in found["pending"]["files"]}
+        assert (files["inline"], files["chunk"]) == (0, 0)
+        assert found["pending"]["sent_bytes"] == 0
+        printed = desk.cli("status").stdout
+        assert "has not answered for" in printed or "offline" in printed
+        assert "being sent" not in printed
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    desk.wait()
+    assert "All changes are on the server." in desk.must("status")

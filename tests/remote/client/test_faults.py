@@ -343,3 +343,42 @@ async def test_health_tells_a_server_from_something_else(open_peer: OpenPeer) ->
             peer.answer(wrong)
             with pytest.raises(Unreachable):
                 await health(peer.url)
+
+
+async def test_silence_is_known_until_something_is_heard(open_peer: OpenPeer) -> None:
+    traffic = Traffic()
+    async with open_peer() as peer, connect(peer.url, "token", patience=SHORT, traffic=traffic) as service:
+        peer.answer(peer.message(EMPTY))
+        await service.spaces()
+        assert traffic.silent_seconds == 0
+        silent: list[float] = []
+
+        async def script(_request: Any) -> bytes | None:
+            silent.append(traffic.silent_seconds)
+            await trio.sleep_forever()
+            return None
+
+        peer.script = script
+        with pytest.raises(Unreachable):
+            await service.spaces()
+        assert silent[0] > 0, "while it is waited for"
+        assert traffic.silent_seconds > silent[0], "and after it was given up"
+        peer.answer(peer.message(EMPTY))
+        await service.spaces()
+        assert traffic.silent_seconds == 0
+
+
+async def test_who_asks_no_more_says_nothing_of_the_server(open_peer: OpenPeer) -> None:
+    traffic = Traffic()
+    async with open_peer() as peer, connect(peer.url, "token", patience=QUICK, traffic=traffic) as service:
+        with trio.CancelScope() as scope:
+
+            async def script(_request: Any) -> bytes | None:
+                scope.cancel()
+                await trio.sleep_forever()
+                return None
+
+            peer.script = script
+            await service.spaces()
+        assert scope.cancelled_caught
+        assert traffic.silent_seconds == 0
