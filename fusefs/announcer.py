@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +9,8 @@ from typing import Final, NamedTuple
 
 from cache.pull import Effects
 from fusefs import kernel
-from fusefs.repeater import WAITING_MAX, Repeater, reach
+from fusefs.hands import Hand
+from fusefs.repeater import WAITING_MAX, Repeater
 from fusefs.steps import Told
 from fusefs.volume import Volume
 from remote.protocol.ids import NodeId
@@ -19,7 +19,16 @@ from remote.protocol.nodes import Kind, Name
 log = logging.getLogger(__name__)
 
 _EXPECTED: Final = frozenset(
-    (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY, errno.ENODEV, errno.ENOTDIR, errno.ENOTCONN, errno.ECONNABORTED)
+    (
+        errno.ENOENT,
+        errno.ENOTEMPTY,
+        errno.EBUSY,
+        errno.ENODEV,
+        errno.ENOTDIR,
+        errno.ENOTCONN,
+        errno.ECONNABORTED,
+        errno.ESTALE,
+    )
 )
 
 
@@ -27,14 +36,15 @@ class Announcer:
     """Tells the kernel what changed elsewhere, from a thread: the kernel may make it wait for dirty pages.
 
     With the write-back cache the kernel keeps its own size and mtime of every file it knows. So names of changed files
-    are dropped, which makes it forget files that nobody has open; for those that are open the thread repeats the
-    change through our own mount (`is_own` recognises its requests), which the kernel takes as the truth. What programs
-    that watch are to hear is then `repeater`'s, which may take its time.
+    are dropped, which makes it forget files that nobody has open; for those that are open a hand repeats the
+    change in our own mount (`is_own` recognises its requests), which the kernel takes as the truth. What programs that
+    watch are to hear is then `repeater`'s, which may take its time.
     """
 
-    def __init__(self, mountpoint: bytes, volume: Volume, absent: set[Name], repeater: Repeater) -> None:
+    def __init__(self, mountpoint: bytes, volume: Volume, absent: set[Name], repeater: Repeater, hand: Hand) -> None:
         """`absent`: names of which the kernel may remember that they lead nowhere; those told are taken out."""
         self._mountpoint = mountpoint
+        self._hand = hand
         self._repeater = repeater
         self._volume = volume
         self._absent = absent
@@ -46,8 +56,8 @@ class Announcer:
         self._thread.start()
 
     def is_own(self, pid: int) -> bool:
-        """Whether a request repeats a change; its pid is the id of the thread that does it."""
-        return pid in (self._thread.native_id, self._repeater.pid)
+        """Whether a request repeats a change; its pid is the id of the hand that does it."""
+        return pid in (self._hand.tid, self._repeater.pid)
 
     def show(self, effects: Effects) -> None:
         """Notes what is to be told; returns at once."""
@@ -105,14 +115,11 @@ class Announcer:
             self._repeater.repeat(news.told)
 
     def _repeat(self, one: "_Resized") -> None:
-        fd = reach(self._mountpoint, one.path.split(b"/"))
+        fd = self._hand.do("reach", self._mountpoint, one.path.split(b"/"), one.node)
         try:
-            if os.fstat(fd).st_ino == one.node:
-                itself = f"/proc/self/fd/{fd}"
-                os.truncate(itself, one.size)
-                os.utime(itself, ns=(one.atime_ns, one.mtime_ns))
+            self._hand.do("resize", fd, one.size, one.atime_ns, one.mtime_ns)
         finally:
-            os.close(fd)
+            self._hand.do("let_go", fd)
 
 
 class _Resized(NamedTuple):

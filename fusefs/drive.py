@@ -33,6 +33,7 @@ from fusefs.errors import ServerAway
 from fusefs.face import Face
 from fusefs.flow import Flow, Traffic
 from fusefs.handles import OpenFiles
+from fusefs.hands import Hands
 from fusefs.history import History
 from fusefs.keeping import PAST_SHARE, Keeping
 from fusefs.kernel import Delivering, Operations
@@ -163,9 +164,11 @@ class Drive:
         # Without it the kernel takes sizes and times from us: where nobody may write, none can be repeated to it.
         self.operations.enable_writeback_cache = "ro" not in plan.options
         point = os.fsencode(plan.point)
-        self.repeater = Repeater(point, self.volume, self.operations.asked_for)
+        self._hands = Hands(3)
+        repeating_hand, announcing_hand, self.syncing_hand = self._hands.each
+        self.repeater = Repeater(point, self.volume, self.operations.asked_for, repeating_hand)
         self.operations.repeat(self.repeater)
-        self.announcer = Announcer(point, self.volume, self.operations.absent, self.repeater)
+        self.announcer = Announcer(point, self.volume, self.operations.absent, self.repeater, announcing_hand)
         self.operations.is_own = self.announcer.is_own
         kept = self.tree.setting(_ROOM)
         self.room = msgspec.msgpack.decode(kept, type=Room) if kept else Room()
@@ -263,5 +266,6 @@ class Drive:
             log.error("what programs had not closed was not kept: %s", error)
         self.announcer.close()
         self.repeater.close()
+        self._hands.close()
         self.stagings.close()
         self.chunks.close()

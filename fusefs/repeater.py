@@ -1,7 +1,7 @@
 """Repeater: repeats what was done elsewhere through our own mount, so that the kernel tells programs that watch.
 
-Only the kernel can raise file events (inotify, fanotify), and does it for calls only. So a thread makes the calls that
-were made elsewhere; the kernel's requests that come of them are known by the thread's id and answered from the tree,
+Only the kernel can raise file events (inotify, fanotify), and does it for calls only. So a hand makes the calls that
+were made elsewhere; the kernel's requests that come of them are known by its id and answered from the tree,
 which has it all already: they change nothing, and nothing is sent. Each is refused when the tree says by now something
 else than what is repeated, so what a program does here meanwhile is never undone.
 """
@@ -12,7 +12,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from msgspec.structs import replace
@@ -21,6 +21,7 @@ from cache.errors import NoSuchNode
 from cache.pull import Effects
 from fusefs.attributes import Attributes, file_mode
 from fusefs.errors import NoEntry, Overtaken
+from fusefs.hands import Hand
 from fusefs.steps import Act, Step, Told, steps_of
 from fusefs.volume import Volume
 from remote.protocol.ids import ROOT, NodeId
@@ -34,15 +35,15 @@ hold four times as many events, which is about what these make."""
 _HELD_FOLDERS: Final = 16
 """Descriptors of folders kept while one batch is repeated."""
 _QUIET_SECONDS: Final = 2.0
-_OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class Repeater:
     """Repeats changes from a thread of its own, one after the other; whoever hands them over never waits."""
 
-    def __init__(self, mountpoint: bytes, volume: Volume, watchable: Set[int]) -> None:
-        """`watchable`: the folders that programs have asked for; nobody can watch others."""
+    def __init__(self, mountpoint: bytes, volume: Volume, watchable: Set[int], hand: Hand) -> None:
+        """`watchable`: the folders that programs have asked for; nobody can watch others. `hand` makes the calls."""
         self._mountpoint = mountpoint
+        self._hand = hand
         self._volume = volume
         self._watchable = watchable
         self._waiting = Told()
@@ -60,8 +61,8 @@ class Repeater:
 
     @property
     def pid(self) -> int:
-        """The pid of this thread's requests."""
-        return self._thread.native_id or -1
+        """The pid of the requests that come of it."""
+        return self._hand.tid
 
     # What is to be told; in the event loop
 
@@ -219,26 +220,33 @@ class Repeater:
     def _do(self, step: Step, told: Told) -> None:
         if len(self._folders) >= _HELD_FOLDERS:
             self._let_go()
-        folder, name = self._reach(step.name.parent, told), step.name.name
+        folder, name, state = self._reach(step.name.parent, told), step.name.name, step.state
         if step.act is Act.TOUCH:
-            _touch(folder, name, step.state)
+            self._hand.do("touch", folder, name, state.atime_ns, state.mtime_ns)
         elif step.act is Act.CHANGE:
-            _change(folder, name, step)
+            size = (state.content or EMPTY).size
+            self._hand.do("change", folder, name, step.node, size, state.atime_ns, state.mtime_ns)
         elif step.act is Act.MAKE:
             with self._holding({step.name: None}):
-                _make(folder, name, step.state)
-            if step.state.kind is Kind.FILE:
-                os.close(os.open(name, os.O_WRONLY | _OPEN, dir_fd=folder))
+                self._make(folder, name, state)
+            if state.kind is Kind.FILE:
+                self._hand.do("close_written", folder, name)
         elif step.act is Act.REMOVE:
             with self._holding({step.name: step.node}):
-                _check(folder, name, step.node)
-                (os.rmdir if step.state.kind is Kind.FOLDER else os.unlink)(name, dir_fd=folder)
+                self._hand.do("rmdir" if state.kind is Kind.FOLDER else "unlink", folder, name, step.node)
         else:
             assert step.target is not None
             target = self._reach(step.target.parent, told)
             with self._holding({step.name: step.node, step.target: None}):
-                _check(folder, name, step.node)
-                os.rename(name, step.target.name, src_dir_fd=folder, dst_dir_fd=target)
+                self._hand.do("rename", folder, name, step.node, target, step.target.name)
+
+    def _make(self, folder: int, name: bytes, state: NodeState) -> None:
+        if state.kind is Kind.FOLDER:
+            self._hand.do("make_folder", folder, name)
+        elif state.kind is Kind.SYMLINK:
+            self._hand.do("make_symlink", folder, name, state.target)
+        else:
+            self._hand.do("make_node", folder, name, file_mode(state.kind, 0o600), state.rdev)
 
     @contextmanager
     def _holding(self, names: dict[Name, NodeId | None]) -> Iterator[None]:
@@ -251,61 +259,18 @@ class Repeater:
                 self._held.pop(name, None)
 
     def _reach(self, folder: NodeId, told: Told) -> int:
-        """A descriptor of a folder, which stays ours; no symlink on the way, which may lead out, is followed."""
+        """The hand's descriptor of a folder, kept until `_let_go`."""
         known = self._folders.get(folder)
         if known is not None:
             return known
         path = told.path(folder)
         if path is None:
             raise OSError(errno.ENOENT, "the way to it is not known")
-        fd = reach(self._mountpoint, path)
-        if os.fstat(fd).st_ino != folder:
-            os.close(fd)
-            raise OSError(errno.ESTALE, "it is somewhere else")
-        self._folders[folder] = fd
+        fd = self._folders[folder] = self._hand.do("reach", self._mountpoint, path, folder)
         return fd
 
     def _let_go(self) -> None:
         for fd in self._folders.values():
-            os.close(fd)
+            with suppress(OSError):  # nobody is there who could hold it
+                self._hand.do("let_go", fd)
         self._folders.clear()
-
-
-def reach(mountpoint: bytes, path: list[bytes]) -> int:
-    """A descriptor of what a path in the mount leads to; no symlink on the way, which may lead out, is followed."""
-    fd = os.open(mountpoint, os.O_PATH | os.O_CLOEXEC)
-    for part in path:
-        try:
-            inner = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-        finally:
-            os.close(fd)
-        fd = inner
-    return fd
-
-
-def _check(folder: int, name: bytes, node: NodeId) -> None:
-    if os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino != node:
-        raise OSError(errno.ESTALE, "the kernel knows something else by this name")
-
-
-def _make(folder: int, name: bytes, state: NodeState) -> None:
-    if state.kind is Kind.FOLDER:
-        os.mkdir(name, dir_fd=folder)
-    elif state.kind is Kind.SYMLINK:
-        os.symlink(state.target, name, dir_fd=folder)
-    else:
-        os.mknod(name, file_mode(state.kind, 0o600), state.rdev, dir_fd=folder)
-
-
-def _change(folder: int, name: bytes, step: Step) -> None:
-    fd = os.open(name, os.O_WRONLY | _OPEN, dir_fd=folder)
-    try:
-        if os.fstat(fd).st_ino == step.node:
-            os.ftruncate(fd, (step.state.content or EMPTY).size)
-            os.utime(fd, ns=(step.state.atime_ns, step.state.mtime_ns))
-    finally:
-        os.close(fd)
-
-
-def _touch(folder: int, name: bytes, state: NodeState) -> None:
-    os.utime(name, ns=(state.atime_ns, state.mtime_ns), dir_fd=folder, follow_symlinks=False)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from fusefs.conflicts import Open, Unsent
 from fusefs.control import REQUEST_MAX, Exit, Refused, short_path
 from fusefs.drive import Drive
 from fusefs.errors import NoEntry, VolumeError
+from fusefs.hands import Hand
 from fusefs.history import Old
 from fusefs.mounts import Busy
 from fusefs.settings import Account
@@ -228,7 +230,8 @@ class Verbs:
         paths = [os.fsencode(self._point) + b"/" + tree.path_of(node) for node in self._drive.files.written()]
         with trio.move_on_after(_SYNC_SECONDS):
             # Through the kernel, as programs do it: sync(2) and syncfs(2) do not wait for a mount like ours.
-            await trio.to_thread.run_sync(_fsync_all, paths[:_FILES_SYNCED], abandon_on_cancel=True)
+            sync = partial(_fsync_all, self._drive.syncing_hand, paths[:_FILES_SYNCED])
+            await trio.to_thread.run_sync(sync, abandon_on_cancel=True)
         self._drive.volume.flush_all()
 
     async def _node(self, path: bytes) -> NodeId:
@@ -423,15 +426,11 @@ class Verbs:
             mounts.unmount(self._point, is_lazy=is_lazy)
 
 
-def _fsync_all(paths: list[bytes]) -> None:
+def _fsync_all(hand: Hand, paths: list[bytes]) -> None:
     """Makes the kernel hand over what it holds back of these files; runs in a thread, for it may take long."""
     for path in paths:
         with contextlib.suppress(OSError):  # gone meanwhile, or not ours to read
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            hand.do("fsync", path)
 
 
 def _is_under(path: bytes, top: bytes) -> bool:

@@ -238,3 +238,20 @@ def test_a_read_only_mount_tells_nothing_and_shows_everything(device: Any) -> No
             assert until(lambda: os.pread(reader.fileno(), 100, 0) == b"newer", 10.0)
         laptop.sees("new", "newer")
         assert watch.told() == []
+
+
+def test_a_daemon_that_is_killed_while_it_repeats_changes_ends_and_mounts_again(device: Any) -> None:
+    """A thread that waits in the kernel for an answer of its own process cannot be killed: none of it may do that."""
+    desk, laptop = device("desk"), device("laptop")
+    (desk.path / "folder").mkdir()
+    desk.in_step(laptop)
+    for number in range(4):
+        with Watch(laptop.path / "folder") as watch:
+            os.listdir(laptop.path / "folder")
+            for one in range(150):
+                (desk.path / f"folder/{number} {one}").write_bytes(b"x" * one)
+            watch.hears(f"CREATE {number} 20")
+            laptop.kill()
+        laptop.mount()
+    desk.in_step(laptop)
+    assert not differences(entries(desk.path), entries(laptop.path))
