@@ -7,12 +7,14 @@ file here, is kept in the stagings, and is sent as soon as it has another name o
 import logging
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 import trio
 from pathspec import GitIgnoreSpec
+from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
 from cache.errors import CacheError
 from cache.reader import Reader
@@ -26,6 +28,9 @@ log = logging.getLogger(__name__)
 FILE: Final = b".satchelignore"
 """At the top of the drive: patterns as in .gitignore."""
 FILE_MAX: Final = 64 << 10
+"""Bytes of it; a larger one means nothing."""
+LINES_MAX: Final = 1_000
+LINE_MAX: Final = 500
 USUAL: Final = (
     ".*.sw[a-p]",  # vim's swap files
     ".*.kate-swp",
@@ -44,6 +49,62 @@ _AT_ONCE: Final = 64
 _SENT_MAX: Final = 4_096
 
 
+_TOKEN: Final = re.compile(r"\\.|\[\^/\][*+]?|\[\^?\]?[^\]]*\]|.", re.DOTALL)
+"""Of the regular expressions that pathspec makes."""
+_STAR: Final = "[^/]*"
+
+
+class _Pattern(GitIgnoreSpecPattern):
+    """A line whose regular expression takes linear time for a path, also with many stars."""
+
+    __slots__ = ()
+
+    # pathspec has it for bytes too; lines are text here.
+    @classmethod
+    def pattern_to_regex(cls, pattern: str) -> tuple[str | None, bool | None]:  # type: ignore[override]
+        """The regular expression for a line, and whether what it matches is ignored; raises ValueError."""
+        if len(pattern) > LINE_MAX:
+            raise ValueError(f"it is longer than {LINE_MAX} characters.")
+        regex, is_ignored = super().pattern_to_regex(pattern)
+        if regex is None:
+            return None, is_ignored
+        # Names may have newlines in them, and at their end.
+        if regex.endswith("|$)"):
+            regex = regex.removesuffix("$)") + r"\Z)"
+        if not regex.startswith("^"):
+            regex = f".*?{regex}"
+        return f"(?s:{_without_backtracking(_without_going_up(regex))})", is_ignored
+
+
+def _without_going_up(regex: str) -> str:
+    """Likewise for `**`: of the parts between two of them the first place that fits is right."""
+    first, *others = regex.split("(?:/.+)?")
+    if not others:
+        return regex
+    if first.startswith("^(?:.+/)?"):
+        first = f"^(?>(?:.+?/)??{first.removeprefix('^(?:.+/)?')}(?=/))"
+    between = [f"(?>(?:/.+?)??{one}(?=/))" for one in others[:-1]]
+    return "".join([first, *between, "(?:/.+)?", others[-1]])
+
+
+def _without_backtracking(regex: str) -> str:
+    """Of all but the last star of a part the first place that fits is right: no other is tried."""
+    tokens = _TOKEN.findall(regex)
+    parts = []
+    is_in_star = False
+    for at, token in enumerate(tokens):
+        if token == _STAR:
+            parts.append(")" if is_in_star else "")
+            after = next((one for one in tokens[at + 1 :] if one in (_STAR, "/", "(")), "")
+            is_in_star = after == _STAR
+            parts.append("(?>[^/]*?" if is_in_star else _STAR)
+        elif token[0] == "[" and not token.startswith("[^/]"):
+            parts.append(f"(?!/){token}")
+        else:
+            parts.append(token)
+    return "".join(parts)
+
+
 @dataclass(frozen=True)
 class Rules:
     """Patterns, those of the file above the usual ones; `faults`: sentences about lines that mean nothing."""
@@ -59,14 +120,24 @@ class Rules:
         """The usual rules with those of a file above them."""
         lines = list(USUAL)
         faults = []
-        for number, line in enumerate(text.splitlines(), start=1):
+        name = os.fsdecode(FILE)
+        if len(text.encode(errors="surrogateescape")) > FILE_MAX:
+            faults.append(f"{name} is larger than {FILE_MAX >> 10} KiB and means nothing.")
+            text = ""
+        said = text.removeprefix("\ufeff").splitlines()
+        if len(said) > LINES_MAX:
+            faults.append(f"Only the first {LINES_MAX:,} lines of {name} count: more would take too long.")
+        for number, line in enumerate(said[:LINES_MAX], start=1):
             try:
-                GitIgnoreSpec.from_lines([line])
-            except ValueError as error:
-                faults.append(f"Line {number} of {os.fsdecode(FILE)} means nothing and is passed over: {error}")
+                with warnings.catch_warnings():
+                    # Of sets that Python may read in another way some day.
+                    warnings.simplefilter("error", FutureWarning)
+                    _spec([line])
+            except (ValueError, re.error, FutureWarning) as error:
+                faults.append(f"Line {number} of {name} means nothing and is passed over: {error}")
             else:
                 lines.append(line)
-        spec = GitIgnoreSpec.from_lines(lines)
+        spec = _spec(lines)
         texts = [pattern.regex.pattern for pattern in spec.patterns if pattern.regex is not None]
         # A group may have a name once only.
         any_of_them = re.compile("|".join(re.sub(r"\(\?P<\w+>", "(?:", str(text)) for text in texts))
@@ -79,6 +150,11 @@ class Rules:
             return ""
         found = self.spec.check_file(text)
         return self.lines[found.index] if found.include and found.index is not None else ""
+
+
+def _spec(lines: list[str]) -> GitIgnoreSpec:
+    # Other backends do not know what _Pattern makes.
+    return GitIgnoreSpec.from_lines(lines, _Pattern, backend="simple")
 
 
 class Ignoring:
@@ -191,24 +267,29 @@ class Ignoring:
         if text.encode(errors="surrogateescape") == (self._tree.setting(_SETTING) or b""):
             return
         self.rules = Rules.of(text)
+        for fault in self.rules.faults:
+            log.info("%s", fault)
         self._sent.clear()
         self._tree.set_setting(_SETTING, text.encode(errors="surrogateescape"))
         await self._look_again([node for node, _ in self._tree.ignored()])
 
     async def _text(self, record: Record | None) -> str:
-        if record is None or record.local is None or record.local.kind is not Kind.FILE or record.size > FILE_MAX:
+        if record is None or record.local is None or record.local.kind is not Kind.FILE:
             return ""
+        # One byte more than may be, so that a file that is too large is known for it.
         if record.staged:
             staging = self._stagings.load(StagingId(record.staged))
             parts = [
                 staging.read_dirty(part.offset, part.length)
                 if part.is_dirty
                 else await self._reader.read(staging.base, part.offset, part.length)
-                for part in staging.plan_read(0, staging.size)
+                for part in staging.plan_read(0, min(staging.size, FILE_MAX + 1))
             ]
             return b"".join(parts).decode(errors="surrogateescape")
         manifest: Manifest = record.local.content or EMPTY
-        return bytes(await self._reader.read(manifest, 0, manifest.size)).decode(errors="surrogateescape")
+        return bytes(await self._reader.read(manifest, 0, min(manifest.size, FILE_MAX + 1))).decode(
+            errors="surrogateescape"
+        )
 
     # Names that changed
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from cache.errors import CacheError
-from cache.ignoring import FILE, Rules
+from cache.ignoring import FILE, FILE_MAX, LINES_MAX, Rules
 from fusefs.errors import VolumeError
 from fusefs.xattrs import ExtendedAttributes
 from remote.protocol.ids import ROOT, NodeId
@@ -69,6 +69,71 @@ def test_rules_are_those_of_gitignore_and_faults_are_said() -> None:
     assert rules.rule_for(b"top/a.o", is_folder=False)
     assert not rules.rule_for(b"x/top/a.o", is_folder=False)
     assert [fault.split()[1] for fault in rules.faults] == ["3", "6"]
+
+
+@pytest.mark.parametrize("bad", ["[z-a]", "[[:alpha:]]x", "[a--z]", "x" * 501, "\\"])
+def test_a_bad_line_is_said_and_those_beside_it_hold(bad: str) -> None:
+    rules = Rules.of(f"*.o\n{bad}\nbuild/\n")
+    assert rules.rule_for(b"a/x.o", is_folder=False) == "*.o"
+    assert rules.rule_for(b"build", is_folder=True) == "build/"
+    assert not rules.rule_for(b"other", is_folder=False)
+    assert [fault.split()[:2] for fault in rules.faults] == [["Line", "2"]]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "*-*-*-*-*-*-*.bak",
+        "*" * 400 + "x",
+        "/".join(["*-*-*[!a]"] * 40) + "/x",
+        "**/*-*-*/**/*-*-*x",
+        "?*?*?*?*?*?*?*x",
+    ],
+)
+def test_no_line_takes_time_that_grows_with_its_stars(line: str) -> None:
+    # With backtracking these would not end in this life.
+    rules = Rules.of(f"{line}\n")
+    assert not rules.faults
+    assert not rules.rule_for(b"/".join([b"-" * 250] * 16), is_folder=False)
+    assert not rules.rule_for(b"/".join([b"-"] * 2_000), is_folder=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "is_so"),
+    [
+        ("*-*-*.bak", b"x/1-2-3-4.bak", True),
+        ("*-*-*.bak", b"1-2.bak", False),
+        ("*a*b", b"ab/aabab", True),
+        ("*ab*ab", b"ab", False),
+        ("*ab*ab", b"abxab/below", True),
+        ("a*b*c/*d*e", b"axbxbxc/dde", True),
+        ("a*b*c/*d*e", b"axb/c/de", False),
+        ("x[!a]y", b"x/y", False),
+        ("x[!a]*[b-d]*y", b"x1bbdy", True),
+        ("*.o", b"new\nline/x.o", True),
+        ("*.o", b"x.o\n", False),
+        ("a*c*", b"a\nc\xff", True),
+        ("*/", b"x/y", True),
+        ("a/**/b/**/c", b"a/b/b/1/c", True),
+        ("a/**/b/**/c", b"a/1/c/b", False),
+        ("**/a/**/b*c*d", b"1/2/a/3/b4c5d", True),
+        ("\\**\\[*x", b"*1[2x", True),
+    ],
+)
+def test_stars_match_what_they_match_in_git(line: str, path: bytes, is_so: bool) -> None:
+    assert bool(Rules.of(f"{line}\n").rule_for(path, is_folder=False)) is is_so
+
+
+def test_a_bom_is_no_part_of_the_first_line_and_too_much_is_said() -> None:
+    assert Rules.of("\ufeff*.o\n").rule_for(b"x.o", is_folder=False)
+    many = Rules.of("*.o\n" * LINES_MAX + "*.c\n")
+    assert many.rule_for(b"x.o", is_folder=False)
+    assert not many.rule_for(b"x.c", is_folder=False)
+    assert len(many.faults) == 1
+    large = Rules.of("*.o\n" + "#" * FILE_MAX)
+    assert not large.rule_for(b"x.o", is_folder=False)
+    assert large.rule_for(b"Thumbs.db", is_folder=False)
+    assert len(large.faults) == 1
 
 
 def test_what_comes_and_goes_within_the_debounce_is_never_sent() -> None:
