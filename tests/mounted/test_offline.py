@@ -132,6 +132,8 @@ def test_after_a_kill_and_without_the_server_everything_but_unfetched_content_wo
 
 def test_while_mounted_the_server_comes_and_goes(device: Any, server: Any) -> None:
     desk, laptop = device("desk", read_seconds=READ_SECONDS), device("laptop")
+    # What a new device was never told of cannot be looked into without the server.
+    assert [os.listdir(one.path) for one in (desk, laptop)] == [[], []]
     for number in range(3):
         server.stop()
         (desk.path / f"file-{number}").write_text(f"{number}")
