@@ -12,7 +12,7 @@ from cache.staging import StagingId, Stagings
 from cache.tree import LostEdit
 from fusefs import moments
 from fusefs.errors import Invalid, NoEntry
-from fusefs.restore import Restore
+from fusefs.restore import TRIES, Restore, not_sent
 from fusefs.versions import CONFLICTS_NAME, VERSIONS_NAME, Versions, lost_name
 from fusefs.volume import Volume
 from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, SpaceId
@@ -117,20 +117,27 @@ class Conflicts:
         """Makes the chosen content the node's, as an edit of this device, and returns the nodes that changed.
 
         `choice`: mine, theirs, both, or the rev of a version. Raises NoEntry without a conflict, Invalid for a choice
-        that does not say which. The mark stays until `settle`, when the server has what was changed.
+        that does not say which, NotSent when programs write to it all the time. The mark stays until `settle`, when the
+        server has what was changed.
         """
-        conflicts = [one for one in await self._versions.conflicts() if one.node == node]
-        if not conflicts:
-            raise NoEntry("It has no conflict that is not settled: satchel conflicts lists those that there are.")
-        file = self._volume.files.find(node)
-        if file is not None and file.writers:
-            raise Invalid("A program has it open for writing: close it there first.")
-        current = conflicts[0].current
-        lost = [one.lost for one in conflicts]
-        if choice == "both":
-            return [self._put_beside(name, version) for version in lost]
-        chosen = await self._chosen(node, choice, current, lost)
-        return [node] if self._make_current(node, chosen) else []
+        for _ in range(TRIES):
+            conflicts = [one for one in await self._versions.conflicts() if one.node == node]
+            if not conflicts:
+                raise NoEntry("It has no conflict that is not settled: satchel conflicts lists those that there are.")
+            current = conflicts[0].current
+            lost = [one.lost for one in conflicts]
+            is_both = choice == "both"
+            chosen = current if is_both else await self._chosen(node, choice, current, lost)
+            # No await from here to the edit: what programs make of it meanwhile would be lost.
+            file = self._volume.files.find(node)
+            if file is not None and file.writers:
+                raise Invalid("A program has it open for writing: close it there first.")
+            if is_both:
+                return [self._put_beside(name, version) for version in lost]
+            if self._volume.is_as_sent(node):
+                return [node] if self._make_current(node, chosen) else []
+            await self._restore.sent(node, name.name)
+        raise not_sent(name.name)
 
     async def settle(self, node: NodeId) -> int:
         """Takes the marks off, for all devices; how many there were."""

@@ -25,6 +25,7 @@ _NUMBERS: Final[dict[type[Exception], int]] = {
     errors.ServerAway: errno.ETIMEDOUT,
     errors.NotSupported: errno.EOPNOTSUPP,
     errors.TooLarge: errno.EFBIG,
+    errors.NotSent: errno.EBUSY,
     errors.Overtaken: errno.EBUSY,
     errors.OverQuota: errno.EDQUOT,
     errors.VolumeError: errno.EIO,

@@ -69,5 +69,9 @@ class OverQuota(VolumeError):
     """The server would not take that much."""
 
 
+class NotSent(VolumeError):
+    """What is to be replaced is not on the server yet, and would be lost."""
+
+
 class Overtaken(VolumeError):
     """What was to be repeated for those who watch does not hold any more."""

@@ -9,13 +9,16 @@ import trio
 from msgspec.structs import replace
 
 from cache.errors import NoSuchNode
-from fusefs.errors import NoEntry
+from fusefs.errors import NoEntry, NotSent
 from fusefs.versions import Versions
 from fusefs.volume import Volume
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.nodes import Kind, Name, NodeState
 
 _STEPS: Final = 200
+TRIES: Final = 5
+"""How often what programs write meanwhile is sent first."""
+_SENT_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,36 @@ class Restore:
             return self.make(parent, name, state)
 
     async def _put(self, parent: NodeId, name: bytes, node: NodeId, state: NodeState, rev: Rev) -> int:
-        try:
-            live = await self._volume.lookup(parent, name)
-        except NoEntry:
+        live = await self._as_sent(parent, name)
+        # No await from here to the edit: what programs make of it meanwhile would be lost.
+        if live is None:
             live = self.make(parent, name, state)
         else:
             live = await self._set_back(parent, name, live, state)
         if state.kind is Kind.FOLDER:
             return 1 + await self._content(live, node, rev)
         return 1
+
+    async def _as_sent(self, parent: NodeId, name: bytes) -> NodeId | None:
+        """The node of this name, if there is one, when the server has what it is now; raises NotSent."""
+        for _ in range(TRIES):
+            live = await self._volume.find(parent, name)
+            if live is None or self._is_folder(live) or self._volume.is_as_sent(live):
+                return live
+            await self.sent(live, name)
+        raise not_sent(name)
+
+    def _is_folder(self, node: NodeId) -> bool:
+        state = self._volume.record(node).local
+        return state is not None and state.kind is Kind.FOLDER
+
+    async def sent(self, node: NodeId, name: bytes) -> None:
+        """Returns when the server has the node as it was a moment ago; raises NotSent when that takes long."""
+        self._volume.flush_all()
+        with trio.move_on_after(_SENT_SECONDS) as scope:
+            await self._volume.sync.sent(node)
+        if scope.cancelled_caught:
+            raise not_sent(name)
 
     async def _content(self, live: NodeId, node: NodeId, rev: Rev) -> int:
         """Brings back what was in a folder, into the live one."""
@@ -90,10 +114,10 @@ class Restore:
         if record.local.kind is not state.kind:
             if record.local.kind is Kind.FOLDER:
                 raise NoEntry(f"{os.fsdecode(name)} is a folder now and was none then: move it away first.")
+            # It is known, so that this does not wait.
             await self._volume.unlink(parent, name)
             return self.make(parent, name, state)
-        is_as_sent = not record.staged and self._volume.files.find(live) is None
-        if not (is_as_sent and _is_same(record.local, state)):
+        if self._volume.files.find(live) is not None or not _is_same(record.local, state):
             self._volume.set_back(live, state)
         return live
 
@@ -107,6 +131,14 @@ class Restore:
             edit.touch(parent, now_ns)
         self._volume.changed_here(node, None, made)
         return node
+
+
+def not_sent(name: bytes) -> NotSent:
+    """The error that names a file whose content would be lost."""
+    return NotSent(
+        f"What {os.fsdecode(name)} is now is not on the server yet, and would be lost. satchel status says why; try "
+        "again when that is sent."
+    )
 
 
 def _is_same(live: NodeState, then: NodeState) -> bool:

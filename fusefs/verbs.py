@@ -22,7 +22,7 @@ from fusefs import moments, mounts
 from fusefs.conflicts import Open, Unsent
 from fusefs.control import REQUEST_MAX, Exit, Refused, short_path
 from fusefs.drive import Drive
-from fusefs.errors import NoEntry, VolumeError
+from fusefs.errors import NoEntry, NotSent, VolumeError
 from fusefs.hands import Hand
 from fusefs.history import Old
 from fusefs.mounts import Busy
@@ -144,6 +144,8 @@ class Verbs:
             return _problem("The daemon did not understand the request.", Exit.USAGE)
         except Refused as refused:
             return _problem(str(refused), refused.code)
+        except NotSent as error:
+            return _problem(str(error), Exit.PENDING)
         except NotSignedIn as error:
             return _problem(f"{error} Sign in again: satchel login {self._account.url}", Exit.SIGN_IN)
         except _AWAY as error:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from cache.errors import NoSuchNode
 from cache.pull import Difference, Effects
 from cache.sync import Sync
-from cache.tree import Child, Edit, Record, Tree
+from cache.tree import Child, Edit, LostEdit, Record, Tree
 from fusefs.attributes import Attributes, Caller, DiskRoom, Owner, Setting, blocks_of, file_mode, kind_of
 from fusefs.errors import (
     Exists,
@@ -415,16 +415,26 @@ class Volume:
             if handle is not None:
                 self.files.close(handle)
 
+    def is_as_sent(self, node: NodeId) -> bool:
+        """Whether the server has all that was edited here of this node, also what a program wrote and did not close."""
+        file = self.files.find(node)
+        return not self.tree.is_dirty(node) and (file is None or not file.is_changed)
+
     def set_back(self, node: NodeId, state: NodeState) -> None:
-        """Gives a node the content, permissions and attributes of an older state of it; its names stay."""
+        """Gives a node the content, permissions and attributes of an older state of it; its names stay.
+
+        What was written to it and not sent is kept as an edit that lost, so that it becomes a version.
+        """
+        file = self.files.find(node)
+        if file is not None:
+            self.files.drop_content(file)
         record = self.record(node)
         assert record.local is not None
         now_ns = time.time_ns()
         kept = replace(state, names=record.local.names, ctime_ns=now_ns, birth_ns=record.local.birth_ns)
-        file = self.files.find(node)
-        if file is not None:
-            self.files.drop_content(file)
         with self.tree.edit() as edit:
+            if record.staged:
+                edit.keep_lost(node, LostEdit(record.local, edit.edited_ns(node), record.staged))
             edit.put(node, replace(edit.get(node), staged=0, staged_size=0))
             edit.set_local(node, kept, now_ns)
         self.files.release_dropped()
