@@ -16,6 +16,8 @@ from typing import Any, Final
 
 REQUEST_MAX: Final = 64 << 10
 ANSWER_MAX: Final = 64 << 20
+SECONDS_MOST: Final = 3_650 * 86_400
+"""The longest time that a person may ask for."""
 ASK_SECONDS: Final = 30.0
 
 

@@ -12,11 +12,12 @@ from cache.reader import Reader
 from cache.sync import Sync
 from cache.tree import Tree
 from fusefs import metered, moments
-from fusefs.control import Exit, Refused
+from fusefs.control import SECONDS_MOST, Exit, Refused
 from remote.protocol.cutting import SIZES
 
 RATE_LEAST: Final = 32 << 10
 """The slowest limit: below, reads would fail for their lateness."""
+RATE_MOST: Final = 1 << 40
 _SLACK_BYTES: Final = 2 * SIZES.most
 """What may have to come in before a read is served: its chunk, behind another."""
 _SETTING: Final = "flow"
@@ -99,15 +100,20 @@ class Flow:
         self._apply()
 
     def limit(self, up: int | None, down: int | None) -> None:
-        """Sets the limits that are not None, in bytes per second, 0 for none; raises Refused for one too low."""
+        """Sets the limits that are not None, in bytes per second, 0 for none; raises Refused for too low or high."""
         for rate in (up, down):
             if rate is not None and rate and rate < RATE_LEAST:
                 raise Refused(f"The least is {RATE_LEAST >> 10}K in a second.", Exit.USAGE)
+            if rate is not None and rate > RATE_MOST:
+                raise Refused(f"The most is {RATE_MOST >> 30}G in a second; 0 is for no limit.", Exit.USAGE)
         kept = self._kept
         self._keep(_Kept(kept.up if up is None else up, kept.down if down is None else down, kept.paused_until_ns))
 
     def pause(self, seconds: float | None) -> None:
-        """Sends nothing any more, for so long or until `resume`."""
+        """Sends nothing any more, for so long or until `resume`; raises Refused for longer than there can be."""
+        # What is no number is refused too.
+        if seconds is not None and not 0 <= seconds <= SECONDS_MOST:
+            raise Refused(f"A pause lasts at most {SECONDS_MOST // 86_400:,} days.", Exit.USAGE)
         until_ns = _FOR_EVER if seconds is None else time.time_ns() + int(seconds * 1e9)
         self._keep(msgspec.structs.replace(self._kept, paused_until_ns=until_ns))
 
@@ -175,8 +181,8 @@ class Flow:
             self._apply()
 
     def _keep(self, kept: _Kept) -> None:
-        self._kept = kept
         self._tree.set_setting(_SETTING, msgspec.msgpack.encode(kept))
+        self._kept = kept
         self._apply()
         self._changed.set()
 

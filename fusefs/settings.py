@@ -222,7 +222,9 @@ def size_bytes(value: int | str, name: str) -> int:
     try:
         return size_of(str(value))
     except ValueError:
-        raise SettingsError(f'{name} is {value!r}, it must be a number of bytes or a size such as "20G".') from None
+        raise SettingsError(
+            f'{name} is {value!r}, it must be a number of bytes or a size such as "20G", less than 1,024 PiB.'
+        ) from None
 
 
 class Account(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from typing import Final
 
 from fusefs.cli.asking import ask
 from fusefs.cli.standing import told_limits
-from fusefs.control import Exit, Refused
+from fusefs.control import SECONDS_MOST, Exit, Refused
 from fusefs.settings import size_bytes
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -41,4 +41,7 @@ def seconds_of(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhd])", text)
     if not parts or re.sub(r"\d+(?:\.\d+)?\s*[smhd]", "", text).strip():
         raise Refused(f"{text!r} is no length of time. Write it like 90s, 30m, 2h or 1h30m.", Exit.USAGE)
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if seconds > SECONDS_MOST:
+        raise Refused(f"{text!r} is too long: the most is {SECONDS_MOST // 86_400:,} days.", Exit.USAGE)
+    return seconds

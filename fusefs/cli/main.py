@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 import click
 
-from fusefs.control import Exit, Refused
+from fusefs.control import SECONDS_MOST, Exit, Refused
 
 DISTRIBUTION: Final = "satchel"
 _F = TypeVar("_F", bound=Callable[..., object])
@@ -110,7 +110,7 @@ def status(path: str | None, watch: bool, as_json: bool) -> None:
 
 @satchel.command(short_help="Return when the server has all, or PATH.")
 @click.argument("path", required=False)
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="Give up after this many seconds.")
+@click.option("--timeout", type=click.FloatRange(0, SECONDS_MOST), metavar="S", help="Give up after this many seconds.")
 def wait(path: str | None, timeout: float | None) -> None:
     """Return when the server has everything (or PATH and all below it); exit code 6 when it does not in time."""
     from fusefs.cli import standing  # noqa: PLC0415

@@ -5,6 +5,8 @@ from typing import Final
 
 _UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _PATTERN: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+SIZE_MAX: Final = 1 << 60
+"""More is a mistake, and would not fit where numbers of bytes are kept."""
 
 
 def size_of(text: str) -> int:
@@ -12,4 +14,7 @@ def size_of(text: str) -> int:
     match = _PATTERN.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is no size")
-    return int(float(match[1]) * (1 << _UNITS[match[2].upper()]))
+    size = float(match[1]) * (1 << _UNITS[match[2].upper()])
+    if size > SIZE_MAX:
+        raise ValueError(f"{text!r} is more than there can be")
+    return int(size)

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from fusefs import control
+from fusefs.control import Refused
+from fusefs.settings import Places
 from tests.mounted.conftest import eventually
 from tests.mounted.slow_line import SlowLine
 
@@ -119,6 +122,31 @@ def test_a_pause_ends_by_itself(device: Any) -> None:
     laptop.sees("note", "a note")
     assert not desk.status()["paused"]["is_paused"]
     assert desk.cli("pause", "--for", "soon").returncode == 2
+
+
+def test_more_than_there_can_be_is_refused_and_sets_nothing(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = device("desk")
+    for words in (
+        ("pause", "--for", "300000d"),
+        ("pause", "--for", "9" * 400 + "h"),
+        ("limit", "--up", "99999999999999T"),
+        ("limit", "--down", "2000T"),
+        ("wait", "--timeout", "1e300"),
+    ):
+        answer = desk.cli(*words)
+        assert answer.returncode == 2, answer
+    # And what comes past our command.
+    monkeypatch.setenv("SATCHEL_HOME", str(desk.home))
+    address = Places.of_environment().socket
+    for verb, fields in (
+        ("pause", {"duration": 1e30}),
+        ("pause", {"duration": float("nan")}),
+        ("limit", {"up": 10**30}),
+    ):
+        with pytest.raises(Refused, match=r"at most|The most"):
+            control.ask(address, verb, **fields)
+    assert desk.status()["limits"] == {"up": 0, "down": 0}
+    assert not desk.status()["paused"]["is_paused"]
 
 
 def test_a_pause_stops_what_is_on_its_way_up(device: Any) -> None:
