@@ -15,7 +15,7 @@ from fusefs.errors import Invalid, NoEntry
 from fusefs.restore import TRIES, Restore, not_sent
 from fusefs.versions import CONFLICTS_NAME, VERSIONS_NAME, Versions, lost_name
 from fusefs.volume import Volume
-from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, SpaceId
+from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Conflict, Version
 from remote.protocol.nodes import NAME_MAX, Name
 from remote.protocol.service import Service
@@ -48,6 +48,14 @@ class Unsent:
     node: NodeId
     lost: LostEdit
     size: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was made of a choice: the nodes that are the chosen content now, and the marks among which it was."""
+
+    nodes: list[NodeId]
+    marks: list[tuple[NodeId, Rev]]
 
 
 class Conflicts:
@@ -113,8 +121,8 @@ class Conflicts:
             node = state.names[0].parent
         return b"/".join(reversed(parts))
 
-    async def keep(self, node: NodeId, name: Name, choice: str) -> list[NodeId]:
-        """Makes the chosen content the node's, as an edit of this device, and returns the nodes that changed.
+    async def keep(self, node: NodeId, name: Name, choice: str) -> Kept:
+        """Makes the chosen content the node's, as an edit of this device.
 
         `choice`: mine, theirs, both, or the rev of a version. Raises NoEntry without a conflict, Invalid for a choice
         that does not say which, NotSent when programs write to it all the time. The mark stays until `settle`, when the
@@ -126,6 +134,7 @@ class Conflicts:
                 raise NoEntry("It has no conflict that is not settled: satchel conflicts lists those that there are.")
             current = conflicts[0].current
             lost = [one.lost for one in conflicts]
+            marks = [(node, one.rev) for one in lost]
             is_both = choice == "both"
             chosen = current if is_both else await self._chosen(node, choice, current, lost)
             # No await from here to the edit: what programs make of it meanwhile would be lost.
@@ -133,18 +142,15 @@ class Conflicts:
             if file is not None and file.writers:
                 raise Invalid("A program has it open for writing: close it there first.")
             if is_both:
-                return [self._put_beside(name, version) for version in lost]
+                return Kept([self._put_beside(name, version) for version in lost], marks)
             if self._volume.is_as_sent(node):
-                return [node] if self._make_current(node, chosen) else []
+                return Kept([node] if self._make_current(node, chosen) else [], marks)
             await self._restore.sent(node, name.name)
         raise not_sent(name.name)
 
-    async def settle(self, node: NodeId) -> int:
-        """Takes the marks off, for all devices; how many there were."""
-        marks = [(one.node, one.lost.rev) for one in await self._versions.conflicts() if one.node == node]
-        if marks:
-            await self._service.settle(self._space, marks)
-        return len(marks)
+    async def settle(self, kept: Kept) -> None:
+        """Takes the marks off, for all devices: those among which was chosen, and none that came since."""
+        await self._service.settle(self._space, kept.marks)
 
     async def _chosen(self, node: NodeId, choice: str, current: Version, lost: Sequence[Version]) -> Version:
         if choice in ("mine", "theirs"):

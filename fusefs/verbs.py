@@ -19,7 +19,7 @@ import trio
 
 from cache.errors import CacheError
 from fusefs import moments, mounts
-from fusefs.conflicts import Open, Unsent
+from fusefs.conflicts import Kept, Open, Unsent
 from fusefs.control import REQUEST_MAX, Exit, Refused, short_path
 from fusefs.drive import Drive
 from fusefs.errors import NoEntry, NotSent, VolumeError
@@ -331,18 +331,18 @@ class Verbs:
                 f"{standing.held or f'The server is away: {standing.trouble}'}",
                 Exit.PENDING,
             )
-        changed: list[NodeId] = []
+        kept: Kept | None = None
         with trio.move_on_after(_BEFORE_RESTORE_SECONDS) as scope:
             await drive.sync.sent(node)
-            changed = await drive.conflicts.keep(node, place, str(fields["keep"]))
-            for one in changed:
+            kept = await drive.conflicts.keep(node, place, str(fields["keep"]))
+            for one in kept.nodes:
                 await drive.sync.sent(one)
-        if scope.cancelled_caught:
+        if scope.cancelled_caught or kept is None:
             raise Refused(
                 "It is not all on the server yet. satchel status says why; say this again then.", Exit.PENDING
             )
-        settled = await drive.conflicts.settle(node)
-        return {"settled": settled, "changed": [os.fsdecode(drive.tree.path_of(one)) for one in changed]}
+        await drive.conflicts.settle(kept)
+        return {"settled": len(kept.marks), "changed": [os.fsdecode(drive.tree.path_of(one)) for one in kept.nodes]}
 
     async def _pin(self, fields: Fields) -> object:
         path = os.fsencode(str(fields["path"]))

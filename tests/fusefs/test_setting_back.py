@@ -206,3 +206,13 @@ def test_what_was_never_sent_is_kept_as_an_edit_that_lost(world: World, is_close
     assert world.read() == b"then"
     ((_, node, lost),) = world.tree.lost()
     assert (node, world.read_staging(lost.staged)) == (FILE, b"precious")
+
+
+def test_a_conflict_that_comes_after_the_choice_is_not_settled_with_it(world: World) -> None:
+    async def resolve() -> None:
+        kept = await world.settling.keep(FILE, NAME, "theirs")
+        world.found.append(Conflict(FILE, version(5, HERE, b"lost too"), version(6, OTHER, b"newer")))
+        await world.settling.settle(kept)
+
+    trio.run(resolve)
+    assert world.settled == [(FILE, Rev(3))]
