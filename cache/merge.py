@@ -13,11 +13,13 @@ from msgspec.structs import replace
 from cache.errors import Contradiction
 from cache.tree import Record
 from remote.protocol.ids import NodeId
-from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
+from remote.protocol.nodes import NAME_MAX, Kind, Name, NodeState, NodeVersion
 
 T = TypeVar("T")
 
 _EXECUTABLE: Final = 0o111
+_EXTENSION_MAX: Final = 100
+"""Bytes; what follows the last dot and is longer is no extension."""
 
 
 @dataclass(frozen=True)
@@ -209,15 +211,30 @@ def touched(agreed: NodeState, touch: NodeState, *, is_on_top: bool) -> NodeStat
 
 def free_name(name: bytes, is_taken: Callable[[bytes], bool]) -> bytes:
     """`name (2)`, `name (3)` ... before the extension: the first that is not taken, at most 255 bytes long."""
-    stem, dot, extension = name.rpartition(b".")
-    if not stem:
-        stem, dot, extension = name, b"", b""
     for number in range(2, 1_000_000):
-        suffix = b" (%d)" % number + dot + extension
-        candidate = stem[: max(1, 255 - len(suffix))] + suffix
-        if len(candidate) <= 255 and not is_taken(candidate):
+        candidate = labelled(name, b" (%d)" % number)
+        if not is_taken(candidate):
             return candidate
     raise ValueError("there is no free name like this one")
+
+
+def labelled(name: bytes, label: bytes) -> bytes:
+    """The name with a label of at most 128 bytes before its extension; what is longer than 255 bytes then is cut."""
+    stem, dot, extension = name.rpartition(b".")
+    if not stem or len(extension) > _EXTENSION_MAX:
+        stem, dot, extension = name, b"", b""
+    ending = label + dot + extension
+    return cut(stem, NAME_MAX - len(ending)) + ending
+
+
+def cut(text: bytes, size: int) -> bytes:
+    """The first `size` bytes, or up to three less: no UTF-8 character is cut in the middle."""
+    if len(text) <= size:
+        return text
+    for end in range(size, max(0, size - 4), -1):
+        if text[end] & 0xC0 != 0x80:
+            return text[:end]
+    return text[:size]
 
 
 def units(nodes: Iterable[NodeId], needs: Callable[[NodeId], Sequence[NodeId]]) -> list[list[NodeId]]:

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from cache.merge import free_name
+from cache.merge import cut, free_name, labelled
 from cache.staging import StagingId, Stagings
 from cache.tree import LostEdit
 from fusefs import moments
@@ -17,7 +17,7 @@ from fusefs.versions import CONFLICTS_NAME, VERSIONS_NAME, Versions, lost_name
 from fusefs.volume import Volume
 from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Conflict, Version
-from remote.protocol.nodes import NAME_MAX, Name
+from remote.protocol.nodes import Name
 from remote.protocol.service import Service
 
 _HISTORY_MAX: Final = 1_000
@@ -199,8 +199,4 @@ def _is_below(path: bytes, top: bytes) -> bool:
 def beside(name: bytes, lost: Version) -> bytes:
     """The name under which an edit that lost is put beside the file: before the extension, by whom and when."""
     label = f"{lost.device_name} {moments.name(lost.edited_ns)}".replace("/", "-").strip()
-    stem, dot, extension = name.rpartition(b".")
-    if not stem:
-        stem, dot, extension = name, b"", b""
-    ending = b" (%s)%s%s" % (label.encode()[:100], dot, extension)
-    return stem[: max(1, NAME_MAX - len(ending))] + ending
+    return labelled(name, b" (%s)" % cut(label.encode(), 100))

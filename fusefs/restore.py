@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from cache.errors import NoSuchNode
 from fusefs.errors import NoEntry, NotSent
 from fusefs.versions import Versions
-from fusefs.volume import Volume
+from fusefs.volume import Volume, check_name
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.nodes import Kind, Name, NodeState
 
@@ -122,7 +122,8 @@ class Restore:
         return live
 
     def make(self, parent: NodeId, name: bytes, state: NodeState) -> NodeId:
-        """A new node of this name with an older state, of which no content is moved."""
+        """A new node of this name with an older state, of which no content is moved; raises NameTooLong, Invalid."""
+        check_name(name)
         node = self._volume.tree.new_node()
         now_ns = time.time_ns()
         made = replace(state, names=(Name(parent, name),), ctime_ns=now_ns)

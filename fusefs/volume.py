@@ -250,7 +250,7 @@ class Volume:
         """As renameat2(2), with RENAME_NOREPLACE and RENAME_EXCHANGE."""
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
             raise Invalid("This kind of rename is not known.")
-        _check_name(new_name)
+        check_name(new_name)
         await self.lookup(folder, name)
         await self._ensure_listed(new_folder)
         if not flags and self.tree.child(new_folder, new_name) is not None:
@@ -360,7 +360,7 @@ class Volume:
         self.wake()
 
     async def _ensure_free(self, folder: NodeId, name: bytes) -> None:
-        _check_name(name)
+        check_name(name)
         await self._ensure_listed(folder)
         if self.tree.child(folder, name) is not None:
             raise Exists("The name is taken.")
@@ -486,7 +486,8 @@ class Volume:
             self.wake()
 
 
-def _check_name(name: bytes) -> None:
+def check_name(name: bytes) -> None:
+    """Raises NameTooLong, Invalid for what cannot be the name of a file."""
     if len(name) > NAME_MAX:
         raise NameTooLong(f"A name has at most {NAME_MAX} bytes.")
     if not name or name in {b".", b".."} or b"/" in name or b"\0" in name:

@@ -195,6 +195,9 @@ def test_a_touch_moves_times_unless_a_later_one_was_first() -> None:
         (b"a.txt", [b"a (2).txt"], b"a (3).txt"),
         (b".hidden", [], b".hidden (2)"),
         (b"x" * 255, [], b"x" * 251 + b" (2)"),
+        (b"f." + b"x" * 250, [], b"f." + b"x" * 249 + b" (2)"),
+        ("ü".encode() * 127, [], "ü".encode() * 125 + b" (2)"),
+        (b"\xbf" * 255, [], b"\xbf" * 251 + b" (2)"),
     ],
 )
 def test_a_free_name_is_near_the_wanted_one(name: bytes, taken: list[bytes], free: bytes) -> None:

@@ -14,8 +14,8 @@ from cache.staging import StagingId, Stagings
 from cache.store import Store
 from cache.sync import Sync
 from cache.tree import STATE_TABLES, Record, Table, Tree
-from fusefs.conflicts import Conflicts
-from fusefs.errors import NotSent
+from fusefs.conflicts import Conflicts, beside
+from fusefs.errors import NameTooLong, NotSent
 from fusefs.handles import OpenFiles
 from fusefs.restore import TRIES, Restore
 from fusefs.versions import Versions
@@ -216,3 +216,16 @@ def test_a_conflict_that_comes_after_the_choice_is_not_settled_with_it(world: Wo
 
     trio.run(resolve)
     assert world.settled == [(FILE, Rev(3))]
+
+
+@pytest.mark.parametrize("name", ["f." + "x" * 250, "ü" * 127, "ü" * 100 + "." + "ü" * 26, "名" * 85, "a.txt"])
+@pytest.mark.parametrize("device", ["desk", "ü" * 100])
+def test_a_name_beside_is_one_that_a_file_can_have(name: str, device: str) -> None:
+    found = beside(name.encode(), replace(version(3, HERE, b""), device_name=device))
+    assert len(found) <= 255
+    assert found.decode().startswith(name[0])
+
+
+def test_restore_makes_no_name_that_a_program_could_not(world: World) -> None:
+    with pytest.raises(NameTooLong):
+        world.restore.make(ROOT, b"x" * 256, state(b""))
