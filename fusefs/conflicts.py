@@ -17,7 +17,7 @@ from fusefs.versions import CONFLICTS_NAME, VERSIONS_NAME, Versions, lost_name
 from fusefs.volume import Volume
 from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Conflict, Version
-from remote.protocol.nodes import Name
+from remote.protocol.nodes import Name, NodeState
 from remote.protocol.service import Service
 
 _HISTORY_MAX: Final = 1_000
@@ -183,13 +183,30 @@ class Conflicts:
         return True
 
     def _put_beside(self, name: Name, lost: Version) -> NodeId:
+        """The node that holds what lost; when this was asked for before, the one that was made then."""
         state = lost.state
         assert state is not None
         tree = self._volume.tree
+
+        def is_other(candidate: bytes) -> bool:
+            node = tree.child(name.parent, candidate)
+            return node is not None and not self._holds(node, state)
+
         free = beside(name.name, lost)
-        if tree.child(name.parent, free) is not None:
-            free = free_name(free, lambda candidate: tree.child(name.parent, candidate) is not None)
+        if is_other(free):
+            free = free_name(free, is_other)
+        there = tree.child(name.parent, free)
+        if there is not None:
+            return there
         return self._restore.make(name.parent, free, replace(state, birth_ns=time.time_ns()))
+
+    def _holds(self, node: NodeId, state: NodeState) -> bool:
+        """Whether the node is just this content."""
+        record, file = self._volume.record(node), self._volume.files.find(node)
+        live = record.local
+        assert live is not None
+        is_written = bool(record.staged) or (file is not None and file.is_changed)
+        return not is_written and (live.kind, live.content, live.target) == (state.kind, state.content, state.target)
 
 
 def _is_below(path: bytes, top: bytes) -> bool:

@@ -229,3 +229,17 @@ def test_a_name_beside_is_one_that_a_file_can_have(name: str, device: str) -> No
 def test_restore_makes_no_name_that_a_program_could_not(world: World) -> None:
     with pytest.raises(NameTooLong):
         world.restore.make(ROOT, b"x" * 256, state(b""))
+
+
+def test_what_is_put_beside_twice_is_there_once(world: World) -> None:
+    async def resolve() -> None:
+        first = await world.settling.keep(FILE, NAME, "both")
+        assert (await world.settling.keep(FILE, NAME, "both")).nodes == first.nodes
+        assert [world.read(node) for node in first.nodes] == [b"lost"]
+        assert len(world.tree.children(ROOT)) == 2
+        await world.write(b"now another", first.nodes[0])
+        (again,) = (await world.settling.keep(FILE, NAME, "both")).nodes
+        assert world.read(again) == b"lost"
+        assert len(world.tree.children(ROOT)) == 3
+
+    trio.run(resolve)
