@@ -293,7 +293,9 @@ def main() -> None:
 
 def fail(sentence: str, code: int) -> None:
     """Says why it cannot be done, and ends."""
-    click.echo(f"satchel: {sentence}", err=True)
+    from fusefs.cli.showing import shown_lines  # noqa: PLC0415
+
+    click.echo(f"satchel: {shown_lines(sentence)}", err=True)
     sys.exit(code)
 
 

@@ -5,6 +5,7 @@ import os
 from datetime import UTC, datetime
 
 from fusefs.cli.asking import ask, path_in_mount
+from fusefs.cli.showing import shown
 from fusefs.cli.standing import size
 
 ANSWER_SECONDS = 120.0
@@ -17,7 +18,7 @@ def versions(path: str, *, as_json: bool) -> None:
         print(json.dumps(found, indent=2))
         return
     if not found:
-        print(f"{path} has no versions on the server yet.")
+        print(f"{shown(path)} has no versions on the server yet.")
         return
     print(f"{'rev':>8}  {'time (UTC)':<20}  {'what':>10}  who")
     for one in found:
@@ -26,11 +27,11 @@ def versions(path: str, *, as_json: bool) -> None:
         mark = "   (lost against another edit)" if one["is_conflict"] else ""
         who = f"  {' on '.join(part for part in (one['user'], one['device']) if part)}" if one["user"] else ""
         name = f"  as {one['name']}" if one["name"] not in ("", os.path.basename(path.rstrip("/"))) else ""
-        print(f"{one['rev']:>8}  {when}  {what:>10}{who}{name}{mark}")
+        print(shown(f"{one['rev']:>8}  {when}  {what:>10}{who}{name}{mark}"))
 
 
 def restore(path: str, at: str) -> None:
     """Makes the path what it was then; raises Refused."""
     found = ask("restore", seconds=ANSWER_SECONDS, path=path_in_mount(path), at=at)
     what = f"{path} and what is below it ({found['nodes']} in all) are" if found["nodes"] > 1 else f"{path} is"
-    print(f"{what} as of rev {found['rev']} again; the states until now are kept as versions.")
+    print(f"{shown(what)} as of rev {found['rev']} again; the states until now are kept as versions.")

@@ -3,6 +3,7 @@
 import json
 
 from fusefs.cli.asking import ask, path_in_mount
+from fusefs.cli.showing import shown
 from fusefs.cli.standing import size
 
 
@@ -10,7 +11,7 @@ def pin(path: str) -> None:
     """Keeps the path's content here from now on; raises Refused."""
     found = ask("pin", path=path_in_mount(path))
     when = "is being fetched" if found.get("online", True) else "is fetched when the server is back"
-    print(f"{path} stays on this machine from now on; what is missing of it {when}.")
+    print(f"{shown(path)} stays on this machine from now on; what is missing of it {when}.")
 
 
 def listing(*, as_json: bool) -> None:
@@ -22,7 +23,7 @@ def listing(*, as_json: bool) -> None:
     for one in found:
         files = "1 file" if one["files"] == 1 else f"{one['files']} files"
         state = f"{size(one['missing_bytes'])} to be fetched" if one["missing_files"] else "all of it is here"
-        print(f"{one['path']}: {files}, {size(one['size_bytes'])}; {state}")
+        print(f"{shown(one['path'])}: {files}, {size(one['size_bytes'])}; {state}")
     if not found:
         print("Nothing is pinned.")
 
@@ -31,6 +32,7 @@ def unpin(path: str) -> None:
     """Lets the cache drop the path's content again; raises Refused."""
     found = ask("unpin", path=path_in_mount(path))
     if found["was_pinned"]:
-        print(f"{path} is kept here only as long as there is room.")
+        print(f"{shown(path)} is kept here only as long as there is room.")
     else:
-        print(f"{path} was not pinned itself. Pinned here: {', '.join(found['pinned']) or 'nothing'}.")
+        pinned = ", ".join(found["pinned"]) or "nothing"
+        print(shown(f"{path} was not pinned itself. Pinned here: {pinned}."))

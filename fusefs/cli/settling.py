@@ -7,6 +7,7 @@ from typing import Any
 
 from fusefs.cli.asking import ask, path_in_mount
 from fusefs.cli.past import ANSWER_SECONDS
+from fusefs.cli.showing import shown
 from fusefs.cli.standing import size
 from fusefs.control import Exit, Refused
 
@@ -31,7 +32,7 @@ def _told(found: list[dict[str, Any]], mount: str) -> list[str]:
                 lines.append(f"  has the name  {_version(one['current'])}")
         where = os.path.join(mount, one["version"]) if one["is_sent"] else "(not sent yet: to be settled once it is)"
         lines.append(f"  lost          {_version(one['lost'])}  {where}")
-    return [*lines, "", "To settle one: satchel resolve PATH --keep mine|theirs|both|REV"]
+    return [*(shown(line) for line in lines), "", "To settle one: satchel resolve PATH --keep mine|theirs|both|REV"]
 
 
 def _version(one: dict[str, Any]) -> str:
@@ -45,8 +46,8 @@ def resolve(path: str, keep: str) -> None:
     """Settles the conflicts of a path; raises Refused."""
     found = ask("resolve", seconds=ANSWER_SECONDS, path=path_in_mount(path), keep=keep)
     if keep == "both":
-        print("\n".join(f"What lost is now {os.path.join(str(ask('ping')['mount']), one)}" for one in found["changed"]))
+        mount = str(ask("ping")["mount"])
+        print("\n".join(shown(f"What lost is now {os.path.join(mount, one)}") for one in found["changed"]))
     else:
-        print(
-            f"{path} {'is the chosen version now' if found['changed'] else 'stays as it is'}; the other is a version."
-        )
+        what = "is the chosen version now" if found["changed"] else "stays as it is"
+        print(f"{shown(path)} {what}; the other is a version.")

@@ -5,6 +5,7 @@ import sys
 from typing import Any, Final
 
 from fusefs.cli.asking import ask, path_in_mount
+from fusefs.cli.showing import shown
 from fusefs.control import Exit, Refused
 
 FILES_SHOWN: Final = 10
@@ -68,7 +69,7 @@ def told(found: dict[str, Any], *, with_files: bool = True) -> list[str]:
         lines.append(f"  Issue   {stuck['path'] or 'the drive'}: {stuck['sentence']}")
         lines.append(f"          tried again in {duration(stuck['seconds'])}; it is safe on this device meanwhile")
     lines += [f"  Issue   {fault}" for fault in found["rules"]]
-    return lines
+    return [shown(line) for line in lines]
 
 
 def _up(found: dict[str, Any], *, with_files: bool) -> list[str]:
@@ -118,7 +119,7 @@ def _status_of(path: str, *, as_json: bool) -> int:
     }
     if found["lost_edits"]:
         sentences["pending"] = "The server does not have all that you wrote yet; it is safe on this device."
-    print(f"{found['path']}: {sentences[found['state']]}")
+    print(shown(f"{found['path']}: {sentences[found['state']]}"))
     if found["lost_edits"]:
         print(f"  {_count(found['lost_edits'], 'older edit')} of yours that lost: kept on this machine until sent.")
     if found["size_bytes"]:
@@ -127,7 +128,7 @@ def _status_of(path: str, *, as_json: bool) -> int:
         if count:
             print(f"  Below it: {_count(count, 'change')} {what}.")
     if code and found["held"]:
-        print(f"  {found['held']}")
+        print(shown(f"  {found['held']}"))
     return code
 
 
@@ -172,12 +173,12 @@ def wait(path: str | None, timeout: float | None) -> None:
         if standing["paused"]["is_paused"]:
             print(standing["paused"]["reason"], file=sys.stderr)
         if not standing["online"]:
-            print(f"Waiting for the server: {standing['trouble']}", file=sys.stderr)
+            print(f"Waiting for the server: {shown(standing['trouble'])}", file=sys.stderr)
     seconds = None if timeout is None else timeout + 30.0
     answer = ask("wait", seconds=seconds, path=relative, timeout=timeout)
     if answer["sent"]:
         return
-    names = ", ".join(answer["paths"]) or "the last answer"
+    names = shown(", ".join(answer["paths"])) or "the last answer"
     more = answer["count"] - len(answer["paths"])
     # The reason comes last: it may end with what to type.
     safe = (

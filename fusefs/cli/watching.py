@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fusefs.cli.asking import ask
+from fusefs.cli.showing import shown
 from fusefs.cli.standing import FILES_SHOWN, size, told
 
 _SECONDS: Final = 0.5
@@ -57,7 +58,7 @@ def drawn(found: dict[str, Any]) -> RenderableType:
         files.add_column(justify="left" if column == "left" else "right", no_wrap=True, overflow="ellipsis")
     for file in found["pending"]["files"]:
         bar = ProgressBar(total=max(1, file["bytes"]), completed=file["sent_bytes"], width=24)
-        files.add_row(size(file["bytes"]), bar, Text(file["path"], overflow="ellipsis"))
+        files.add_row(size(file["bytes"]), bar, Text(shown(file["path"]), overflow="ellipsis"))
     more = found["pending"]["count"] - len(found["pending"]["files"])
     parts.append(Padding(files, (0, 0, 0, 10)))
     if more > 0:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fusefs import mounts
 from fusefs.cli import main, standing
+from fusefs.cli.showing import shown
 from fusefs.cli.standing import told
 from fusefs.cli.watching import drawn
 from fusefs.control import Exit, Refused
@@ -37,6 +38,9 @@ COMMANDS = {
     "pin",
     "unpin",
 }
+
+ODD = "\x1b[2J\n\x9b\u202e\udcff\x7f"
+ODD_SHOWN = r"\x1b[2J\n\x9b\u202e\xff\x7f"
 
 STANDING: dict[str, Any] = {
     "mount": "/home/ann/Satchel",
@@ -227,3 +231,21 @@ def test_the_mounts_of_this_machine_are_read() -> None:
     assert mounts.mount_at("/proc") is not None
     assert mounts.mount_at("/no/such") is None
     assert mounts._plain("/a\\040b\\134") == "/a b\\"
+
+
+def test_a_name_cannot_drive_the_terminal() -> None:
+    assert shown(f"a{ODD}z") == f"a{ODD_SHOWN}z"
+    usual = "Grüße \u3000日本 👩\u200d🚀 a\\b.txt"
+    assert shown(usual) == usual
+    file = {"path": ODD, "bytes": 5, "sent_bytes": 0, "state": "waiting"}
+    pending = {"count": 1, "bytes": 5, "sent_bytes": 0, "seconds_left": None, "files": [file]}
+    stuck = [{"path": ODD, "sentence": ODD, "seconds": 1.0}]
+    lines = told({**STANDING, "pending": pending, "stuck": stuck, "pinned": [ODD], "rules": [ODD]})
+    assert sum(line.count(ODD_SHOWN) for line in lines) == 5
+    assert shown("".join(lines)) == "".join(lines)
+
+
+def test_a_refusal_cannot_drive_the_terminal_either(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main.fail("a\x1b[2J\udcff\nsecond line", Exit.FAILURE)
+    assert capsys.readouterr().err == "satchel: a\\x1b[2J\\xff\nsecond line\n"

@@ -1,6 +1,7 @@
 """`satchel status` of a real mount: what is on its way, how far, and what its JSON promises."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -114,3 +115,26 @@ def test_a_server_that_falls_silent_has_nothing_of_what_is_written_then(device: 
         server.process.send_signal(signal.SIGCONT)
     desk.wait()
     assert "All changes are on the server." in desk.must("status")
+
+
+def test_names_are_printed_so_that_none_drives_the_terminal(device: Any) -> None:
+    desk = device("desk")
+    name = os.fsdecode(b"\x1b[2J\n\xff")
+    shown = r"\x1b[2J\n\xff"
+    desk.must("pause")
+    (desk.path / name).write_text("text")
+    for words in (
+        ("pin", desk.path / name),
+        ("pin", "--list"),
+        ("status",),
+        ("status", desk.path / name),
+        ("wait", "--timeout", "0"),
+        ("unpin", desk.path / name),
+    ):
+        answer = desk.cli(*words)
+        said = answer.stdout + answer.stderr
+        assert shown in said, (words, said)
+        assert "\x1b" not in said, words
+        assert "Traceback" not in said, words
+    desk.must("resume")
+    desk.wait()

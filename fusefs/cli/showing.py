@@ -1,0 +1,25 @@
+"""Showing: names as a terminal may get them: others give them, and none may drive it."""
+
+import re
+from typing import Final
+
+_UNSHOWN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, ends of lines, what turns the direction of writing, and bytes that are no UTF-8."""
+
+
+def shown(text: str) -> str:
+    """One line of text in which what is not to be seen is written like `\\n`, `\\x1b`."""
+    return _UNSHOWN.sub(_escape, text)
+
+
+def shown_lines(text: str) -> str:
+    """The same for text that may have lines."""
+    return "\n".join(shown(line) for line in text.split("\n"))
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    # So os.fsdecode writes a byte that is no UTF-8.
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return found[0].encode("unicode_escape").decode()
