@@ -448,18 +448,17 @@ class Play:
         choice = ("mine", "theirs", "both", str(one.lost.rev))[y % 4]
         with trio.fail_after(5):
             await device.sync.sent(one.node)
-        changed = await device.conflicts.keep(one.node, local.names[0], choice)
-        for node in changed:
+        kept = await device.conflicts.keep(one.node, local.names[0], choice)
+        for node in kept.nodes:
             if choice == "both":
                 self._made(device, node)
             self._note(device, node)
         with trio.fail_after(5):
-            for node in changed:
+            for node in kept.nodes:
                 await device.sync.sent(node)
         # Also when its answer is lost: then they may be settled.
-        conflicts = await Desk(self.server, DeviceId(1)).conflicts(SPACE)
-        self.settled |= {(each.node, each.lost.rev) for each in conflicts.conflicts if each.node == one.node}
-        await device.conflicts.settle(one.node)
+        self.settled.update(kept.marks)
+        await device.conflicts.settle(kept)
 
     async def _read(self, device: Device, x: int, y: int) -> None:
         _, node = self._pick(device, x, [Kind.FILE])
