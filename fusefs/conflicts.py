@@ -88,7 +88,7 @@ class Conflicts:
             if one.node not in paths:
                 paths[one.node] = await self._path(one)
             at = paths[one.node]
-            if _is_below(at, path):
+            if is_below(at, path):
                 found.append(Open(at, one.node, one.lost, one.current))
         return sorted(found, key=lambda one: (one.path, one.lost.rev))
 
@@ -97,7 +97,7 @@ class Conflicts:
         found: list[Unsent] = []
         for _, node, lost in self._volume.tree.lost():
             at = self._volume.tree.path_of(node, lost.state)
-            if _is_below(at, path):
+            if is_below(at, path):
                 content = lost.state.content
                 size = self._stagings.kept_size(StagingId(lost.staged)) if lost.staged else content and content.size
                 found.append(Unsent(at, node, lost, size or 0))
@@ -209,7 +209,8 @@ class Conflicts:
         return not is_written and (live.kind, live.content, live.target) == (state.kind, state.content, state.target)
 
 
-def _is_below(path: bytes, top: bytes) -> bool:
+def is_below(path: bytes, top: bytes) -> bool:
+    """Whether a path is `top` or below it; an empty `top` is the mount's."""
     return not top or path == top or path.startswith(top + b"/")
 
 

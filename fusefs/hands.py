@@ -15,14 +15,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 
 _END_SECONDS: Final = 5.0
 _OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _REPLY_MAX: Final = 4_096
+_NOBODY: Final = msgspec.msgpack.encode(-1)
+"""Not 0, which is the pid of requests that the kernel makes on its own account."""
 
 Value = int | bytes | None | list[bytes]
 
@@ -33,8 +34,8 @@ class Hand:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._lock = threading.Lock()
-        self.tid: Final = int(msgspec.msgpack.decode(channel.recv(_REPLY_MAX) or b"\x00"))
-        """The id of the thread: the pid of the requests that come of its calls."""
+        self.tid: Final = int(msgspec.msgpack.decode(channel.recv(_REPLY_MAX) or _NOBODY))
+        """The id of the thread: the pid of the requests that come of its calls. -1 when the process did not start."""
 
     def do(self, what: str, *values: Value | Sequence[bytes]) -> int:
         """Has one of `CALLS` made; raises OSError as the call does, and when the process is gone."""
@@ -50,7 +51,7 @@ class Hand:
 
 
 class Hands:
-    """The process, with as many threads as are asked for; ends at the end of the `with` block or with us."""
+    """The process, with as many threads as are asked for; ends with `close` or with us."""
 
     def __init__(self, count: int) -> None:
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(count)]
@@ -62,14 +63,6 @@ class Hands:
         for pair in pairs:
             pair[1].close()
         self.each: Final = [Hand(channel) for channel in self._channels]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends the process; call it when the mount is gone, for it may wait for an answer there."""

@@ -19,7 +19,7 @@ import trio
 
 from cache.errors import CacheError
 from fusefs import moments, mounts
-from fusefs.conflicts import Kept, Open, Unsent
+from fusefs.conflicts import Kept, Open, Unsent, is_below
 from fusefs.control import REQUEST_MAX, Exit, Refused, short_path
 from fusefs.drive import Drive
 from fusefs.errors import NoEntry, NotSent, VolumeError
@@ -178,7 +178,7 @@ class Verbs:
         found: list[str] = []
         for node, _ in tree.dirty(limit=1_000):
             path = tree.path_of(node)
-            if _is_under(path, prefix):
+            if is_below(path, prefix):
                 found.append(os.fsdecode(path) or self._point)
             if len(found) == PATHS_SHOWN:
                 return found
@@ -222,7 +222,7 @@ class Verbs:
             reason = f"The server has not answered for {silent:.0f} s."
         if not reason:
             prefix = drive.tree.path_of(node or ROOT)
-            stuck = (one for one in standing.stuck if _is_under(one.path, prefix))
+            stuck = (one for one in standing.stuck if is_below(one.path, prefix))
             reason = next((f"{os.fsdecode(one.path)}: {one.sentence}" for one in stuck), "")
         return {"sent": False, "count": count, "paths": paths, "reason": reason}
 
@@ -433,11 +433,6 @@ def _fsync_all(hand: Hand, paths: list[bytes]) -> None:
     for path in paths:
         with contextlib.suppress(OSError):  # gone meanwhile, or not ours to read
             hand.do("fsync", path)
-
-
-def _is_under(path: bytes, top: bytes) -> bool:
-    """Whether a path is `top` or below it; an empty `top` is the mount's."""
-    return not top or path == top or path.startswith(top + b"/")
 
 
 def _told(old: Old) -> Fields:
