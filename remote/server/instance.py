@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from remote.protocol.errors import BadRequest
+from remote.protocol.errors import BadRequest, ServerFault
 from remote.server.accounts import Accounts, add_user, hash_password, set_home_quota
 from remote.server.answers import Answers
 from remote.server.database import accounts as account_rows
-from remote.server.database.connection import Database, OnStatement, Session, make_tables
-from remote.server.database.schema import FORMAT
+from remote.server.database.connection import Database, OnStatement, Session, make_tables, upgrade_tables
+from remote.server.database.schema import FORMAT, UPGRADES
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import MasterKey, fresh_key, make_master_key, read_master_key, refuse_inside, sync_folder
@@ -78,6 +78,7 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
     _check_made(data)
     with _locked(data):
         master = read_master_key(key_file)
+        _upgrade(data, master)
         name, domain_secret = _settings(data, master)
         signer = Signer(master.derive(b"signed urls"), time.time)
         objects = LocalObjects(data, signer)
@@ -142,6 +143,23 @@ def _locked(data: Path) -> Iterator[IO[bytes]]:
 
 def _settings(data: Path, master: MasterKey) -> tuple[str, bytes]:
     """The instance's name and domain secret, after the key and the format were checked."""
+    found = _stored_settings(data, master)
+    if found["format"] != str(FORMAT).encode():
+        # Only with the lock may it be upgraded, and who comes here has none.
+        how = (
+            "start the server once, which upgrades it"
+            if _oldest() <= _format(found) < FORMAT
+            else "use the version that made it"
+        )
+        raise InstanceTrouble(
+            f"The data in {data} has format {found['format'].decode(errors='replace')}; this version works with "
+            f"format {FORMAT}: {how}."
+        )
+    return found["instance"].decode(), master.unwrap(found["domain_secret"])
+
+
+def _stored_settings(data: Path, master: MasterKey) -> dict[str, bytes]:
+    """What is stored of the instance, after the key was checked."""
     database = Database(data / DATABASE)
     try:
         found = database.read_now(
@@ -152,13 +170,39 @@ def _settings(data: Path, master: MasterKey) -> tuple[str, bytes]:
         )
     finally:
         database.close()
-    if found["format"] != str(FORMAT).encode():
-        raise InstanceTrouble(
-            f"The data in {data} has format {found['format'].decode(errors='replace')!r};"
-            f" this version reads format {FORMAT}."
-        )
     master.unwrap(found["key_check"])
-    return found["instance"].decode(), master.unwrap(found["domain_secret"])
+    return found
+
+
+def _format(found: dict[str, bytes]) -> int:
+    try:
+        return int(found["format"])
+    except ValueError:
+        return 0
+
+
+def _oldest() -> int:
+    return min(UPGRADES, default=FORMAT)
+
+
+def _upgrade(data: Path, master: MasterKey) -> None:
+    """Brings the tables of an older version to the present ones, all or nothing; a copy of the old ones stays."""
+    old = _format(_stored_settings(data, master))
+    if not _oldest() <= old < FORMAT:
+        return
+    statements = [statement for format_ in range(old, FORMAT) for statement in UPGRADES[format_]]
+    spare = data / f"{DATABASE}.format-{old}"
+    try:
+        upgrade_tables(
+            data / DATABASE,
+            spare,
+            statements,
+            lambda session: account_rows.replace_setting(session, "format", str(FORMAT).encode()),
+        )
+    except ServerFault as error:
+        raise InstanceTrouble(
+            f"The data in {data} could not be brought from format {old} to {FORMAT} ({error}); nothing was changed."
+        ) from error
 
 
 def _fill(session: Session, master: MasterKey) -> None:

@@ -37,6 +37,11 @@ def put_setting(session: Session, name: str, value: bytes) -> None:
     session.run("INSERT INTO setting (name, value) VALUES (?, ?)", name, value)
 
 
+def replace_setting(session: Session, name: str, value: bytes) -> None:
+    """Changes a value of the instance."""
+    session.run("UPDATE setting SET value = ? WHERE name = ?", value, name)
+
+
 def user_of_login(session: Session, login_name: str) -> UserId | None:
     """Who signs in under this name."""
     found = session.row("SELECT user_id FROM login WHERE login_name = ?", login_name)

@@ -218,3 +218,24 @@ def make_tables(path: Path, fill: Job[None]) -> None:
         connection.execute("COMMIT")
     finally:
         connection.close()
+
+
+def upgrade_tables(path: Path, spare: Path, statements: Iterable[str], note: Job[None]) -> None:
+    """Runs the statements and `note` in one transaction: all or nothing; `spare` is a copy of how it was before.
+
+    Nobody else may have the database open. Raises ServerFault, and leaves everything as it was.
+    """
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        spare.unlink(missing_ok=True)
+        connection.execute("VACUUM INTO ?", (str(spare),))
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in statements:
+            connection.execute(statement)
+        note(Session(connection))
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise ServerFault(str(error)) from error
+    finally:
+        connection.close()

@@ -4,7 +4,7 @@ Types are those that SQLite and PostgreSQL both take. Groups and their shard key
 account's tables `user_id`; directories are keyed by what they are looked up with. `setting` belongs to the instance.
 """
 
-FORMAT = 3
+FORMAT = 4
 """The version of these tables and of how objects are named; written into `setting` when an instance is made."""
 
 NEVER = (1 << 63) - 1
@@ -96,7 +96,7 @@ TABLES: tuple[str, ...] = (
         PRIMARY KEY (user_id, space_id)) {_CLUSTERED}""",
     f"""CREATE TABLE device (
         user_id BIGINT NOT NULL, device_id BIGINT NOT NULL, device_name TEXT NOT NULL, token_hash BYTEA NOT NULL,
-        created_ns BIGINT NOT NULL, is_revoked SMALLINT NOT NULL,
+        created_ns BIGINT NOT NULL, is_revoked SMALLINT NOT NULL, seen_ns BIGINT NOT NULL DEFAULT 0,
         PRIMARY KEY (user_id, device_id)) {_CLUSTERED}""",
     f"""CREATE TABLE lease (
         user_id BIGINT NOT NULL, range_number BIGINT NOT NULL, device_id BIGINT NOT NULL,
@@ -132,3 +132,8 @@ PLANNING: tuple[str, ...] = (
     "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('moment', 'moment', '10000000 1000000 100 1')",
 )
 """Run once, after TABLES, outside of a transaction."""
+
+UPGRADES: dict[int, tuple[str, ...]] = {
+    3: ("ALTER TABLE device ADD COLUMN seen_ns BIGINT NOT NULL DEFAULT 0",),
+}
+"""format -> the statements that make its tables those of the next one; run once, together, when a server opens them."""
