@@ -1,30 +1,36 @@
-"""Moments: names for points in time, and which of many are worth showing. Pure."""
+"""Moments: names for points in time, and which of many are worth listing. Pure."""
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 from fusefs.errors import Invalid
 from remote.protocol.messages import Moment
 
 _SECOND: Final = 1_000_000_000
+_DAY: Final = 86_400 * _SECOND
 _PATTERN: Final = re.compile(
     r"(\d{4})-?(\d\d)-?(\d\d)"
     r"(?:[T _](\d\d)[.:]?(\d\d)(?:[.:]?(\d\d)(?:[.,](\d{1,9}))?)?)?"
     r"\s?(Z|UTC|[+-]\d\d[.:]?\d\d)?"
 )
-_KEPT: Final = ((timedelta(days=1), 0), (timedelta(days=30), 3_600), (timedelta(days=36_500), 86_400))
-"""Moments younger than this are shown one for each so many seconds; 0: all."""
-SHOWN_MAX: Final = 2_000
+STEPS: Final = ((600, 0), (3_600, 15), (86_400, 600), (30 * 86_400, 3_600), (365 * 86_400, 86_400), (1 << 40, 604_800))
+"""Which moments are listed: of those younger than so many seconds, the last of each so many seconds; 0: all."""
 
 
 def parse(text: str) -> int:
     """The time in ns that an ISO 8601 text means, with or without colons; UTC unless it says otherwise.
 
-    A text with seconds means the end of that second (or of the fraction given): what happened within it is in.
-    Raises Invalid.
+    A text with seconds means the end of that second (or of the fraction given), a date alone the end of that day: what
+    happened within it is in. Raises Invalid.
     """
+    first_ns, length_ns = span(text)
+    return first_ns + max(0, length_ns - 1)
+
+
+def span(text: str) -> tuple[int, int]:
+    """The beginning in ns of what an ISO 8601 text means, and how long it is; raises Invalid."""
     found = _PATTERN.fullmatch(text)
     if found is None:
         raise Invalid(f"{text!r} is no time. Write it like 2026-11-21T10:15:30Z.")
@@ -41,8 +47,8 @@ def parse(text: str) -> int:
         offset = int(digits[:2]) * 3_600 + int(digits[2:]) * 60
         time_ns -= offset * _SECOND * (1 if zone[0] == "+" else -1)
     if fraction:
-        return time_ns + int(fraction.ljust(9, "0")) + int(10 ** (9 - len(fraction))) - 1
-    return time_ns + (_SECOND - 1 if second else 0)
+        return time_ns + int(fraction.ljust(9, "0")), int(10 ** (9 - len(fraction)))
+    return time_ns, _SECOND if second else 0 if hour else _DAY
 
 
 def name(time_ns: int, *, milliseconds: bool = False) -> str:
@@ -57,28 +63,18 @@ def iso(time_ns: int) -> str:
     return f"{datetime.fromtimestamp(time_ns // _SECOND, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def shown(moments: Sequence[Moment], now_ns: int) -> list[tuple[str, Moment]]:
-    """The moments to list, newest first, each with a name that `parse` leads back to the same rev.
+def shown(moments: Sequence[Moment]) -> list[tuple[str, Moment]]:
+    """The moments, newest first, each with a name that `parse` leads back to the same rev.
 
-    Thinned with age. Of several within one second the last has the plain name, the others show milliseconds.
+    Of several within one second the last has the plain name, the others show milliseconds.
     """
     found: list[tuple[str, Moment]] = []
     names: set[str] = set()
-    last_slot: tuple[int, int] | None = None
     for moment in moments:
-        age = timedelta(microseconds=max(0, now_ns - moment.time_ns) // 1_000)
-        step = next((step for limit, step in _KEPT if age <= limit), _KEPT[-1][1])
-        slot = (step, moment.time_ns // (step * _SECOND)) if step else None
-        if slot is not None and slot == last_slot:
-            continue
-        last_slot = slot
         label = name(moment.time_ns)
         if label in names:
             label = name(moment.time_ns, milliseconds=True)
-        if label in names:
-            continue
-        names.add(label)
-        found.append((label, moment))
-        if len(found) >= SHOWN_MAX:
-            break
+        if label not in names:
+            names.add(label)
+            found.append((label, moment))
     return found

@@ -30,7 +30,7 @@ from fusefs.settings import Account
 from fusefs.status import Status
 from remote.protocol.errors import NotSignedIn, RemoteError, Unreachable
 from remote.protocol.ids import ROOT, NodeId, Rev
-from remote.protocol.messages import Version
+from remote.protocol.messages import Moment, Version
 from remote.protocol.nodes import Kind, Name
 
 log = logging.getLogger(__name__)
@@ -258,7 +258,7 @@ class Verbs:
             # A folder is what is in it: each moment at which anything below it changed is one to go back to.
             own = {one["rev"] for one in told}
             others = await self._drive.history.moments(path)
-            told += [_told_moment(one.rev, one.time_ns) for one in others if one.rev not in own]
+            told += [_told_moment(one) for one in others if one.rev not in own]
             told.sort(key=lambda one: int(one["rev"]), reverse=True)
         return told
 
@@ -398,14 +398,14 @@ class Verbs:
             if not int(at):
                 raise Refused("Revs begin with 1: before that nothing existed.")
             return Rev(int(at))
-        time_ns = moments.parse(at)
+        first_ns, _ = moments.span(at)
         now_ns = time.time_ns()
-        if time_ns > now_ns + _CLOCKS_DIFFER_NS:
+        if first_ns > now_ns + _CLOCKS_DIFFER_NS:
             raise Refused(
                 f"{at} is still to come: it is {moments.iso(now_ns)} now. Times are UTC unless they say otherwise, "
                 "such as 2026-11-21T10:15+02:00."
             )
-        return await self._drive.versions.rev_at(time_ns)
+        return await self._drive.versions.rev_at(moments.parse(at))
 
     async def _stop(self, fields: Fields) -> object:
         """Unmounts, which ends the daemon; raises Refused when programs use the mount and `lazy` is not said."""
@@ -456,14 +456,14 @@ def _told_version(version: Version) -> Fields:
     return _told(Old(b"", version))
 
 
-def _told_moment(rev: Rev, time_ns: int) -> Fields:
+def _told_moment(moment: Moment) -> Fields:
     return {
-        "rev": rev,
-        "time_ns": time_ns,
-        "time": moments.iso(time_ns),
-        "edited_ns": time_ns,
-        "user": "",
-        "device": "",
+        "rev": moment.rev,
+        "time_ns": moment.time_ns,
+        "time": moments.iso(moment.time_ns),
+        "edited_ns": moment.time_ns,
+        "user": moment.user_name,
+        "device": moment.device_name,
         "kind": "folder",
         "name": "",
         "size_bytes": 0,

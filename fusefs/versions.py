@@ -206,8 +206,8 @@ class Versions:
                 for name, child in found
             ]
         with trio.fail_after(self._seconds):
-            answer = await self._service.moments(self._space, what.folder, _MOMENTS_MAX)
-        labelled = moments.shown(answer.moments, time.time_ns())
+            answer = await self._service.moments(self._space, what.folder, _MOMENTS_MAX, moments.STEPS)
+        labelled = moments.shown(answer.moments)
         newest = await self.state_at(what.folder, labelled[0][1].rev) if labelled else None
         if newest is None:
             return []

@@ -107,9 +107,12 @@ class HttpService:
         """Gives the bytes of all these parts to `take` as they come, all in one round trip; see Service."""
         await self._transfer.read(space, parts, take)
 
-    async def moments(self, space: SpaceId, folder: NodeId, limit: int) -> Moments:
-        """The newest moments at which the folder or anything below it changed."""
-        return await self._session.ask(Moments, "POST", f"v1/spaces/{space}/moments", MomentsRequest(folder, limit))
+    async def moments(
+        self, space: SpaceId, folder: NodeId, limit: int, steps: Sequence[tuple[int, int]] = ()
+    ) -> Moments:
+        """The newest moments at which the folder or anything below it changed; see MomentsRequest for `steps`."""
+        request = MomentsRequest(folder, limit, tuple(steps))
+        return await self._session.ask(Moments, "POST", f"v1/spaces/{space}/moments", request)
 
     async def as_of(self, space: SpaceId, time_ns: int) -> Moment:
         """The last commit at or before this time (server clock); rev 0 when there was none."""

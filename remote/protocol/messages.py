@@ -303,17 +303,24 @@ class UrlsAnswer(msgspec.Struct, frozen=True):
 
 
 class MomentsRequest(msgspec.Struct, frozen=True):
-    """The newest moments at which a folder, or anything below it, changed, at most `limit` (1 .. 10,000)."""
+    """The newest moments at which a folder, or anything below it, changed, at most `limit` (1 .. 10,000).
+
+    `steps`: pairs (age, step) in seconds, ages rising: of moments younger than the age only the last of each step is
+    told, with step 0 all; of those older than every age none.
+    """
 
     folder: NodeId
     limit: int = 1_000
+    steps: tuple[tuple[int, int], ...] = ()
 
 
 class Moment(msgspec.Struct, frozen=True, array_like=True):
-    """A commit, by its rev and the server's time."""
+    """A commit, by its rev and the server's time, with who made it (empty in the answer to AsOfRequest)."""
 
     rev: Rev
     time_ns: int
+    user_name: str = ""
+    device_name: str = ""
 
 
 class Moments(msgspec.Struct, frozen=True):

@@ -85,8 +85,10 @@ class Service(Protocol):
         """
         ...
 
-    async def moments(self, space: SpaceId, folder: NodeId, limit: int) -> Moments:
-        """The newest moments at which the folder or anything below it changed."""
+    async def moments(
+        self, space: SpaceId, folder: NodeId, limit: int, steps: Sequence[tuple[int, int]] = ()
+    ) -> Moments:
+        """The newest moments at which the folder or anything below it changed; see MomentsRequest for `steps`."""
         ...
 
     async def as_of(self, space: SpaceId, time_ns: int) -> Moment:

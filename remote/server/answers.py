@@ -107,7 +107,9 @@ class Answers:
 
     async def moments(self, device: Device, space: SpaceId, request: MomentsRequest) -> Moments:
         """The newest moments of a folder."""
-        return await self._read(device, space, lambda session, row, key: reading.moments(session, row, request))
+        return await self._read(
+            device, space, lambda session, row, key: reading.moments(session, row, request, time.time_ns())
+        )
 
     async def as_of(self, device: Device, space: SpaceId, request: AsOfRequest) -> Moment:
         """The last commit at or before a time."""

@@ -30,6 +30,8 @@ OWNER_MAX = (1 << 32) - 1
 LABEL_MAX = 128
 """Characters of a user's or device's name."""
 PASSWORD_MAX = 1_024
+STEPS_MAX = 16
+SECONDS_MAX = 1 << 40
 
 _CONTENT_KINDS = {Kind.FILE}
 _DEVICE_KINDS = {Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE}
@@ -75,6 +77,16 @@ def check_rev(where: str, rev: int) -> None:
 def check_limit(limit: int, maximum: int) -> None:
     """Raises BadRequest unless 1 <= limit <= maximum."""
     _check_range("limit", limit, 1, maximum)
+
+
+def check_steps(steps: Sequence[tuple[int, int]]) -> None:
+    """Raises BadRequest or TooLarge unless ages rise, and steps are lengths of time."""
+    check_count("steps", len(steps), STEPS_MAX)
+    before = 0
+    for at, (age, step) in enumerate(steps):
+        _check_range(f"steps[{at}]'s age in seconds", age, before + 1, SECONDS_MAX)
+        _check_range(f"steps[{at}]'s step in seconds", step, 0, SECONDS_MAX)
+        before = age
 
 
 def check_time(where: str, time_ns: int) -> None:

@@ -40,8 +40,9 @@ from remote.server.database import trees
 from remote.server.database.connection import Row, Session
 from remote.server.database.spaces import JournalRow, SpaceRow
 from remote.server.keys import SpaceKey
-from remote.server.limits import INT63, check_count, check_limit, check_node, check_rev, check_time
+from remote.server.limits import INT63, check_count, check_limit, check_node, check_rev, check_steps, check_time
 from remote.server.states import decode_state, version
+from remote.server.thinning import thinned
 
 ANSWER_BYTES_MAX = 8 << 20
 """Stored bytes in one answer, after which it ends; one thing more than that may be in it."""
@@ -114,15 +115,29 @@ def changes(session: Session, row: SpaceRow, key: SpaceKey, since: Rev, now_ns: 
     return Changes(row.head, now_ns, tuple(_whole_commits(key, journal, states)))
 
 
-def moments(session: Session, row: SpaceRow, request: MomentsRequest) -> Moments:
-    """The newest moments of a folder."""
+def moments(session: Session, row: SpaceRow, request: MomentsRequest, now_ns: int) -> Moments:
+    """The newest moments of a folder, thinned as asked."""
     check_node("folder", request.folder)
     check_limit(request.limit, MOMENTS_MAX)
     present = trees.node_row(session, row.space, request.folder)
     if present is None or present.kind != Kind.FOLDER:
         raise NotFound(f"There is no folder {request.folder} in {row.name}.")
-    found = space_rows.moments(session, row.space, request.folder, request.limit)
-    return Moments(tuple(Moment(Rev(rev), time_ns) for rev, time_ns in found))
+    check_steps(request.steps)
+    authors = _Authors(session)
+
+    def newest(last: int, limit: int) -> Iterator[Row]:
+        return space_rows.moments(session, row.space, request.folder, last, limit)
+
+    def last_before(time_ns: int) -> int:
+        found = space_rows.last_commit_at(session, row.space, time_ns - 1)
+        return found[0] if found is not None else 0
+
+    found = (
+        thinned(newest, last_before, request.steps, now_ns, request.limit)
+        if request.steps
+        else newest(INT63, request.limit)
+    )
+    return Moments(tuple(Moment(Rev(rev), time_ns, *authors.names(*who)) for rev, time_ns, *who in found))
 
 
 def as_of(session: Session, row: SpaceRow, request: AsOfRequest) -> Moment:

@@ -186,8 +186,10 @@ class Remote:
     async def read_parts(self, space: SpaceId, parts: Sequence[ChunkPart], take: TakePart) -> None:
         await self.wire.carry(lambda: self.desk.read_parts(space, parts, take))
 
-    async def moments(self, space: SpaceId, folder: NodeId, limit: int) -> Moments:
-        return await self.wire.carry(lambda: self.desk.moments(space, folder, limit))
+    async def moments(
+        self, space: SpaceId, folder: NodeId, limit: int, steps: Sequence[tuple[int, int]] = ()
+    ) -> Moments:
+        return await self.wire.carry(lambda: self.desk.moments(space, folder, limit, steps))
 
     async def as_of(self, space: SpaceId, time_ns: int) -> Moment:
         return await self.wire.carry(lambda: self.desk.as_of(space, time_ns))

@@ -456,8 +456,10 @@ class Desk:
             at += HEAD_SIZE + head.length
             take(head.id, head.first, head.frames, body[at - head.length : at])
 
-    async def moments(self, space: SpaceId, folder: NodeId, limit: int) -> Moments:
-        request = MomentsRequest(folder, limit)
+    async def moments(
+        self, space: SpaceId, folder: NodeId, limit: int, steps: Sequence[tuple[int, int]] = ()
+    ) -> Moments:
+        request = MomentsRequest(folder, limit, tuple(steps))
         return self.server.ask(lambda answers: answers.moments(self._asker, space, request), Moments)
 
     async def as_of(self, space: SpaceId, time_ns: int) -> Moment:

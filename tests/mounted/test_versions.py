@@ -41,6 +41,7 @@ def desk(device: Any) -> Any:
     (folder / "script").write_text("#!/bin/sh\n")
     (folder / "script").chmod(0o755)
     (folder / "link").symlink_to("inner/deep/file")
+    os.setxattr(folder / "text", "user.colour", b"green")
     made.wait()
     return made
 
@@ -61,6 +62,7 @@ def test_before_an_overwrite_a_delete_and_a_rename(desk: Any, tmp_path: Path) ->
 
     past = desk.path / "renamed/.versions"
     assert (past / name(first) / "text").read_text() == "first"
+    assert os.getxattr(past / name(first) / "text", "user.colour") == b"green"
     assert (past / name(second) / "text").read_text() == "second, longer"
     assert sorted(os.listdir(past / name(second))) == ["inner", "large", "link", "script", "text"]
     assert sorted(os.listdir(past / name(third))) == ["large", "link", "script"]
@@ -111,6 +113,10 @@ def test_any_iso_form_of_a_time_will_do(desk: Any) -> None:
     ]
     for form in forms:
         assert (folder / ".versions" / form / "text").read_text() == "first", form
+    # A date alone means the end of that day, also today's.
+    today = datetime.now(UTC)
+    for form in (f"{today:%Y-%m-%d}", f"{today:%Y%m%d}", f"{today.astimezone(east):%Y-%m-%d}+05:30"):
+        assert (folder / ".versions" / form / "text").read_text() == "second", form
     later = here + timedelta(days=1)
     for form in (f"{later:%Y-%m-%d}", f"{later:%Y-%m-%dT%H:%M}", f"{later:%Y-%m-%dT%H.%M.%SZ}", f"{later:%Y%m%d}"):
         assert (folder / ".versions" / form / "text").read_text() == "second", form

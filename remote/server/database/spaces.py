@@ -122,13 +122,14 @@ def last_commit_at(session: Session, space: SpaceId, time_ns: int) -> tuple[Rev,
     return (Rev(found[0]), found[1]) if found else None
 
 
-def moments(session: Session, space: SpaceId, folder: NodeId, limit: int) -> Iterator[Row]:
-    """(rev, time_ns) of the newest commits that changed the folder or something below it."""
+def moments(session: Session, space: SpaceId, folder: NodeId, last: int, limit: int) -> Iterator[Row]:
+    """(rev, time_ns, user, device) of the newest commits up to rev `last` that changed the folder or what is below."""
     return session.rows(
-        "SELECT moment.rev, journal.time_ns FROM moment"
+        "SELECT moment.rev, journal.time_ns, journal.user_id, journal.device_id FROM moment"
         " JOIN journal ON journal.space_id = moment.space_id AND journal.rev = moment.rev"
-        " WHERE moment.space_id = ? AND moment.folder = ? ORDER BY moment.rev DESC LIMIT ?",
+        " WHERE moment.space_id = ? AND moment.folder = ? AND moment.rev <= ? ORDER BY moment.rev DESC LIMIT ?",
         space,
         folder,
+        last,
         limit,
     )
