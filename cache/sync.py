@@ -14,7 +14,7 @@ from cache.errors import CacheError
 from cache.pull import Pull
 from cache.push import AHEAD_NODES, ENOUGH_NODES, Push
 from cache.tree import Table, Tree
-from remote.protocol.errors import BadRequest, NotAllowed, NotFound, NotSignedIn, RemoteError, Unreachable
+from remote.protocol.errors import BadRequest, NotAllowed, NotFound, NotSignedIn, RemoteError, Unreachable, Wiped
 from remote.protocol.ids import ROOT, NodeId
 from remote.protocol.nodes import Kind
 
@@ -82,6 +82,8 @@ class Sync:
         self._is_given_up = False
         self._begun_at = 0.0
         self._rested_at = 0.0
+        self.wiped = trio.Event()
+        """Set when the server says that this device is to remove what it holds."""
 
     async def run(self) -> None:
         """Keeps in step until cancelled."""
@@ -276,6 +278,10 @@ class Sync:
             attempt.failed = True
             self._is_online = False
             self._trouble = str(error)
+        except Wiped as error:
+            attempt.failed = True
+            self._trouble = str(error)
+            self.wiped.set()
         except NotSignedIn as error:
             attempt.failed = True
             self._trouble = (

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,15 +27,16 @@ from cache.errors import CacheError, StoreInUse
 from cache.store import Store
 from cache.tree import STATE_TABLES, Tree
 from fusefs import kernel, logs, mounts
+from fusefs.clearing import clear
 from fusefs.control import Exit, Refused
 from fusefs.drive import Drive, Plan
 from fusefs.mounts import Busy
 from fusefs.options import parse_options
-from fusefs.settings import IDENTITY, Account, Places, load_account, load_choices
+from fusefs.settings import IDENTITY, Account, Places, load_account, load_choices, remove_account
 from fusefs.verbs import Verbs, listen
-from remote.client.service import connect
+from remote.client.service import connect, logout
 from remote.client.traffic import Traffic
-from remote.protocol.errors import BadRequest
+from remote.protocol.errors import BadRequest, RemoteError
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +105,8 @@ def opened(planned: Plan) -> Iterator[tuple[Store, Store]]:
         state.close()
 
 
-async def run(planned: Plan, state: Store, cache: Store, ready: Callable[[], None]) -> None:
-    """Mounts, answers until it is unmounted or told to end, and leaves nothing behind."""
+async def run(planned: Plan, state: Store, cache: Store, ready: Callable[[], None]) -> bool:
+    """Mounts, answers until it is unmounted or told to end; whether the server says that all of it is to be removed."""
     account = planned.account
     traffic = Traffic()
     async with connect(account.url, account.token, allow_insecure=account.allow_insecure, traffic=traffic) as service:
@@ -122,6 +124,7 @@ async def run(planned: Plan, state: Store, cache: Store, ready: Callable[[], Non
                 nursery.start_soon(_serve, nursery.cancel_scope)
                 nursery.start_soon(_end_on_signal, verbs, planned.point, nursery.cancel_scope)
                 nursery.start_soon(_end_with_the_mount, planned.point, nursery.cancel_scope)
+                nursery.start_soon(_end_when_wiped, drive, planned.point, nursery.cancel_scope)
                 with trio.fail_after(_READY_SECONDS):
                     # Only free space is always asked for anew: this is answered by the loop that just started.
                     await trio.to_thread.run_sync(os.statvfs, planned.point, abandon_on_cancel=True)
@@ -136,6 +139,7 @@ async def run(planned: Plan, state: Store, cache: Store, ready: Callable[[], Non
                 await drive.past.close()
             planned.places.socket.unlink(missing_ok=True)
             log.info("unmounted from %s", planned.point)
+    return drive.sync.wiped.is_set()
 
 
 def _mount(drive: Drive, planned: Plan) -> None:
@@ -166,6 +170,17 @@ async def _end_with_the_mount(point: str, scope: trio.CancelScope) -> None:
     """Ends when the folder is unmounted, although a copy of it in another mount namespace still holds it."""
     while mounts.is_ours_at(point):  # noqa: ASYNC110 - the kernel's list is no event
         await trio.sleep(_LOOK_SECONDS)
+    await _end(scope)
+
+
+async def _end_when_wiped(drive: Drive, point: str, scope: trio.CancelScope) -> None:
+    """Ends when the user signed this device out from another one, to be wiped: programs lose the folder at once."""
+    await drive.sync.wiped.wait()
+    log.info("this device is to be wiped: unmounting")
+    try:
+        await trio.to_thread.run_sync(lambda: _unmount(point))
+    except OSError as error:
+        log.warning("%s cannot be unmounted: %s", point, error)
     await _end(scope)
 
 
@@ -227,10 +242,24 @@ def _run_logged(wanted: argparse.Namespace) -> int:
         planned = plan(wanted.point, wanted.options, wanted.source)
         logs.begin(None if wanted.foreground else planned.places.log_file)
         with opened(planned) as (state, cache):
-            trio.run(run, planned, state, cache, lambda: _tell(wanted.ready_fd, {"ok": True}))
+            is_wiped = trio.run(run, planned, state, cache, lambda: _tell(wanted.ready_fd, {"ok": True}))
+        if is_wiped:
+            _wipe(planned)
     except BaseException as fault:  # noqa: BLE001 - the outermost loop: it tells, logs once and ends
         return _failed(_only(fault), wanted.ready_fd, is_foreground=wanted.foreground)
     return Exit.OK
+
+
+def _wipe(planned: Plan) -> None:
+    """Removes everything that this device holds of the drive, its sign-in last, and tells the server that it did."""
+    account = planned.account
+    clear(planned.places)
+    try:
+        trio.run(partial(logout, account.url, account.token, allow_insecure=account.allow_insecure))
+    except RemoteError as error:
+        log.info("the server could not be told that this device was wiped: %s", error)
+    remove_account(planned.places.account_file)
+    log.info("wiped: this device was signed out from another one, and holds nothing of the drive any more")
 
 
 def _failed(error: BaseException, ready_fd: int, *, is_foreground: bool) -> int:

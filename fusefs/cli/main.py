@@ -58,6 +58,55 @@ def logout() -> None:
     signing_in.logout()
 
 
+@satchel.group("devices", invoke_without_command=True, short_help="List your devices, sign one out, wipe it.")
+@_json
+@click.pass_context
+def your_devices(context: click.Context, as_json: bool) -> None:
+    """List the devices that are signed in as you, and when each was last there."""
+    from fusefs.cli import devices  # noqa: PLC0415
+
+    if context.invoked_subcommand is None:
+        devices.listing(as_json=as_json)
+
+
+@your_devices.command("sign-out")
+@click.argument("device")
+def sign_out(device: str) -> None:
+    """Sign DEVICE out (its name or number); what it holds stays on it."""
+    from fusefs.cli import devices  # noqa: PLC0415
+
+    devices.sign_out(device, is_wiping=False)
+
+
+@your_devices.command()
+@click.argument("device")
+def wipe(device: str) -> None:
+    """Sign DEVICE out, and have it remove what it holds of the drive, also what it has not sent: when it is lost."""
+    from fusefs.cli import devices  # noqa: PLC0415
+
+    devices.sign_out(device, is_wiping=True)
+
+
+@your_devices.command()
+@click.argument("device")
+@click.argument("name")
+def rename(device: str, name: str) -> None:
+    """Call DEVICE something else, also in the versions that it made."""
+    from fusefs.cli import devices  # noqa: PLC0415
+
+    devices.rename(device, name)
+
+
+@satchel.command(short_help="Change your password.")
+@click.option("--password-stdin", is_flag=True, help="Read the old one and the new one from standard input, by line.")
+@click.option("--sign-out-others", is_flag=True, help="Every other device has to sign in again.")
+def password(password_stdin: bool, sign_out_others: bool) -> None:
+    """Change the password that you sign in with."""
+    from fusefs.cli import devices  # noqa: PLC0415
+
+    devices.change_password(is_on_stdin=password_stdin, is_ending_others=sign_out_others)
+
+
 @satchel.command()
 @click.argument("folder", metavar="DIR")
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error; for systemd and for looking.")

@@ -2,7 +2,6 @@
 
 import getpass
 import os
-import shutil
 import sys
 import warnings
 from functools import partial
@@ -10,9 +9,9 @@ from functools import partial
 import trio
 
 from cache.errors import CacheError, StoreInUse
-from cache.journal import journal_files
 from cache.store import Store
 from cache.tree import STATE_TABLES, Tree
+from fusefs.clearing import clear
 from fusefs.cli.asking import daemon, places
 from fusefs.control import Exit, Refused
 from fusefs.settings import IDENTITY, Account, Places, load_account, remove_account, save_account
@@ -24,7 +23,7 @@ def login(url: str, user: str, *, is_password_on_stdin: bool, device_name: str |
     """Signs in and keeps the account; raises Refused."""
     here = places()
     here.make()
-    password = _password(user, is_password_on_stdin)
+    password = asked_password(f"Password of {user}", is_on_stdin=is_password_on_stdin)
     name = device_name or os.uname().nodename or "unnamed"
     account = trio.run(_signed_in, url, user, password, name, allow_insecure)
     running = daemon()
@@ -42,7 +41,8 @@ def login(url: str, user: str, *, is_password_on_stdin: bool, device_name: str |
         print(f"The mount still uses the old sign-in. Mount again: satchel umount {mount} && satchel mount {mount}")
 
 
-def _password(user: str, is_on_stdin: bool) -> str:
+def asked_password(prompt: str, *, is_on_stdin: bool) -> str:
+    """A password from the terminal, or the next line of standard input; raises Refused when there is none."""
     if is_on_stdin:
         password = sys.stdin.readline().rstrip("\r\n")
     else:
@@ -50,7 +50,7 @@ def _password(user: str, is_on_stdin: bool) -> str:
             with warnings.catch_warnings():
                 # Where it would be shown as it is typed, it is not asked for.
                 warnings.simplefilter("error", getpass.GetPassWarning)
-                password = getpass.getpass(f"Password of {user}: ")
+                password = getpass.getpass(f"{prompt}: ")
         except (EOFError, getpass.GetPassWarning):
             raise Refused("There is no terminal to ask for the password: use --password-stdin.", Exit.USAGE) from None
     if not password:
@@ -117,14 +117,7 @@ def _make_way(here: Places, account: Account) -> None:
     finally:
         store.close()
     # Everything in it is on the other server.
-    for file in (here.tree_file, *journal_files(here.tree_file)):
-        file.unlink(missing_ok=True)
-    shutil.rmtree(here.stagings, ignore_errors=True)
-    for entry in here.cache.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
+    clear(here)
 
 
 def logout() -> None:

@@ -52,6 +52,12 @@ class NotSignedIn(RemoteError):
     code = "not-signed-in"
 
 
+class Wiped(NotSignedIn):
+    """The user signed this device out from another one, and wants what it holds of the drive to be removed from it."""
+
+    code = "wiped"
+
+
 class NotAllowed(RemoteError):
     """The signed-in user may not do this."""
 
@@ -97,6 +103,7 @@ BY_CODE: dict[str, type[RemoteError]] = {
         BadRequest,
         TooLarge,
         NotSignedIn,
+        Wiped,
         NotAllowed,
         NotFound,
         CursorTooOld,

@@ -388,3 +388,45 @@ class SettleRequest(msgspec.Struct, frozen=True):
     """Conflicts that are settled now, for all devices: by node, and the rev of the version that lost."""
 
     conflicts: tuple[tuple[NodeId, Rev], ...]
+
+
+class DeviceEntry(msgspec.Struct, frozen=True):
+    """A device of the user. `seen_ns`: when it last asked for anything, to ten minutes; 0: not since servers note it.
+
+    `is_wiped`: it was told to remove what it holds, and has not said yet that it did.
+    """
+
+    device: DeviceId
+    device_name: str
+    created_ns: int
+    seen_ns: int
+    is_this: bool = False
+    is_wiped: bool = False
+
+
+class Devices(msgspec.Struct, frozen=True):
+    """All devices of the user that are signed in, or are to be wiped; the newest first."""
+
+    devices: tuple[DeviceEntry, ...]
+
+
+class SignOutRequest(msgspec.Struct, frozen=True):
+    """Signs another device of the user out; `wipe`: it is to remove what it holds of the drive when it asks next."""
+
+    device: DeviceId
+    wipe: bool = False
+
+
+class RenameDeviceRequest(msgspec.Struct, frozen=True):
+    """What a device of the user is called from now on, also in versions that it made before."""
+
+    device: DeviceId
+    device_name: str
+
+
+class PasswordRequest(msgspec.Struct, frozen=True):
+    """A new password, by who knows the old one; `sign_out_others`: all devices but this one have to sign in again."""
+
+    old: str
+    new: str
+    sign_out_others: bool = False

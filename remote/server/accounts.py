@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import argon2
 
-from remote.protocol.errors import BadRequest, Busy, NotAllowed, NotSignedIn, ServerFault, TooLarge
+from remote.protocol.errors import BadRequest, Busy, NotAllowed, NotSignedIn, ServerFault, TooLarge, Wiped
 from remote.protocol.ids import NODE_RANGE_BITS, ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
-from remote.protocol.messages import LoginAnswer, LoginRequest, NodeRange
+from remote.protocol.messages import LoginAnswer, LoginRequest, NodeRange, PasswordRequest
 from remote.protocol.nodes import ROOT_NAME, Kind, NodeState
 from remote.server.database import accounts as account_rows
 from remote.server.database import spaces as space_rows
@@ -30,6 +30,8 @@ RANGES_MAX = 4_096
 """Ranges of one user: 16 million million nodes; who asks for more asks in a loop."""
 DEVICES_MAX = 1_000
 """Devices of one user that are signed in."""
+SEEN_EVERY_NS = 600 * 1_000_000_000
+"""How exactly it is noted when a device was last there: each note is a write."""
 RANGE_NUMBER_MAX = (1 << 30) - 1
 HASHING_MAX = 2
 """Passwords hashed at a time: each takes 64 MiB and a core."""
@@ -74,6 +76,41 @@ def set_home_quota(session: Session, name: str, quota: int) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class UserLine:
+    """An account as whoever runs the server sees it; sizes in bytes, quota 0: none."""
+
+    user_name: str
+    used: int
+    quota: int
+    devices: int
+    seen_ns: int
+    """When one of the devices was last there; 0: not since servers note it."""
+
+
+def list_users(session: Session) -> list[UserLine]:
+    """All accounts, by name."""
+    found: list[UserLine] = []
+    for user in account_rows.users(session):
+        account = account_rows.account(session, user)
+        home = space_rows.space_row(session, account.home) if account is not None else None
+        if account is None or home is None:
+            continue
+        devices = [row for row in account_rows.devices(session, user) if not row.is_wiped]
+        seen_ns = max((row.seen_ns for row in devices), default=0)
+        found.append(UserLine(account.user_name, home.used, home.quota, len(devices), seen_ns))
+    return found
+
+
+def replace_password(session: Session, name: str, password_hash: str) -> bool:
+    """Gives the user a new password; False when there is no such user."""
+    account = _account_of(session, login_name(name))
+    if account is None:
+        return False
+    account_rows.set_password(session, account.user, password_hash)
+    return True
+
+
 def token_hash(token: str) -> bytes:
     """What is stored of a token: it has 256 random bits, so a plain hash does."""
     return hashlib.sha256(token.encode()).digest()
@@ -108,17 +145,51 @@ class Accounts:
         await self._database.write(lambda session: self._add_device(session, device, request.device_name))
         return LoginAnswer(token, device.device, device.user, device.user_name, account.home, self._instance)
 
-    async def device(self, token: str) -> Device:
-        """Who holds this token; raises NotSignedIn."""
+    async def device(self, token: str, *, may_be_wiped: bool = False) -> Device:
+        """Who holds this token; raises NotSignedIn, or Wiped for a device that is to remove what it holds."""
         hashed = token_hash(token)
         found = await self._database.read(lambda session: account_rows.device_of_token(session, hashed))
         if found is None:
             raise NotSignedIn("This device is not signed in, or was signed out: sign in again.")
+        if found.is_wiped:
+            if may_be_wiped:
+                return found
+            raise Wiped("This device was signed out from another one, and is to remove what it holds of the drive.")
+        now_ns = self._now_ns()
+        if now_ns - found.seen_ns > SEEN_EVERY_NS:
+            await self._database.write(lambda session: account_rows.set_seen(session, found.user, found.device, now_ns))
         return found
 
     async def logout(self, device: Device) -> None:
         """Ends the device's token."""
-        await self._database.write(lambda session: account_rows.revoke_device(session, device))
+        await self._database.write(
+            lambda session: account_rows.revoke_device(session, device.user, device.device, device.token_hash)
+        )
+
+    async def change_password(self, device: Device, request: PasswordRequest) -> list[bytes]:
+        """Gives the user a new password; the tokens of devices that were signed out with it.
+
+        Raises NotAllowed when the old one is not right, Busy after too many wrong ones.
+        """
+        check_password(request.old)
+        account = await self._database.read(lambda session: account_rows.account(session, device.user))
+        name = login_name(device.user_name)
+        self._failures.check(name)
+        if not await self._is_right(account, request.old):
+            self._failures.add(name)
+            raise NotAllowed("That is not the present password; nothing was changed.")
+        self._failures.forget(name)
+        hashed = await asyncio.get_running_loop().run_in_executor(self._hashing, hash_password, request.new)
+
+        def change(session: Session) -> list[bytes]:
+            account_rows.set_password(session, device.user, hashed)
+            others = account_rows.devices(session, device.user) if request.sign_out_others else []
+            ended = [each for each in others if each.device != device.device and not each.is_wiped]
+            for each in ended:
+                account_rows.revoke_device(session, device.user, each.device, each.token_hash)
+            return [each.token_hash for each in ended]
+
+        return await self._database.write(change)
 
     async def lease_range(self, device: Device) -> NodeRange:
         """A range of node ids that nobody else ever gets."""

@@ -16,11 +16,20 @@ from pathlib import Path
 from typing import IO
 
 from remote.protocol.errors import BadRequest, ServerFault
-from remote.server.accounts import Accounts, add_user, hash_password, set_home_quota
+from remote.server.accounts import (
+    Accounts,
+    UserLine,
+    add_user,
+    hash_password,
+    list_users,
+    replace_password,
+    set_home_quota,
+)
 from remote.server.answers import Answers
 from remote.server.database import accounts as account_rows
 from remote.server.database.connection import Database, OnStatement, Session, make_tables, upgrade_tables
 from remote.server.database.schema import FORMAT, UPGRADES
+from remote.server.devices import DeviceAnswers
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import MasterKey, fresh_key, make_master_key, read_master_key, refuse_inside, sync_folder
@@ -47,6 +56,7 @@ class Instance:
     signer: Signer
     accounts: Accounts
     answers: Answers
+    devices: DeviceAnswers
     hub: Hub
 
 
@@ -87,7 +97,8 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
         accounts = Accounts(database, name, time.time_ns)
         answers = Answers(database, objects, Keyring(master), domain_secret, hub)
         try:
-            yield Instance(name, database, objects, signer, accounts, answers, hub)
+            devices = DeviceAnswers(database, accounts, hub)
+            yield Instance(name, database, objects, signer, accounts, answers, devices, hub)
         finally:
             hub.close()
             accounts.close()
@@ -113,15 +124,38 @@ def add_account(data: Path, key_file: Path, name: str, password: str) -> None:
 
 def set_quota(data: Path, key_file: Path, name: str, quota: int) -> None:
     """Bounds the home of a user; 0: no bound. Raises InstanceTrouble or KeyTrouble."""
+    with _database(data, key_file) as database:
+        if not database.write_now(lambda session: set_home_quota(session, name, quota)):
+            raise InstanceTrouble(f"There is no user {name}.")
+
+
+def users(data: Path, key_file: Path) -> list[UserLine]:
+    """All accounts by name; raises InstanceTrouble or KeyTrouble."""
+    with _database(data, key_file) as database:
+        return database.read_now(list_users)
+
+
+def set_password(data: Path, key_file: Path, name: str, password: str) -> None:
+    """A new password for a user who lost his; his devices stay signed in. Raises InstanceTrouble or KeyTrouble."""
+    try:
+        hashed = hash_password(password)
+    except BadRequest as error:
+        raise InstanceTrouble(str(error)) from error
+    with _database(data, key_file) as database:
+        if not database.write_now(lambda session: replace_password(session, name, hashed)):
+            raise InstanceTrouble(f"There is no user {name}.")
+
+
+@contextmanager
+def _database(data: Path, key_file: Path) -> Iterator[Database]:
+    """The database of an instance that a server may have open meanwhile."""
     _check_made(data)
     _settings(data, read_master_key(key_file))
     database = Database(data / DATABASE)
     try:
-        is_known = database.write_now(lambda session: set_home_quota(session, name, quota))
+        yield database
     finally:
         database.close()
-    if not is_known:
-        raise InstanceTrouble(f"There is no user {name}.")
 
 
 def _check_made(data: Path) -> None:

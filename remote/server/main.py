@@ -1,8 +1,11 @@
 """satchel-server: the commands of whoever runs a server."""
 
+import dataclasses
 import getpass
+import json
 import logging
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
@@ -109,6 +112,34 @@ def add(name: str, password_stdin: bool, data: Path | None, key_file: Path | Non
     password = sys.stdin.readline().rstrip("\r\n") if password_stdin else _asked_password()
     instance.add_account(data or default_data(), key_file or default_key_file(), name, password)
     click.echo(f"Made an account for {name}.")
+
+
+@user.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@_data
+@_key_file
+def list_users(as_json: bool, data: Path | None, key_file: Path | None) -> None:
+    """List the accounts: what they keep, how much they may, and when a device of theirs was last there."""
+    found = instance.users(data or default_data(), key_file or default_key_file())
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(line) for line in found], indent=2))
+        return
+    for line in found:
+        quota = f"of {line.quota} bytes" if line.quota else "bytes, no quota"
+        seen = time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime(line.seen_ns / 1e9)) if line.seen_ns else "never"
+        click.echo(f"{line.user_name}  {line.used} {quota}  {line.devices} devices, last there: {seen}")
+
+
+@user.command("password")
+@click.argument("name")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input, one line.")
+@_data
+@_key_file
+def set_password(name: str, password_stdin: bool, data: Path | None, key_file: Path | None) -> None:
+    """Give a user a new password; the devices that are signed in stay so."""
+    password = sys.stdin.readline().rstrip("\r\n") if password_stdin else _asked_password()
+    instance.set_password(data or default_data(), key_file or default_key_file(), name, password)
+    click.echo(f"{name} has a new password.")
 
 
 @user.command()

@@ -24,6 +24,24 @@ class Device:
     device: DeviceId
     user_name: str
     token_hash: bytes
+    seen_ns: int = 0
+    is_wiped: bool = False
+
+
+@dataclass(frozen=True)
+class DeviceRow:
+    """A device as stored."""
+
+    device: DeviceId
+    device_name: str
+    token_hash: bytes
+    created_ns: int
+    seen_ns: int
+    is_wiped: bool
+
+
+SIGNED_OUT, TO_BE_WIPED = 1, 2
+"""What `is_revoked` says of a device that is not signed in (0)."""
 
 
 def setting(session: Session, name: str) -> bytes | None:
@@ -46,6 +64,11 @@ def user_of_login(session: Session, login_name: str) -> UserId | None:
     """Who signs in under this name."""
     found = session.row("SELECT user_id FROM login WHERE login_name = ?", login_name)
     return UserId(found[0]) if found else None
+
+
+def users(session: Session) -> list[UserId]:
+    """Everybody, by the name to sign in with; for whoever runs the server: it looks into every shard."""
+    return [UserId(row[0]) for row in session.rows("SELECT user_id FROM login /* every shard */ ORDER BY login_name")]
 
 
 def account(session: Session, user: UserId) -> Account | None:
@@ -104,22 +127,57 @@ def device_count(session: Session, user: UserId) -> int:
 
 
 def device_of_token(session: Session, token_hash: bytes) -> Device | None:
-    """The device that holds this token, unless it was revoked."""
+    """The device that holds this token, unless it was signed out; it may be one that is to be wiped."""
     found = session.row("SELECT user_id, device_id FROM token WHERE token_hash = ?", token_hash)
     if found is None:
         return None
     user, device = UserId(found[0]), DeviceId(found[1])
-    stands = session.row("SELECT is_revoked FROM device WHERE user_id = ? AND device_id = ?", user, device)
+    stands = session.row("SELECT is_revoked, seen_ns FROM device WHERE user_id = ? AND device_id = ?", user, device)
     owner = account(session, user)
-    if stands is None or stands[0] or owner is None:
+    if stands is None or stands[0] == SIGNED_OUT or owner is None:
         return None
-    return Device(user, device, owner.user_name, token_hash)
+    return Device(user, device, owner.user_name, token_hash, stands[1], stands[0] == TO_BE_WIPED)
 
 
-def revoke_device(session: Session, device: Device) -> None:
+def revoke_device(session: Session, user: UserId, device: DeviceId, token_hash: bytes) -> None:
     """Ends the device's token; the device stays, for the history that names it."""
-    session.run("UPDATE device SET is_revoked = 1 WHERE user_id = ? AND device_id = ?", device.user, device.device)
-    session.run("DELETE FROM token WHERE token_hash = ?", device.token_hash)
+    _set_standing(session, user, device, SIGNED_OUT)
+    session.run("DELETE FROM token WHERE token_hash = ?", token_hash)
+
+
+def wipe_device(session: Session, user: UserId, device: DeviceId) -> None:
+    """Ends what the device may do; its token stays known, so that it can be told to wipe itself."""
+    _set_standing(session, user, device, TO_BE_WIPED)
+
+
+def devices(session: Session, user: UserId) -> list[DeviceRow]:
+    """The devices of a user that are signed in or to be wiped, the newest first."""
+    found = session.rows(
+        "SELECT device_id, device_name, token_hash, created_ns, seen_ns, is_revoked FROM device"
+        " WHERE user_id = ? AND is_revoked <> ? ORDER BY created_ns DESC, device_id",
+        user,
+        SIGNED_OUT,
+    )
+    return [DeviceRow(DeviceId(row[0]), row[1], bytes(row[2]), row[3], row[4], row[5] == TO_BE_WIPED) for row in found]
+
+
+def set_seen(session: Session, user: UserId, device: DeviceId, now_ns: int) -> None:
+    """Notes that the device asked for something."""
+    session.run("UPDATE device SET seen_ns = ? WHERE user_id = ? AND device_id = ?", now_ns, user, device)
+
+
+def rename_device(session: Session, user: UserId, device: DeviceId, device_name: str) -> None:
+    """Calls a device something else."""
+    session.run("UPDATE device SET device_name = ? WHERE user_id = ? AND device_id = ?", device_name, user, device)
+
+
+def set_password(session: Session, user: UserId, password_hash: str) -> None:
+    """Replaces the password."""
+    session.run("UPDATE account SET password_hash = ? WHERE user_id = ?", password_hash, user)
+
+
+def _set_standing(session: Session, user: UserId, device: DeviceId, standing: int) -> None:
+    session.run("UPDATE device SET is_revoked = ? WHERE user_id = ? AND device_id = ?", standing, user, device)
 
 
 def device_name(session: Session, user: UserId, device: DeviceId) -> str:

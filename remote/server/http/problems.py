@@ -21,6 +21,7 @@ from remote.protocol.errors import (
     ServerFault,
     TooLarge,
     Unreachable,
+    Wiped,
 )
 from remote.protocol.messages import CONTENT_TYPE, PROTOCOL_VERSION, Problem
 
@@ -32,6 +33,7 @@ AnyRequest = Request[Any, Any, Any]
 STATUSES: dict[type[RemoteError], int] = {
     BadRequest: 400,
     NotSignedIn: 401,
+    Wiped: 401,
     NotAllowed: 403,
     NotFound: 404,
     ChunkMissing: 409,

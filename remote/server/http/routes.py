@@ -27,9 +27,12 @@ from remote.protocol.messages import (
     LoginRequest,
     MomentsRequest,
     NodesRequest,
+    PasswordRequest,
     PollRequest,
     PutRequest,
+    RenameDeviceRequest,
     SettleRequest,
+    SignOutRequest,
     UrlsRequest,
     WantRequest,
 )
@@ -67,9 +70,13 @@ class Routes:
             self._greeting(),
             self._health(),
             self._login(),
-            self._of_device("/v1/logout", self._logout),
+            self._logout(),
             self._of_device("/v1/ranges", instance.accounts.lease_range),
-            self._spaces(),
+            self._of_device("/v1/devices", instance.devices.devices, get),
+            self._about_account("devices/sign-out", SignOutRequest, instance.devices.sign_out),
+            self._about_account("devices/rename", RenameDeviceRequest, instance.devices.rename),
+            self._about_account("password", PasswordRequest, instance.devices.change_password),
+            self._of_device("/v1/spaces", answers.spaces, get),
             self._poll(),
             self._changes(),
             self._in_space("list", ListRequest, SMALL_BODY_MAX, answers.list_folders),
@@ -115,21 +122,37 @@ class Routes:
 
         return login
 
-    def _of_device(self, path: str, answer: Callable[[Device], Awaitable[msgspec.Struct]]) -> HTTPRouteHandler:
-        """A POST that needs no more than to know the device."""
+    def _of_device(
+        self, path: str, answer: Callable[[Device], Awaitable[msgspec.Struct]], method: type[get | post] = post
+    ) -> HTTPRouteHandler:
+        """A request that needs no more than to know the device."""
 
-        @post(path, status_code=200)
         async def handler(request: AnyRequest) -> Response[bytes]:
             return message_response(await answer(await self._device(request)))
 
+        return method(path, status_code=200)(handler)
+
+    def _about_account(
+        self, path: str, kind: type[Message], answer: Callable[[Device, Message], Awaitable[msgspec.Struct]]
+    ) -> HTTPRouteHandler:
+        """A POST of one message about the device's user."""
+        decoder = msgspec.msgpack.Decoder(kind)
+
+        @post(f"/v1/{path}", status_code=200)
+        async def handler(request: AnyRequest) -> Response[bytes]:
+            device = await self._device(request)
+            return message_response(await answer(device, await read_message(request, decoder, LOGIN_BODY_MAX)))
+
         return handler
 
-    def _spaces(self) -> HTTPRouteHandler:
-        @get("/v1/spaces")
-        async def spaces(request: AnyRequest) -> Response[bytes]:
-            return message_response(await self._instance.answers.spaces(await self._device(request)))
+    def _logout(self) -> HTTPRouteHandler:
+        @post("/v1/logout", status_code=200)
+        async def logout(request: AnyRequest) -> Response[bytes]:
+            check_protocol(request)
+            device = await self._instance.accounts.device(token_of(request), may_be_wiped=True)
+            return message_response(await self._instance.devices.logout(device))
 
-        return spaces
+        return logout
 
     def _poll(self) -> HTTPRouteHandler:
         decoder = msgspec.msgpack.Decoder(PollRequest)
@@ -205,11 +228,6 @@ class Routes:
     async def _device(self, request: AnyRequest) -> Device:
         check_protocol(request)
         return await self._instance.accounts.device(token_of(request))
-
-    async def _logout(self, device: Device) -> msgspec.Struct:
-        await self._instance.accounts.logout(device)
-        self._instance.hub.signed_out(device.token_hash)
-        return Done()
 
 
 async def _unless_gone(request: AnyRequest, answer: Coroutine[Any, Any, Answer]) -> Answer | None:

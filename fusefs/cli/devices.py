@@ -1,0 +1,135 @@
+"""Devices: those of the user, ended or renamed from here, and the password that they sign in with."""
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import trio
+
+from fusefs.cli.asking import places
+from fusefs.cli.showing import shown
+from fusefs.cli.signing_in import asked_password
+from fusefs.control import Exit, Refused
+from fusefs.settings import Account, load_account, save_account
+from remote.client.account import AccountService, connect_account
+from remote.protocol.errors import NotSignedIn, RemoteError, Unreachable
+from remote.protocol.messages import DeviceEntry
+
+Answer = TypeVar("Answer")
+
+
+def listing(*, as_json: bool) -> None:
+    """Prints the devices that are signed in; raises Refused."""
+    found = _asked(lambda service: service.devices()).devices
+    if as_json:
+        print(json.dumps([_as_json(entry) for entry in found], indent=2))
+        return
+    width = max(len(shown(entry.device_name)) for entry in found)
+    for entry in found:
+        if entry.is_wiped:
+            standing = "is to be wiped, and has not answered yet"
+        elif entry.is_this:
+            standing = "this device"
+        else:
+            standing = f"last there {_time(entry.seen_ns)}" if entry.seen_ns else "not there lately"
+        print(
+            f"{shown(entry.device_name):{width}}  {entry.device:>19}  signed in {_time(entry.created_ns)}  {standing}"
+        )
+
+
+def sign_out(which: str, *, is_wiping: bool) -> None:
+    """Ends another device, by its number or its name; raises Refused."""
+
+    async def end(service: AccountService) -> DeviceEntry:
+        entry = _one(which, (await service.devices()).devices)
+        if entry.is_this:
+            raise Refused("That is this device. To sign it out: satchel logout", Exit.USAGE)
+        await service.sign_out(entry.device, wipe=is_wiping)
+        return entry
+
+    name = shown(_asked(end).device_name)
+    if is_wiping:
+        print(f"{name} is signed out, and removes what it holds of the drive as soon as it reaches the server.")
+    else:
+        print(f"{name} is signed out. What it holds stays on it; to have that removed: satchel devices wipe")
+
+
+def rename(which: str, name: str) -> None:
+    """Calls a device something else; raises Refused."""
+
+    async def change(service: AccountService) -> DeviceEntry:
+        entry = _one(which, (await service.devices()).devices)
+        await service.rename(entry.device, name)
+        return entry
+
+    entry = _asked(change)
+    if entry.is_this:
+        here = places()
+        account = load_account(here.account_file)
+        if account is not None:
+            save_account(here.account_file, replace(account, device_name=name))
+    print(f"{shown(entry.device_name)} is called {shown(name)} now.")
+
+
+def change_password(*, is_on_stdin: bool, is_ending_others: bool) -> None:
+    """Replaces the password; raises Refused."""
+    account = _account()
+    old = asked_password(f"Present password of {account.user_name}", is_on_stdin=is_on_stdin)
+    new = asked_password("New password", is_on_stdin=is_on_stdin)
+    if not is_on_stdin and asked_password("Once more", is_on_stdin=False) != new:
+        raise Refused("The two new passwords differ; nothing was changed.", Exit.USAGE)
+    _asked(lambda service: service.change_password(old, new, sign_out_others=is_ending_others))
+    others = "All other devices have to sign in again." if is_ending_others else "Devices stay signed in."
+    print(f"The password is changed. {others}")
+
+
+def _one(which: str, entries: tuple[DeviceEntry, ...]) -> DeviceEntry:
+    found = [entry for entry in entries if which in {str(entry.device), entry.device_name}]
+    if not found:
+        raise Refused(f"No device of yours is called {shown(which)}: satchel devices lists them.", Exit.USAGE)
+    if len(found) > 1:
+        numbers = ", ".join(str(entry.device) for entry in found)
+        raise Refused(f"{len(found)} devices are called {shown(which)}; give the number of one: {numbers}", Exit.USAGE)
+    return found[0]
+
+
+def _asked(job: Callable[[AccountService], Awaitable[Answer]]) -> Answer:
+    """What the server answers this device's user; raises Refused."""
+    account = _account()
+
+    async def ask() -> Answer:
+        async with connect_account(account.url, account.token, allow_insecure=account.allow_insecure) as service:
+            return await job(service)
+
+    try:
+        return trio.run(ask)
+    except Unreachable as error:
+        raise Refused(f"{error} Nothing was changed; try again later.", Exit.UNREACHABLE) from error
+    except NotSignedIn as error:
+        raise Refused(str(error), Exit.SIGN_IN) from error
+    except RemoteError as error:
+        raise Refused(str(error)) from error
+
+
+def _account() -> Account:
+    account = load_account(places().account_file)
+    if account is None:
+        raise Refused("This device is not signed in. Sign in first: satchel login URL --user NAME", Exit.SIGN_IN)
+    return account
+
+
+def _as_json(entry: DeviceEntry) -> dict[str, object]:
+    return {
+        "device": entry.device,
+        "name": entry.device_name,
+        "signed_in_ns": entry.created_ns,
+        "seen_ns": entry.seen_ns,
+        "is_this": entry.is_this,
+        "is_to_be_wiped": entry.is_wiped,
+    }
+
+
+def _time(time_ns: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime(time_ns / 1e9))

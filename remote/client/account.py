@@ -1,0 +1,42 @@
+"""Account: what a user asks a server about his devices and his password; needs no mount and no cache."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from remote.client.patience import Patience
+from remote.client.service import DEADLINE_SECONDS
+from remote.client.session import Session, open_session
+from remote.client.traffic import Traffic
+from remote.protocol.ids import DeviceId
+from remote.protocol.messages import Devices, Done, PasswordRequest, RenameDeviceRequest, SignOutRequest
+
+
+class AccountService:
+    """Asks as one signed-in device; made by `connect_account`. Every method may raise any RemoteError."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def devices(self) -> Devices:
+        """The devices of the user, the newest first."""
+        return await self._session.ask(Devices, "GET", "v1/devices")
+
+    async def sign_out(self, device: DeviceId, *, wipe: bool) -> None:
+        """Ends the token of a device; `wipe`: it removes what it holds as soon as it asks for anything."""
+        await self._session.ask_once(Done, "POST", "v1/devices/sign-out", SignOutRequest(device, wipe))
+
+    async def rename(self, device: DeviceId, device_name: str) -> None:
+        """Calls a device something else."""
+        await self._session.ask(Done, "POST", "v1/devices/rename", RenameDeviceRequest(device, device_name))
+
+    async def change_password(self, old: str, new: str, *, sign_out_others: bool) -> None:
+        """Replaces the user's password; raises NotAllowed when `old` is not right."""
+        await self._session.ask_once(Done, "POST", "v1/password", PasswordRequest(old, new, sign_out_others))
+
+
+@asynccontextmanager
+async def connect_account(url: str, token: str, *, allow_insecure: bool = False) -> AsyncIterator[AccountService]:
+    """An AccountService of the server at this address; raises BadRequest for an address that cannot be used safely."""
+    patience = Patience(DEADLINE_SECONDS, tries=1)
+    async with open_session(url, token, patience, allow_insecure=allow_insecure, traffic=Traffic()) as session:
+        yield AccountService(session)
