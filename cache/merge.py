@@ -90,11 +90,14 @@ def _settle_removal_here(record: Record, news: NodeVersion, there: NodeState) ->
 
 
 def _is_edit(state: NodeState, agreed: NodeState | None) -> bool:
-    """Whether somebody would miss it: permissions, attributes and times alone do not keep a node from being removed."""
+    """Whether somebody would miss it: permissions, attributes and times alone do not keep a node from being removed.
+
+    Nor do names that only went: who took one of several away wants less of the node, not more.
+    """
     return (
         agreed is None
         or state.content != agreed.content
-        or state.names != agreed.names
+        or not set(state.names) <= set(agreed.names)
         or state.target != agreed.target
     )
 

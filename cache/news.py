@@ -18,13 +18,20 @@ class News:
     """One batch of news on its way into an edit.
 
     `is_busy(node)`: a program has the file open for writing; what concerns its content waits until it is closed.
-    `correction_ns`: what to add to this machine's clock to get the server's.
+    `correction_ns`: what to add to this machine's clock to get the server's. `is_behind`: more news of these nodes may
+    be about to come. A name that one of them had for a while is no reason to make it one with what has it here: what
+    would touch unsent edits of others waits.
     """
 
-    def __init__(self, edit: Edit, is_busy: Callable[[NodeId], bool], correction_ns: int) -> None:
+    def __init__(
+        self, edit: Edit, is_busy: Callable[[NodeId], bool], correction_ns: int, *, is_behind: bool = False
+    ) -> None:
         self._edit = edit
         self._is_busy = is_busy
         self._correction_ns = correction_ns
+        self._is_behind = is_behind
+        self.is_deferred = False
+        """Whether some of it waits because more may be about to come."""
         self.unlisted: set[NodeId] = set()
         """Folders for which some of it waits: they are to become one with others, and must be listed for that."""
 
@@ -35,7 +42,13 @@ class News:
         """
         fresh = [version for version in versions if not self._is_stale(version)]
         # Known folders may be among the news: what is in them is judged by the tree as it was.
-        alive = [version for version in fresh if version.state is not None and self._concerns(version, are_in_the_way)]
+        alive: list[NodeVersion] = []
+        for version in fresh:
+            if version.state is not None and self._concerns(version, are_in_the_way):
+                alive.append(version)
+            elif version.state is not None:
+                # What waited to come in here has gone to a folder that is not known.
+                self._edit.forget_news(version.node)
         removed = [version for version in fresh if version.state is None]
         for version in (*alive, *removed):
             self._free_names(version)
@@ -203,6 +216,9 @@ class News:
                 for child in self._edit.children(version.node)
             )
         clashes = self._clashes(version.node, state)
+        if self._is_behind and any(self._is_unsettled(holder) for holder, _ in clashes):
+            self.is_deferred = True
+            return True
         unlisted = [
             folder
             for holder, folder in clashes
@@ -211,6 +227,9 @@ class News:
         ]
         self.unlisted.update(unlisted)
         return bool(unlisted) or any(self._is_busy(holder) for holder, _ in clashes)
+
+    def _is_unsettled(self, node: NodeId) -> bool:
+        return self._edit.get(node).is_dirty or self._edit.news_of(node) is not None
 
     def _clashes(self, node: NodeId, state: NodeState) -> list[tuple[NodeId, NodeId]]:
         """Who has names here that this state gives to the node, or that a folder gets back for it; with the latter."""
@@ -299,7 +318,7 @@ class News:
                 return record
             if mine.kind is not Kind.FOLDER and not self._is_busy(loser):
                 joined = self._join(loser, other, node, record, edited_ns)
-                self._remove(loser)
+                self._remove(loser, heir=node)
                 return joined
         free = Name(name.parent, self._free_name(name))
         self._edit.set_local(loser, _renamed(mine, own, free.name, free.parent), self._edit.edited_ns(loser))
@@ -316,7 +335,9 @@ class News:
     def _free_name(self, name: Name) -> bytes:
         return free_name(name.name, lambda candidate: self._edit.holder(Name(name.parent, candidate)) is not None)
 
-    def _remove(self, node: NodeId) -> None:
+    def _remove(self, node: NodeId, heir: NodeId | None = None) -> None:
+        if heir is not None and self._edit.get(node).rev == 0:
+            self._edit.move_lost(node, heir)
         self._edit.set_local(node, None, self._edit.edited_ns(node))
 
     def _join(self, loser: NodeId, other: Record, node: NodeId, record: Record, theirs_edited_ns: int) -> Record:
@@ -389,7 +410,7 @@ class News:
         ):
             return False
         self._edit.keep_lost(node, LostEdit(kept.local, self._edited_ns(holder) or kept.local.ctime_ns, kept.staged))
-        self._remove(holder)
+        self._remove(holder, heir=node)
         return True
 
     # Folders in each other

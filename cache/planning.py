@@ -101,15 +101,19 @@ class Planner:
         return merge.units(group, lambda node: [other for other in self._needs_first(node) if other in members])
 
     def _drop_if_void(self, node: NodeId) -> bool:
-        """Made and removed here before the server heard of it, or changed and changed back: nothing to tell."""
+        """Made and removed here before the server heard of it, or changed and changed back: nothing to tell.
+
+        One of which edits lost stays until these are sent (see Push): then its removal is to be told.
+        """
         record = self._tree.record(node)
         if record is None or not record.is_dirty:
             with self._tree.edit() as edit:
                 edit.mark_clean(node)
             return True
         if record.local is None and self._tree.is_unknown_elsewhere(node, record):
-            with self._tree.edit() as edit:
-                edit.drop(node)
+            if record.rev or not self._tree.has_lost(node):
+                with self._tree.edit() as edit:
+                    edit.drop(node)
             return True
         if record.local is not None and record.local == record.synced and not record.staged:
             with self._tree.edit() as edit:

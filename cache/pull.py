@@ -118,8 +118,12 @@ class Pull:
         # While requests are on their way: what the journal said meanwhile, which is newer than their answers.
         self._recent: dict[NodeId, Rev] = {}
         self._crossings = 0
+        self._starts = 0
         # Folders that must be listed before some news can be taken in.
         self._unlisted: set[NodeId] = set()
+        # The newest rev that the server told of, and whether news waits until it is reached.
+        self._head = Rev(0)
+        self._is_deferred = False
 
     async def catch_up(self, own: Rev = NOW) -> None:
         """Applies the journal up to the server's head; `own`: the rev of a commit of ours whose answer just came."""
@@ -134,18 +138,30 @@ class Pull:
                 continue
             self.clock.heard(answer.now_ns)
             async with self.lock:
+                self._head = answer.head
                 for commit in answer.commits:
                     if commit.rev > self._tree.cursor:
                         await self._apply(commit)
-            if not answer.commits or answer.commits[-1].rev >= answer.head:
-                return
+                if not answer.commits or answer.commits[-1].rev >= answer.head:
+                    self._head = self._tree.cursor
+                    self._take_deferred()
+                    return
+
+    def _take_deferred(self) -> None:
+        """Takes in what waited for the end of the journal."""
+        if self._is_deferred:
+            self._is_deferred = False
+            self._take(self._tree.news(), is_event=True)
 
     @contextmanager
-    def crossing(self) -> Iterator[None]:
-        """While a request is on its way whose answer tells states: the journal may overtake it."""
+    def crossing(self) -> Iterator[int]:
+        """While a request is on its way whose answer tells states: the journal may overtake it.
+
+        Gives how often this device started over until now.
+        """
         self._crossings += 1
         try:
-            yield
+            yield self._starts
         finally:
             self._crossings -= 1
             if not self._crossings:
@@ -160,7 +176,7 @@ class Pull:
         with self._tree.edit() as edit:
             if commit.device == self.home.device:
                 versions = self._take_own(edit, commit)
-            self._take_in(edit, versions)
+            self._take_in(edit, versions, as_of=commit.rev)
             if not parts:
                 self._tree.set_cursor(commit.rev, edit)
             effects = effects_of(edit, is_event=commit.device != self.home.device)
@@ -169,7 +185,7 @@ class Pull:
         for part in parts:
             # Cut off in between, the commit is applied again: what is in the tree already is passed over then.
             with self._tree.edit() as edit:
-                self._take_in(edit, part)
+                self._take_in(edit, part, as_of=commit.rev)
                 if part is parts[-1]:
                     self._tree.set_cursor(commit.rev, edit)
                 effects = effects_of(edit, is_event=True)
@@ -213,15 +229,23 @@ class Pull:
                 left.append(version)
         return tuple(left)
 
-    def _take_in(self, edit: Edit, versions: Sequence[NodeVersion], *, are_in_the_way: bool = False) -> None:
-        told = news.News(edit, self.mount.is_busy, self.clock.correction_ns)
+    def _take_in(
+        self, edit: Edit, versions: Sequence[NodeVersion], *, are_in_the_way: bool = False, as_of: Rev | None = None
+    ) -> None:
+        """Takes states in, as of a rev: that of the cursor, if none is given."""
+        is_behind = (self._tree.cursor if as_of is None else as_of) < self._head
+        told = news.News(edit, self.mount.is_busy, self.clock.correction_ns, is_behind=is_behind)
         told.take(versions, are_in_the_way=are_in_the_way)
         self._unlisted |= told.unlisted
+        self._is_deferred |= told.is_deferred
 
-    async def take_winners(self, versions: Sequence[NodeVersion]) -> None:
-        """Takes in the states that made the server refuse a commit; within a `crossing` that began before it."""
+    async def take_winners(self, versions: Sequence[NodeVersion], starts: int) -> None:
+        """Takes in the states that made the server refuse a commit; within a `crossing` that began with `starts`."""
         await self.catch_up()
         async with self.lock:
+            if starts != self._starts:
+                # Nobody told what became of nodes that are not known here. Refused again, we hear of those in the way.
+                return
             self._take(self._not_overtaken(versions), are_in_the_way=True, is_event=True)
 
     async def retry_waiting(self) -> bool:
@@ -360,6 +384,9 @@ class Pull:
             if self._tree.setting(_CURSOR) != cursor:
                 # Somebody else did, meanwhile.
                 return
+            # A file that was asked for may have the name of one that is not yet: what waits is taken in at the end.
+            self._head = head
+            self._starts += 1
             removed: list[NodeVersion] = []
             for known in self._known():
                 answer = await self.service.nodes(self.home.space, known)

@@ -23,9 +23,9 @@ from cache.tree import Record, Table, Tree
 from cache.troubles import Troubles
 from cache.upload import Upload
 from remote.protocol.errors import RemoteError, ServerFault
-from remote.protocol.ids import NodeId, Rev
+from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.messages import Change, Commit
-from remote.protocol.nodes import Kind, NodeState
+from remote.protocol.nodes import Kind, Name, NodeState
 
 log = logging.getLogger(__name__)
 
@@ -231,7 +231,7 @@ class Push:
         sent = self._in_flight
         assert sent is not None
         nodes = [change.node for change in sent.commit.changes]
-        with self._pull.crossing():
+        with self._pull.crossing() as starts:
             try:
                 answer = await self._service.commit(self._space, sent.commit)
             except NOT_ITS_FAULT as error:
@@ -247,7 +247,7 @@ class Push:
             self._clock.heard(answer.now_ns)
             if not answer.rev:
                 self._forget(())
-                await self._pull.take_winners(answer.winners)
+                await self._pull.take_winners(answer.winners, starts)
                 self.troubles.note_refusal(nodes, answer.reason)
                 self.wake()
                 return
@@ -386,7 +386,12 @@ class Push:
         for key, node, lost in self._tree.lost():
             record = self._tree.record(node)
             is_unknown = record is not None and record.rev == 0
-            if is_unknown or self.troubles.holds_back_lost(key, trio.current_time()):
+            # Made and removed here: the server has it first as it was in this edit, and hears of its removal next.
+            is_unborn = record is not None and is_unknown and record.local is None
+            now = trio.current_time()
+            if self.troubles.holds_back_lost(key, now) or self.troubles.holds_back(node, now):
+                continue
+            if is_unknown and not (is_unborn and node not in self._tree.sending):
                 continue
             try:
                 prepared = await self._preparing.lost(lost)
@@ -400,11 +405,26 @@ class Push:
                 self.troubles.note_lost(key, error)
                 continue
             state: NodeState = lost.state if prepared is None else replace(lost.state, content=prepared.manifest)
-            change = Change(node, Rev(0), lost.edited_ns, state, is_conflict=True)
+            if is_unborn:
+                state = replace(state, names=(self._place_of(state),))
+            change = Change(node, Rev(0), lost.edited_ns, state, is_conflict=not is_unborn)
             self._start(_Sent(Commit(os.urandom(16), (change,)), 1, {}, {key: prepared}))
             await self._finish()
             is_sent = True
         return is_sent
+
+    def _place_of(self, state: NodeState) -> Name:
+        """A name that the server can give to a node which it does not have and that is gone here."""
+        name = state.names[0]
+        folder = self._tree.record(name.parent)
+        if folder is None or folder.local is None or folder.agreed is None:
+            name = Name(ROOT, name.name)
+
+        def is_taken(candidate: bytes) -> bool:
+            place = Name(name.parent, candidate)
+            return self._tree.child(place.parent, place.name) is not None or self._tree.slot_holder(place) is not None
+
+        return Name(name.parent, merge.free_name(name.name, is_taken)) if is_taken(name.name) else name
 
     def _drop_lost(self, key: bytes) -> None:
         with self._tree.edit() as edit:

@@ -278,6 +278,7 @@ class Edit:
     ) -> None:
         """What a program made of a node here: the record becomes dirty, or vanishes if nobody else ever saw it.
 
+        One with edits that lost is kept, removed, until the server has these as its versions.
         `staged`: the staging, with its size, whose content replaces the state's from now on; None: as it was.
         """
         record = self.record(node)
@@ -286,7 +287,7 @@ class Edit:
                 self.put(node, Record(rev=Rev(0), local=state, is_dirty=True, is_listed=state.kind is Kind.FOLDER))
                 self.mark_dirty(node, edited_ns)
             return
-        if state is None and self._tree.is_unknown_elsewhere(node, record):
+        if state is None and self._tree.is_unknown_elsewhere(node, record) and not self._is_unborn(node, record):
             self.drop(node)
             return
         number, size = (staged or (record.staged, record.staged_size)) if state else (0, 0)
@@ -326,6 +327,27 @@ class Edit:
         while self.change.get(Table.LOST, node_key(node) + number.to_bytes(8, "big")) is not None:
             number += 1
         self.change.put(Table.LOST, node_key(node) + number.to_bytes(8, "big"), _encode(lost))
+
+    def move_lost(self, source: NodeId, target: NodeId) -> None:
+        """Edits that lost in a node which the server never had go with it into another."""
+        for key in self._lost_keys(source):
+            value = self.change.get(Table.LOST, key)
+            self.change.delete(Table.LOST, key)
+            if value is not None:
+                self.keep_lost(target, _lost_decoder.decode(value))
+
+    def _lost_keys(self, node: NodeId) -> list[bytes]:
+        prefix = node_key(node)
+        puts = self.change.puts.get(Table.LOST, {})
+        if not puts and not self._tree.store.count(Table.LOST):
+            return []
+        found = {key for key, _ in self._tree.store.scan(Table.LOST, prefix=prefix)}
+        found |= {key for key in puts if key.startswith(prefix)}
+        return sorted(key for key in found if self.change.get(Table.LOST, key) is not None)
+
+    def _is_unborn(self, node: NodeId, record: Record) -> bool:
+        """Whether the server never had the node, but is to keep edits of it that lost."""
+        return record.rev == 0 and bool(self._lost_keys(node))
 
     def _index_names(self, node: NodeId, record: Record | None, state: NodeState | None) -> None:
         before = record.local.names if record is not None and record.local is not None else ()

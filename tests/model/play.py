@@ -341,6 +341,8 @@ class Play:
         await self._put(device, temporary, data)
         if y % 3 == 0:
             await trio.sleep(y % 7 / 10)
+        # It may have become one with another that got its name elsewhere.
+        temporary = device.tree.child(name.parent, b".tmp%d" % device.number) or temporary
         if device.tree.child(name.parent, name.name) != node:
             await self._excuse(device, temporary)
             await device.volume.unlink(name.parent, b".tmp%d" % device.number)

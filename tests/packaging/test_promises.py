@@ -94,8 +94,9 @@ def sleeps(path: Path) -> list[str]:
     """Calls in this file that let real time pass; `sleep(0)` lets none."""
     calls = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Call)]
     texts = [ast.unparse(call) for call in calls]
-    # What runs in tests/model, or by its `in_no_time`, has a mock clock: trio's time is not real there.
-    is_mocked = "model" in path.parts or "in_no_time" in path.read_text()
+    # What runs in tests/model, or by its `in_no_time` or `in_world`, has a mock clock: trio's time is not real there.
+    text = path.read_text()
+    is_mocked = "model" in path.parts or "in_no_time" in text or "in_world" in text
     modules = "time|asyncio|anyio" if is_mocked else "time|asyncio|anyio|trio"
     return [text for text in texts if re.match(rf"({modules})\.sleep\((?!0\))", text)]
 

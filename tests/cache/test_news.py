@@ -1,0 +1,275 @@
+"""News of names that change hands while edits are unsent: whose they are in the end, and that nothing comes back."""
+
+import pytest
+import trio
+from msgspec.structs import replace
+
+from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId
+from remote.protocol.messages import Change, Changes, Commit
+from remote.protocol.nodes import Kind
+from tests.model.device import Device
+from tests.model.play import quiet
+from tests.model.world import World, in_world, make, make_folder, write
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """States are taken in one at a time."""
+    monkeypatch.setattr("cache.pull._AT_ONCE", 1)
+
+
+async def content(device: Device, name: bytes, folder: NodeId = ROOT) -> bytes:
+    return await device.content(await device.volume.lookup(folder, name))
+
+
+async def rename(device: Device, old: bytes, new: bytes) -> None:
+    """And is quiet afterwards, so that it is a commit of its own."""
+    await device.volume.rename(ROOT, old, ROOT, new, 0)
+    await quiet(device)
+
+
+def contents_kept(world: World) -> set[bytes]:
+    """Every content that the server has, of any version."""
+    states = [version.state for version in world.server.all_versions()]
+    return {state.content.inline for state in states if state is not None and state.content is not None}
+
+
+@pytest.mark.parametrize("kind", [Kind.FILE, Kind.FOLDER])
+def test_a_name_that_another_had_for_a_while_makes_them_not_one(kind: Kind) -> None:
+    async def scene(world: World) -> None:
+        async def make_one(device: Device, data: bytes) -> NodeId:
+            if kind is Kind.FILE:
+                return await make(device, b"a", data)
+            folder = await make_folder(device, b"a")
+            await make(device, b"f", data, folder)
+            return folder
+
+        world.two.wire.set_up(False)
+        await trio.sleep(1)
+        theirs = await make_one(world.one, b"theirs")
+        await quiet(world.one)
+        await rename(world.one, b"a", b"b")
+        mine = await make_one(world.two, b"mine")
+        await world.quiet()
+        assert await world.one.volume.lookup(ROOT, b"a") == mine
+        assert await world.one.volume.lookup(ROOT, b"b") == theirs
+        assert not world.conflicts()
+        for name, data in ((b"a", b"mine"), (b"b", b"theirs")):
+            folder = ROOT if kind is Kind.FILE else await world.one.volume.lookup(ROOT, name)
+            assert await content(world.one, name if kind is Kind.FILE else b"f", folder) == data
+
+    in_world(scene)
+
+
+def test_what_waits_for_the_end_of_the_journal_waits_also_when_the_server_goes_away_before_it() -> None:
+    async def scene(world: World) -> None:
+        world.server.commits_max = 1
+        world.two.wire.set_up(False)
+        await trio.sleep(1)
+        await make(world.one, b"a", b"theirs")
+        await quiet(world.one)
+        await rename(world.one, b"a", b"b")
+        await make(world.two, b"a", b"mine")
+        changes = world.two.pull.service.changes
+        is_cut = False
+
+        async def cut(space: SpaceId, since: Rev) -> Changes:
+            nonlocal is_cut
+            if world.two.tree.news() and not is_cut:
+                is_cut = True
+                world.two.wire.set_up(False)
+            return await changes(space, since)
+
+        world.two.pull.service.changes = cut  # type: ignore[method-assign]
+        world.two.wire.set_up(True)
+        world.two.sync.retry_now()
+        await trio.sleep(20)
+        assert is_cut
+        assert world.two.tree.news()
+        await world.quiet()
+        assert await content(world.one, b"a") == b"mine"
+        assert await content(world.one, b"b") == b"theirs"
+        assert not world.conflicts()
+
+    in_world(scene)
+
+
+def test_news_that_waits_and_went_to_a_folder_that_is_not_known_is_forgotten() -> None:
+    async def scene(world: World) -> None:
+        world.two.wire.set_up(False)
+        await trio.sleep(1)
+        await make(world.one, b"d", b"theirs")
+        await quiet(world.one)
+        folder = await make_folder(world.one, b"c")
+        await quiet(world.one)
+        await world.one.volume.rename(ROOT, b"d", folder, b"b", 0)
+        await quiet(world.one)
+        await make(world.two, b"c", b"a file")
+        await make(world.two, b"d", b"mine")
+        await world.quiet()
+        assert await content(world.one, b"d") == b"mine"
+        assert await content(world.one, b"b", folder) == b"theirs"
+        assert await content(world.one, b"c (2)") == b"a file"
+        assert not world.conflicts()
+
+    in_world(scene)
+
+
+def test_an_unsent_edit_follows_its_file_when_the_journal_was_lost(one_by_one: None) -> None:
+    async def scene(world: World) -> None:
+        # Asked for first, and so told first.
+        await make(world.one, b"b", b"another")
+        edited = await make(world.one, b"a", b"first")
+        await world.quiet()
+        world.two.wire.set_up(False)
+        await trio.sleep(1)
+        await world.one.volume.rename(ROOT, b"a", ROOT, b"c", 0)
+        await rename(world.one, b"b", b"a")
+        await write(world.two, edited, b"edited")
+        world.server.floor = world.server.head
+        await world.quiet()
+        assert await content(world.one, b"c") == b"edited"
+        assert await content(world.one, b"a") == b"another"
+        assert not world.conflicts()
+
+    in_world(scene)
+
+
+def test_a_file_with_two_names_removed_while_the_journal_was_lost_does_not_come_back(one_by_one: None) -> None:
+    async def scene(world: World) -> None:
+        await make(world.one, b"new", b"new")
+        node = await make(world.one, b"a", b"old")
+        await world.one.volume.link(node, ROOT, b"b")
+        await world.quiet()
+        world.two.wire.set_up(False)
+        await trio.sleep(1)
+        await world.one.volume.unlink(ROOT, b"b")
+        await rename(world.one, b"new", b"a")
+        world.server.floor = world.server.head
+        await world.quiet()
+        assert world.names() == {b"a"}
+
+    in_world(scene)
+
+
+def test_a_file_of_which_one_name_was_taken_away_here_and_all_elsewhere_is_gone() -> None:
+    async def scene(world: World) -> None:
+        node = await make(world.one, b"a", b"old")
+        await world.one.volume.link(node, ROOT, b"b")
+        await world.quiet()
+        world.two.wire.set_up(False)
+        await trio.sleep(1)
+        await world.two.volume.unlink(ROOT, b"b")
+        for name in (b"a", b"b"):
+            await world.one.volume.unlink(ROOT, name)
+        await world.quiet()
+        assert world.names() == set()
+
+    in_world(scene)
+
+
+def test_what_made_the_server_refuse_is_not_taken_in_after_the_journal_was_lost() -> None:
+    async def scene(world: World) -> None:
+        server = world.server
+        await quiet(world.one)
+        edited = await make(world.one, b"a", b"first")
+        await world.quiet()
+        new = world.one.tree.new_node()
+        take = server.take
+
+        def commit(*changes: Change) -> Rev:
+            return take(DeviceId(1), Commit(bytes([len(server.now)]) * 16, changes)).rev
+
+        def replace_first(_: Commit) -> None:
+            """As a save elsewhere does, just before ours arrives."""
+            world.two.wire.before_commit = lambda _: None
+            old = server.now[edited]
+            assert old.state is not None
+            state = replace(old.state, birth_ns=1)
+            assert commit(Change(edited, old.rev, old.edited_ns + 1, None), Change(new, Rev(0), 1, state))
+
+        def taken(device: DeviceId, sent: Commit) -> object:
+            """While ours is refused, what took the name is removed, and the journal ends."""
+            answer = take(device, sent)
+            if not answer.rev and new in server.alive():
+                assert commit(Change(new, server.now[new].rev, 2, None))
+                server.floor = server.head
+            return answer
+
+        world.two.wire.before_commit = replace_first
+        server.take = taken  # type: ignore[assignment, method-assign]
+        # Two hears of it by the refusal only.
+        world.two.wire.delay_seconds = 0.5
+        await write(world.two, edited, b"edited")
+        await trio.sleep(30)
+        assert server.refusals
+        await world.quiet()
+        assert new not in server.alive()
+        assert await content(world.one, b"a") == b"edited"
+
+    in_world(scene)
+
+
+async def join_unsent(world: World) -> NodeId:
+    """Two has a file that the server never had, with an edit that lost against it; nothing of that is sent."""
+    folder = await make_folder(world.one, b"p")
+    await world.quiet()
+    world.two.wire.set_up(False)
+    await trio.sleep(1)
+    await rename(world.one, b"p", b"q")
+    await make(world.two, b"f", b"older", await make_folder(world.two, b"q"))
+    unsent = await make(world.two, b"f", b"newer", folder)
+    world.two.sync.hold("for the test")
+    world.two.wire.set_up(True)
+    world.two.sync.retry_now()
+    await trio.sleep(20)
+    assert [node for _, node, _ in world.two.tree.lost()] == [unsent]
+    return folder
+
+
+@pytest.mark.parametrize("kills", [False, True])
+def test_an_edit_that_lost_in_a_file_removed_before_it_was_sent_is_a_version_of_it(kills: bool) -> None:
+    async def scene(world: World) -> None:
+        folder = await join_unsent(world)
+        if kills:
+            # In which it says something else.
+            await make(world.one, b"f (2)", b"in between", folder)
+        await world.two.volume.unlink(folder, b"f")
+        assert not world.two.tree.children(folder)
+        if kills:
+            await world.two.kill()
+            await world.two.start(world.nursery)
+        world.two.sync.hold("")
+        await world.quiet()
+        assert b"older" in contents_kept(world)
+        assert b"f" not in world.names()
+
+    in_world(scene)
+
+
+def test_an_edit_that_lost_in_a_file_removed_with_its_folder_is_kept_too() -> None:
+    async def scene(world: World) -> None:
+        folder = await join_unsent(world)
+        await world.two.volume.unlink(folder, b"f")
+        await world.two.volume.rmdir(ROOT, b"q")
+        world.two.sync.hold("")
+        await world.quiet()
+        assert b"older" in contents_kept(world)
+        assert world.names() == set()
+
+    in_world(scene)
+
+
+def test_an_edit_that_lost_goes_with_its_file_into_another() -> None:
+    async def scene(world: World) -> None:
+        folder = await join_unsent(world)
+        other = await make(world.one, b"f", b"elsewhere", folder)
+        await quiet(world.one)
+        await trio.sleep(20)
+        assert {node for _, node, _ in world.two.tree.lost()} == {other}
+        world.two.sync.hold("")
+        await world.quiet()
+        assert {b"older", b"newer", b"elsewhere"} <= contents_kept(world)
+        assert world.conflicts() == 2
+
+    in_world(scene)
