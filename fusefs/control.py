@@ -9,11 +9,14 @@ import enum
 import json
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+CREDENTIALS: Final = struct.Struct("3i")
+"""Of who is at the other end of a Unix socket: process, user, group."""
 REQUEST_MAX: Final = 64 << 10
 ANSWER_MAX: Final = 64 << 20
 SECONDS_MOST: Final = 3_650 * 86_400
@@ -80,6 +83,8 @@ def ask(address: Path, verb: str, /, *, seconds: float | None = ASK_SECONDS, **f
             raise NoDaemon from None
         except OSError as error:
             raise Refused(f"The daemon cannot be asked at {address}: {error.strerror or error}.") from error
+        if is_gone(_peer(connection)):
+            raise NoDaemon
         try:
             connection.sendall(request)
             line = _line(connection)
@@ -96,6 +101,25 @@ def ask(address: Path, verb: str, /, *, seconds: float | None = ASK_SECONDS, **f
     if "error" in answer:
         raise Refused(str(answer["error"]), int(answer.get("code", Exit.FAILURE)))
     return answer["ok"]
+
+
+def is_gone(process: int) -> bool:
+    """Whether a process has ended, or was killed and is only kept by a thread that waits in the kernel."""
+    if not process:  # not of what this process can see
+        return False
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] in (b"Z", b"X")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    except OSError:
+        return False
+
+
+def _peer(connection: socket.socket) -> int:
+    """The process that listens there: one that was killed may be kept by the kernel, and its socket with it."""
+    said = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    return int(CREDENTIALS.unpack(said)[0])
 
 
 def _line(connection: socket.socket) -> bytes:

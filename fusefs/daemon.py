@@ -117,6 +117,7 @@ async def run(planned: Plan, state: Store, cache: Store, ready: Callable[[], Non
         except Refused:
             drive.close()
             raise
+        drive.guard(planned.point)
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(drive.run)

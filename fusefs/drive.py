@@ -187,6 +187,10 @@ class Drive:
     def _is_pinned(self, chunk_id: ChunkId) -> bool:
         return self.pins.holds(chunk_id)
 
+    def guard(self, point: str) -> None:
+        """What is mounted there now ends with this process, however it ends."""
+        self._hands.guard(point)
+
     def _announce(self, effects: Effects) -> None:
         self.announcer.show(effects)
         if self.tree.may_ignore:

@@ -4,9 +4,14 @@ A thread that waits in the kernel for an answer of its own process cannot be kil
 and its mount from being let go of: after `kill -9` both would hang for ever. So everything that the daemon does in its
 mount is done by this process, which holds nothing of FUSE. When the daemon ends, the kernel ends the calls that wait
 for it, and the process ends with its input.
+
+What only the daemon can do, as it holds /dev/fuse, may wait in the kernel, too: to make it forget a name, for the
+folder, which a program holds while it waits for the daemon. So this process is also told when the daemon dies, and ends
+the connection when a killed daemon does not come to its end.
 """
 
 import contextlib
+import ctypes
 import errno
 import os
 import signal
@@ -14,12 +19,19 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 
+from fusefs import mounts
+from fusefs.control import is_gone
+
 _END_SECONDS: Final = 5.0
+_DYING_SECONDS: Final = 0.5
+"""How long a killed daemon is given to end of itself: hardly any needs more than a hundredth of it."""
+_PR_SET_PDEATHSIG: Final = 1
 _OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _REPLY_MAX: Final = 4_096
 _NOBODY: Final = msgspec.msgpack.encode(-1)
@@ -58,11 +70,18 @@ class Hands:
         theirs = [pair[1].fileno() for pair in pairs]
         self._channels = [pair[0] for pair in pairs]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__, *map(str, theirs)], stdin=subprocess.DEVNULL, pass_fds=theirs
+            [sys.executable, "-P", "-m", __name__, str(os.getpid()), *map(str, theirs)],
+            stdin=subprocess.DEVNULL,
+            pass_fds=theirs,
         )
         for pair in pairs:
             pair[1].close()
         self.each: Final = [Hand(channel) for channel in self._channels]
+
+    def guard(self, point: str) -> None:
+        """From now on the connection of what is mounted there ends with us, also when we are killed."""
+        with contextlib.suppress(OSError):  # the process did not start, which is told by whoever needs it
+            self.each[0].do("guard", os.fsencode(point))
 
     def close(self) -> None:
         """Ends the process; call it when the mount is gone, for it may wait for an answer there."""
@@ -163,7 +182,17 @@ def _fsync(path: bytes) -> None:
         os.close(fd)
 
 
+_guarded: list[mounts.Mount] = []
+
+
+def _guard(point: bytes) -> None:
+    present = mounts.mount_at(os.fsdecode(point))
+    if present is not None:
+        _guarded[:] = [present]
+
+
 CALLS: Final[dict[str, Callable[..., int | None]]] = {
+    "guard": _guard,
     "reach": _reach,
     "let_go": _let_go,
     "touch": _touch,
@@ -194,20 +223,44 @@ def _serve(channel: socket.socket) -> None:
             channel.send(msgspec.msgpack.encode(reply))
 
 
-def main(descriptors: Sequence[str]) -> None:
+def _end_what_waits_for(daemon: int) -> None:
+    """Ends the connection of a daemon that was killed, when that keeps it from ending."""
+    deadline = time.monotonic() + _DYING_SECONDS
+    # We are its child until its last thread has ended.
+    while os.getppid() == daemon and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if os.getppid() == daemon and is_gone(daemon):
+        for mount in _guarded:
+            mounts.abort(mount)
+
+
+def main(daemon: int, descriptors: Sequence[str]) -> None:
     """Serves these sockets, a thread each, until all have ended."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # With a terminal or a service the daemon gets these, too, and ends in order.
         signal.signal(number, signal.SIG_IGN)
+    # Sent by the kernel when the thread ends that started us, which is the daemon's main thread.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
     os.chdir("/")
     os.umask(0)
     channels = [socket.socket(fileno=int(descriptor)) for descriptor in descriptors]
     threads = [threading.Thread(target=_serve, args=(channel,)) for channel in channels]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+
+    def serve_all() -> None:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    serving = threading.Thread(target=serve_all)
+    serving.start()
+    signal.sigwait({signal.SIGUSR1})
+    if serving.is_alive():
+        _end_what_waits_for(daemon)
+    serving.join()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(int(sys.argv[1]), sys.argv[2:])

@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Final
 
 FS_TYPE: Final = "fuse.satchel"
+CONNECTIONS = Path("/sys/fs/fuse/connections")
+"""Where the kernel lets whoever mounted end a connection."""
 _PROBE_SECONDS: Final = 10.0
+_PROBE_WITHOUT_DAEMON_SECONDS: Final = 2.0
 _UNMOUNT_SECONDS: Final = 30.0
+_MNT_FORCE: Final = 1
 
 
 class Pulse(enum.Enum):
@@ -32,10 +36,23 @@ class Mount:
     point: str
     type: str
     source: str
+    number: int
+    """Of its file system: the name of its connection, too."""
 
 
 class Busy(Exception):
     """The mount is in use and was left as it is."""
+
+
+class Stuck(OSError):
+    """Its daemon was killed, and waits in the kernel for an answer of its own; only root can end that here."""
+
+    def __init__(self, point: str) -> None:
+        super().__init__(
+            errno.EPERM,
+            f"its daemon was killed and waits in the kernel, and {CONNECTIONS} is not there to end it. As root: umount "
+            f"--force {point}",
+        )
 
 
 def mounts() -> list[Mount]:
@@ -45,7 +62,8 @@ def mounts() -> list[Mount]:
         for line in file:
             left, _, right = line.partition(" - ")
             kind, source = right.split(" ")[:2]
-            found.append(Mount(_plain(left.split(" ")[4]), kind, _plain(source)))
+            words = left.split(" ")
+            found.append(Mount(_plain(words[4]), kind, _plain(source), int(words[2].partition(":")[2])))
     return found
 
 
@@ -80,7 +98,7 @@ def real(folder: str) -> str:
     return os.path.join(os.path.realpath(os.path.dirname(whole)), os.path.basename(whole)) if whole != "/" else whole
 
 
-def pulse(folder: str) -> Pulse:
+def pulse(folder: str, seconds: float = _PROBE_SECONDS) -> Pulse:
     """Asks what is mounted there; by another process, for who waits for a silent mount may wait for ever."""
     # Attributes may be known to the kernel long after the daemon has died; only free space is always asked for.
     probe = subprocess.Popen(
@@ -91,7 +109,7 @@ def pulse(folder: str) -> Pulse:
         env={**os.environ, "LC_ALL": "C"},
     )
     try:
-        _, said = probe.communicate(timeout=_PROBE_SECONDS)
+        _, said = probe.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         probe.kill()
         return Pulse.SILENT
@@ -128,12 +146,57 @@ def unmount(folder: str, *, is_lazy: bool = False) -> None:
 
 
 def clear_dead(folder: str) -> int:
-    """Takes away what killed daemons of Satchel left mounted there; returns how many there were."""
+    """Takes away what killed daemons of Satchel left mounted there; returns how many there were. Raises Stuck."""
     count = 0
-    while is_ours_at(folder) and pulse(folder) is Pulse.DEAD:
+    while (mount := mount_at(folder)) is not None and mount.type == FS_TYPE and _is_dead(mount):
         unmount(folder, is_lazy=True)
         count += 1
     return count
+
+
+def _is_dead(mount: Mount) -> bool:
+    """Whether nobody answers any more; what waits in the kernel for a daemon that was killed is ended."""
+    if has_daemon(mount.point):
+        return pulse(mount.point) is Pulse.DEAD
+    found = pulse(mount.point, _PROBE_WITHOUT_DAEMON_SECONDS)
+    if found is Pulse.SILENT and not has_daemon(mount.point):
+        if not abort(mount):
+            raise Stuck(mount.point)
+        found = pulse(mount.point, _PROBE_WITHOUT_DAEMON_SECONDS)
+    return found is Pulse.DEAD
+
+
+def abort(mount: Mount) -> bool:
+    """Ends the connection of a mount: what waits for it fails, and whatever is asked. Whether that could be done.
+
+    A killed daemon of which a thread waits in the kernel, for a folder that a program holds while it waits for the
+    daemon, keeps its connection for ever otherwise.
+    """
+    try:
+        (CONNECTIONS / str(mount.number) / "abort").write_text("1")
+    except OSError:
+        # What keeps these files may not be mounted itself; root need not have it.
+        present = mount_at(mount.point)
+        if os.geteuid() != 0 or present is None or present.number != mount.number:
+            return False
+        import ctypes  # noqa: PLC0415 - every command imports this module, and hardly any needs that
+
+        ctypes.CDLL(None).umount2(os.fsencode(mount.point), _MNT_FORCE)
+    return True
+
+
+def has_daemon(point: str) -> bool:
+    """Whether a daemon for this folder runs; one that was killed and cannot end does not count."""
+    wanted = os.fsencode(point)
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            try:
+                words = (process / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"fusefs.daemon" in words and wanted in words:
+                return True
+    return False
 
 
 def users(folder: str, limit: int = 10) -> list[str]:

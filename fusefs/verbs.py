@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import stat
-import struct
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -20,7 +19,7 @@ import trio
 from cache.errors import CacheError
 from fusefs import moments, mounts
 from fusefs.conflicts import Kept, Open, Unsent, is_below
-from fusefs.control import REQUEST_MAX, Exit, Refused, short_path
+from fusefs.control import CREDENTIALS, REQUEST_MAX, Exit, Refused, short_path
 from fusefs.drive import Drive
 from fusefs.errors import NoEntry, NotSent, VolumeError
 from fusefs.hands import Hand
@@ -44,7 +43,6 @@ _FILES_SYNCED: Final = 1_000
 _BEFORE_RESTORE_SECONDS: Final = 60.0
 _CLOCKS_DIFFER_NS: Final = 60_000_000_000
 _AWAY: Final = (Unreachable, TimeoutError, trio.TooSlowError)
-_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 
 Fields = dict[str, Any]  # a request's JSON: each verb checks what it uses
 
@@ -481,8 +479,8 @@ def _problem(sentence: str, code: int) -> Fields:
 
 
 def _peer_uid(stream: trio.SocketStream) -> int:
-    packed = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(packed)[1])
+    packed = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    return int(CREDENTIALS.unpack(packed)[1])
 
 
 async def _line(stream: trio.SocketStream) -> bytes | None:

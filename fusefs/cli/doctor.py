@@ -201,9 +201,10 @@ def _mounts() -> Iterator[Finding]:
                     f"satchel mount {mount.point} mounts over it; satchel umount {mount.point} takes it away",
                 )
             case Pulse.SILENT:
-                yield Finding(
-                    "mount", False, f"{mount.point} does not answer.", "See its log; kill its daemon, mount again"
-                )
+                cure = "See its log; kill its daemon, mount again"
+                if not mounts.has_daemon(mount.point):
+                    cure = f"Its daemon was killed and waits in the kernel: satchel umount {mount.point} ends it"
+                yield Finding("mount", False, f"{mount.point} does not answer.", cure)
             case Pulse.ALIVE:
                 yield Finding("mount", True, f"{mount.point} answers")
 
