@@ -28,7 +28,6 @@ from remote.protocol.messages import Conflict, FolderQuery, Version
 from remote.protocol.nodes import EMPTY, NAME_MAX, Kind, NodeState, NodeVersion
 from remote.protocol.service import Service
 
-VERSIONS_NAME: Final = b".versions"
 CONFLICTS_NAME: Final = b"conflicts"
 """In `.versions`, not listed: the versions that lost against what is in the folder now, until that is settled."""
 _VIRTUAL: Final = 1 << 62

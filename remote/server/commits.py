@@ -45,12 +45,14 @@ class Draft:
         return content.size if content is not None else 0
 
 
-def prepare(session: Session, space: SpaceId, commit: Commit, key: SpaceKey, leaves: Leaves) -> list[Draft]:
+def prepare(
+    session: Session, space: SpaceId, commit: Commit, key: SpaceKey, leaves: Leaves, *, now_ns: int
+) -> list[Draft]:
     """The changes ready to be written; raises BadRequest and ChunkMissing."""
     check_commit(commit)
     manifests = [change.state.content for change in commit.changes if change.state and change.state.content]
     leaves.check(session, space, manifests)
-    return [_draft(change, key) for change in commit.changes]
+    return [_draft(_not_later(change, now_ns), key) for change in commit.changes]
 
 
 def take(
@@ -150,6 +152,11 @@ class _Writing:
     above_before: set[NodeId] = field(default_factory=set)
     above_after: set[NodeId] = field(default_factory=set)
     growth: int = 0
+
+
+def _not_later(change: Change, now_ns: int) -> Change:
+    """The change, edited by now at the latest: who has a wrong clock does not win against all who edit after it."""
+    return change if change.edited_ns <= now_ns else msgspec.structs.replace(change, edited_ns=now_ns)
 
 
 def _draft(change: Change, key: SpaceKey) -> Draft:

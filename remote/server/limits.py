@@ -13,6 +13,7 @@ from remote.protocol.nodes import (
     NAMES_MAX,
     ROOT_NAME,
     SYMLINK_MAX,
+    VERSIONS_NAME,
     XATTR_NAME_MAX,
     XATTR_SIZE_MAX,
     XATTR_TOTAL_MAX,
@@ -191,6 +192,8 @@ def _check_name(name: Name, where: str) -> None:
         raise TooLarge(f"{where}: a name has at most {NAME_MAX} bytes, not {len(name.name)}.")
     if not name.name or name.name in (b".", b"..") or b"/" in name.name or b"\0" in name.name:
         raise BadRequest(f"{where}: {name.name!r} cannot be a name.")
+    if name.name == VERSIONS_NAME:
+        raise BadRequest(f"{where}: {VERSIONS_NAME.decode()} cannot be a name: devices show a folder's history there.")
 
 
 def _check_xattrs(state: NodeState, where: str) -> None:
