@@ -70,6 +70,12 @@ class NotFound(RemoteError):
     code = "not-found"
 
 
+class InTheWay(RemoteError):
+    """Something as it is now keeps this from being done; nothing was changed, and the message names it."""
+
+    code = "in-the-way"
+
+
 class CursorTooOld(RemoteError):
     """The journal no longer reaches back to this cursor: list again."""
 
@@ -106,6 +112,7 @@ BY_CODE: dict[str, type[RemoteError]] = {
         Wiped,
         NotAllowed,
         NotFound,
+        InTheWay,
         CursorTooOld,
         QuotaExceeded,
         ChunkMissing,

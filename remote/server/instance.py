@@ -25,6 +25,7 @@ from remote.server.accounts import (
     replace_password,
     set_home_quota,
 )
+from remote.server.acts import Acts
 from remote.server.answers import Answers
 from remote.server.database import accounts as account_rows
 from remote.server.database.connection import Database, OnStatement, Session, make_tables, upgrade_tables
@@ -57,6 +58,7 @@ class Instance:
     accounts: Accounts
     answers: Answers
     devices: DeviceAnswers
+    acts: Acts
     hub: Hub
 
 
@@ -95,10 +97,12 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
         database = Database(data / DATABASE, on_statement)
         hub = Hub()
         accounts = Accounts(database, name, time.time_ns)
-        answers = Answers(database, objects, Keyring(master), domain_secret, hub)
+        keyring = Keyring(master)
+        answers = Answers(database, objects, keyring, domain_secret, hub)
+        acts = Acts(database, keyring, hub)
         try:
             devices = DeviceAnswers(database, accounts, hub)
-            yield Instance(name, database, objects, signer, accounts, answers, devices, hub)
+            yield Instance(name, database, objects, signer, accounts, answers, devices, acts, hub)
         finally:
             hub.close()
             accounts.close()

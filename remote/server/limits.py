@@ -40,8 +40,7 @@ _DEVICE_KINDS = {Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE}
 
 def check_commit(commit: Commit) -> None:
     """Raises BadRequest for a commit that could never be taken, whatever the space holds."""
-    if len(commit.op_id) != OP_ID_SIZE:
-        raise BadRequest(f"op_id has {len(commit.op_id)} bytes, not {OP_ID_SIZE}.")
+    check_op_id(commit.op_id)
     if not commit.changes:
         raise BadRequest("The commit has no changes.")
     check_count("changes", len(commit.changes), CHANGES_MAX)
@@ -52,6 +51,12 @@ def check_commit(commit: Commit) -> None:
         if (change.node, change.is_conflict) in seen:
             raise BadRequest(f"{where}: node {change.node} stands twice in this commit.")
         seen.add((change.node, change.is_conflict))
+
+
+def check_op_id(op_id: bytes) -> None:
+    """Raises BadRequest for what is no op id."""
+    if len(op_id) != OP_ID_SIZE:
+        raise BadRequest(f"op_id has {len(op_id)} bytes, not {OP_ID_SIZE}.")
 
 
 def check_count(what: str, count: int, maximum: int) -> None:
