@@ -1,6 +1,7 @@
 """Verbs about the past: versions, restoring, what differs, rewinding and undoing; see `verbs` for the others."""
 
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -13,7 +14,7 @@ from fusefs.control import Exit, Refused
 from fusefs.drive import Drive
 from fusefs.errors import Invalid, NoEntry
 from fusefs.history import Old
-from remote.protocol.history import DIFFERENCES_MAX, Difference, Differences, Done
+from remote.protocol.history import DIFFERENCES_MAX, TRASH_MAX, Difference, Differences, Done, Removed
 from remote.protocol.ids import NOW, ROOT, NodeId, Rev
 from remote.protocol.messages import Moment, Version
 from remote.protocol.nodes import Kind
@@ -24,6 +25,9 @@ _SHOWN_SECONDS: Final = 60.0
 _LOOKED_SECONDS: Final = 0.02
 _CLOCKS_DIFFER_NS: Final = 60_000_000_000
 _LISTED_MAX: Final = 1_000
+_TRASH_NOTE: Final = re.compile(rb"\.Trash(-\d+|/\d+)/info/")
+_REMOVED_MAX: Final = 10_000
+"""Removed things that one command looks at."""
 
 Fields = dict[str, Any]  # a request's JSON: each verb checks what it uses
 
@@ -44,6 +48,8 @@ class PastVerbs:
             "diff": self._diff,
             "rewind": self._rewind,
             "undo": self._undo,
+            "trash": self._trash,
+            "trash-restore": self._trash_restore,
         }
 
     async def _versions(self, fields: Fields) -> object:
@@ -132,6 +138,39 @@ class PastVerbs:
         is_dry_run = bool(fields.get("dry_run"))
         done = await self._drive.acts.undo(self._drive.space, rev, is_dry_run=is_dry_run, limit=_LISTED_MAX)
         return await self._told_done(done)
+
+    async def _trash(self, fields: Fields) -> object:
+        """What was removed, newest first, and whether there is more."""
+        limit = min(max(1, int(fields.get("limit", 100))), _REMOVED_MAX)
+        await self._sent(ROOT)
+        found, before = await self._removed(limit)
+        return {"removed": [_told_removed(one) for one in found], "more": before != NOW}
+
+    async def _removed(self, limit: int, path: bytes | None = None) -> tuple[list[Removed], Rev]:
+        """At most so many (a rev is never parted), or until one of this path is among them; and where more begins."""
+        found: list[Removed] = []
+        before = NOW
+        while len(found) < limit:
+            answer = await self._drive.acts.trash(self._drive.space, before, min(limit - len(found), TRASH_MAX))
+            # What file managers noted of things in their own trash means nothing by itself.
+            found += [one for one in answer.removed if not _TRASH_NOTE.match(one.path)]
+            before = answer.next
+            if before == NOW or (path is not None and any(one.path == path for one in answer.removed)):
+                break
+        return found, before
+
+    async def _trash_restore(self, fields: Fields) -> object:
+        """The newest of each of these paths, there again."""
+        await self._sent(ROOT)
+        nodes = [(await self.removed_at(os.fsencode(str(path)))).node for path in fields["paths"]]
+        return await self._told_done(await self._drive.acts.put_back(self._drive.space, nodes, limit=_LISTED_MAX))
+
+    async def removed_at(self, path: bytes) -> Removed:
+        """What was removed last under this path; raises Refused."""
+        for one in (await self._removed(_REMOVED_MAX, path))[0]:
+            if one.path == path:
+                return one
+        raise Refused(f"Nothing in the trash was called {os.fsdecode(path)}: satchel trash list shows what there is.")
 
     async def _sent(self, node: NodeId) -> None:
         """Returns when the server has what is here; raises Refused."""
@@ -236,4 +275,18 @@ def _told_difference(one: Difference) -> Fields:
         "was_path": os.fsdecode(one.was_path),
         "size_bytes": one.size,
         "was_size_bytes": one.was_size,
+    }
+
+
+def _told_removed(one: Removed) -> Fields:
+    return {
+        "path": os.fsdecode(one.path),
+        "kind": one.kind,
+        "rev": one.rev,
+        "time_ns": one.time_ns,
+        "time": moments.iso(one.time_ns),
+        "user": one.user_name,
+        "device": one.device_name,
+        "count": one.nodes,
+        "size_bytes": one.size,
     }

@@ -235,6 +235,30 @@ def undo(rev: int | None, dry_run: bool, as_json: bool) -> None:
     comparing.undo(rev, is_dry_run=dry_run, as_json=as_json)
 
 
+@satchel.group(short_help="List, restore or purge what was removed.")
+def trash() -> None:
+    """What was removed, here or elsewhere: it is kept as long as the history is."""
+
+
+@trash.command("list")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="At most so many.")
+@_json
+def trash_list(limit: int, as_json: bool) -> None:
+    """List what was removed, newest first: a folder stands for what went with it."""
+    from fusefs.cli import trashing  # noqa: PLC0415
+
+    trashing.listing(limit, as_json=as_json)
+
+
+@trash.command("restore")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+def trash_restore(paths: tuple[str, ...]) -> None:
+    """Bring back what had PATH last, with all that was removed with it, by any device; in one step."""
+    from fusefs.cli import trashing  # noqa: PLC0415
+
+    trashing.restore(paths)
+
+
 @satchel.command(short_help="List edits that lost against others.")
 @click.argument("path", required=False)
 @_json

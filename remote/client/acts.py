@@ -1,9 +1,19 @@
 """Acts: what the server does with the past of a space for who asks, over HTTP: compare, rewind, undo."""
 
 import os
+from collections.abc import Sequence
 
 from remote.client.session import Session
-from remote.protocol.history import Differences, DiffRequest, Done, RewindRequest, UndoRequest
+from remote.protocol.history import (
+    Differences,
+    DiffRequest,
+    Done,
+    PutBackRequest,
+    RewindRequest,
+    Trash,
+    TrashRequest,
+    UndoRequest,
+)
 from remote.protocol.ids import NOW, NodeId, Rev, SpaceId
 
 _OP_ID_SIZE = 16
@@ -29,3 +39,12 @@ class Acts:
         """Takes back what one commit did; NOW: the last one of this device, or that it asked for."""
         request = UndoRequest(os.urandom(_OP_ID_SIZE), rev, is_dry_run, limit)
         return await self._session.ask(Done, "POST", f"v1/spaces/{space}/undo", request)
+
+    async def trash(self, space: SpaceId, before: Rev = NOW, limit: int = 100) -> Trash:
+        """What was removed and can be brought back, newest first; see `Trash.next` for more."""
+        return await self._session.ask(Trash, "POST", f"v1/spaces/{space}/trash", TrashRequest(before, limit))
+
+    async def put_back(self, space: SpaceId, nodes: Sequence[NodeId], *, limit: int) -> Done:
+        """Brings removed things back; raises NotFound for what is not removed, or forgotten."""
+        request = PutBackRequest(os.urandom(_OP_ID_SIZE), tuple(nodes), limit=limit)
+        return await self._session.ask(Done, "POST", f"v1/spaces/{space}/trash/restore", request)

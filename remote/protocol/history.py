@@ -117,18 +117,12 @@ class Trash(msgspec.Struct, frozen=True):
 
 
 class PutBackRequest(msgspec.Struct, frozen=True):
-    """Bring removed things back under their names, or beside what has these now."""
+    """Bring removed things back under their names, or beside what has these now, with what was removed with them."""
 
     op_id: bytes
     nodes: tuple[NodeId, ...]
-
-
-class PutBack(msgspec.Struct, frozen=True):
-    """The rev that did it, the paths of what was asked for, and how many nodes came back in all."""
-
-    rev: Rev
-    paths: tuple[bytes, ...]
-    nodes: int
+    is_dry_run: bool = False
+    limit: int = 100
 
 
 class PurgeRequest(msgspec.Struct, frozen=True):

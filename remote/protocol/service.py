@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from remote.protocol.history import Differences, Done
+from remote.protocol.history import Differences, Done, Trash
 from remote.protocol.ids import NOW, NOWHERE, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import (
     Changes,
@@ -122,4 +122,12 @@ class Acts(Protocol):
 
     async def undo(self, space: SpaceId, rev: Rev = NOW, *, is_dry_run: bool, limit: int) -> Done:
         """Takes back what one commit did; NOW: the last one of this device, or that it asked for."""
+        ...
+
+    async def trash(self, space: SpaceId, before: Rev = NOW, limit: int = 100) -> Trash:
+        """What was removed and can be brought back, newest first; see `Trash.next` for more."""
+        ...
+
+    async def put_back(self, space: SpaceId, nodes: Sequence[NodeId], *, limit: int) -> Done:
+        """Brings removed things back; raises NotFound for what is not removed, or forgotten."""
         ...

@@ -1,4 +1,4 @@
-"""Acts: what a signed-in person asks the server to do with the past of a space: compare, rewind, undo.
+"""Acts: what a signed-in person asks the server to do with the past of a space: compare, rewind, undo, put back.
 
 Each is planned in a reader's thread, and taken like a commit: judged again, whole or not at all. Such a commit is by
 the user and by device 0, the server: no device takes it for one of its own.
@@ -10,7 +10,16 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from remote.protocol.errors import InTheWay
-from remote.protocol.history import Differences, DiffRequest, Done, RewindRequest, UndoRequest
+from remote.protocol.history import (
+    Differences,
+    DiffRequest,
+    Done,
+    PutBackRequest,
+    RewindRequest,
+    Trash,
+    TrashRequest,
+    UndoRequest,
+)
 from remote.protocol.ids import NOW, ROOT, DeviceId, Rev, SpaceId
 from remote.server import commits
 from remote.server.database import past as past_rows
@@ -25,6 +34,7 @@ from remote.server.keys import SpaceKey
 from remote.server.past import Past
 from remote.server.rewinding import Plan, plan_rewind, plan_undo
 from remote.server.rights import Right, member_space
+from remote.server.trash import plan_put_back, trash
 
 SERVER: Final = DeviceId(0)
 """As which device the server commits, for a user."""
@@ -59,6 +69,18 @@ class Acts:
 
         def plan(session: Session, row: SpaceRow, key: SpaceKey) -> Plan:
             return plan_undo(session, row, key, request, device, time.time_ns())
+
+        return await self._act(device, space, request.op_id, plan, is_dry_run=request.is_dry_run)
+
+    async def trash(self, device: Device, space: SpaceId, request: TrashRequest) -> Trash:
+        """What was removed and can be brought back."""
+        return await self._read(device, space, Right.READ, lambda session, row, key: trash(session, row, key, request))
+
+    async def put_back(self, device: Device, space: SpaceId, request: PutBackRequest) -> Done:
+        """Removed things, there again."""
+
+        def plan(session: Session, row: SpaceRow, key: SpaceKey) -> Plan:
+            return plan_put_back(session, row, key, request, time.time_ns())
 
         return await self._act(device, space, request.op_id, plan, is_dry_run=request.is_dry_run)
 

@@ -18,7 +18,7 @@ from fusefs.control import Exit, Refused
 from fusefs.options import parse_options
 
 COMMANDS = {
-    *("diff", "rewind", "undo"),
+    *("diff", "rewind", "undo", "trash"),
     *("devices", "password"),
     "cache",
     "login",

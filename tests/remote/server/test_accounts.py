@@ -151,6 +151,8 @@ def message_for(what: str) -> bytes:
         "diff": {"folder": 1, "since": 1},
         "rewind": {"op_id": b"0" * 16, "folder": 1, "to": 1},
         "undo": {"op_id": b"0" * 16},
+        "trash": {},
+        "trash/restore": {"op_id": b"0" * 16, "nodes": []},
         "conflicts": {},
         "conflicts/settle": {"conflicts": []},
         "chunks/want": {"chunks": []},
