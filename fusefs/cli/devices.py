@@ -2,27 +2,21 @@
 
 import json
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
-
-import trio
 
 from fusefs.cli.asking import places
+from fusefs.cli.server import asked_server, signed_in_account
 from fusefs.cli.showing import shown
 from fusefs.cli.signing_in import asked_password
 from fusefs.control import Exit, Refused
-from fusefs.settings import Account, load_account, save_account
-from remote.client.account import AccountService, connect_account
-from remote.protocol.errors import NotSignedIn, RemoteError, Unreachable
+from fusefs.settings import load_account, save_account
+from remote.client.account import AccountService
 from remote.protocol.messages import DeviceEntry
-
-Answer = TypeVar("Answer")
 
 
 def listing(*, as_json: bool) -> None:
     """Prints the devices that are signed in; raises Refused."""
-    found = _asked(lambda service: service.devices()).devices
+    found = asked_server(lambda service: service.devices()).devices
     if as_json:
         print(json.dumps([_as_json(entry) for entry in found], indent=2))
         return
@@ -49,7 +43,7 @@ def sign_out(which: str, *, is_wiping: bool) -> None:
         await service.sign_out(entry.device, wipe=is_wiping)
         return entry
 
-    name = shown(_asked(end).device_name)
+    name = shown(asked_server(end).device_name)
     if is_wiping:
         print(f"{name} is signed out, and removes what it holds of the drive as soon as it reaches the server.")
     else:
@@ -64,7 +58,7 @@ def rename(which: str, name: str) -> None:
         await service.rename(entry.device, name)
         return entry
 
-    entry = _asked(change)
+    entry = asked_server(change)
     if entry.is_this:
         here = places()
         account = load_account(here.account_file)
@@ -75,12 +69,12 @@ def rename(which: str, name: str) -> None:
 
 def change_password(*, is_on_stdin: bool, is_ending_others: bool) -> None:
     """Replaces the password; raises Refused."""
-    account = _account()
+    account = signed_in_account()
     old = asked_password(f"Present password of {account.user_name}", is_on_stdin=is_on_stdin)
     new = asked_password("New password", is_on_stdin=is_on_stdin)
     if not is_on_stdin and asked_password("Once more", is_on_stdin=False) != new:
         raise Refused("The two new passwords differ; nothing was changed.", Exit.USAGE)
-    _asked(lambda service: service.change_password(old, new, sign_out_others=is_ending_others))
+    asked_server(lambda service: service.change_password(old, new, sign_out_others=is_ending_others))
     others = "All other devices have to sign in again." if is_ending_others else "Devices stay signed in."
     print(f"The password is changed. {others}")
 
@@ -93,31 +87,6 @@ def _one(which: str, entries: tuple[DeviceEntry, ...]) -> DeviceEntry:
         numbers = ", ".join(str(entry.device) for entry in found)
         raise Refused(f"{len(found)} devices are called {shown(which)}; give the number of one: {numbers}", Exit.USAGE)
     return found[0]
-
-
-def _asked(job: Callable[[AccountService], Awaitable[Answer]]) -> Answer:
-    """What the server answers this device's user; raises Refused."""
-    account = _account()
-
-    async def ask() -> Answer:
-        async with connect_account(account.url, account.token, allow_insecure=account.allow_insecure) as service:
-            return await job(service)
-
-    try:
-        return trio.run(ask)
-    except Unreachable as error:
-        raise Refused(f"{error} Nothing was changed; try again later.", Exit.UNREACHABLE) from error
-    except NotSignedIn as error:
-        raise Refused(str(error), Exit.SIGN_IN) from error
-    except RemoteError as error:
-        raise Refused(str(error)) from error
-
-
-def _account() -> Account:
-    account = load_account(places().account_file)
-    if account is None:
-        raise Refused("This device is not signed in. Sign in first: satchel login URL --user NAME", Exit.SIGN_IN)
-    return account
 
 
 def _as_json(entry: DeviceEntry) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Account: what a user asks a server about his devices and his password; needs no mount and no cache."""
+"""Account: what a user asks a server about his devices, his password and his links; needs no mount and no cache."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,7 +8,17 @@ from remote.client.service import DEADLINE_SECONDS
 from remote.client.session import Session, open_session
 from remote.client.traffic import Traffic
 from remote.protocol.ids import DeviceId
-from remote.protocol.messages import Devices, Done, PasswordRequest, RenameDeviceRequest, SignOutRequest
+from remote.protocol.messages import (
+    Devices,
+    Done,
+    LinkEntry,
+    LinkRequest,
+    Links,
+    PasswordRequest,
+    RenameDeviceRequest,
+    RevokeLinkRequest,
+    SignOutRequest,
+)
 
 
 class AccountService:
@@ -32,6 +42,18 @@ class AccountService:
     async def change_password(self, old: str, new: str, *, sign_out_others: bool) -> None:
         """Replaces the user's password; raises NotAllowed when `old` is not right."""
         await self._session.ask_once(Done, "POST", "v1/password", PasswordRequest(old, new, sign_out_others))
+
+    async def make_link(self, request: LinkRequest) -> LinkEntry:
+        """A new public link; raises NotFound for what the server does not have."""
+        return await self._session.ask_once(LinkEntry, "POST", "v1/links/make", request)
+
+    async def links(self) -> Links:
+        """The user's links that were not revoked."""
+        return await self._session.ask(Links, "GET", "v1/links")
+
+    async def revoke_link(self, link: int) -> None:
+        """Ends a link at once; raises NotFound for one that is not the user's."""
+        await self._session.ask_once(Done, "POST", "v1/links/revoke", RevokeLinkRequest(link))
 
 
 @asynccontextmanager

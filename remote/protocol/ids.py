@@ -28,6 +28,8 @@ UserId = NewType("UserId", int)
 ROOT = NodeId(1)
 """The top folder of every space."""
 
+NODE_MAX = NodeId((1 << 62) - 1)
+
 NOWHERE = NodeId(0)
 """No node; all ids are greater."""
 

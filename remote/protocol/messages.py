@@ -430,3 +430,44 @@ class PasswordRequest(msgspec.Struct, frozen=True):
     old: str
     new: str
     sign_out_others: bool = False
+
+
+class LinkRequest(msgspec.Struct, frozen=True):
+    """A public link to a file or folder. `kind`: `read` (to download), `view` (to look at), `upload` (to bring files).
+
+    `expires_ns`: server clock, 0 for never; `downloads_max`: 0 for any number; `password`: empty for none.
+    """
+
+    space: SpaceId
+    node: NodeId
+    kind: str = "read"
+    expires_ns: int = 0
+    password: str = ""
+    downloads_max: int = 0
+
+
+class LinkEntry(msgspec.Struct, frozen=True):
+    """A link: `path` is to be put behind the server's address; `is_over`: it leads nowhere any more."""
+
+    link: int
+    path: str
+    name: str
+    kind: str
+    created_ns: int
+    expires_ns: int = 0
+    has_password: bool = False
+    downloads: int = 0
+    downloads_max: int = 0
+    is_over: bool = False
+
+
+class Links(msgspec.Struct, frozen=True):
+    """The links of a user that were not revoked, the newest first."""
+
+    links: tuple[LinkEntry, ...]
+
+
+class RevokeLinkRequest(msgspec.Struct, frozen=True):
+    """Ends a link at once, for ever."""
+
+    link: int

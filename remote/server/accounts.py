@@ -179,7 +179,7 @@ class Accounts:
             self._failures.add(name)
             raise NotAllowed("That is not the present password; nothing was changed.")
         self._failures.forget(name)
-        hashed = await asyncio.get_running_loop().run_in_executor(self._hashing, hash_password, request.new)
+        hashed = await self.hashed(request.new)
 
         def change(session: Session) -> list[bytes]:
             account_rows.set_password(session, device.user, hashed)
@@ -205,15 +205,30 @@ class Accounts:
             raise NotAllowed(f"{DEVICES_MAX} devices are signed in, which is all that one user gets: sign one out.")
         account_rows.add_device(session, device, device_name, self._now_ns())
 
+    async def hashed(self, password: str) -> str:
+        """What to store of a password; raises BadRequest for one that cannot be."""
+        return await asyncio.get_running_loop().run_in_executor(self._hashing, hash_password, password)
+
+    async def check_secret(self, name: str, stored: str, password: str) -> None:
+        """Raises NotSignedIn for a wrong password of something that is no account, Busy after too many of them."""
+        check_password(password)
+        self._failures.check(name)
+        if not await self._matches(stored, password):
+            self._failures.add(name)
+            raise NotSignedIn("That is not the password.")
+        self._failures.forget(name)
+
     async def _is_right(self, account: Account | None, password: str) -> bool:
+        # An unknown name costs the same time as a known one, so that time does not tell them apart.
+        stored = account.password_hash if account is not None else _NOBODY
+        return await self._matches(stored, password) and account is not None
+
+    async def _matches(self, stored: str, password: str) -> bool:
         if self._hashing_count >= HASHING_WAITING_MAX:
             raise Busy("Too many devices are signing in: try again in a moment.", 2.0)
         self._hashing_count += 1
         try:
-            # An unknown name costs the same time as a known one, so that time does not tell them apart.
-            stored = account.password_hash if account is not None else _NOBODY
-            verify = asyncio.get_running_loop().run_in_executor(self._hashing, _verify, stored, password)
-            return await verify and account is not None
+            return await asyncio.get_running_loop().run_in_executor(self._hashing, _verify, stored, password)
         finally:
             self._hashing_count -= 1
 

@@ -74,8 +74,8 @@ class Answers:
         self._keyring = keyring
         self._domain_secret = domain_secret
         self._hub = hub
-        self._chunks = Chunks(database, objects)
-        self._leaves = Leaves(self._chunks.read_whole)
+        self.chunks = Chunks(database, objects)
+        self._leaves = Leaves(self.chunks.read_whole)
         self._files = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="objects")
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class Answers:
         drafts = await self._read(
             device,
             space,
-            lambda session, row, key: commits.prepare(session, space, commit, key, self._leaves, now_ns=time.time_ns()),
+            lambda session, row, key: commits.prepare(session, space, commit, key, self._leaves),
             Right.WRITE,
         )
         answer = await self._database.write(take)
@@ -193,50 +193,50 @@ class Answers:
             return [other for other in account_rows.mounts(session, device.user) if other != space]
 
         others = await self._database.read(spaces)
-        return await self._in_file_thread(lambda: self._chunks.want(device.user, space, others, request))
+        return await self._in_file_thread(lambda: self.chunks.want(device.user, space, others, request))
 
     async def put(self, device: Device, space: SpaceId, request: PutRequest) -> PutAnswer:
         """Stores small chunks."""
         await self._check(device, space, Right.WRITE)
-        return await self._in_file_thread(lambda: self._chunks.put(space, request))
+        return await self._in_file_thread(lambda: self.chunks.put(space, request))
 
     async def get(self, device: Device, space: SpaceId, request: GetRequest) -> GetAnswer:
         """Chunks or parts of chunks."""
         await self._check(device, space, Right.READ)
-        return await self._in_file_thread(lambda: self._chunks.get(space, request))
+        return await self._in_file_thread(lambda: self.chunks.get(space, request))
 
     async def read(self, device: Device, space: SpaceId, request: GetRequest) -> tuple[int, AsyncIterator[bytes]]:
         """Parts of chunks, of any number of bytes: how many, and they themselves as they are read."""
         await self._check(device, space, Right.READ)
-        pieces = await self._in_file_thread(lambda: self._chunks.plan(space, request))
+        pieces = await self._in_file_thread(lambda: self.chunks.plan(space, request))
         size = sum(stretch.size for piece in pieces for stretch in piece)
         # What is wrong with the first piece can still be told in an answer.
-        first = await self._in_file_thread(lambda: self._chunks.piece(pieces[0])) if pieces else b""
+        first = await self._in_file_thread(lambda: self.chunks.piece(pieces[0])) if pieces else b""
         return size, self._pieces(first, pieces[1:])
 
     async def _pieces(self, first: bytes, others: Sequence[Sequence[Stretch]]) -> AsyncIterator[bytes]:
         yield first
         for stretches in others:
-            yield await self._in_file_thread(partial(self._chunks.piece, stretches))
+            yield await self._in_file_thread(partial(self.chunks.piece, stretches))
 
     async def urls(self, device: Device, space: SpaceId, request: UrlsRequest) -> UrlsAnswer:
         """Signed GET URLs."""
         await self._check(device, space, Right.READ)
-        return await self._in_file_thread(lambda: self._chunks.urls(device.user, space, request))
+        return await self._in_file_thread(lambda: self.chunks.urls(device.user, space, request))
 
     async def object_place(self, user: UserId, space: SpaceId, chunk: ChunkId) -> Place:
         """Where a chunk lies, for the holder of a signed URL."""
         await self._database.read(lambda session: member_space(session, space, user, Right.READ))
-        return await self._in_file_thread(lambda: self._chunks.place(space, chunk))
+        return await self._in_file_thread(lambda: self.chunks.place(space, chunk))
 
     async def object_bytes(self, place: Place, start: int, length: int) -> bytes:
         """Bytes of a chunk, for the holder of a signed URL."""
-        return await self._in_file_thread(lambda: self._chunks.read(place, start, length))
+        return await self._in_file_thread(lambda: self.chunks.read(place, start, length))
 
     async def has_object(self, user: UserId, space: SpaceId, chunk: ChunkId) -> bool:
         """Whether the space may read the chunk already, for the holder of a signed URL to put it."""
         await self._database.read(lambda session: member_space(session, space, user, Right.WRITE))
-        return await self._in_file_thread(lambda: self._chunks.may_read(space, chunk))
+        return await self._in_file_thread(lambda: self.chunks.may_read(space, chunk))
 
     async def may_send(self, device: Device, space: SpaceId) -> None:
         """Raises NotFound or NotAllowed when this device may not send chunks to this space."""
@@ -244,7 +244,7 @@ class Answers:
 
     async def objects_received(self, space: SpaceId, places: Sequence[Place]) -> None:
         """Notes chunks that came whole and are objects now."""
-        await self._in_file_thread(lambda: self._chunks.received(space, places))
+        await self._in_file_thread(lambda: self.chunks.received(space, places))
 
     async def _read(self, device: Device, space: SpaceId, job: SpaceJob[Result], right: Right = Right.READ) -> Result:
         def read(session: Session) -> Result:

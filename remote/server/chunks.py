@@ -5,7 +5,7 @@ that may read it. Nothing here ever tells whether somebody else's space holds a 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from remote.protocol import sealing
@@ -30,6 +30,7 @@ from remote.protocol.messages import (
 )
 from remote.protocol.nodes import Entry
 from remote.protocol.parts import Head, parts_below
+from remote.protocol.sealing import Sealed
 from remote.server.database import chunks as chunk_rows
 from remote.server.database.chunks import Place
 from remote.server.database.connection import Database, Session
@@ -96,18 +97,30 @@ class Chunks:
                     f"chunks[{at}] has {len(data)} bytes; over {SMALL_CHUNK_MAX} it goes to the URL that want gives."
                 )
         ids = [ChunkId(hashlib.sha256(data).digest()) for data in request.chunks]
-        sent = dict(zip(ids, request.chunks, strict=True))
+        self._store(space, dict(zip(ids, request.chunks, strict=True)))
+        return PutAnswer(tuple(ids))
+
+    def keep(self, space: SpaceId, sealed: Sequence[Sealed]) -> None:
+        """Stores chunks that were sealed here, of any size, and lets the space read them; all durable on return."""
+        if sealed:
+            self._store(space, {each.id: each.data for each in sealed})
+
+    def _store(self, space: SpaceId, chunks: Mapping[ChunkId, bytes]) -> None:
         fresh = self._database.read_now(
-            lambda session: [chunk for chunk in sent if chunk_rows.place(session, chunk) is None]
+            lambda session: [chunk for chunk in chunks if chunk_rows.place(session, chunk) is None]
         )
         places: list[Place] = []
-        for group in plan_packs((chunk, sent[chunk]) for chunk in fresh):
+        # The bytes first, then what refers to them, then the answer.
+        for chunk in fresh:
+            if len(chunks[chunk]) > SMALL_CHUNK_MAX:
+                self._objects.write(object_name(chunk), chunks[chunk])
+                places.append(Place(chunk, len(chunks[chunk]), None))
+        small = ((chunk, chunks[chunk]) for chunk in fresh if len(chunks[chunk]) <= SMALL_CHUNK_MAX)
+        for group in plan_packs(small):
             pack, body, found = build_pack(group)
-            # The bytes first, then what refers to them, then the answer.
             self._objects.write(pack_name(pack), body)
             places += found
-        self._database.write_now(lambda session: _add(session, space, places, sent))
-        return PutAnswer(tuple(ids))
+        self._database.write_now(lambda session: _add(session, space, places, chunks))
 
     def received(self, space: SpaceId, places: Sequence[Place]) -> None:
         """Notes chunks that came whole and lie durably in objects of their own."""

@@ -25,8 +25,8 @@ from remote.server.accounts import (
     replace_password,
     set_home_quota,
 )
-from remote.server.acts import Acts
 from remote.server.answers import Answers
+from remote.server.content import Contents
 from remote.server.database import accounts as account_rows
 from remote.server.database.connection import Database, OnStatement, Session, make_tables, upgrade_tables
 from remote.server.database.schema import FORMAT, UPGRADES
@@ -34,6 +34,7 @@ from remote.server.devices import DeviceAnswers
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import MasterKey, fresh_key, make_master_key, read_master_key, refuse_inside, sync_folder
+from remote.server.links import LinkAnswers
 from remote.server.objects.local import LocalObjects
 from remote.server.objects.signing import Signer
 
@@ -58,7 +59,8 @@ class Instance:
     accounts: Accounts
     answers: Answers
     devices: DeviceAnswers
-    acts: Acts
+    links: LinkAnswers
+    contents: Contents
     hub: Hub
 
 
@@ -99,10 +101,11 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
         accounts = Accounts(database, name, time.time_ns)
         keyring = Keyring(master)
         answers = Answers(database, objects, keyring, domain_secret, hub)
-        acts = Acts(database, keyring, hub)
         try:
             devices = DeviceAnswers(database, accounts, hub)
-            yield Instance(name, database, objects, signer, accounts, answers, devices, acts, hub)
+            links = LinkAnswers(database, keyring, accounts)
+            contents = Contents(answers.chunks, domain_secret)
+            yield Instance(name, database, objects, signer, accounts, answers, devices, links, contents, hub)
         finally:
             hub.close()
             accounts.close()

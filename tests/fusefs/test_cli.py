@@ -18,8 +18,6 @@ from fusefs.control import Exit, Refused
 from fusefs.options import parse_options
 
 COMMANDS = {
-    *("diff", "rewind", "undo", "trash"),
-    *("devices", "password"),
     "cache",
     "login",
     "logout",
@@ -97,10 +95,7 @@ def test_the_promised_commands_are_there() -> None:
         ["login", "http://x"],
         ["wait", "--timeout", "soon"],
         ["wait", "--timeout", "-1"],
-        ["restore"],
-        ["rewind", "x"],
-        ["diff", "x"],
-        ["undo", "0"],
+        ["restore", "x"],
         ["status", "--jason"],
         ["pin"],
         ["pin", "--list", "x"],

@@ -12,10 +12,6 @@ NEVER = (1 << 63) - 1
 
 _CLUSTERED = "WITHOUT ROWID"
 
-_REMOVED = f"""CREATE TABLE removed (
-        space_id BIGINT NOT NULL, rev BIGINT NOT NULL, node_id BIGINT NOT NULL,
-        PRIMARY KEY (space_id, rev, node_id)) {_CLUSTERED}"""
-
 SHARD_KEYS: dict[str, str] = {
     "setting": "",
     "space": "space_id",
@@ -26,7 +22,6 @@ SHARD_KEYS: dict[str, str] = {
     "version": "space_id",
     "op_seen": "space_id",
     "conflict": "space_id",
-    "removed": "space_id",
     "manifest": "space_id",
     "moment": "space_id",
     "chunk_reference": "space_id",
@@ -38,8 +33,23 @@ SHARD_KEYS: dict[str, str] = {
     "token": "token_hash",
     "node_range": "range_number",
     "chunk": "chunk_id",
+    "link": "user_id",
+    "link_secret": "secret_hash",
 }
 """The column that every statement on a table must bind."""
+
+LINK_TABLES: tuple[str, ...] = (
+    # kind: read, view or upload; expires_ns, downloads_max: 0 for never and any number.
+    f"""CREATE TABLE link (
+        user_id BIGINT NOT NULL, link_id BIGINT NOT NULL, space_id BIGINT NOT NULL, node_id BIGINT NOT NULL,
+        kind TEXT NOT NULL, secret BYTEA NOT NULL, password_hash TEXT NOT NULL, created_ns BIGINT NOT NULL,
+        expires_ns BIGINT NOT NULL, downloads_max BIGINT NOT NULL, downloads BIGINT NOT NULL,
+        is_revoked SMALLINT NOT NULL,
+        PRIMARY KEY (user_id, link_id)) {_CLUSTERED}""",
+    f"""CREATE TABLE link_secret (
+        secret_hash BYTEA NOT NULL, user_id BIGINT NOT NULL, link_id BIGINT NOT NULL,
+        PRIMARY KEY (secret_hash)) {_CLUSTERED}""",
+)
 
 TABLES: tuple[str, ...] = (
     f"CREATE TABLE setting (name TEXT NOT NULL, value BYTEA NOT NULL, PRIMARY KEY (name)) {_CLUSTERED}",
@@ -78,8 +88,6 @@ TABLES: tuple[str, ...] = (
     f"""CREATE TABLE conflict (
         space_id BIGINT NOT NULL, node_id BIGINT NOT NULL, rev BIGINT NOT NULL,
         PRIMARY KEY (space_id, node_id, rev)) {_CLUSTERED}""",
-    # Nodes that are removed, by the rev that did it: node says the same, but not in this order.
-    _REMOVED,
     f"""CREATE TABLE op_seen (
         space_id BIGINT NOT NULL, op_id BYTEA NOT NULL, rev BIGINT NOT NULL,
         PRIMARY KEY (space_id, op_id)) {_CLUSTERED}""",
@@ -121,6 +129,7 @@ TABLES: tuple[str, ...] = (
     f"""CREATE TABLE chunk (
         chunk_id BYTEA NOT NULL, size INTEGER NOT NULL, pack BYTEA, pack_offset INTEGER NOT NULL,
         PRIMARY KEY (chunk_id)) {_CLUSTERED}""",
+    *LINK_TABLES,
 )
 
 PLANNING: tuple[str, ...] = (
@@ -143,8 +152,7 @@ PLANNING: tuple[str, ...] = (
 UPGRADES: dict[int, tuple[str, ...]] = {
     3: (
         "ALTER TABLE device ADD COLUMN seen_ns BIGINT NOT NULL DEFAULT 0",
-        _REMOVED,
-        "INSERT INTO removed (space_id, rev, node_id) SELECT space_id, rev, node_id FROM node WHERE state IS NULL",
+        *LINK_TABLES,
     ),
 }
 """format -> the statements that make its tables those of the next one; run once, together, when a server opens them."""

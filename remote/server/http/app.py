@@ -5,6 +5,7 @@ from litestar.exceptions import HTTPException
 
 from remote.protocol.errors import RemoteError
 from remote.server.http import objects
+from remote.server.http.links import LinkRoutes
 from remote.server.http.problems import answer_fault, answer_http_exception, answer_remote_error
 from remote.server.http.routes import Routes
 from remote.server.instance import Instance
@@ -13,7 +14,7 @@ from remote.server.instance import Instance
 def make_app(instance: Instance) -> Litestar:
     """The application that answers for this instance."""
     return Litestar(
-        route_handlers=[*Routes(instance).handlers, *objects.handlers(instance)],
+        route_handlers=[*Routes(instance).handlers, *LinkRoutes(instance).handlers, *objects.handlers(instance)],
         exception_handlers={
             RemoteError: answer_remote_error,
             HTTPException: answer_http_exception,

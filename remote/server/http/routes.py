@@ -10,7 +10,6 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 
 from remote.protocol.errors import Busy
-from remote.protocol.history import DiffRequest, PutBackRequest, RewindRequest, TrashRequest, UndoRequest
 from remote.protocol.ids import SpaceId
 from remote.protocol.messages import (
     CHUNKS_MAX,
@@ -24,6 +23,7 @@ from remote.protocol.messages import (
     Done,
     GetRequest,
     HistoryRequest,
+    LinkRequest,
     ListRequest,
     LoginRequest,
     MomentsRequest,
@@ -32,6 +32,7 @@ from remote.protocol.messages import (
     PollRequest,
     PutRequest,
     RenameDeviceRequest,
+    RevokeLinkRequest,
     SettleRequest,
     SignOutRequest,
     UrlsRequest,
@@ -66,7 +67,7 @@ class Routes:
         self._instance = instance
         self._large_bodies = 0
         self._sends = 0
-        answers, acts = instance.answers, instance.acts
+        answers = instance.answers
         self.handlers: list[HTTPRouteHandler] = [
             self._greeting(),
             self._health(),
@@ -76,6 +77,9 @@ class Routes:
             self._of_device("/v1/devices", instance.devices.devices, get),
             self._about_account("devices/sign-out", SignOutRequest, instance.devices.sign_out),
             self._about_account("devices/rename", RenameDeviceRequest, instance.devices.rename),
+            self._of_device("/v1/links", instance.links.links, get),
+            self._about_account("links/make", LinkRequest, instance.links.make),
+            self._about_account("links/revoke", RevokeLinkRequest, instance.links.revoke),
             self._about_account("password", PasswordRequest, instance.devices.change_password),
             self._of_device("/v1/spaces", answers.spaces, get),
             self._poll(),
@@ -88,11 +92,6 @@ class Routes:
             self._in_space("history", HistoryRequest, SMALL_BODY_MAX, answers.history),
             self._in_space("conflicts", ConflictsRequest, SMALL_BODY_MAX, answers.conflicts),
             self._in_space("conflicts/settle", SettleRequest, SMALL_BODY_MAX, answers.settle),
-            self._in_space("diff", DiffRequest, SMALL_BODY_MAX, acts.diff),
-            self._in_space("rewind", RewindRequest, SMALL_BODY_MAX, acts.rewind),
-            self._in_space("undo", UndoRequest, SMALL_BODY_MAX, acts.undo),
-            self._in_space("trash", TrashRequest, SMALL_BODY_MAX, acts.trash),
-            self._in_space("trash/restore", PutBackRequest, SMALL_BODY_MAX, acts.put_back),
             self._in_space("chunks/want", WantRequest, SMALL_BODY_MAX, answers.want),
             self._in_space("chunks/put", PutRequest, _PUT_BODY_MAX, answers.put),
             self._send_chunks(),

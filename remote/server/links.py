@@ -1,0 +1,375 @@
+"""Links: what somebody without an account may see or bring, for whoever made the link, and no more than he may himself.
+
+A link is known by its secret (128 random bits), of which only a hash is kept to find it by; its maker sees it again
+from a copy that the space's key seals.
+"""
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import msgspec
+
+from remote.protocol.errors import BadRequest, Gone, NotAllowed, NotFound, NotSignedIn
+from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
+from remote.protocol.messages import (
+    Change,
+    Commit,
+    CommitAnswer,
+    Done,
+    LinkEntry,
+    LinkRequest,
+    Links,
+    RevokeLinkRequest,
+)
+from remote.protocol.nodes import NAME_MAX, Kind, Manifest, Name, NodeState
+from remote.server.accounts import Accounts
+from remote.server.database import links as link_rows
+from remote.server.database import trees
+from remote.server.database.accounts import Device
+from remote.server.database.connection import Database, Session
+from remote.server.database.links import LinkRow
+from remote.server.database.spaces import SpaceRow, space_row
+from remote.server.keyring import Keyring
+from remote.server.keys import SpaceKey
+from remote.server.limits import check_node, check_space
+from remote.server.rights import Right, member_space
+from remote.server.states import decode_state, open_manifest
+
+READ, VIEW, UPLOAD = "read", "view", "upload"
+"""To download, to look at only, to bring files only."""
+KINDS = {READ, VIEW, UPLOAD}
+LINKS_MAX = 10_000
+"""Links of one user that were not revoked."""
+DEPTH_MAX = 1_000
+NUMBERS_MAX = 1_000
+"""Files of one name that are brought to a folder."""
+CommitOf = Callable[[Device, SpaceId, Commit], Awaitable[CommitAnswer]]
+CHILDREN_MAX = 10_000
+TREE_MAX = 100_000
+"""Files and folders in one archive."""
+_SECRET_SIZE = 16
+_CHILDREN = 1_000
+_PROVEN_MAX = 1_000
+_PROVEN_SECONDS = 600.0
+"""So long a right password is not hashed again: each time takes 64 MiB and a tenth of a second."""
+_STARTED_MAX = 10_000
+_STARTED_SECONDS = 6 * 3_600.0
+"""So long who began a download may ask for more of it without its being counted again: players do, to seek."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file or folder that a link shows."""
+
+    node: NodeId
+    name: bytes
+    state: NodeState
+    """With its content."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A link that stands, and where it leads."""
+
+    row: LinkRow
+    space: SpaceRow
+    key: SpaceKey
+    item: Item
+
+
+class LinkAnswers:
+    """Makes links for devices, and opens them for everybody."""
+
+    def __init__(
+        self, database: Database, keyring: Keyring, accounts: Accounts, now_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._accounts = accounts
+        self._now_ns = now_ns
+        self._proven = _Lately(_PROVEN_MAX, _PROVEN_SECONDS)
+        self._started = _Lately(_STARTED_MAX, _STARTED_SECONDS)
+        self._ranges: dict[UserId, tuple[int, int]] = {}
+        self._ranges_lock = asyncio.Lock()
+
+    async def make(self, device: Device, request: LinkRequest) -> LinkEntry:
+        """A new link of the device's user; raises NotFound for what the server does not have (yet), NotAllowed."""
+        check_space("space", request.space)
+        check_node("node", request.node)
+        if request.kind not in KINDS:
+            raise BadRequest(f"A link is read, view or upload, not {request.kind[:20]!r}.")
+        if request.downloads_max < 0 or request.expires_ns < 0:
+            raise BadRequest("A link's expiry and downloads cannot be negative.")
+        if request.expires_ns and request.expires_ns <= self._now_ns():
+            raise BadRequest("The link would have expired already.")
+        password_hash = await self._accounts.hashed(request.password) if request.password else ""
+        secret = secrets.token_urlsafe(_SECRET_SIZE)
+
+        def make(session: Session) -> LinkEntry:
+            right = Right.WRITE if request.kind == UPLOAD else Right.READ
+            space = member_space(session, request.space, device.user, right)
+            key = self._keyring.key(space)
+            item = item_of(session, space.space, key, request.node)
+            if request.kind == UPLOAD and item.state.kind != Kind.FOLDER:
+                raise BadRequest("Files can be brought into a folder only.")
+            if item.state.kind not in {Kind.FILE, Kind.FOLDER}:
+                raise BadRequest("A link leads to a file or a folder.")
+            if link_rows.link_count(session, device.user) >= LINKS_MAX:
+                raise NotAllowed(f"You have {LINKS_MAX} links, which is all that one user gets: revoke some.")
+            row = LinkRow(
+                user=device.user,
+                link=secrets.randbelow((1 << 63) - 1) + 1,
+                space=request.space,
+                node=request.node,
+                kind=request.kind,
+                secret=key.seal(secret.encode()),
+                password_hash=password_hash,
+                created_ns=self._now_ns(),
+                expires_ns=request.expires_ns,
+                downloads_max=request.downloads_max,
+                downloads=0,
+                is_revoked=False,
+            )
+            link_rows.add_link(session, row, _hash(secret))
+            return _entry(row, secret, item.name, is_over=False)
+
+        return await self._database.write(make)
+
+    async def links(self, device: Device) -> Links:
+        """The links of the device's user that were not revoked."""
+
+        def read(session: Session) -> Links:
+            found: list[LinkEntry] = []
+            for row in link_rows.links(session, device.user):
+                space = space_row(session, row.space)
+                if space is None:
+                    continue
+                key = self._keyring.key(space)
+                try:
+                    name = item_of(session, row.space, key, row.node).name
+                except NotFound:
+                    name = b""
+                secret = key.open(row.secret).decode()
+                found.append(_entry(row, secret, name, is_over=not name or self._is_over(row)))
+            return Links(tuple(found))
+
+        return await self._database.read(read)
+
+    async def revoke(self, device: Device, request: RevokeLinkRequest) -> Done:
+        """Ends a link at once; raises NotFound for one that is not the user's."""
+
+        def revoke(session: Session) -> Done:
+            row = link_rows.link(session, device.user, request.link)
+            if row is None or row.is_revoked:
+                raise NotFound(f"You have no link {request.link}.")
+            link_rows.revoke_link(session, device.user, request.link)
+            return Done()
+
+        return await self._database.write(revoke)
+
+    async def opened(self, secret: str, password: str | None, path: tuple[bytes, ...] = ()) -> Opened:
+        """Where the link leads, or what has this path below it.
+
+        Raises NotFound for an unknown secret or path, Gone for a link that is over, NotSignedIn without its password,
+        Busy after too many wrong ones.
+        """
+
+        def read(session: Session) -> Opened:
+            row = link_rows.link_of_secret(session, _hash(secret))
+            if row is None:
+                raise NotFound("There is no such link.")
+            if row.is_revoked or self._has_expired(row):
+                raise Gone("This link is over: ask who gave it to you for a new one.")
+            try:
+                space = member_space(session, row.space, row.user, Right.WRITE if row.kind == UPLOAD else Right.READ)
+                key = self._keyring.key(space)
+                item = item_of(session, row.space, key, row.node)
+            except (NotFound, NotAllowed):
+                raise Gone("What this link led to is not there any more.") from None
+            return Opened(row, space, key, item)
+
+        found = await self._database.read(read)
+        await self._check_password(found.row, password)
+        if not path:
+            return found
+        if found.row.kind == UPLOAD:
+            raise NotAllowed("This link is for bringing files; it shows none.")
+        item = await self._database.read(lambda session: below(session, found, path))
+        return replace(found, item=item)
+
+    async def count(self, opened: Opened, who: str, *, is_beginning: bool) -> None:
+        """Counts a download, once for what `who` asks for in parts; raises Gone when the link allows no more."""
+        key = (opened.row.user, opened.row.link, opened.item.node, who)
+        if not is_beginning and self._started.has(key):
+            return
+        if not await self._database.write(
+            lambda session: link_rows.count_download(session, opened.row.user, opened.row.link)
+        ):
+            raise Gone("This link was used as often as it may be: ask who gave it to you for a new one.")
+        self._started.add(key)
+
+    async def children(self, opened: Opened) -> list[Item]:
+        """What is in the folder, by name; at most CHILDREN_MAX."""
+        return await self._database.read(
+            lambda session: list(islice(children_of(session, opened, opened.item), CHILDREN_MAX))
+        )
+
+    async def tree(self, opened: Opened) -> list[tuple[str, Item]]:
+        """All files and folders below the folder with their paths from it; raises NotAllowed for over TREE_MAX."""
+
+        def read(session: Session) -> list[tuple[str, Item]]:
+            found: list[tuple[str, Item]] = []
+            waiting = [("", opened.item)]
+            while waiting:
+                prefix, folder = waiting.pop()
+                for item in children_of(session, opened, folder):
+                    path = f"{prefix}{shown_name(item.name)}"
+                    if item.state.kind == Kind.FOLDER:
+                        waiting.append((f"{path}/", item))
+                        path += "/"
+                    found.append((path, item))
+                    if len(found) > TREE_MAX:
+                        raise NotAllowed(f"There are over {TREE_MAX:,} files in this folder: take them one by one.")
+            return found
+
+        return await self._database.read(read)
+
+    async def bring(self, opened: Opened, name: bytes, manifest: Manifest, commit: CommitOf) -> bytes:
+        """Makes a file of content that was brought, as the link's maker; its name, another one when it is taken.
+
+        Raises BadRequest for what can be no name, QuotaExceeded.
+        """
+        device = Device(opened.row.user, DeviceId(0), "", b"")
+        now_ns = self._now_ns()
+        stem, dot, suffix = name.rpartition(b".") if not name.startswith(b".") else (name, b"", b"")
+        if not dot:
+            stem, suffix = name, b""
+        for number in range(1, NUMBERS_MAX):
+            tried = name if number == 1 else stem[: NAME_MAX - 20] + b" (%d)" % number + dot + suffix[:10]
+            node = await self._fresh_node(device)
+            names = (Name(opened.item.node, tried),)
+            state = NodeState(Kind.FILE, names, 0o644, 0, 0, now_ns, now_ns, now_ns, now_ns, content=manifest)
+            change = Change(node, Rev(0), now_ns, state)
+            answer = await commit(device, opened.row.space, Commit(secrets.token_bytes(16), (change,)))
+            if answer.rev:
+                return tried
+        raise NotAllowed("Too many files of that name are there already: give it another one.")
+
+    async def _fresh_node(self, device: Device) -> NodeId:
+        """An id that nobody else gets, of a range that this process leased for the user."""
+        async with self._ranges_lock:
+            first, count = self._ranges.get(device.user, (0, 0))
+            if not count:
+                leased = await self._accounts.lease_range(device)
+                first, count = leased.first, leased.count
+            self._ranges[device.user] = first + 1, count - 1
+            return NodeId(first)
+
+    async def _check_password(self, row: LinkRow, password: str | None) -> None:
+        if not row.password_hash:
+            return
+        if password is None:
+            raise NotSignedIn("This link needs a password.")
+        proof = (row.link, hashlib.sha256(password.encode()).digest())
+        if self._proven.has(proof):
+            return
+        await self._accounts.check_secret(f"link {row.link}", row.password_hash, password)
+        self._proven.add(proof)
+
+    def _has_expired(self, row: LinkRow) -> bool:
+        return bool(row.expires_ns) and row.expires_ns <= self._now_ns()
+
+    def _is_over(self, row: LinkRow) -> bool:
+        return self._has_expired(row) or bool(row.downloads_max and row.downloads >= row.downloads_max)
+
+
+class _Lately:
+    """What happened lately, the newest of it only."""
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self._most = most
+        self._seconds = seconds
+        self._since: OrderedDict[object, float] = OrderedDict()
+
+    def add(self, key: object) -> None:
+        self._since[key] = time.monotonic()
+        self._since.move_to_end(key)
+        if len(self._since) > self._most:
+            self._since.popitem(last=False)
+
+    def has(self, key: object) -> bool:
+        since = self._since.get(key)
+        return since is not None and time.monotonic() - since < self._seconds
+
+
+def item_of(session: Session, space: SpaceId, key: SpaceKey, node: NodeId) -> Item:
+    """A node as it is now; raises NotFound when it is removed."""
+    stored = trees.stored_now(session, space, node)
+    if stored is None or stored.state is None:
+        raise NotFound("That is not on the server: it was removed, or was not sent yet.")
+    state = _state(key, stored.state, stored.manifest)
+    name = b"" if node == ROOT or not state.names else state.names[0].name
+    return Item(node, name, state)
+
+
+def below(session: Session, opened: Opened, path: tuple[bytes, ...]) -> Item:
+    """What has this path below a link's folder; symlinks are not followed. Raises NotFound."""
+    item = opened.item
+    if len(path) > DEPTH_MAX:
+        raise NotFound("There is no such file in this folder.")
+    for name in path:
+        node = trees.holder(session, opened.row.space, item.node, name)
+        if node is None or item.state.kind != Kind.FOLDER:
+            raise NotFound("There is no such file in this folder.")
+        item = replace(item_of(session, opened.row.space, opened.key, node), name=name)
+    return item
+
+
+def children_of(session: Session, opened: Opened, folder: Item) -> Iterator[Item]:
+    """Files and folders in a folder, by name; other kinds are left out."""
+    after = b""
+    while True:
+        found = list(trees.children_now(session, opened.row.space, folder.node, after, _CHILDREN))
+        for name, node, _, _, state_bytes, manifest in found:
+            state = _state(opened.key, state_bytes, manifest)
+            if state.kind in {Kind.FILE, Kind.FOLDER}:
+                yield Item(NodeId(node), name, state)
+        if len(found) < _CHILDREN:
+            return
+        after = found[-1][0]
+
+
+def shown_name(name: bytes) -> str:
+    """A name for people and for archives: what is no UTF-8 or drives a terminal is replaced."""
+    text = name.decode("utf-8", "replace")
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def _state(key: SpaceKey, state: bytes, manifest: bytes | None) -> NodeState:
+    found = decode_state(state)
+    return found if manifest is None else msgspec.structs.replace(found, content=open_manifest(key, manifest))
+
+
+def _entry(row: LinkRow, secret: str, name: bytes, *, is_over: bool) -> LinkEntry:
+    return LinkEntry(
+        link=row.link,
+        path=f"/s/{secret}",
+        name=shown_name(name),
+        kind=row.kind,
+        created_ns=row.created_ns,
+        expires_ns=row.expires_ns,
+        has_password=bool(row.password_hash),
+        downloads=row.downloads,
+        downloads_max=row.downloads_max,
+        is_over=is_over,
+    )
+
+
+def _hash(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
