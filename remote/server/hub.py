@@ -56,6 +56,11 @@ class Hub:
             waiter.is_signed_out = True
             waiter.event.set()
 
+    @property
+    def waiting(self) -> int:
+        """How many polls wait."""
+        return sum(map(len, list(self._by_token.values())))
+
     def close(self) -> None:
         """Wakes everybody, now and from now on: the server stops."""
         self.is_closed = True

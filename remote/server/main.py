@@ -80,21 +80,25 @@ def init(data: Path | None, key_file: Path | None) -> None:
 @click.option("--tls-cert", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE")
 @click.option("--tls-key", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE")
 @click.option("--insecure-http", is_flag=True, help="Plain HTTP also where others can reach it.")
+@click.option("--metrics", metavar="HOST:PORT", help="Answer GET /metrics there, for Prometheus; anybody may ask.")
 def run(
+    *,
     data: Path | None,
     key_file: Path | None,
     listen: str,
     tls_cert: Path | None,
     tls_key: Path | None,
     insecure_http: bool,
+    metrics: str | None,
 ) -> None:
     """Answer until SIGTERM or SIGINT."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     listening = Listen(*parse_listen(listen), tls_cert, tls_key, insecure_http)
     listening.check()
+    metrics_at = parse_listen(metrics) if metrics is not None else None
     keep_memory()
     with instance.opened(data or default_data(), key_file or default_key_file()) as opened:
-        serve(opened, listening, lambda url: click.echo(f"Satchel serves on {url}"))
+        serve(opened, listening, lambda url: click.echo(f"Satchel serves on {url}"), metrics_at)
 
 
 @cli.group()

@@ -7,14 +7,16 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from litestar.types import ASGIApp
 
 from remote.server.http.app import make_app
 from remote.server.http.connections import BoundedConnection
+from remote.server.http.metrics import Metrics
 from remote.server.hub import Hub
 from remote.server.instance import Instance
 
@@ -85,13 +87,24 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def serve(instance: Instance, listen: Listen, ready: Callable[[str], object]) -> None:
-    """Answers until SIGTERM or SIGINT; `ready` gets the URL when connections are answered."""
+def serve(
+    instance: Instance,
+    listen: Listen,
+    ready: Callable[[str], object],
+    metrics_at: tuple[str, int] | None = None,
+) -> None:
+    """Answers until SIGTERM or SIGINT; `ready` gets the URL when connections are answered.
+
+    `metrics_at`: host and port at which Prometheus may ask; None: requests are not counted at all.
+    """
     listen.check()
-    with _bound(listen) as bound:
+    app: ASGIApp = make_app(instance)
+    with _bound(listen) as bound, ExitStack() as stack:
+        if metrics_at is not None:
+            app = stack.enter_context(_measured(instance, app, metrics_at))
         url = listen.url(bound.getsockname()[1])
         config = uvicorn.Config(
-            make_app(instance),
+            app,
             loop="uvloop",
             http=BoundedConnection,
             ws="none",
@@ -108,6 +121,23 @@ def serve(instance: Instance, listen: Listen, ready: Callable[[str], object]) ->
         server = _Server(config, instance.hub, lambda: ready(url))
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(_until_signal(server, bound))
+
+
+@contextmanager
+def _measured(instance: Instance, app: ASGIApp, at: tuple[str, int]) -> Generator[ASGIApp, None, None]:
+    """The application with its requests counted, and the counts served at this address."""
+    metrics = Metrics(instance)
+    host, port = at
+    try:
+        end = metrics.serve(host, port)
+    except OSError as error:
+        raise ListenTrouble(
+            f"{host}:{port} cannot be listened on for metrics ({error.strerror}): give another --metrics HOST:PORT."
+        ) from error
+    try:
+        yield metrics.counted(app)
+    finally:
+        end()
 
 
 class _Server(uvicorn.Server):

@@ -115,6 +115,11 @@ class Database:
         """`write` for callers that are in a thread already."""
         return self._submit(job).result()
 
+    @property
+    def waiting(self) -> int:
+        """How many writes wait for the writer."""
+        return self._waiting.qsize()
+
     def close(self) -> None:
         """Waits for what was submitted, then closes the file."""
         self._waiting.put(None)

@@ -5,6 +5,7 @@ import hashlib
 import ipaddress
 import os
 import random
+import re
 import secrets
 import signal
 import socket
@@ -542,3 +543,20 @@ def test_a_quota_can_be_set_while_it_runs(made: Home) -> None:
     assert made.run("user", "quota", "Ann", "much").returncode == 2
     assert "no user bob" in made.run("user", "quota", "bob", "5").stderr
     assert made.run("user", "quota", "ann", "-5").returncode == 2
+
+
+def test_prometheus_reads_what_was_answered_and_how_long_it_took(made: Home) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = made.run("run", "--listen", "127.0.0.1:0", "--metrics", f"127.0.0.1:{port}")
+    assert (refused.returncode, "--metrics" in refused.stderr) == (1, True)
+    with made.serving("--metrics", f"127.0.0.1:{port}") as (_, url):
+        device = made.device(url)
+        assert device.http.get("/v1/spaces").status_code == 200
+        assert device.http.get("/v1/nonsense/17").status_code == 404
+        found = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        assert device.http.get("/metrics").status_code == 404
+    assert 'satchel_requests_total{method="GET",route="/v1/spaces",status="200"} 1.0' in found
+    assert 'satchel_request_seconds_count{method="POST",route="/v1/login"} 1.0' in found
+    assert "nonsense" not in found
+    assert re.search(r"satchel_free_bytes [\d.e+]+", found)
