@@ -244,7 +244,8 @@ class Edit:
 
     def mark_dirty(self, node: NodeId, edited_ns: int) -> None:
         """Puts a node among those to be planned for."""
-        self.change.put(Table.DIRTY, node_key(node), edited_ns.to_bytes(8, "big"))
+        # By a clock that stands at 1970, what was edited elsewhere was edited before that.
+        self.change.put(Table.DIRTY, node_key(node), max(edited_ns, 1).to_bytes(8, "big"))
         self._forget_ignored(node)
 
     def mark_clean(self, node: NodeId) -> None:

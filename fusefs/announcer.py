@@ -51,6 +51,7 @@ class Announcer:
         # What is to be told, each thing once however often it changed: no queue that could grow behind a slow kernel.
         self._waiting = _News()
         self._is_closed = False
+        self._is_telling = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
         self._thread.start()
@@ -58,6 +59,12 @@ class Announcer:
     def is_own(self, pid: int) -> bool:
         """Whether a request repeats a change; its pid is the id of the hand that does it."""
         return pid in (self._hand.tid, self._repeater.pid)
+
+    @property
+    def has_told(self) -> bool:
+        """Whether the kernel knows of all that was noted (programs that watch may hear of it later)."""
+        with self._changed:
+            return not self._is_telling and not self._waiting.is_something
 
     def show(self, effects: Effects) -> None:
         """Notes what is to be told; returns at once."""
@@ -101,6 +108,7 @@ class Announcer:
             with self._changed:
                 self._changed.wait_for(lambda: self._is_closed or self._waiting.is_something)
                 news, self._waiting = self._waiting, _News()
+                self._is_telling = True
                 if self._is_closed:
                     return
             for name in news.names:
@@ -111,6 +119,8 @@ class Announcer:
                 _tell(kernel.drop_node, node, node not in news.contents)
             for parent in {name.parent for name in news.names}:
                 _tell(kernel.drop_node, parent, True)
+            with self._changed:
+                self._is_telling = False
             # Not before: who hears of a change looks at once.
             self._repeater.repeat(news.told)
 

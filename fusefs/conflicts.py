@@ -13,11 +13,11 @@ from cache.tree import LostEdit
 from fusefs import moments
 from fusefs.errors import Invalid, NoEntry
 from fusefs.restore import TRIES, Restore, not_sent
-from fusefs.versions import CONFLICTS_NAME, VERSIONS_NAME, Versions, lost_name
+from fusefs.versions import CONFLICTS_NAME, Versions, lost_name
 from fusefs.volume import Volume
 from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Conflict, Version
-from remote.protocol.nodes import Name, NodeState
+from remote.protocol.nodes import VERSIONS_NAME, Name, NodeState
 from remote.protocol.service import Service
 
 _HISTORY_MAX: Final = 1_000

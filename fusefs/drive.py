@@ -44,7 +44,7 @@ from fusefs.versions import Versions
 from fusefs.volume import Volume
 from remote.protocol.errors import RemoteError, Unreachable
 from remote.protocol.ids import ChunkId, DeviceId, NodeId, SpaceId
-from remote.protocol.service import Service
+from remote.protocol.service import Acts, Service
 
 log = logging.getLogger(__name__)
 
@@ -100,14 +100,15 @@ def _owner(choices: Choices) -> Owner | None:
 class Drive:
     """One space on this device, over stores that somebody else opened and will close."""
 
-    def __init__(self, plan: Plan, state: Store, cache: Store, service: Service, traffic: Traffic) -> None:
+    def __init__(self, plan: Plan, state: Store, cache: Store, service: Service, acts: Acts, traffic: Traffic) -> None:
         """Nothing runs before `run`."""
         places, account, choices = plan.places, plan.account, plan.choices
         owner = _owner(choices)
         self.state, self.cache = state, cache
         self._choices = choices
         self._service = service
-        self._space = SpaceId(account.space)
+        self.acts = acts
+        self.space = SpaceId(account.space)
         self.tree = Tree(state)
         self.tree.make_root()
         self.stagings = Stagings(state, places.stagings, Table.STAGED, Table.STAGED_BYTES)
@@ -123,13 +124,13 @@ class Drive:
             floor_bytes=choices.free_floor_bytes,
         )
         seconds = choices.read_seconds
-        self.reader = Reader(service, self._space, self.chunks, self.budget, read_seconds=seconds)
+        self.reader = Reader(service, self.space, self.chunks, self.budget, read_seconds=seconds)
         self.files = OpenFiles(self.tree, self.stagings, self.reader, self.budget)
         self.files.sweep()
         face = Face(self.files, self._announce, self.budget.notice)
-        home = Home(self._space, DeviceId(account.device), account.secret)
+        home = Home(self.space, DeviceId(account.device), account.secret)
         pull = Pull(service, home, self.tree, Clock(), face)
-        upload = Upload(service, self._space, account.secret, self.reader, self.chunks)
+        upload = Upload(service, self.space, account.secret, self.reader, self.chunks)
         self.ignoring = Ignoring(self.tree, self.stagings, self.reader)
         push = Push(pull, self.tree, self.stagings, self.chunks, upload, self.ignoring)
         self.pins = Pins(self.tree, self.reader, pull.list_folder)
@@ -147,12 +148,12 @@ class Drive:
             listing_seconds=seconds,
         )
         self.past = Past(places.cache / "past", past_bytes)
-        self.versions = Versions(service, self._space, self.reader, self.past, owner, seconds)
+        self.versions = Versions(service, self.space, self.reader, self.past, owner, seconds)
         self.restore = Restore(self.volume, self.versions)
-        self.history = History(self.volume, self.versions, service, self._space)
+        self.history = History(self.volume, self.versions, service, self.space)
         device = DeviceId(account.device)
         self.conflicts = Conflicts(
-            self.volume, self.stagings, self.versions, self.restore, service, space=self._space, device=device
+            self.volume, self.stagings, self.versions, self.restore, service, space=self.space, device=device
         )
         self.counting = Counting(self.tree, traffic, self.reader.counters)
         self.keeping = Keeping(self.budget, self.chunks, self.stagings, self.past, self.pins, self.counting)
@@ -251,7 +252,7 @@ class Drive:
 
     async def _look_for_room(self) -> None:
         for space in (await self._service.spaces()).spaces:
-            if space.space == self._space:
+            if space.space == self.space:
                 with suppress(DiskFull):
                     self._take_room(Room(space.free, space.used, space.quota))
 

@@ -38,6 +38,21 @@ class History:
         self._service = service
         self._space = space
 
+    async def find(self, path: bytes) -> NodeId:
+        """The node that has this path, or had it last; raises NoEntry, RemoteError."""
+        return (await self._find([part for part in path.split(b"/") if part]))[1]
+
+    async def path_at(self, node: NodeId, rev: Rev) -> bytes | None:
+        """The first path of a node as of a rev; None when it did not exist. Raises RemoteError."""
+        parts: list[bytes] = []
+        while node != ROOT:
+            state = await self._versions.state_at(node, rev)
+            if state is None or not state.names:
+                return None
+            parts.append(state.names[0].name)
+            node = state.names[0].parent
+        return b"/".join(reversed(parts))
+
     async def of_path(self, path: bytes) -> list[Old]:
         """Versions of what has this path, or had it last, newest first; raises NoEntry, RemoteError."""
         parts = [part for part in path.split(b"/") if part]

@@ -19,12 +19,12 @@ from fusefs.errors import IsFolder, Overtaken, ReadOnly
 from fusefs.handles import Handle
 from fusefs.repeater import Repeater
 from fusefs.turns import Turns
-from fusefs.versions import VERSIONS_NAME, PastHandle, Versions, is_virtual
+from fusefs.versions import PastHandle, Versions, is_virtual
 from fusefs.volume import Volume
 from fusefs.xattrs import ExtendedAttributes
 from remote.protocol.cutting import Buffer
 from remote.protocol.ids import NodeId
-from remote.protocol.nodes import Name
+from remote.protocol.nodes import VERSIONS_NAME, Name
 
 log = logging.getLogger(__name__)
 

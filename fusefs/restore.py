@@ -9,7 +9,8 @@ import trio
 from msgspec.structs import replace
 
 from cache.errors import NoSuchNode
-from fusefs.errors import NoEntry, NotSent
+from cache.merge import free_name, labelled
+from fusefs.errors import Invalid, NoEntry, NotSent
 from fusefs.versions import Versions
 from fusefs.volume import Volume, check_name
 from remote.protocol.ids import ROOT, NodeId, Rev
@@ -27,6 +28,8 @@ class Restored:
 
     nodes: int
     rev: Rev
+    path: bytes
+    """What is so again; the copy, when one was asked for."""
 
 
 class Restore:
@@ -36,8 +39,11 @@ class Restore:
         self._volume = volume
         self._versions = versions
 
-    async def path(self, path: bytes, rev: Rev) -> Restored:
-        """Makes the path what it was as of `rev`; what came into a folder since then stays. Raises NoEntry."""
+    async def path(self, path: bytes, rev: Rev, *, is_copy: bool = False) -> Restored:
+        """Makes the path what it was as of `rev`; what came into a folder since then stays. Raises NoEntry.
+
+        `is_copy`: what is there now is left alone, and the older state is put beside it, under a name with its time.
+        """
         parts = [part for part in path.split(b"/") if part]
         node = ROOT
         state = await self._versions.state_at(ROOT, rev)
@@ -53,10 +59,23 @@ class Restore:
                 folder = await self._folder(folder, part, state)
         if state is None:
             raise NoEntry(f"Nothing existed at rev {rev}.")
-        count = (
-            await self._content(ROOT, node, rev) if not parts else await self._put(folder, parts[-1], node, state, rev)
-        )
-        return Restored(count, rev)
+        if not parts:
+            if is_copy:
+                raise Invalid("The whole drive has nothing beside it: copy it out of .versions.")
+            return Restored(await self._content(ROOT, node, rev), rev, path)
+        name = await self._name_beside(folder, parts[-1], rev) if is_copy else parts[-1]
+        count = await self._put(folder, name, node, state, rev)
+        return Restored(count, rev, b"/".join([*parts[:-1], name]))
+
+    async def _name_beside(self, folder: NodeId, name: bytes, rev: Rev) -> bytes:
+        """A free name that says which version it is."""
+        await self._volume.children(folder)
+
+        def is_taken(candidate: bytes) -> bool:
+            return self._volume.tree.child(folder, candidate) is not None
+
+        wanted = labelled(name, b" (rev %d)" % rev)
+        return free_name(wanted, is_taken) if is_taken(wanted) else wanted
 
     async def _folder(self, parent: NodeId, name: bytes, state: NodeState) -> NodeId:
         """The live folder of this name, made when it is gone."""

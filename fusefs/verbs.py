@@ -6,9 +6,7 @@ import logging
 import os
 import socket
 import stat
-import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,20 +15,20 @@ from typing import Any, Final
 import trio
 
 from cache.errors import CacheError
-from fusefs import moments, mounts
+from fusefs import mounts
 from fusefs.conflicts import Kept, Open, Unsent, is_below
 from fusefs.control import CREDENTIALS, REQUEST_MAX, Exit, Refused, short_path
 from fusefs.drive import Drive
 from fusefs.errors import NoEntry, NotSent, VolumeError
 from fusefs.hands import Hand
-from fusefs.history import Old
 from fusefs.mounts import Busy
+from fusefs.past_verbs import BEFORE_SECONDS, PastVerbs, told_version
 from fusefs.settings import Account
 from fusefs.status import Status
 from remote.protocol.errors import NotSignedIn, RemoteError, Unreachable
 from remote.protocol.ids import ROOT, NodeId, Rev
-from remote.protocol.messages import Moment, Version
-from remote.protocol.nodes import Kind, Name
+from remote.protocol.messages import Version
+from remote.protocol.nodes import Name
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +38,6 @@ _CONNECTIONS: Final = 64
 _REQUEST_SECONDS: Final = 10.0
 _SYNC_SECONDS: Final = 30.0
 _FILES_SYNCED: Final = 1_000
-_BEFORE_RESTORE_SECONDS: Final = 60.0
-_CLOCKS_DIFFER_NS: Final = 60_000_000_000
 _AWAY: Final = (Unreachable, TimeoutError, trio.TooSlowError)
 
 Fields = dict[str, Any]  # a request's JSON: each verb checks what it uses
@@ -75,8 +71,6 @@ class Verbs:
             "status-of": self._status_of,
             "stats": self._stats,
             "wait": self._wait,
-            "versions": self._versions,
-            "restore": self._restore,
             "conflicts": self._conflicts,
             "resolve": self._resolve,
             "pin": self._pin,
@@ -89,6 +83,7 @@ class Verbs:
             "pause": self._pause,
             "resume": self._resume,
             "stop": self._stop,
+            **PastVerbs(drive, self.flush, self._lookup).verbs,
         }
 
     async def serve(self, listener: trio.SocketListener) -> None:
@@ -247,35 +242,6 @@ class Verbs:
             node = await self._drive.volume.lookup(node, part)
         return node
 
-    async def _versions(self, fields: Fields) -> object:
-        path = os.fsencode(str(fields["path"]))
-        found = await self._drive.history.of_path(path)
-        is_folder = any(old.version.state is not None and old.version.state.kind is Kind.FOLDER for old in found)
-        told = [_told(old) for old in found]
-        if is_folder or not path:
-            # A folder is what is in it: each moment at which anything below it changed is one to go back to.
-            own = {one["rev"] for one in told}
-            others = await self._drive.history.moments(path)
-            told += [_told_moment(one) for one in others if one.rev not in own]
-            told.sort(key=lambda one: int(one["rev"]), reverse=True)
-        return told
-
-    async def _restore(self, fields: Fields) -> object:
-        """Brings a path back; first the server must have what it is now, so that nothing is lost by it."""
-        path = os.fsencode(str(fields["path"]))
-        rev = await self._rev(str(fields["at"]))
-        await self.flush()
-        with trio.move_on_after(_BEFORE_RESTORE_SECONDS) as scope, suppress(NoEntry):
-            await self._drive.sync.sent(await self._lookup(path))
-        if scope.cancelled_caught:
-            raise Refused(
-                "What it is now is not on the server yet, and would be lost. satchel status says why; try again when "
-                "that is sent.",
-                Exit.PENDING,
-            )
-        restored = await self._drive.restore.path(path, rev)
-        return {"rev": restored.rev, "nodes": restored.nodes}
-
     async def _conflicts(self, fields: Fields) -> object:
         """Those that the server has, and this device's that it has yet to get: without the server only these."""
         path = os.fsencode(str(fields["path"]))
@@ -291,8 +257,8 @@ class Verbs:
         told = [
             {
                 "path": os.fsdecode(one.path),
-                "current": _told_version(one.current),
-                "lost": _told_version(one.lost),
+                "current": told_version(one.current),
+                "lost": told_version(one.lost),
                 "version": os.fsdecode(one.version_path),
                 "is_sent": True,
             }
@@ -309,7 +275,7 @@ class Verbs:
         return {
             "path": os.fsdecode(one.path),
             "current": None,
-            "lost": {**_told_version(lost), "size_bytes": one.size},
+            "lost": {**told_version(lost), "size_bytes": one.size},
             "version": "",
             "is_sent": False,
         }
@@ -330,7 +296,7 @@ class Verbs:
                 Exit.PENDING,
             )
         kept: Kept | None = None
-        with trio.move_on_after(_BEFORE_RESTORE_SECONDS) as scope:
+        with trio.move_on_after(BEFORE_SECONDS) as scope:
             await drive.sync.sent(node)
             kept = await drive.conflicts.keep(node, place, str(fields["keep"]))
             for one in kept.nodes:
@@ -390,21 +356,6 @@ class Verbs:
     def _pinned_paths(self) -> list[str]:
         return [os.fsdecode(self._drive.tree.path_of(node)) or self._point for node in self._drive.pins.pinned()]
 
-    async def _rev(self, at: str) -> Rev:
-        """The rev that a person means by a number or a time."""
-        if at.isdecimal() and len(at) != len("20261121"):
-            if not int(at):
-                raise Refused("Revs begin with 1: before that nothing existed.")
-            return Rev(int(at))
-        first_ns, _ = moments.span(at)
-        now_ns = time.time_ns()
-        if first_ns > now_ns + _CLOCKS_DIFFER_NS:
-            raise Refused(
-                f"{at} is still to come: it is {moments.iso(now_ns)} now. Times are UTC unless they say otherwise, "
-                "such as 2026-11-21T10:15+02:00."
-            )
-        return await self._drive.versions.rev_at(moments.parse(at))
-
     async def _stop(self, fields: Fields) -> object:
         """Unmounts, which ends the daemon; raises Refused when programs use the mount and `lazy` is not said."""
         is_lazy = bool(fields.get("lazy"))
@@ -431,42 +382,6 @@ def _fsync_all(hand: Hand, paths: list[bytes]) -> None:
     for path in paths:
         with contextlib.suppress(OSError):  # gone meanwhile, or not ours to read
             hand.do("fsync", path)
-
-
-def _told(old: Old) -> Fields:
-    version = old.version
-    state = version.state
-    return {
-        "rev": version.rev,
-        "time_ns": version.time_ns,
-        "time": moments.iso(version.time_ns),
-        "edited_ns": version.edited_ns,
-        "user": version.user_name,
-        "device": version.device_name,
-        "kind": state.kind.name.lower() if state is not None else None,
-        "name": os.fsdecode(old.name),
-        "size_bytes": state.content.size if state is not None and state.content is not None else 0,
-        "is_conflict": version.is_conflict,
-    }
-
-
-def _told_version(version: Version) -> Fields:
-    return _told(Old(b"", version))
-
-
-def _told_moment(moment: Moment) -> Fields:
-    return {
-        "rev": moment.rev,
-        "time_ns": moment.time_ns,
-        "time": moments.iso(moment.time_ns),
-        "edited_ns": moment.time_ns,
-        "user": moment.user_name,
-        "device": moment.device_name,
-        "kind": "folder",
-        "name": "",
-        "size_bytes": 0,
-        "is_conflict": False,
-    }
 
 
 def _why(error: Exception) -> str:

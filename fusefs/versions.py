@@ -5,6 +5,7 @@ the kernel forgets it. What is known about the past never changes, so answers ar
 """
 
 import os
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -28,9 +29,10 @@ from remote.protocol.messages import Conflict, FolderQuery, Version
 from remote.protocol.nodes import EMPTY, NAME_MAX, Kind, NodeState, NodeVersion
 from remote.protocol.service import Service
 
-VERSIONS_NAME: Final = b".versions"
 CONFLICTS_NAME: Final = b"conflicts"
 """In `.versions`, not listed: the versions that lost against what is in the folder now, until that is settled."""
+_REV_NAME: Final = re.compile(rb"rev-([1-9]\d{0,17})")
+"""Also a rev leads to its state."""
 _VIRTUAL: Final = 1 << 62
 _FOR_EVER_SECONDS: Final = 3_600.0
 _SETTLED_NS: Final = 5_000_000_000
@@ -176,6 +178,8 @@ class Versions:
         if isinstance(what, MomentsFolder):
             if name == CONFLICTS_NAME:
                 return self._inode(ConflictsFolder(what.folder), None, 1.0)
+            if rev_name := _REV_NAME.fullmatch(name):
+                return await self._as_of(what.folder, Rev(int(rev_name[1])), _FOR_EVER_SECONDS)
             try:
                 time_ns = moments.parse(os.fsdecode(name))
             except Invalid:
@@ -187,12 +191,14 @@ class Versions:
         raise NoEntry("There was no such name at that time.")
 
     async def _at(self, folder: NodeId, time_ns: int) -> int:
-        rev = await self.rev_at(time_ns)
+        is_settled = time_ns < time.time_ns() - _SETTLED_NS
+        return await self._as_of(folder, await self.rev_at(time_ns), _FOR_EVER_SECONDS if is_settled else 0.0)
+
+    async def _as_of(self, folder: NodeId, rev: Rev, seconds: float) -> int:
         state = await self.state_at(folder, rev)
         if state is None:
             raise NoEntry("The folder did not exist at that time.")
-        is_settled = time_ns < time.time_ns() - _SETTLED_NS
-        return self._inode(PastNode(folder, rev), state, _FOR_EVER_SECONDS if is_settled else 0.0)
+        return self._inode(PastNode(folder, rev), state, seconds)
 
     async def children(self, inode: int) -> list[tuple[bytes, int]]:
         """The names in a folder of the past, or the moments, with their inodes."""

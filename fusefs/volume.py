@@ -125,8 +125,8 @@ class Volume:
         if file is not None:
             state, size = self.files.state(file), self.files.size(file)
             mtime_ns = file.mtime_ns or state.mtime_ns
-        elif node in self._removed_folders:
-            state, size, mtime_ns = self._removed_folders[node], 0, self._removed_folders[node].mtime_ns
+        elif (removed := self._removed_folder(node)) is not None:
+            state, size, mtime_ns = removed, 0, removed.mtime_ns
         else:
             record = self.record(node)
             assert record.local is not None
@@ -147,9 +147,18 @@ class Volume:
             birth_ns=state.birth_ns,
         )
 
+    def _removed_folder(self, node: NodeId) -> NodeState | None:
+        """What a folder was when it was removed here; None when it was not, or is there again."""
+        if node not in self._removed_folders:
+            return None
+        record = self.tree.record(node)
+        if record is not None and record.local is not None:
+            self._removed_folders.pop(node, None)
+        return self._removed_folders.get(node)
+
     def _folder_links(self, node: NodeId) -> int:
         """Its name, its `.`, and the `..` of each folder in it; 1, which says nothing, while it is not listed."""
-        if node in self._removed_folders:
+        if self._removed_folder(node) is not None:
             return 0
         record = self.tree.record(node)
         return 2 + self.tree.subfolders(node) if record is not None and record.is_listed else 1

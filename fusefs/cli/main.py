@@ -22,6 +22,9 @@ _OPTIONS_HELP: Final = (
     "fails)."
 )
 
+_TIME_HELP: Final = (
+    "A time (2026-11-21T10:15:30, UTC unless it says otherwise; a date alone is the end of that day), or a rev."
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
@@ -238,15 +241,81 @@ def versions(path: str, as_json: bool) -> None:
 
 @satchel.command(short_help="Make PATH again what it was then.")
 @click.argument("path")
-@click.option("--at", required=True, metavar="TIME|REV", help="A time (2026-11-21T10:15, UTC unless said) or a rev.")
-def restore(path: str, at: str) -> None:
+@click.option("--at", metavar="TIME|REV", help=f"{_TIME_HELP} Not needed for what is removed.")
+@click.option("--copy", "is_copy", is_flag=True, help="Leave PATH as it is, and put what it was beside it.")
+def restore(path: str, at: str | None, is_copy: bool) -> None:
     """Make PATH again what it was then, also when it was removed; what it is now stays a version.
 
     In a folder, what came since then stays.
     """
     from fusefs.cli import past  # noqa: PLC0415
 
-    past.restore(path, at)
+    past.restore(path, at, is_copy=is_copy)
+
+
+@satchel.command(short_help="Show what differs in PATH between two times.")
+@click.argument("path")
+@click.option("--from", "since", required=True, metavar="TIME|REV", help=_TIME_HELP)
+@click.option("--to", metavar="TIME|REV", help="The same; without it: now.")
+@_json
+def diff(path: str, since: str, to: str | None, as_json: bool) -> None:
+    """Show what differs in PATH between two times: the paths of a folder, the lines of a text."""
+    from fusefs.cli import comparing  # noqa: PLC0415
+
+    comparing.diff(path, since, to, as_json=as_json)
+
+
+@satchel.command(short_help="Make PATH, and all in it, what it was then.")
+@click.argument("path")
+@click.option("--to", required=True, metavar="TIME|REV", help=_TIME_HELP)
+@click.option("--dry-run", is_flag=True, help="Say what it would do, and do nothing.")
+@_json
+def rewind(path: str, to: str, dry_run: bool, as_json: bool) -> None:
+    """Make PATH, and all in it, what it was then, in one step that moves no content; `satchel undo` takes it back.
+
+    What came since then goes, unlike with `restore`; it stays in `.versions`.
+    """
+    from fusefs.cli import comparing  # noqa: PLC0415
+
+    comparing.rewind(path, to, is_dry_run=dry_run, as_json=as_json)
+
+
+@satchel.command(short_help="Take back what was done last.")
+@click.argument("rev", required=False, type=click.IntRange(1))
+@click.option("--dry-run", is_flag=True, help="Say what it would do, and do nothing.")
+@_json
+def undo(rev: int | None, dry_run: bool, as_json: bool) -> None:
+    """Take back what this device did, or had done, last; or what REV did. Said again, it undoes the undoing.
+
+    What was changed again since then is left as it is.
+    """
+    from fusefs.cli import comparing  # noqa: PLC0415
+
+    comparing.undo(rev, is_dry_run=dry_run, as_json=as_json)
+
+
+@satchel.group(short_help="List, restore or purge what was removed.")
+def trash() -> None:
+    """What was removed, here or elsewhere: it is kept as long as the history is."""
+
+
+@trash.command("list")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="At most so many.")
+@_json
+def trash_list(limit: int, as_json: bool) -> None:
+    """List what was removed, newest first: a folder stands for what went with it."""
+    from fusefs.cli import trashing  # noqa: PLC0415
+
+    trashing.listing(limit, as_json=as_json)
+
+
+@trash.command("restore")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+def trash_restore(paths: tuple[str, ...]) -> None:
+    """Bring back what had PATH last, with all that was removed with it, by any device; in one step."""
+    from fusefs.cli import trashing  # noqa: PLC0415
+
+    trashing.restore(paths)
 
 
 @satchel.command(short_help="List edits that lost against others.")

@@ -30,8 +30,12 @@ def versions(path: str, *, as_json: bool) -> None:
         print(shown(f"{one['rev']:>8}  {when}  {what:>10}{who}{name}{mark}"))
 
 
-def restore(path: str, at: str) -> None:
-    """Makes the path what it was then; raises Refused."""
-    found = ask("restore", seconds=ANSWER_SECONDS, path=path_in_mount(path), at=at)
+def restore(path: str, at: str | None, *, is_copy: bool) -> None:
+    """Makes the path what it was then, or puts that beside it; raises Refused."""
+    found = ask("restore", seconds=ANSWER_SECONDS, path=path_in_mount(path), at=at, copy=is_copy)
+    if is_copy:
+        what = os.path.join(str(ask("ping")["mount"]), found["path"])
+        print(shown(f"{what} is {path} as of rev {found['rev']}; {path} stays as it is."))
+        return
     what = f"{path} and what is below it ({found['nodes']} in all) are" if found["nodes"] > 1 else f"{path} is"
     print(f"{shown(what)} as of rev {found['rev']} again; the states until now are kept as versions.")

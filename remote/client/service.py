@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+from remote.client.acts import Acts
 from remote.client.patience import Patience
 from remote.client.session import Session, open_session
 from remote.client.traffic import Traffic
@@ -50,6 +51,7 @@ class HttpService:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._transfer = Transfer(session)
+        self.acts = Acts(session)
 
     async def keep_ready(self) -> None:
         """While it runs, a connection waits for the first read after anything is asked: to connect takes as long."""

@@ -70,6 +70,12 @@ class NotFound(RemoteError):
     code = "not-found"
 
 
+class InTheWay(RemoteError):
+    """Something as it is now keeps this from being done; nothing was changed, and the message names it."""
+
+    code = "in-the-way"
+
+
 class Gone(RemoteError):
     """It was there, and is over for good: a link that expired, was revoked, or was used as often as it may be."""
 
@@ -112,6 +118,7 @@ BY_CODE: dict[str, type[RemoteError]] = {
         Wiped,
         NotAllowed,
         NotFound,
+        InTheWay,
         Gone,
         CursorTooOld,
         QuotaExceeded,

@@ -10,6 +10,8 @@ import msgspec
 from remote.protocol.ids import ChunkId, NodeId, Rev
 
 NAME_MAX = 255
+VERSIONS_NAME = b".versions"
+"""No node has this name: devices show a folder's history there."""
 SYMLINK_MAX = 4095
 XATTR_NAME_MAX = 255
 XATTR_SIZE_MAX = 65_536

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from remote.protocol.history import Differences, Done, Trash
 from remote.protocol.ids import NOW, NOWHERE, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import (
     Changes,
@@ -105,4 +106,28 @@ class Service(Protocol):
 
     async def settle(self, space: SpaceId, conflicts: Sequence[tuple[NodeId, Rev]]) -> None:
         """These conflicts (node, rev of what lost) are settled for all devices."""
+        ...
+
+
+class Acts(Protocol):
+    """What a server does with the past of a space for who asks; the errors are those of a Service, and InTheWay."""
+
+    async def diff(self, space: SpaceId, folder: NodeId, since: Rev, to: Rev, limit: int) -> Differences:
+        """What differs in a folder between two revs (`to` NOW: the present)."""
+        ...
+
+    async def rewind(self, space: SpaceId, folder: NodeId, to: Rev, *, is_dry_run: bool, limit: int) -> Done:
+        """Makes a folder what it was, by one commit."""
+        ...
+
+    async def undo(self, space: SpaceId, rev: Rev = NOW, *, is_dry_run: bool, limit: int) -> Done:
+        """Takes back what one commit did; NOW: the last one of this device, or that it asked for."""
+        ...
+
+    async def trash(self, space: SpaceId, before: Rev = NOW, limit: int = 100) -> Trash:
+        """What was removed and can be brought back, newest first; see `Trash.next` for more."""
+        ...
+
+    async def put_back(self, space: SpaceId, nodes: Sequence[NodeId], *, limit: int) -> Done:
+        """Brings removed things back; raises NotFound for what is not removed, or forgotten."""
         ...

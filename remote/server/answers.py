@@ -148,7 +148,7 @@ class Answers:
         drafts = await self._read(
             device,
             space,
-            lambda session, row, key: commits.prepare(session, space, commit, key, self._leaves),
+            lambda session, row, key: commits.prepare(session, space, commit, key, self._leaves, now_ns=time.time_ns()),
             Right.WRITE,
         )
         answer = await self._database.write(take)

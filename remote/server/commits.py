@@ -15,6 +15,7 @@ from remote.protocol.messages import Change, Commit, CommitAnswer
 from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
 from remote.server.database import accounts as account_rows
 from remote.server.database import conflicts as conflict_rows
+from remote.server.database import past as past_rows
 from remote.server.database import spaces as space_rows
 from remote.server.database import trees
 from remote.server.database.accounts import Device
@@ -31,26 +32,26 @@ WINNERS_BYTES_MAX = 8 << 20
 
 @dataclass(frozen=True)
 class Draft:
-    """One change, ready to be written: its state encoded, its content named and sealed."""
+    """One change, ready to be written: its state encoded, its content named and sealed.
+
+    `sealed` is None also for content that is stored already; `size` is that of the content in bytes.
+    """
 
     change: Change
     state: bytes | None
     content_id: bytes | None
     sealed: bytes | None
-
-    @property
-    def size(self) -> int:
-        """Bytes of content."""
-        content = self.change.state.content if self.change.state is not None else None
-        return content.size if content is not None else 0
+    size: int = 0
 
 
-def prepare(session: Session, space: SpaceId, commit: Commit, key: SpaceKey, leaves: Leaves) -> list[Draft]:
+def prepare(
+    session: Session, space: SpaceId, commit: Commit, key: SpaceKey, leaves: Leaves, *, now_ns: int
+) -> list[Draft]:
     """The changes ready to be written; raises BadRequest and ChunkMissing."""
     check_commit(commit)
     manifests = [change.state.content for change in commit.changes if change.state and change.state.content]
     leaves.check(session, space, manifests)
-    return [_draft(change, key) for change in commit.changes]
+    return [_draft(_not_later(change, now_ns), key) for change in commit.changes]
 
 
 def take(
@@ -146,10 +147,17 @@ class _Writing:
     added: list[trees.NameRow] = field(default_factory=list)
     lost: list[tuple[NodeId, Rev]] = field(default_factory=list)
     conflicts: list[tuple[NodeId, Rev]] = field(default_factory=list)
+    removed: list[NodeId] = field(default_factory=list)
+    returned: list[tuple[NodeId, Rev]] = field(default_factory=list)
     manifests: dict[bytes, bytes] = field(default_factory=dict)
     above_before: set[NodeId] = field(default_factory=set)
     above_after: set[NodeId] = field(default_factory=set)
     growth: int = 0
+
+
+def _not_later(change: Change, now_ns: int) -> Change:
+    """The change, edited by now at the latest: who has a wrong clock does not win against all who edit after it."""
+    return change if change.edited_ns <= now_ns else msgspec.structs.replace(change, edited_ns=now_ns)
 
 
 def _draft(change: Change, key: SpaceKey) -> Draft:
@@ -159,7 +167,7 @@ def _draft(change: Change, key: SpaceKey) -> Draft:
     if change.state.content is None:
         return Draft(change, state, None, None)
     manifest = encode_manifest(change.state.content)
-    return Draft(change, state, key.content_id(manifest), key.seal(manifest))
+    return Draft(change, state, key.content_id(manifest), key.seal(manifest), change.state.content.size)
 
 
 def _plan(tree: _StoredTree, drafts: Sequence[Draft], rev: Rev) -> _Writing:
@@ -205,6 +213,10 @@ def _plan_state(
     writing.nodes.append(
         trees.NodeRow(change.node, rev, change.edited_ns, kind, parent, draft.size, draft.state, draft.content_id)
     )
+    if state is None:
+        writing.removed.append(change.node)
+    elif row is not None and row.state is None:
+        writing.returned.append((change.node, row.rev))
     writing.growth += draft.size - (row.size if row is not None else 0)
     is_folder = kind == Kind.FOLDER
     _climb([change.node] if is_folder else [name.parent for name in had], tree.parent_now, writing.above_before)
@@ -247,6 +259,8 @@ def _write(session: Session, space: SpaceId, rev: Rev, writing: _Writing) -> Non
     trees.add_names(session, space, writing.added, rev)
     trees.add_manifests(session, space, writing.manifests.items())
     trees.put_nodes(session, space, writing.nodes)
+    past_rows.forget_removed(session, space, writing.returned)
+    past_rows.note_removed(session, space, writing.removed, rev)
     trees.mark_lost(session, space, writing.lost)
     trees.add_versions(session, space, rev, writing.versions)
     conflict_rows.add_conflicts(session, space, writing.conflicts)

@@ -25,6 +25,7 @@ from remote.server.accounts import (
     replace_password,
     set_home_quota,
 )
+from remote.server.acts import Acts
 from remote.server.answers import Answers
 from remote.server.content import Contents
 from remote.server.database import accounts as account_rows
@@ -59,6 +60,7 @@ class Instance:
     accounts: Accounts
     answers: Answers
     devices: DeviceAnswers
+    acts: Acts
     links: LinkAnswers
     contents: Contents
     hub: Hub
@@ -101,11 +103,12 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
         accounts = Accounts(database, name, time.time_ns)
         keyring = Keyring(master)
         answers = Answers(database, objects, keyring, domain_secret, hub)
+        acts = Acts(database, keyring, hub)
         try:
             devices = DeviceAnswers(database, accounts, hub)
             links = LinkAnswers(database, keyring, accounts)
             contents = Contents(answers.chunks, domain_secret)
-            yield Instance(name, database, objects, signer, accounts, answers, devices, links, contents, hub)
+            yield Instance(name, database, objects, signer, accounts, answers, devices, acts, links, contents, hub)
         finally:
             hub.close()
             accounts.close()

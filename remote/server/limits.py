@@ -13,6 +13,7 @@ from remote.protocol.nodes import (
     NAMES_MAX,
     ROOT_NAME,
     SYMLINK_MAX,
+    VERSIONS_NAME,
     XATTR_NAME_MAX,
     XATTR_SIZE_MAX,
     XATTR_TOTAL_MAX,
@@ -39,8 +40,7 @@ _DEVICE_KINDS = {Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE}
 
 def check_commit(commit: Commit) -> None:
     """Raises BadRequest for a commit that could never be taken, whatever the space holds."""
-    if len(commit.op_id) != OP_ID_SIZE:
-        raise BadRequest(f"op_id has {len(commit.op_id)} bytes, not {OP_ID_SIZE}.")
+    check_op_id(commit.op_id)
     if not commit.changes:
         raise BadRequest("The commit has no changes.")
     check_count("changes", len(commit.changes), CHANGES_MAX)
@@ -51,6 +51,12 @@ def check_commit(commit: Commit) -> None:
         if (change.node, change.is_conflict) in seen:
             raise BadRequest(f"{where}: node {change.node} stands twice in this commit.")
         seen.add((change.node, change.is_conflict))
+
+
+def check_op_id(op_id: bytes) -> None:
+    """Raises BadRequest for what is no op id."""
+    if len(op_id) != OP_ID_SIZE:
+        raise BadRequest(f"op_id has {len(op_id)} bytes, not {OP_ID_SIZE}.")
 
 
 def check_count(what: str, count: int, maximum: int) -> None:
@@ -191,6 +197,8 @@ def _check_name(name: Name, where: str) -> None:
         raise TooLarge(f"{where}: a name has at most {NAME_MAX} bytes, not {len(name.name)}.")
     if not name.name or name.name in (b".", b"..") or b"/" in name.name or b"\0" in name.name:
         raise BadRequest(f"{where}: {name.name!r} cannot be a name.")
+    if name.name == VERSIONS_NAME:
+        raise BadRequest(f"{where}: {VERSIONS_NAME.decode()} cannot be a name: devices show a folder's history there.")
 
 
 def _check_xattrs(state: NodeState, where: str) -> None:

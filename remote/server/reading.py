@@ -123,7 +123,7 @@ def moments(session: Session, row: SpaceRow, request: MomentsRequest, now_ns: in
     if present is None or present.kind != Kind.FOLDER:
         raise NotFound(f"There is no folder {request.folder} in {row.name}.")
     check_steps(request.steps)
-    authors = _Authors(session)
+    authors = Authors(session)
 
     def newest(last: int, limit: int) -> Iterator[Row]:
         return space_rows.moments(session, row.space, request.folder, last, limit)
@@ -155,7 +155,7 @@ def history(session: Session, row: SpaceRow, key: SpaceKey, request: HistoryRequ
     if trees.node_row(session, row.space, request.node) is None:
         raise NotFound(f"There never was a node {request.node} in {row.name}.")
     before = request.before if request.before != NOW else Rev(INT63)
-    authors = _Authors(session)
+    authors = Authors(session)
     versions: list[Version] = []
     room = _Room(request.limit)
     # One row more: a rev that kept a lost state beside the new one has two rows, which belong together.
@@ -171,7 +171,7 @@ def conflicts(session: Session, row: SpaceRow, key: SpaceKey, request: Conflicts
     """Conflicts that nobody has settled, of nodes that exist."""
     check_rev("after_node", Rev(request.after_node))
     check_rev("after_rev", request.after_rev)
-    authors = _Authors(session)
+    authors = Authors(session)
     found: list[Conflict] = []
     room = _Room(CONFLICTS_MAX)
     for node, *lost in conflict_rows.conflicts_after(
@@ -187,7 +187,7 @@ def conflicts(session: Session, row: SpaceRow, key: SpaceKey, request: Conflicts
     return Conflicts(tuple(found))
 
 
-class _Authors:
+class Authors:
     """Names of users and devices, each looked up once."""
 
     def __init__(self, session: Session) -> None:
@@ -261,7 +261,7 @@ def _whole_commits(key: SpaceKey, journal: list[JournalRow], states: Iterator[Ro
         yield JournalCommit(commit.rev, commit.time_ns, commit.device, tuple(changed))
 
 
-def _history_version(key: SpaceKey, node: NodeId, found: Row, authors: _Authors) -> Version:
+def _history_version(key: SpaceKey, node: NodeId, found: Row, authors: Authors) -> Version:
     rev, edited_ns, state, manifest, mark, time_ns, user, device = found
     user_name, device_name = authors.names(user, device)
     opened = version(key, node, rev, edited_ns, state, manifest).state

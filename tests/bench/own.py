@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 from tests.bench.contestant import Contestant
+from tests.bench.processes import cpu_seconds
 from tests.bench.satchel import Satchel
 from tests.bench.work import Figure, Scale, Step, timed
 
@@ -51,8 +52,43 @@ def _mount(one: Contestant, _: Scale) -> Iterator[Figure]:
     yield Figure("satchel mount after kill -9", "s", timed(one.mount))
 
 
+def _rewind(one: Contestant, scale: Scale) -> Iterator[Figure]:
+    """A tree of which every file was written over, moved or removed, made what it was; and that undone."""
+    assert isinstance(one, Satchel)
+    assert one.device is not None
+    count, device = 2 * scale.small_files, one.device
+    top = one.path / "tree"
+    names = [top / f"folder-{number % 100}" / f"file-{number}" for number in range(count)]
+    for folder in {name.parent for name in names}:
+        folder.mkdir(parents=True)
+    for number, name in enumerate(names):
+        name.write_bytes(b"first %d" % number)
+    one.drained()
+    then = str(device.status()["rev"])
+    for number, name in enumerate(names):
+        if number % 4 == 0:
+            name.unlink()
+        elif number % 4 == 1:
+            name.rename(name.with_suffix(".moved"))
+        else:
+            name.write_bytes(b"second %d" % number)
+    one.drained()
+    server, daemon = one.stores()[0], one.daemons()[0]
+    sent, cpu = device.stats()["sent_bytes"], (cpu_seconds(server), cpu_seconds(daemon))
+    yield Figure(
+        f"rewind {count:,} files, all of them changed", "s", timed(lambda: device.must("rewind", top, "--to", then))
+    )
+    yield Figure("the same: CPU of the server", "s", cpu_seconds(server) - cpu[0])
+    yield Figure("the same: CPU of the daemon", "s", cpu_seconds(daemon) - cpu[1])
+    yield Figure("the same: sent", "KB", (device.stats()["sent_bytes"] - sent) / 1e3)
+    assert all(name.read_bytes() == b"first %d" % number for number, name in enumerate(names[:200]))
+    yield Figure("undo of it", "s", timed(lambda: device.must("undo")))
+    assert names[2].read_bytes() == b"second 2"
+
+
 ELSEWHERE = (
     Step("own.elsewhere", _elsewhere, satchel_only=True),
     Step("own.past", _past, needs="own.elsewhere", satchel_only=True),
 )
+REWIND = (Step("own.rewind", _rewind, satchel_only=True),)
 MOUNT = (Step("own.mount", _mount, satchel_only=True),)

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from tests.bench.contestant import Contestant, Missing, Used, discard, new_home, running
 from tests.bench.large import LARGE, MIDDLE, SPARSE
-from tests.bench.own import ELSEWHERE, MOUNT
+from tests.bench.own import ELSEWHERE, MOUNT, REWIND
 from tests.bench.satchel import Satchel
 from tests.bench.small import SMALL, SOURCE
 from tests.bench.work import MB, Figure, Scale, Step
 
-GROUPS: tuple[tuple[Step, ...], ...] = (LARGE, SPARSE, MIDDLE, SMALL, SOURCE, ELSEWHERE, MOUNT)
+GROUPS: tuple[tuple[Step, ...], ...] = (LARGE, SPARSE, MIDDLE, SMALL, SOURCE, ELSEWHERE, REWIND, MOUNT)
 STEP_SECONDS = 600
 PEAK = "daemon: peak RSS over all of it"
 CPU = "daemon: CPU over all of it"

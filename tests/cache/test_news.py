@@ -1,5 +1,7 @@
 """News of names that change hands while edits are unsent: whose they are in the end, and that nothing comes back."""
 
+import time
+
 import pytest
 import trio
 from msgspec.structs import replace
@@ -9,6 +11,7 @@ from remote.protocol.messages import Change, Changes, Commit
 from remote.protocol.nodes import Kind
 from tests.model.device import Device
 from tests.model.play import quiet
+from tests.model.server import skew_ns
 from tests.model.world import World, in_world, make, make_folder, write
 
 
@@ -271,5 +274,50 @@ def test_an_edit_that_lost_goes_with_its_file_into_another() -> None:
         await world.quiet()
         assert {b"older", b"newer", b"elsewhere"} <= contents_kept(world)
         assert world.conflicts() == 2
+
+    in_world(scene)
+
+
+def test_an_edit_of_a_clock_that_was_in_the_future_does_not_win_for_ever() -> None:
+    async def scene(world: World) -> None:
+        node = await make(world.one, b"a", b"first")
+        await world.quiet()
+        for device in (world.one, world.two):
+            device.wire.set_up(False)
+        await trio.sleep(1)
+        # Ten years ahead, offline; then somebody sets it right.
+        token = skew_ns.set(10 * 365 * 86_400 * 10**9)
+        await write(world.two, node, b"from the future")
+        skew_ns.reset(token)
+        await quiet(world.two)
+        await trio.sleep(10)
+        await write(world.one, node, b"after it")
+        await world.quiet()
+        assert await content(world.two, b"a") == b"after it"
+        assert world.conflicts() == 1
+
+    in_world(scene)
+
+
+def test_a_device_whose_clock_stands_at_1970_takes_part() -> None:
+    async def scene(world: World) -> None:
+        outer = await make_folder(world.one, b"outer")
+        inner = await make_folder(world.one, b"inner", outer)
+        await world.quiet()
+        world.two.wire.set_up(False)
+        await trio.sleep(1)
+        await world.one.volume.rmdir(outer, b"inner")
+        await world.one.volume.rmdir(ROOT, b"outer")
+        await quiet(world.one)
+        await trio.sleep(200)
+        await world.two.stop()
+        # It begins after what was done elsewhere.
+        world.two.skew = 100 * 10**9 - time.time_ns()
+        await world.two.start(world.nursery)
+        token = skew_ns.set(world.two.skew)
+        await make(world.two, b"f", b"kept", inner)
+        skew_ns.reset(token)
+        await world.quiet()
+        assert world.names() == {b"outer", b"inner", b"f"}
 
     in_world(scene)

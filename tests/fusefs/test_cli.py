@@ -18,6 +18,8 @@ from fusefs.control import Exit, Refused
 from fusefs.options import parse_options
 
 COMMANDS = {
+    *("diff", "rewind", "undo", "trash"),
+    *("devices", "password", "link"),
     "cache",
     "login",
     "logout",
@@ -95,7 +97,10 @@ def test_the_promised_commands_are_there() -> None:
         ["login", "http://x"],
         ["wait", "--timeout", "soon"],
         ["wait", "--timeout", "-1"],
-        ["restore", "x"],
+        ["restore"],
+        ["rewind", "x"],
+        ["diff", "x"],
+        ["undo", "0"],
         ["status", "--jason"],
         ["pin"],
         ["pin", "--list", "x"],

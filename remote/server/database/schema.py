@@ -12,6 +12,10 @@ NEVER = (1 << 63) - 1
 
 _CLUSTERED = "WITHOUT ROWID"
 
+_REMOVED = f"""CREATE TABLE removed (
+        space_id BIGINT NOT NULL, rev BIGINT NOT NULL, node_id BIGINT NOT NULL,
+        PRIMARY KEY (space_id, rev, node_id)) {_CLUSTERED}"""
+
 SHARD_KEYS: dict[str, str] = {
     "setting": "",
     "space": "space_id",
@@ -22,6 +26,7 @@ SHARD_KEYS: dict[str, str] = {
     "version": "space_id",
     "op_seen": "space_id",
     "conflict": "space_id",
+    "removed": "space_id",
     "manifest": "space_id",
     "moment": "space_id",
     "chunk_reference": "space_id",
@@ -88,6 +93,8 @@ TABLES: tuple[str, ...] = (
     f"""CREATE TABLE conflict (
         space_id BIGINT NOT NULL, node_id BIGINT NOT NULL, rev BIGINT NOT NULL,
         PRIMARY KEY (space_id, node_id, rev)) {_CLUSTERED}""",
+    # Nodes that are removed, by the rev that did it: node says the same, but not in this order.
+    _REMOVED,
     f"""CREATE TABLE op_seen (
         space_id BIGINT NOT NULL, op_id BYTEA NOT NULL, rev BIGINT NOT NULL,
         PRIMARY KEY (space_id, op_id)) {_CLUSTERED}""",
@@ -152,6 +159,8 @@ PLANNING: tuple[str, ...] = (
 UPGRADES: dict[int, tuple[str, ...]] = {
     3: (
         "ALTER TABLE device ADD COLUMN seen_ns BIGINT NOT NULL DEFAULT 0",
+        _REMOVED,
+        "INSERT INTO removed (space_id, rev, node_id) SELECT space_id, rev, node_id FROM node WHERE state IS NULL",
         *LINK_TABLES,
     ),
 }

@@ -10,6 +10,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 
 from remote.protocol.errors import Busy
+from remote.protocol.history import DiffRequest, PutBackRequest, RewindRequest, TrashRequest, UndoRequest
 from remote.protocol.ids import SpaceId
 from remote.protocol.messages import (
     CHUNKS_MAX,
@@ -67,7 +68,7 @@ class Routes:
         self._instance = instance
         self._large_bodies = 0
         self._sends = 0
-        answers = instance.answers
+        answers, acts = instance.answers, instance.acts
         self.handlers: list[HTTPRouteHandler] = [
             self._greeting(),
             self._health(),
@@ -92,6 +93,11 @@ class Routes:
             self._in_space("history", HistoryRequest, SMALL_BODY_MAX, answers.history),
             self._in_space("conflicts", ConflictsRequest, SMALL_BODY_MAX, answers.conflicts),
             self._in_space("conflicts/settle", SettleRequest, SMALL_BODY_MAX, answers.settle),
+            self._in_space("diff", DiffRequest, SMALL_BODY_MAX, acts.diff),
+            self._in_space("rewind", RewindRequest, SMALL_BODY_MAX, acts.rewind),
+            self._in_space("undo", UndoRequest, SMALL_BODY_MAX, acts.undo),
+            self._in_space("trash", TrashRequest, SMALL_BODY_MAX, acts.trash),
+            self._in_space("trash/restore", PutBackRequest, SMALL_BODY_MAX, acts.put_back),
             self._in_space("chunks/want", WantRequest, SMALL_BODY_MAX, answers.want),
             self._in_space("chunks/put", PutRequest, _PUT_BODY_MAX, answers.put),
             self._send_chunks(),

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from typing import Any
 
 import msgspec
@@ -449,6 +450,7 @@ BAD_STATES: dict[str, dict[str, Any]] = {
     "no name": {"names": ()},
     "dot": {"names": (Name(ROOT, b"."),)},
     "dot dot": {"names": (Name(ROOT, b".."),)},
+    "the past": {"names": (Name(ROOT, b".versions"),)},
     "empty name": {"names": (Name(ROOT, b""),)},
     "slash": {"names": (Name(ROOT, b"a/b"),)},
     "nul": {"names": (Name(ROOT, b"a\0b"),)},
@@ -494,6 +496,16 @@ async def test_special_files_travel(ann: Any, build: Any, kind: Kind) -> None:
     state = build.state(kind, (Name(ROOT, b"s"),), xattrs={b"user.a": b"\0\xff"}, **fields)
     await ann.made(build.change(node, state))
     assert (await ann.node(node)).state == state
+
+
+async def test_what_was_edited_in_the_future_was_edited_now(ann: Any, build: Any) -> None:
+    node, now_ns = await ann.new_id(), time.time_ns()
+    early = msgspec.structs.replace(build.change(node, build.file(b"a")), edited_ns=now_ns - 1_000_000_000)
+    first = await ann.commit(early)
+    assert (await ann.node(node)).edited_ns == early.edited_ns
+    late = msgspec.structs.replace(build.change(node, build.file(b"b"), first.rev), edited_ns=now_ns + (1 << 60))
+    second = await ann.commit(late)
+    assert now_ns <= (await ann.node(node)).edited_ns <= second.now_ns
 
 
 async def test_changes_that_cannot_be(ann: Any, build: Any) -> None:

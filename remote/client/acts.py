@@ -1,0 +1,50 @@
+"""Acts: what the server does with the past of a space for who asks, over HTTP: compare, rewind, undo."""
+
+import os
+from collections.abc import Sequence
+
+from remote.client.session import Session
+from remote.protocol.history import (
+    Differences,
+    DiffRequest,
+    Done,
+    PutBackRequest,
+    RewindRequest,
+    Trash,
+    TrashRequest,
+    UndoRequest,
+)
+from remote.protocol.ids import NOW, NodeId, Rev, SpaceId
+
+_OP_ID_SIZE = 16
+
+
+class Acts:
+    """For one server; op ids make it safe to ask again."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def diff(self, space: SpaceId, folder: NodeId, since: Rev, to: Rev, limit: int) -> Differences:
+        """What differs in a folder between two revs (`to` NOW: the present)."""
+        request = DiffRequest(folder, since, to, limit)
+        return await self._session.ask(Differences, "POST", f"v1/spaces/{space}/diff", request)
+
+    async def rewind(self, space: SpaceId, folder: NodeId, to: Rev, *, is_dry_run: bool, limit: int) -> Done:
+        """Makes a folder what it was; raises InTheWay, QuotaExceeded."""
+        request = RewindRequest(os.urandom(_OP_ID_SIZE), folder, to, is_dry_run, limit)
+        return await self._session.ask(Done, "POST", f"v1/spaces/{space}/rewind", request)
+
+    async def undo(self, space: SpaceId, rev: Rev = NOW, *, is_dry_run: bool, limit: int) -> Done:
+        """Takes back what one commit did; NOW: the last one of this device, or that it asked for."""
+        request = UndoRequest(os.urandom(_OP_ID_SIZE), rev, is_dry_run, limit)
+        return await self._session.ask(Done, "POST", f"v1/spaces/{space}/undo", request)
+
+    async def trash(self, space: SpaceId, before: Rev = NOW, limit: int = 100) -> Trash:
+        """What was removed and can be brought back, newest first; see `Trash.next` for more."""
+        return await self._session.ask(Trash, "POST", f"v1/spaces/{space}/trash", TrashRequest(before, limit))
+
+    async def put_back(self, space: SpaceId, nodes: Sequence[NodeId], *, limit: int) -> Done:
+        """Brings removed things back; raises NotFound for what is not removed, or forgotten."""
+        request = PutBackRequest(os.urandom(_OP_ID_SIZE), tuple(nodes), limit=limit)
+        return await self._session.ask(Done, "POST", f"v1/spaces/{space}/trash/restore", request)

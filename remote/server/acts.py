@@ -1,0 +1,141 @@
+"""Acts: what a signed-in person asks the server to do with the past of a space: compare, rewind, undo, put back.
+
+Each is planned in a reader's thread, and taken like a commit: judged again, whole or not at all. Such a commit is by
+the user and by device 0, the server: no device takes it for one of its own.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final, TypeVar
+
+from remote.protocol.errors import InTheWay
+from remote.protocol.history import (
+    Differences,
+    DiffRequest,
+    Done,
+    PutBackRequest,
+    RewindRequest,
+    Trash,
+    TrashRequest,
+    UndoRequest,
+)
+from remote.protocol.ids import NOW, ROOT, DeviceId, Rev, SpaceId
+from remote.server import commits
+from remote.server.database import past as past_rows
+from remote.server.database import spaces as space_rows
+from remote.server.database.accounts import Device
+from remote.server.database.connection import Database, Session
+from remote.server.database.spaces import SpaceRow
+from remote.server.differences import Step, diff, told
+from remote.server.hub import Hub
+from remote.server.keyring import Keyring
+from remote.server.keys import SpaceKey
+from remote.server.past import Past
+from remote.server.rewinding import Plan, plan_rewind, plan_undo
+from remote.server.rights import Right, member_space
+from remote.server.trash import plan_put_back, trash
+
+SERVER: Final = DeviceId(0)
+"""As which device the server commits, for a user."""
+_TRIES: Final = 5
+
+Result = TypeVar("Result")
+Planner = Callable[[Session, SpaceRow, SpaceKey], Plan]
+
+
+class Acts:
+    """What an instance does with the past, for its users."""
+
+    def __init__(self, database: Database, keyring: Keyring, hub: Hub) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._hub = hub
+
+    async def diff(self, device: Device, space: SpaceId, request: DiffRequest) -> Differences:
+        """What differs in a folder between two revs."""
+        return await self._read(device, space, Right.READ, lambda session, row, key: diff(session, row, key, request))
+
+    async def rewind(self, device: Device, space: SpaceId, request: RewindRequest) -> Done:
+        """A folder as it was; what is in it now and was not then goes, and stays in the history."""
+
+        def plan(session: Session, row: SpaceRow, key: SpaceKey) -> Plan:
+            return plan_rewind(session, row, key, request, time.time_ns())
+
+        return await self._act(device, space, request.op_id, plan, is_dry_run=request.is_dry_run)
+
+    async def undo(self, device: Device, space: SpaceId, request: UndoRequest) -> Done:
+        """What one commit did, taken back."""
+
+        def plan(session: Session, row: SpaceRow, key: SpaceKey) -> Plan:
+            return plan_undo(session, row, key, request, device, time.time_ns())
+
+        return await self._act(device, space, request.op_id, plan, is_dry_run=request.is_dry_run)
+
+    async def trash(self, device: Device, space: SpaceId, request: TrashRequest) -> Trash:
+        """What was removed and can be brought back."""
+        return await self._read(device, space, Right.READ, lambda session, row, key: trash(session, row, key, request))
+
+    async def put_back(self, device: Device, space: SpaceId, request: PutBackRequest) -> Done:
+        """Removed things, there again."""
+
+        def plan(session: Session, row: SpaceRow, key: SpaceKey) -> Plan:
+            return plan_put_back(session, row, key, request, time.time_ns())
+
+        return await self._act(device, space, request.op_id, plan, is_dry_run=request.is_dry_run)
+
+    async def _act(
+        self, device: Device, space: SpaceId, op_id: bytes, planner: Planner, *, is_dry_run: bool = False
+    ) -> Done:
+        right = Right.READ if is_dry_run else Right.WRITE
+        reason = ""
+
+        def before(session: Session, row: SpaceRow, key: SpaceKey) -> Done | None:
+            return _done_before(session, row, key, op_id)
+
+        for _ in range(_TRIES):
+            seen = await self._read(device, space, right, before)
+            if seen is not None:
+                return seen
+            plan = await self._read(device, space, right, planner)
+            if is_dry_run or not plan.drafts:
+                return Done(NOW, plan.of, plan.did, plan.kept)
+            rev, reason = await self._take(device, space, op_id, plan)
+            if rev:
+                return Done(rev, plan.of, plan.did, plan.kept)
+        raise InTheWay(f"{reason} Nothing was changed.")
+
+    async def _take(self, device: Device, space: SpaceId, op_id: bytes, plan: Plan) -> tuple[Rev, str]:
+        def take(session: Session) -> tuple[Rev, str]:
+            row = member_space(session, space, device.user, Right.WRITE)
+            by = replace(device, device=SERVER)
+            key = self._keyring.key(row)
+            answer = commits.take(session, row, by, op_id, plan.drafts, key=key, now_ns=time.time_ns())
+            return answer.rev, answer.reason
+
+        rev, reason = await self._database.write(take)
+        if rev:
+            self._hub.moved(space)
+        return rev, reason
+
+    async def _read(
+        self, device: Device, space: SpaceId, right: Right, job: Callable[[Session, SpaceRow, SpaceKey], Result]
+    ) -> Result:
+        def read(session: Session) -> Result:
+            row = member_space(session, space, device.user, right)
+            return job(session, row, self._keyring.key(row))
+
+        return await self._database.read(read)
+
+
+def _done_before(session: Session, row: SpaceRow, key: SpaceKey, op_id: bytes) -> Done | None:
+    """What this op id did when it was asked for before."""
+    rev = space_rows.rev_of_op(session, row.space, op_id)
+    if rev is None:
+        return None
+    before, after = Past(session, row.space, key, Rev(rev - 1)), Past(session, row.space, key, rev)
+    steps = [
+        Step(node, before.node(node), after.node(node), before.names_below(node, ROOT), after.names_below(node, ROOT))
+        for node in past_rows.changed_by(session, row.space, rev)
+    ]
+    return Done(rev, NOW, told(steps, before, after, ROOT, 100))

@@ -1,0 +1,208 @@
+"""Rewinding: a folder as it was, or what one commit did taken back, planned as the changes of one commit.
+
+No content moves: nodes get their older states, which name content that the server has. What is planned in a reader's
+thread is judged again, like any commit, when it is taken.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from remote.protocol.errors import InTheWay, NotFound
+from remote.protocol.history import CHANGED_MAX, Differences, RewindRequest, UndoRequest
+from remote.protocol.ids import NOW, ROOT, NodeId, Rev
+from remote.protocol.messages import Change
+from remote.protocol.nodes import Kind, Name, NodeState
+from remote.server.commits import Draft
+from remote.server.database import past as past_rows
+from remote.server.database import trees
+from remote.server.database.accounts import Device
+from remote.server.database.connection import Session
+from remote.server.database.spaces import SpaceRow
+from remote.server.differences import Step, changed, told
+from remote.server.keys import SpaceKey
+from remote.server.limits import check_limit, check_node, check_op_id, check_rev
+from remote.server.past import Past, Then
+from remote.server.states import encode_state
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to commit, how it reads to a person, the rev gone back to or undone, and how many nodes are let be."""
+
+    drafts: list[Draft]
+    did: Differences
+    of: Rev
+    kept: int = 0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Below which folder differences are told, at most how many; the rev gone back to or undone, and the time."""
+
+    top: NodeId
+    of: Rev
+    limit: int
+    now_ns: int
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What a node is to be: a state without its content, with what stands in its place; None: removed."""
+
+    state: NodeState
+    content_id: bytes | None
+    size: int
+
+
+def plan_rewind(session: Session, row: SpaceRow, key: SpaceKey, request: RewindRequest, now_ns: int) -> Plan:
+    """Raises NotFound for a folder or rev that there is not, TooLarge for too much, InTheWay."""
+    check_op_id(request.op_id)
+    check_node("folder", request.folder)
+    check_rev("to", request.to)
+    check_limit(request.limit, CHANGED_MAX)
+    if not 0 < request.to <= row.head:
+        raise NotFound(f"{row.name} has no rev {request.to}: its revs are 1 to {row.head}.")
+    top = request.folder
+    then, now = Past(session, row.space, key, request.to), Past(session, row.space, key, NOW)
+    if then.node(top) is None:
+        raise NotFound(f"Folder {top} did not exist at rev {request.to}.")
+    targets: dict[NodeId, _Target | None] = {}
+    for node in changed(session, row, request.to, row.head):
+        names_then, names_now = then.names_below(node, top), now.names_below(node, top)
+        was, there = then.node(node), now.node(node)
+        if was is not None and names_then:
+            targets[node] = _as_it_was(was, there, names_then, names_now, node == top)
+        elif there is not None and names_now and not _came_with_a_folder(there, then, now, top):
+            others = tuple(name for name in there.state.names if name not in names_now)
+            back = _where_it_was(was, now, others, node) if was is not None else others
+            targets[node] = _Target(replace(there.state, names=back), there.content_id, there.size) if back else None
+    return _plan(session, row, now, targets, _Asked(top, request.to, request.limit, now_ns))
+
+
+def _as_it_was(
+    was: Then, there: Then | None, names_then: tuple[Name, ...], names_now: tuple[Name, ...], is_top: bool
+) -> _Target:
+    names = names_then
+    if there is not None and is_top:
+        # What is rewound is what is in it: where it is, and what it is called, is for those above.
+        names = there.state.names
+    elif there is not None and was.state.kind is not Kind.FOLDER:
+        outside = [name for name in there.state.names if name not in names_now]
+        # What moved out comes back; a further name that it got outside stays.
+        names += tuple(name for name in outside if names_now or name in was.state.names)
+    return _Target(replace(was.state, names=names), was.content_id, was.size)
+
+
+def _came_with_a_folder(there: Then, then: Past, now: Past, top: NodeId) -> bool:
+    """Whether a node that was not there came in, or was made, in a folder that was outside then and goes back out."""
+    return any(
+        then.node(folder) is not None and not then.is_below(folder, top)
+        for name in there.state.names
+        for folder in now.above(name.parent, top)
+        if now.is_below(folder, top)
+    )
+
+
+def _where_it_was(was: Then, now: Past, others: tuple[Name, ...], node: NodeId) -> tuple[Name, ...]:
+    """The names of something that moved in, where it came from."""
+    names = dict.fromkeys(others)
+    for name in was.state.names:
+        parent = now.node(name.parent)
+        if parent is None or parent.state.kind is not Kind.FOLDER:
+            raise InTheWay(
+                f"Node {node} was moved in from a folder that is gone ({name.name!r}): move it elsewhere first."
+            )
+        names[name] = None
+    return tuple(names)
+
+
+def plan_undo(
+    session: Session, row: SpaceRow, key: SpaceKey, request: UndoRequest, device: Device, now_ns: int
+) -> Plan:
+    """Raises NotFound for a rev that there is not."""
+    check_op_id(request.op_id)
+    check_rev("rev", request.rev)
+    check_limit(request.limit, CHANGED_MAX)
+    rev = request.rev or past_rows.last_commit_of(session, row.space, device.user, device.device)
+    if not rev:
+        raise NotFound("This device has done nothing yet that could be undone.")
+    if rev > row.head or rev <= row.floor:
+        raise NotFound(f"{row.name} has no rev {rev} that could be undone: those are {row.floor + 1} to {row.head}.")
+    if rev == 1:
+        raise NotFound("Rev 1 made the space: it cannot be undone.")
+    then, now = Past(session, row.space, key, Rev(rev - 1)), Past(session, row.space, key, NOW)
+    targets: dict[NodeId, _Target | None] = {}
+    kept = 0
+    for node in past_rows.changed_by(session, row.space, rev):
+        present = trees.node_row(session, row.space, node)
+        if present is None or present.rev != rev:
+            kept += 1
+            continue
+        was = then.node(node)
+        targets[node] = None if was is None else _Target(was.state, was.content_id, was.size)
+    return _plan(session, row, now, targets, _Asked(ROOT, rev, request.limit, now_ns), kept)
+
+
+def plan_back(
+    session: Session, row: SpaceRow, key: SpaceKey, states: dict[NodeId, Then], now_ns: int, limit: int = 1
+) -> Plan:
+    """Brings removed nodes back in these states."""
+    now = Past(session, row.space, key, NOW)
+    targets: dict[NodeId, _Target | None] = {
+        node: _Target(then.state, then.content_id, then.size) for node, then in states.items()
+    }
+    return _plan(session, row, now, targets, _Asked(ROOT, NOW, limit, now_ns))
+
+
+def _plan(
+    session: Session, row: SpaceRow, now: Past, targets: dict[NodeId, _Target | None], asked: _Asked, kept: int = 0
+) -> Plan:
+    drafts: list[Draft] = []
+    steps: list[Step] = []
+    after, top = _After(now, targets), asked.top
+    for node, target in targets.items():
+        there = now.node(node)
+        if _is_as_it_should(there, target):
+            continue
+        present = trees.node_row(session, row.space, node)
+        if present is None:
+            raise NotFound(f"There never was a node {node} in {row.name}.")
+        drafts.append(_draft(node, present.rev, target, asked.now_ns))
+        steps.append(Step(node, there, after.node(node), now.names_below(node, top), after.names_below(node, top)))
+    return Plan(drafts, told(steps, now, after, top, asked.limit), asked.of, kept)
+
+
+class _After(Past):
+    """The present as it will be."""
+
+    def __init__(self, now: Past, targets: dict[NodeId, _Target | None]) -> None:
+        super().__init__(now._session, now._space, now._key, NOW)
+        self._nodes = {
+            node: None if target is None else Then(NOW, target.state, target.content_id, target.size)
+            for node, target in targets.items()
+        }
+        self._now = now
+
+    def _find(self, node: NodeId) -> Then | None:
+        return self._now.node(node)
+
+
+def _is_as_it_should(there: Then | None, target: _Target | None) -> bool:
+    if there is None or target is None:
+        return there is None and target is None
+    same = replace(target.state, ctime_ns=there.state.ctime_ns, atime_ns=there.state.atime_ns)
+    return same == there.state and there.content_id == target.content_id
+
+
+def _draft(node: NodeId, base: Rev, target: _Target | None, now_ns: int) -> Draft:
+    if target is None:
+        return Draft(Change(node, base, now_ns, None), None, None, None)
+    state = replace(target.state, ctime_ns=now_ns)
+    return Draft(Change(node, base, now_ns, state), encode_state(state), target.content_id, None, target.size)
+
+
+def names_taken(session: Session, row: SpaceRow, names: Sequence[Name]) -> list[Name]:
+    """Those of these names that lead to something now."""
+    return [name for name in names if trees.holder(session, row.space, name.parent, name.name) is not None]

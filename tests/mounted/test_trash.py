@@ -1,0 +1,81 @@
+"""The trash: what programs remove, and what file managers throw away, comes back."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mounted.trees import differences, entries
+
+pytestmark = pytest.mark.mounted
+
+
+def listed(device: Any) -> list[dict[str, Any]]:
+    return list(json.loads(device.must("trash", "list", "--json")))
+
+
+def test_what_was_removed_comes_back(device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    folder = desk.path / "folder"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner/file").write_text("deep")
+    (folder / "text").write_text("text")
+    os.setxattr(folder / "text", "user.colour", b"green")
+    (desk.path / "single").write_text("single")
+    desk.in_step(laptop)
+    wanted = entries(folder)
+    assert desk.must("trash", "list") == "The trash is empty.\n"
+    shutil.rmtree(folder)
+    desk.wait()
+    laptop.sees("single", "single")
+    (laptop.path / "single").unlink()
+    laptop.in_step(desk)
+    found = listed(desk)
+    assert [(one["path"], one["kind"], one["device"], one["count"]) for one in found] == [
+        ("single", "file", "laptop", 1),
+        ("folder", "folder", "desk", 4),
+    ]
+    assert "4 in all" in desk.must("trash", "list")
+    said = desk.must("trash", "restore", folder, "single")
+    assert "5 came back" in said
+    assert differences(wanted, entries(folder)) == []
+    assert os.getxattr(folder / "text", "user.colour") == b"green"
+    laptop.sees("single", "single")
+    assert listed(desk) == []
+    refused = desk.cli("trash", "restore", "never")
+    assert refused.returncode == 1
+    assert "never" in refused.stderr
+
+
+def throw_away(mount: Path, path: Path) -> None:
+    """As file managers do it, by the specification of freedesktop.org."""
+    if shutil.which("gio"):
+        subprocess.run(["gio", "trash", path], check=True, capture_output=True)
+        return
+    bin_ = mount / f".Trash-{os.getuid()}"
+    for name in ("files", "info"):
+        (bin_ / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(bin_ / "info" / f"{path.name}.trashinfo", "x") as info:
+        info.write(f"[Trash Info]\nPath={path.relative_to(mount)}\nDeletionDate=2026-11-21T10:15:30\n")
+    path.rename(bin_ / "files" / path.name)
+
+
+def test_file_managers_throw_away_into_the_drive(device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    (desk.path / "folder").mkdir()
+    (desk.path / "folder/letter.txt").write_text("dear")
+    throw_away(desk.path, desk.path / "folder/letter.txt")
+    assert not (desk.path / "folder/letter.txt").exists()
+    desk.in_step(laptop)
+    # A move like any other: nothing was removed, and the other device has it in the same trash.
+    (found,) = listed(laptop)
+    assert (found["path"], found["where"]) == ("folder/letter.txt", "folder")
+    laptop.must("trash", "restore", laptop.path / "folder/letter.txt")
+    desk.sees("folder/letter.txt", "dear")
+    laptop.in_step(desk)
+    assert not list(desk.path.glob(".Trash-*/info/*"))
+    assert listed(desk) == []
