@@ -119,7 +119,7 @@ class News:
     def _edited_ns(self, node: NodeId) -> int:
         """When a node was last edited here, by the server's clock; 0 for one that is clean."""
         edited_ns = self._edit.edited_ns(node)
-        return edited_ns + self._correction_ns if edited_ns else 0
+        return max(edited_ns + self._correction_ns, 1) if edited_ns else 0
 
     def _take_one(self, version: NodeVersion) -> None:
         node = version.node

@@ -324,7 +324,7 @@ class Edit:
     def keep_lost(self, node: NodeId, lost: LostEdit) -> None:
         """Remembers a local edit that lost, until the server has it as a version."""
         self.taken.add(lost.staged)
-        number = lost.edited_ns
+        number = max(lost.edited_ns, 0)
         while self.change.get(Table.LOST, node_key(node) + number.to_bytes(8, "big")) is not None:
             number += 1
         self.change.put(Table.LOST, node_key(node) + number.to_bytes(8, "big"), _encode(lost))

@@ -286,7 +286,7 @@ def test_an_edit_of_a_clock_that_was_in_the_future_does_not_win_for_ever() -> No
             device.wire.set_up(False)
         await trio.sleep(1)
         # Ten years ahead, offline; then somebody sets it right.
-        token = skew_ns.set(10 * 365 * 86_400 * 10**9)
+        token = skew_ns.set(lambda: 10 * 365 * 86_400 * 10**9)
         await write(world.two, node, b"from the future")
         skew_ns.reset(token)
         await quiet(world.two)
@@ -314,7 +314,7 @@ def test_a_device_whose_clock_stands_at_1970_takes_part() -> None:
         # It begins after what was done elsewhere.
         world.two.skew = 100 * 10**9 - time.time_ns()
         await world.two.start(world.nursery)
-        token = skew_ns.set(world.two.skew)
+        token = skew_ns.set(lambda: world.two.skew)
         await make(world.two, b"f", b"kept", inner)
         skew_ns.reset(token)
         await world.quiet()

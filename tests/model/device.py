@@ -18,6 +18,7 @@ from cache.chunks import Chunks
 from cache.eviction import Budget
 from cache.ignoring import Ignoring
 from cache.past import Past
+from cache.pins import Pins
 from cache.pull import Clock, Effects, Home, Pull
 from cache.push import Push
 from cache.reader import Reader
@@ -64,13 +65,17 @@ class Time:
     last_ns: int = 1_795_000_000_000_000_000
     begin_ns: int = 1_795_000_000_000_000_000
 
-    def __call__(self) -> int:
+    def monotonic(self) -> float:
+        """Trio's time, in seconds; the same in each run."""
         try:
-            passed = int(trio.current_time() * 1e9)
+            return trio.current_time()
         except RuntimeError:
-            passed = 0
+            return 0.0
+
+    def __call__(self) -> int:
+        passed = int(self.monotonic() * 1e9)
         self.last_ns = max(self.last_ns + 1_000, self.begin_ns + passed % 10**17)
-        return self.last_ns + skew_ns.get()
+        return self.last_ns + skew_ns.get()()
 
 
 @dataclass
@@ -95,6 +100,12 @@ class Wire:
         self.is_up = is_up
         self.changed.set()
         self.changed = trio.Event()
+
+    def calm(self) -> None:
+        """From now on all that is sent arrives, once and soon."""
+        self.loss = self.echo = 0
+        self.delay_seconds = 0.01
+        self.set_up(True)
 
     async def carry(self, request: Callable[[], Awaitable[T]]) -> T:
         """Brings a request to the server and its answer back; raises Unreachable when either is lost."""
@@ -239,7 +250,8 @@ class Device:
         self.tree.make_root()
         self.stagings = Stagings(self.state, self.folder / "staging", Table.STAGED, Table.STAGED_BYTES)
         self.chunks = Chunks(self.cache, self.folder / "cache")
-        budget = Budget(1 << 30, self.chunks, lambda: self.stagings.total_bytes, lambda _: False, floor_bytes=0)
+        budget = Budget(1 << 30, self.chunks, lambda: self.stagings.total_bytes, self._is_pinned, floor_bytes=0)
+        self.budget = budget
         self.reader = Reader(remote, SPACE, self.chunks, budget)
         self.files = OpenFiles(self.tree, self.stagings, self.reader, budget)
         self.face = Face(self.files, self._show, budget.notice)
@@ -249,6 +261,7 @@ class Device:
             self.pull, self.tree, self.stagings, self.chunks, upload, Ignoring(self.tree, self.stagings, self.reader)
         )
         self.sync = Sync(self.tree, self.pull, self.push, is_walking=self.is_walking)
+        self.pins = Pins(self.tree, self.reader, self.pull.list_folder)
         self.volume = Volume(
             self.tree,
             self.files,
@@ -259,10 +272,10 @@ class Device:
             show=self._show,
         )
         versions = Versions(remote, SPACE, self.reader, Past(self.folder / "past", 0), None)
-        restore = Restore(self.volume, versions)
+        self.restore = Restore(self.volume, versions)
         number = DeviceId(self.number)
         self.conflicts = conflicts.Conflicts(
-            self.volume, self.stagings, versions, restore, remote, space=SPACE, device=number
+            self.volume, self.stagings, versions, self.restore, remote, space=SPACE, device=number
         )
         self.files.sweep()
         self._ended = trio.Event()
@@ -270,23 +283,28 @@ class Device:
         await nursery.start(self._run)
 
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        token = skew_ns.set(self.skew)
+        token = skew_ns.set(lambda: self.skew)
         try:
             async with AsyncExitStack() as stack:
                 nursery = await stack.enter_async_context(trio.open_nursery())
                 self._scope = nursery.cancel_scope
                 await nursery.start(self.reader.run)
                 nursery.start_soon(self.sync.run)
+                nursery.start_soon(self.pins.run)
                 task_status.started()
         finally:
             skew_ns.reset(token)
             self._ended.set()
+
+    def _is_pinned(self, chunk: ChunkId) -> bool:
+        return self.pins.holds(chunk)
 
     def _show(self, effects: Effects) -> None:
         """What the drive does, but for the kernel."""
         self.shown.append(effects)
         if self.tree.may_ignore:
             self.push.ignoring.note_shown(effects.names, self.push.wake)
+        self.pins.notice()
 
     async def kill(self) -> None:
         """Ends it as kill -9 does: the next start finds what is on the disk at this moment."""

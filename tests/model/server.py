@@ -92,7 +92,7 @@ _USER = UserId(1)
 _MASTER = MasterKey(b"m" * 32)
 _DATABASE = "satchel.db"
 
-skew_ns: ContextVar[int] = ContextVar("skew_ns", default=0)
+skew_ns: ContextVar[Callable[[], int]] = ContextVar("skew_ns", default=lambda: 0)
 """How far the clock of the machine that runs this task is ahead of the server's."""
 
 
@@ -182,7 +182,7 @@ class Server:
     @contextmanager
     def answering(self) -> Iterator[_Answers]:
         """By the server's clock, and with answers as short as asked for."""
-        token = skew_ns.set(0)
+        token = skew_ns.set(lambda: 0)
         try:
             with (
                 mock.patch.object(reading, "CHILDREN_MAX", self.children_max),
@@ -246,6 +246,15 @@ class Server:
     def head(self) -> Rev:
         """The last rev."""
         return Rev(self._row("SELECT head FROM space WHERE space_id = ?", SPACE)[0])
+
+    @property
+    def quota(self) -> int:
+        """How many bytes the space may hold, 0 for as many as it likes."""
+        return int(self._row("SELECT quota FROM space WHERE space_id = ?", SPACE)[0])
+
+    @quota.setter
+    def quota(self, quota: int) -> None:
+        self.run("UPDATE space SET quota = ? WHERE space_id = ?", quota, SPACE)
 
     @property
     def floor(self) -> int:
