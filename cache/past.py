@@ -103,6 +103,10 @@ class Past:
 
         await self._in_thread(hold, is_needed=False)
 
+    async def clear(self) -> None:
+        """Drops all answers: some of the past is purged."""
+        await self._in_thread(lambda cache: cache.clear())
+
     async def close(self) -> None:
         """Lets go of the database; it is opened again when used again."""
         await self._in_thread(lambda cache: cache.close(), is_needed=False)

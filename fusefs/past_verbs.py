@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import trio
+from msgspec.structs import asdict, replace
 
 from fusefs import moments
 from fusefs.control import Exit, Refused
@@ -50,6 +51,9 @@ class PastVerbs:
             "undo": self._undo,
             "trash": self._trash,
             "trash-restore": self._trash_restore,
+            "trash-purge": self._trash_purge,
+            "purge": self._purge,
+            "retention": self._retention,
         }
 
     async def _versions(self, fields: Fields) -> object:
@@ -164,6 +168,42 @@ class PastVerbs:
         await self._sent(ROOT)
         nodes = [(await self.removed_at(os.fsencode(str(path)))).node for path in fields["paths"]]
         return await self._told_done(await self._drive.acts.put_back(self._drive.space, nodes, limit=_LISTED_MAX))
+
+    async def _trash_purge(self, fields: Fields) -> object:
+        """Forgets what was removed: the newest of each of these paths, or all that was before a time or rev."""
+        await self._sent(ROOT)
+        nodes = [(await self.removed_at(os.fsencode(str(path)))).node for path in fields["paths"]]
+        before = NOW
+        if not nodes and fields.get("before"):
+            before = Rev(await self.rev(str(fields["before"])) + 1)
+        return await self._purged(nodes, before, fields)
+
+    async def _purge(self, fields: Fields) -> object:
+        """Forgets what a path, and all below it, was before now."""
+        node = await self._lookup_or_refuse(os.fsencode(str(fields["path"])))
+        await self._sent(node)
+        return await self._purged([node], NOW, fields)
+
+    async def _purged(self, nodes: list[NodeId], before: Rev, fields: Fields) -> Fields:
+        is_dry_run = bool(fields.get("dry_run"))
+        found = await self._drive.acts.purge(self._drive.space, nodes, before, is_dry_run=is_dry_run)
+        if not is_dry_run:
+            await self._drive.past.clear()
+        return {"versions": found.versions, "nodes": found.nodes, "size_bytes": found.size}
+
+    async def _lookup_or_refuse(self, path: bytes) -> NodeId:
+        try:
+            return await self._lookup(path)
+        except NoEntry:
+            raise Refused(f"There is no {os.fsdecode(path)}; of what is removed: satchel trash purge.") from None
+
+    async def _retention(self, fields: Fields) -> object:
+        """What the space keeps of its past, and sets what is said of it."""
+        now = await self._drive.acts.retention(self._drive.space)
+        said = {name: fields[name] for name in now.__struct_fields__ if fields.get(name) is not None}
+        if said:
+            now = await self._drive.acts.retention(self._drive.space, replace(now, **said))
+        return asdict(now)
 
     async def removed_at(self, path: bytes) -> Removed:
         """What was removed last under this path; raises Refused."""

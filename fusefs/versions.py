@@ -210,6 +210,8 @@ class Versions:
             return [
                 (name, self._inode(PastNode(child.node, what.rev), child.state, _FOR_EVER_SECONDS))
                 for name, child in found
+                # What it was may be purged.
+                if child.state is not None
             ]
         with trio.fail_after(self._seconds):
             answer = await self._service.moments(self._space, what.folder, _MOMENTS_MAX, moments.STEPS)

@@ -25,6 +25,7 @@ _OPTIONS_HELP: Final = (
 _TIME_HELP: Final = (
     "A time (2026-11-21T10:15:30, UTC unless it says otherwise; a date alone is the end of that day), or a rev."
 )
+_days = click.IntRange(0, 36_500)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
@@ -316,6 +317,51 @@ def trash_restore(paths: tuple[str, ...]) -> None:
     from fusefs.cli import trashing  # noqa: PLC0415
 
     trashing.restore(paths)
+
+
+_yes = click.option("--yes", is_flag=True, help="Do it without asking.")
+
+
+@trash.command("purge")
+@click.argument("paths", nargs=-1, metavar="PATH...")
+@click.option("--all", "is_all", is_flag=True, help="All that was removed.")
+@click.option("--before", metavar="TIME|REV", help="All that was removed until then.")
+@_yes
+def trash_purge(paths: tuple[str, ...], is_all: bool, before: str | None, yes: bool) -> None:
+    """Forget for good what was removed under PATH, or all of it; nobody can bring it back."""
+    from fusefs.cli import forgetting  # noqa: PLC0415
+
+    if bool(paths) + is_all + (before is not None) != 1:
+        raise click.UsageError("Say which PATH, or --all, or --before.")
+    forgetting.purge_trash(paths, before, is_sure=yes)
+
+
+@satchel.command(short_help="Forget for good what PATH was before.")
+@click.argument("path")
+@_yes
+def purge(path: str, yes: bool) -> None:
+    """Forget for good what PATH, and all below it, was before now; what it is now stays."""
+    from fusefs.cli import forgetting  # noqa: PLC0415
+
+    forgetting.purge(path, is_sure=yes)
+
+
+@satchel.command(short_help="Say, or set, how much history is kept.")
+@click.option("--all-days", type=_days, metavar="N", help="Keep every version for so many days.")
+@click.option("--hourly-days", type=_days, metavar="N", help="Then the last of each hour, until it is so old.")
+@click.option("--daily-days", type=_days, metavar="N", help="Then the last of each day, until it is so old.")
+@click.option(
+    "--weekly/--no-weekly", "for_ever", default=None, help="Then the last of each week, for ever; or nothing."
+)
+@_json
+def retention(
+    all_days: int | None, hourly_days: int | None, daily_days: int | None, for_ever: bool | None, as_json: bool
+) -> None:
+    """Say how much of the past is kept, and set what is given; it holds for all devices."""
+    from fusefs.cli import forgetting  # noqa: PLC0415
+
+    said = {"all_days": all_days, "hourly_days": hourly_days, "daily_days": daily_days, "for_ever": for_ever}
+    forgetting.retention(said, as_json=as_json)
 
 
 @satchel.command(short_help="List edits that lost against others.")

@@ -73,7 +73,7 @@ def restore(paths: tuple[str, ...]) -> None:
     in_folder = {one.path: one for one in sorted(thrown(mount), key=lambda one: one.time)}
     left: list[str] = []
     for path in paths:
-        wanted = _relative(path)
+        wanted = relative(path)
         if wanted in in_folder:
             _put_back(mount, in_folder[wanted])
         else:
@@ -85,7 +85,7 @@ def restore(paths: tuple[str, ...]) -> None:
         print(f"{found['added']} came back. To take that back: satchel undo")
 
 
-def _relative(path: str) -> str:
+def relative(path: str) -> str:
     """A path as `trash list` shows it, or as it would be in the mount."""
     try:
         return path_in_mount(path)

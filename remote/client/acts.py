@@ -1,4 +1,4 @@
-"""Acts: what the server does with the past of a space for who asks, over HTTP: compare, rewind, undo."""
+"""Acts: what the server does with the past of a space for who asks, over HTTP: compare, rewind, undo, forget."""
 
 import os
 from collections.abc import Sequence
@@ -8,7 +8,11 @@ from remote.protocol.history import (
     Differences,
     DiffRequest,
     Done,
+    Purged,
+    PurgeRequest,
     PutBackRequest,
+    Retention,
+    RetentionRequest,
     RewindRequest,
     Trash,
     TrashRequest,
@@ -48,3 +52,15 @@ class Acts:
         """Brings removed things back; raises NotFound for what is not removed, or forgotten."""
         request = PutBackRequest(os.urandom(_OP_ID_SIZE), tuple(nodes), limit=limit)
         return await self._session.ask(Done, "POST", f"v1/spaces/{space}/trash/restore", request)
+
+    async def purge(
+        self, space: SpaceId, nodes: Sequence[NodeId] = (), before: Rev = NOW, *, is_dry_run: bool
+    ) -> Purged:
+        """Forgets for good what nodes were, or (none given) what was removed before a rev; raises NotAllowed."""
+        request = PurgeRequest(tuple(nodes), before, is_dry_run)
+        return await self._session.ask(Purged, "POST", f"v1/spaces/{space}/purge", request)
+
+    async def retention(self, space: SpaceId, retention: Retention | None = None) -> Retention:
+        """What the space keeps of its past; given one, that is set. Raises NotAllowed."""
+        request = RetentionRequest(retention)
+        return await self._session.ask(Retention, "POST", f"v1/spaces/{space}/retention", request)

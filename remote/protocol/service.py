@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from remote.protocol.history import Differences, Done, Trash
+from remote.protocol.history import Differences, Done, Purged, Retention, Trash
 from remote.protocol.ids import NOW, NOWHERE, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import (
     Changes,
@@ -130,4 +130,14 @@ class Acts(Protocol):
 
     async def put_back(self, space: SpaceId, nodes: Sequence[NodeId], *, limit: int) -> Done:
         """Brings removed things back; raises NotFound for what is not removed, or forgotten."""
+        ...
+
+    async def purge(
+        self, space: SpaceId, nodes: Sequence[NodeId] = (), before: Rev = NOW, *, is_dry_run: bool
+    ) -> Purged:
+        """Forgets for good what nodes were, or (none given) what was removed before a rev; raises NotAllowed."""
+        ...
+
+    async def retention(self, space: SpaceId, retention: Retention | None = None) -> Retention:
+        """What the space keeps of its past; given one, that is set. Raises NotAllowed."""
         ...

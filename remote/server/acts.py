@@ -1,4 +1,5 @@
-"""Acts: what a signed-in person asks the server to do with the past of a space: compare, rewind, undo, put back.
+"""Acts: what a signed-in person asks the server to do with the past of a space: compare, rewind, undo, put
+back, forget.
 
 Each is planned in a reader's thread, and taken like a commit: judged again, whole or not at all. Such a commit is by
 the user and by device 0, the server: no device takes it for one of its own.
@@ -7,6 +8,7 @@ the user and by device 0, the server: no device takes it for one of its own.
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final, TypeVar
 
 from remote.protocol.errors import InTheWay
@@ -14,7 +16,11 @@ from remote.protocol.history import (
     Differences,
     DiffRequest,
     Done,
+    Purged,
+    PurgeRequest,
     PutBackRequest,
+    Retention,
+    RetentionRequest,
     RewindRequest,
     Trash,
     TrashRequest,
@@ -23,6 +29,7 @@ from remote.protocol.history import (
 from remote.protocol.ids import NOW, ROOT, DeviceId, Rev, SpaceId
 from remote.server import commits
 from remote.server.database import past as past_rows
+from remote.server.database import retention as retention_rows
 from remote.server.database import spaces as space_rows
 from remote.server.database.accounts import Device
 from remote.server.database.connection import Database, Session
@@ -32,6 +39,16 @@ from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.past import Past
+from remote.server.retention import (
+    Thinning,
+    add_kept,
+    check_retention,
+    drop_kept,
+    nodes_to_purge,
+    plan_thinning,
+    purge,
+    retention_of,
+)
 from remote.server.rewinding import Plan, plan_rewind, plan_undo
 from remote.server.rights import Right, member_space
 from remote.server.trash import plan_put_back, trash
@@ -83,6 +100,53 @@ class Acts:
             return plan_put_back(session, row, key, request, time.time_ns())
 
         return await self._act(device, space, request.op_id, plan, is_dry_run=request.is_dry_run)
+
+    async def purge(self, device: Device, space: SpaceId, request: PurgeRequest) -> Purged:
+        """Forgets the past of nodes, or of all that was removed, for good."""
+
+        def forget(session: Session) -> Purged:
+            row = member_space(session, space, device.user, Right.FORGET)
+            key = self._keyring.key(row)
+            nodes = nodes_to_purge(session, row, key, request)
+            return purge(session, row, key, nodes, is_dry_run=request.is_dry_run)
+
+        # It is rare, and must see the same state as it changes: all of it in the writer's turn.
+        return await (self._database.read if request.is_dry_run else self._database.write)(forget)
+
+    async def retention(self, device: Device, space: SpaceId, request: RetentionRequest) -> Retention:
+        """What the space keeps of its past; set first, when that is asked."""
+        wanted = request.retention
+        if wanted is None:
+            return await self._read(device, space, Right.READ, lambda session, row, _: retention_of(session, row.space))
+        check_retention(wanted)
+
+        def put(session: Session) -> Retention:
+            member_space(session, space, device.user, Right.FORGET)
+            days = (wanted.all_days, wanted.hourly_days, wanted.daily_days)
+            retention_rows.set_retention(session, space, days, for_ever=wanted.for_ever)
+            return wanted
+
+        return await self._database.write(put)
+
+    async def thin(self, now_ns: int) -> int:
+        """Thins the past of every space as its retention says; how many revs are kept no more or newly."""
+        done = 0
+        for space in await self._database.read(retention_rows.every_space):
+            done += await self._thin(space, now_ns)
+        return done
+
+    async def _thin(self, space: SpaceId, now_ns: int) -> int:
+        def plan(session: Session) -> Thinning:
+            row = space_rows.space_row(session, space)
+            return plan_thinning(session, row, now_ns) if row is not None else Thinning((), ())
+
+        work = await self._database.read(plan)
+        # Each in a transaction of its own, oldest first: others write in between, and what is cut off goes on later.
+        for rev in work.dropped:
+            await self._database.write(partial(drop_kept, space=space, rev=rev))
+        for rev in work.added:
+            await self._database.write(partial(add_kept, space=space, rev=rev))
+        return len(work.dropped) + len(work.added)
 
     async def _act(
         self, device: Device, space: SpaceId, op_id: bytes, planner: Planner, *, is_dry_run: bool = False

@@ -18,6 +18,7 @@ from remote.server.database.spaces import SpaceRow
 from remote.server.keys import SpaceKey
 from remote.server.limits import check_limit, check_node, check_rev
 from remote.server.past import Past, Then
+from remote.server.reading import kept_rev
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ def diff(session: Session, row: SpaceRow, key: SpaceKey, request: DiffRequest) -
     to = request.to if request.to != NOW else row.head
     if to < request.since:
         raise BadRequest(f"From rev {request.since} to rev {to} is backwards: give the older one first.")
-    before, after = Past(session, row.space, key, request.since), Past(session, row.space, key, to)
-    nodes = changed(session, row, request.since, to)
+    since, to = kept_rev(session, row, request.since), kept_rev(session, row, to)
+    before, after = Past(session, row.space, key, since), Past(session, row.space, key, to)
+    nodes = changed(session, row, since, to)
     top = request.folder
     steps = [
         Step(node, before.node(node), after.node(node), before.names_below(node, top), after.names_below(node, top))

@@ -29,6 +29,8 @@ class Past:
 
     def __init__(self, session: Session, space: SpaceId, key: SpaceKey, rev: Rev) -> None:
         self.rev = rev
+        self.forgotten: set[NodeId] = set()
+        """Those among the nodes looked up that existed, but what they were is purged."""
         self._session = session
         self._space = space
         self._key = key
@@ -48,6 +50,8 @@ class Past:
                 return None
             return Then(row.rev, decode_state(row.state), row.content_id, row.size)
         found = past_rows.then(self._session, self._space, node, self.rev)
+        if found is not None and found.is_forgotten:
+            self.forgotten.add(node)
         if found is None or found.state is None:
             return None
         return Then(found.rev, decode_state(found.state), found.content_id, self._size(node, found.content_id))
@@ -58,6 +62,10 @@ class Past:
         row = trees.node_row(self._session, self._space, node)
         if row is not None and row.content_id == content_id:
             return row.size
+        return self.content_size(content_id)
+
+    def content_size(self, content_id: bytes) -> int:
+        """Bytes of a stored content."""
         sealed = past_rows.manifest(self._session, self._space, content_id)
         return open_manifest(self._key, sealed).size if sealed is not None else 0
 

@@ -35,6 +35,7 @@ from remote.protocol.messages import (
 from remote.protocol.nodes import NAME_MAX, Kind, NodeVersion
 from remote.server.database import accounts as account_rows
 from remote.server.database import conflicts as conflict_rows
+from remote.server.database import retention as retention_rows
 from remote.server.database import spaces as space_rows
 from remote.server.database import trees
 from remote.server.database.connection import Row, Session
@@ -70,7 +71,7 @@ class _Room:
 def list_folders(session: Session, row: SpaceRow, key: SpaceKey, request: ListRequest) -> Listing:
     """Children of these folders, now or as of a rev."""
     check_count("folders", len(request.folders), FOLDERS_MAX)
-    rev = _rev_asked(row, request.as_of)
+    rev = _rev_asked(session, row, request.as_of)
     for at, query in enumerate(request.folders):
         check_node(f"folders[{at}].folder", query.folder)
         check_count("bytes in `after`", len(query.after), NAME_MAX)
@@ -79,14 +80,14 @@ def list_folders(session: Session, row: SpaceRow, key: SpaceKey, request: ListRe
     for query in request.folders:
         if room.is_full:
             break
-        listings.append(_list_folder(session, row.space, key, query, request.as_of, room))
+        listings.append(_list_folder(session, row.space, key, query, rev if request.as_of else NOW, room))
     return Listing(rev, tuple(listings))
 
 
 def nodes(session: Session, row: SpaceRow, key: SpaceKey, request: NodesRequest) -> Nodes:
     """The states of these nodes, now or as of a rev."""
     check_count("nodes", len(request.nodes), NODES_MAX)
-    rev = _rev_asked(row, request.as_of)
+    rev = _rev_asked(session, row, request.as_of)
     for at, node in enumerate(request.nodes):
         check_node(f"nodes[{at}]", node)
     room = _Room(NODES_MAX)
@@ -94,7 +95,7 @@ def nodes(session: Session, row: SpaceRow, key: SpaceKey, request: NodesRequest)
     for node in request.nodes:
         if room.is_full:
             raise TooLarge(f"The first {len(found)} nodes fill an answer: ask for fewer at once.")
-        stored = _stored(session, row.space, node, request.as_of)
+        stored = _stored(session, row.space, node, rev if request.as_of else NOW)
         found.append(_version(key, stored) if stored is not None else None)
         if stored is not None:
             room.take(stored.state, stored.manifest)
@@ -137,13 +138,23 @@ def moments(session: Session, row: SpaceRow, request: MomentsRequest, now_ns: in
         if request.steps
         else newest(INT63, request.limit)
     )
-    return Moments(tuple(Moment(Rev(rev), time_ns, *authors.names(*who)) for rev, time_ns, *who in found))
+    told: list[Moment] = []
+    for rev, time_ns, *who in found:
+        moment = Moment(Rev(rev), time_ns, *authors.names(*who))
+        if rev < row.floor and (kept := retention_rows.kept_from(session, row.space, rev)) is not None:
+            # The next kept rev is the first at which it can be read.
+            moment = Moment(Rev(kept[0]), kept[1], *((moment.user_name, moment.device_name) if kept[0] == rev else ()))
+        if not told or moment.rev < told[-1].rev:
+            told.append(moment)
+    return Moments(tuple(told))
 
 
 def as_of(session: Session, row: SpaceRow, request: AsOfRequest) -> Moment:
     """The last commit at or before a time; rev 0 when there was none."""
     check_time("time_ns", request.time_ns)
     found = space_rows.last_commit_at(session, row.space, request.time_ns)
+    if found is not None and found[0] < row.floor:
+        found = retention_rows.kept_until(session, row.space, found[0])
     return Moment(*found) if found is not None else Moment(Rev(0), 0)
 
 
@@ -204,14 +215,22 @@ class Authors:
         return self._names[user, device]
 
 
-def _rev_asked(row: SpaceRow, as_of: Rev) -> Rev:
+def _rev_asked(session: Session, row: SpaceRow, as_of: Rev) -> Rev:
     """The rev that an answer is of; raises NotFound for one that is not there (any more)."""
     check_rev("as_of", as_of)
     if as_of > row.head:
         raise NotFound(f"{row.name} has no rev {as_of} yet: it is at rev {row.head}.")
-    if as_of != NOW and as_of < row.floor:
-        raise NotFound(f"{row.name} no longer keeps rev {as_of}: the oldest is {row.floor}.")
-    return row.head if as_of == NOW else as_of
+    return row.head if as_of == NOW else kept_rev(session, row, as_of)
+
+
+def kept_rev(session: Session, row: SpaceRow, rev: Rev) -> Rev:
+    """The first kept rev from this one on, at which every version of this rev that is kept can be read."""
+    if rev >= row.floor:
+        return rev
+    found = retention_rows.kept_from(session, row.space, rev)
+    if found is None:
+        raise NotFound(f"{row.name} no longer keeps rev {rev}: the oldest is {row.floor}.")
+    return Rev(found[0])
 
 
 def _stored(session: Session, space: SpaceId, node: NodeId, as_of: Rev) -> trees.Stored | None:

@@ -24,6 +24,7 @@ from remote.server.differences import Step, changed, told
 from remote.server.keys import SpaceKey
 from remote.server.limits import check_limit, check_node, check_op_id, check_rev
 from remote.server.past import Past, Then
+from remote.server.reading import kept_rev
 from remote.server.states import encode_state
 
 
@@ -65,20 +66,26 @@ def plan_rewind(session: Session, row: SpaceRow, key: SpaceKey, request: RewindR
     if not 0 < request.to <= row.head:
         raise NotFound(f"{row.name} has no rev {request.to}: its revs are 1 to {row.head}.")
     top = request.folder
-    then, now = Past(session, row.space, key, request.to), Past(session, row.space, key, NOW)
+    to = kept_rev(session, row, request.to)
+    then, now = Past(session, row.space, key, to), Past(session, row.space, key, NOW)
     if then.node(top) is None:
         raise NotFound(f"Folder {top} did not exist at rev {request.to}.")
     targets: dict[NodeId, _Target | None] = {}
-    for node in changed(session, row, request.to, row.head):
+    kept = 0
+    for node in changed(session, row, to, row.head):
         names_then, names_now = then.names_below(node, top), now.names_below(node, top)
         was, there = then.node(node), now.node(node)
+        if node in then.forgotten:
+            # What is not known any more cannot be gone back to.
+            kept += 1
+            continue
         if was is not None and names_then:
             targets[node] = _as_it_was(was, there, names_then, names_now, node == top)
         elif there is not None and names_now and not _came_with_a_folder(there, then, now, top):
             others = tuple(name for name in there.state.names if name not in names_now)
             back = _where_it_was(was, now, others, node) if was is not None else others
             targets[node] = _Target(replace(there.state, names=back), there.content_id, there.size) if back else None
-    return _plan(session, row, now, targets, _Asked(top, request.to, request.limit, now_ns))
+    return _plan(session, row, now, targets, _Asked(top, request.to, request.limit, now_ns), kept)
 
 
 def _as_it_was(
@@ -141,6 +148,9 @@ def plan_undo(
             kept += 1
             continue
         was = then.node(node)
+        if node in then.forgotten:
+            kept += 1
+            continue
         targets[node] = None if was is None else _Target(was.state, was.content_id, was.size)
     return _plan(session, row, now, targets, _Asked(ROOT, rev, request.limit, now_ns), kept)
 

@@ -13,11 +13,12 @@ class Right(enum.Enum):
 
     READ = "read"
     WRITE = "write"
+    FORGET = "forget the past"
 
 
 RIGHTS: dict[str, frozenset[Right]] = {
-    "owner": frozenset({Right.READ, Right.WRITE}),
-    "manager": frozenset({Right.READ, Right.WRITE}),
+    "owner": frozenset({Right.READ, Right.WRITE, Right.FORGET}),
+    "manager": frozenset({Right.READ, Right.WRITE, Right.FORGET}),
     "editor": frozenset({Right.READ, Right.WRITE}),
     "viewer": frozenset({Right.READ}),
 }

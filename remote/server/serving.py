@@ -3,9 +3,11 @@
 import asyncio
 import ctypes
 import ipaddress
+import logging
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,16 +16,22 @@ from pathlib import Path
 import uvicorn
 from litestar.types import ASGIApp
 
+from remote.protocol.errors import RemoteError
 from remote.server.http.app import make_app
 from remote.server.http.connections import BoundedConnection
 from remote.server.http.metrics import Metrics
 from remote.server.hub import Hub
 from remote.server.instance import Instance
 
+log = logging.getLogger(__name__)
+
 BACKLOG = 2_048
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep an idle connection, so that it is they who close it."""
 STOP_SECONDS = 1
+FIRST_THINNING_SECONDS = 300.0
+"""After which a server that was just started thins history: it has other things to do first."""
+THINNING_SECONDS = 6 * 3_600.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """What mallopt(3) sets."""
 _KEPT_BYTES = 32 << 20
@@ -120,7 +128,7 @@ def serve(
         )
         server = _Server(config, instance.hub, lambda: ready(url))
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_until_signal(server, bound))
+            runner.run(_until_signal(instance, server, bound))
 
 
 @contextmanager
@@ -162,11 +170,28 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _until_signal(server: _Server, bound: socket.socket) -> None:
+async def _until_signal(instance: Instance, server: _Server, bound: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, server)
-    await server.serve([bound])
+    thinning = asyncio.create_task(_thin_regularly(instance))
+    try:
+        await server.serve([bound])
+    finally:
+        thinning.cancel()
+        await asyncio.wait((thinning,))
+
+
+async def _thin_regularly(instance: Instance) -> None:
+    """Lets go of what the retention of each space does not keep, for as long as the server runs."""
+    pause = FIRST_THINNING_SECONDS
+    while True:
+        await asyncio.sleep(pause)
+        pause = THINNING_SECONDS
+        try:
+            await instance.acts.thin(time.time_ns())
+        except RemoteError:
+            log.exception("history could not be thinned; it is tried again later")
 
 
 def _stop(server: _Server) -> None:

@@ -18,7 +18,7 @@ from fusefs.control import Exit, Refused
 from fusefs.options import parse_options
 
 COMMANDS = {
-    *("diff", "rewind", "undo", "trash"),
+    *("diff", "rewind", "undo", "trash", "purge", "retention"),
     *("devices", "password", "link"),
     "cache",
     "login",

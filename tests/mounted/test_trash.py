@@ -79,3 +79,32 @@ def test_file_managers_throw_away_into_the_drive(device: Any) -> None:
     laptop.in_step(desk)
     assert not list(desk.path.glob(".Trash-*/info/*"))
     assert listed(desk) == []
+
+
+def test_what_is_purged_is_gone_and_what_is_kept_can_be_said(device: Any) -> None:
+    desk = device("desk")
+    (desk.path / "secret.txt").write_text("secret")
+    (desk.path / "file").write_text("first")
+    desk.wait()
+    first = desk.status()["rev"]
+    (desk.path / "file").write_text("second")
+    (desk.path / "secret.txt").unlink()
+    desk.wait()
+    past = desk.path / ".versions" / f"rev-{first}"
+    assert (past / "secret.txt").read_text() == "secret"
+    refused = desk.cli("trash", "purge", "secret.txt")
+    assert refused.returncode == 2
+    assert "1 versions of 1 files" in refused.stderr
+    desk.must("trash", "purge", "secret.txt", "--yes")
+    assert desk.must("trash", "list") == "The trash is empty.\n"
+    desk.must("purge", desk.path / "file", "--yes")
+    assert (desk.path / "file").read_text() == "second"
+    assert [one["kind"] for one in json.loads(desk.must("versions", desk.path / "file", "--json"))] == ["file"]
+    desk.remount()
+    assert sorted(os.listdir(past)) == []
+    assert desk.cli("trash", "purge").returncode == 2
+
+    assert desk.must("retention").startswith("Every version is kept for 30 days.")
+    desk.must("retention", "--all-days", "7", "--hourly-days", "14", "--no-weekly")
+    told = json.loads(desk.must("retention", "--json"))
+    assert told == {"all_days": 7, "hourly_days": 14, "daily_days": 365, "for_ever": False}

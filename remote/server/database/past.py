@@ -15,6 +15,7 @@ class Then:
     edited_ns: int
     state: bytes | None
     content_id: bytes | None
+    is_forgotten: bool = False
 
 
 def changed_between(session: Session, space: SpaceId, since: Rev, to: Rev, limit: int) -> list[NodeId]:
@@ -38,13 +39,13 @@ def changed_by(session: Session, space: SpaceId, rev: Rev) -> list[NodeId]:
 def then(session: Session, space: SpaceId, node: NodeId, rev: Rev) -> Then | None:
     """The node as of a rev; None before it was made."""
     found = session.row(
-        "SELECT rev, edited_ns, state, content_id FROM version"
+        "SELECT rev, edited_ns, state, content_id, overrides < 0 FROM version"
         " WHERE space_id = ? AND node_id = ? AND rev <= ? AND mark < 2 ORDER BY rev DESC LIMIT 1",
         space,
         node,
         rev,
     )
-    return Then(*found) if found else None
+    return Then(found[0], found[1], found[2], found[3], bool(found[4])) if found else None
 
 
 def manifest(session: Session, space: SpaceId, content_id: bytes) -> bytes | None:

@@ -16,6 +16,15 @@ _REMOVED = f"""CREATE TABLE removed (
         space_id BIGINT NOT NULL, rev BIGINT NOT NULL, node_id BIGINT NOT NULL,
         PRIMARY KEY (space_id, rev, node_id)) {_CLUSTERED}"""
 
+_KEPT = f"""CREATE TABLE kept (
+        space_id BIGINT NOT NULL, rev BIGINT NOT NULL,
+        PRIMARY KEY (space_id, rev)) {_CLUSTERED}"""
+_RETENTION = f"""CREATE TABLE retention (
+        space_id BIGINT NOT NULL, all_days INTEGER NOT NULL, hourly_days INTEGER NOT NULL, daily_days INTEGER NOT NULL,
+        for_ever SMALLINT NOT NULL,
+        PRIMARY KEY (space_id)) {_CLUSTERED}"""
+_VERSION_BY_CONTENT = "CREATE INDEX version_by_content ON version (space_id, content_id) WHERE content_id IS NOT NULL"
+
 SHARD_KEYS: dict[str, str] = {
     "setting": "",
     "space": "space_id",
@@ -27,6 +36,8 @@ SHARD_KEYS: dict[str, str] = {
     "op_seen": "space_id",
     "conflict": "space_id",
     "removed": "space_id",
+    "kept": "space_id",
+    "retention": "space_id",
     "manifest": "space_id",
     "moment": "space_id",
     "chunk_reference": "space_id",
@@ -84,17 +95,24 @@ TABLES: tuple[str, ...] = (
         PRIMARY KEY (space_id, rev)) {_CLUSTERED}""",
     "CREATE UNIQUE INDEX journal_by_time ON journal (space_id, time_ns)",
     # mark: 0 it was the node's state, 1 it was and then lost a merge, 2 it lost a merge and never was.
+    # overrides -1: what it was is purged, and state is NULL as for a removal.
     f"""CREATE TABLE version (
         space_id BIGINT NOT NULL, rev BIGINT NOT NULL, ordinal INTEGER NOT NULL, node_id BIGINT NOT NULL,
         edited_ns BIGINT NOT NULL, state BYTEA, content_id BYTEA, mark SMALLINT NOT NULL, overrides BIGINT NOT NULL,
         PRIMARY KEY (space_id, rev, ordinal)) {_CLUSTERED}""",
     "CREATE INDEX version_by_node ON version (space_id, node_id, rev)",
+    # Which manifests are named at all.
+    _VERSION_BY_CONTENT,
     # Versions that lost a merge, until somebody settles it.
     f"""CREATE TABLE conflict (
         space_id BIGINT NOT NULL, node_id BIGINT NOT NULL, rev BIGINT NOT NULL,
         PRIMARY KEY (space_id, node_id, rev)) {_CLUSTERED}""",
     # Nodes that are removed, by the rev that did it: node says the same, but not in this order.
     _REMOVED,
+    # Revs before space.floor at which everything still reads as it was; all others there are thinned. The floor is one.
+    _KEPT,
+    # What a space keeps, where somebody has set it.
+    _RETENTION,
     f"""CREATE TABLE op_seen (
         space_id BIGINT NOT NULL, op_id BYTEA NOT NULL, rev BIGINT NOT NULL,
         PRIMARY KEY (space_id, op_id)) {_CLUSTERED}""",
@@ -146,6 +164,7 @@ PLANNING: tuple[str, ...] = (
     "DELETE FROM sqlite_stat1",
     "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('version', 'version', '10000000 1000000 20 1')",
     "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('version', 'version_by_node', '10000000 1000000 4 2')",
+    "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('version', 'version_by_content', '10000000 1000000 2')",
     "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('name', 'name', '10000000 1000000 20 15 1')",
     "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('node', 'node', '10000000 1000000 1')",
     "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('manifest', 'manifest', '10000000 1000000 1')",
@@ -160,6 +179,9 @@ UPGRADES: dict[int, tuple[str, ...]] = {
     3: (
         "ALTER TABLE device ADD COLUMN seen_ns BIGINT NOT NULL DEFAULT 0",
         _REMOVED,
+        _KEPT,
+        _RETENTION,
+        _VERSION_BY_CONTENT,
         "INSERT INTO removed (space_id, rev, node_id) SELECT space_id, rev, node_id FROM node WHERE state IS NULL",
         *LINK_TABLES,
     ),

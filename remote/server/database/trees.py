@@ -175,7 +175,7 @@ def versions_before(session: Session, space: SpaceId, node: NodeId, before: Rev,
         " journal.time_ns, journal.user_id, journal.device_id FROM version"
         " JOIN journal ON journal.space_id = version.space_id AND journal.rev = version.rev"
         " LEFT JOIN manifest ON manifest.space_id = version.space_id AND manifest.content_id = version.content_id"
-        " WHERE version.space_id = ? AND version.node_id = ? AND version.rev < ?"
+        " WHERE version.space_id = ? AND version.node_id = ? AND version.rev < ? AND version.overrides >= 0"
         " ORDER BY version.rev DESC, version.ordinal DESC LIMIT ?",
         space,
         node,

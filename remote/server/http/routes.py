@@ -10,7 +10,15 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 
 from remote.protocol.errors import Busy
-from remote.protocol.history import DiffRequest, PutBackRequest, RewindRequest, TrashRequest, UndoRequest
+from remote.protocol.history import (
+    DiffRequest,
+    PurgeRequest,
+    PutBackRequest,
+    RetentionRequest,
+    RewindRequest,
+    TrashRequest,
+    UndoRequest,
+)
 from remote.protocol.ids import SpaceId
 from remote.protocol.messages import (
     CHUNKS_MAX,
@@ -98,6 +106,8 @@ class Routes:
             self._in_space("undo", UndoRequest, SMALL_BODY_MAX, acts.undo),
             self._in_space("trash", TrashRequest, SMALL_BODY_MAX, acts.trash),
             self._in_space("trash/restore", PutBackRequest, SMALL_BODY_MAX, acts.put_back),
+            self._in_space("purge", PurgeRequest, SMALL_BODY_MAX, acts.purge),
+            self._in_space("retention", RetentionRequest, SMALL_BODY_MAX, acts.retention),
             self._in_space("chunks/want", WantRequest, SMALL_BODY_MAX, answers.want),
             self._in_space("chunks/put", PutRequest, _PUT_BODY_MAX, answers.put),
             self._send_chunks(),

@@ -66,7 +66,7 @@ Message = TypeVar("Message")
 PASSWORD = "correct horse"
 SPACE_ROUTES = (
     *("list", "nodes", "commits", "moments", "as-of", "history", "conflicts", "conflicts/settle"),
-    *("diff", "rewind", "undo", "trash", "trash/restore"),
+    *("diff", "rewind", "undo", "trash", "trash/restore", "purge", "retention"),
     *("chunks/want", "chunks/put", "chunks/send", "chunks/get", "chunks/read", "chunks/urls"),
 )
 

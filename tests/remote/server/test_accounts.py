@@ -152,6 +152,8 @@ def message_for(what: str) -> bytes:
         "rewind": {"op_id": b"0" * 16, "folder": 1, "to": 1},
         "undo": {"op_id": b"0" * 16},
         "trash": {},
+        "purge": {},
+        "retention": {},
         "trash/restore": {"op_id": b"0" * 16, "nodes": []},
         "conflicts": {},
         "conflicts/settle": {"conflicts": []},

@@ -1,0 +1,52 @@
+"""Forgetting: purging the past, for good, and how much of it is kept."""
+
+import json
+import sys
+from typing import Any, Final
+
+from fusefs.cli.asking import ask, path_in_mount
+from fusefs.cli.showing import shown
+from fusefs.cli.standing import size
+from fusefs.cli.trashing import relative
+from fusefs.control import Exit, Refused
+
+_SECONDS: Final = 300.0
+
+
+def purge_trash(paths: tuple[str, ...], before: str | None, *, is_sure: bool) -> None:
+    """Forgets what was removed; raises Refused."""
+    _purge("trash-purge", is_sure=is_sure, paths=[relative(path) for path in paths], before=before)
+
+
+def purge(path: str, *, is_sure: bool) -> None:
+    """Forgets what a path was; raises Refused."""
+    _purge("purge", is_sure=is_sure, path=path_in_mount(path))
+
+
+def _purge(verb: str, *, is_sure: bool, **fields: Any) -> None:  # Any: as the daemon takes them
+    if not is_sure:
+        found = ask(verb, seconds=_SECONDS, dry_run=True, **fields)
+        told = f"{found['versions']} versions of {found['nodes']} files, {size(found['size_bytes'])} of content"
+        if not sys.stdin.isatty():
+            raise Refused(f"That would forget {told}, for good. If you mean it: --yes", Exit.USAGE)
+        print(f"This forgets {told}, for good; nobody can bring it back.")
+        if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise Refused("Nothing was forgotten.")
+    found = ask(verb, seconds=_SECONDS, **fields)
+    print(f"Forgotten: {found['versions']} versions of {found['nodes']} files, {size(found['size_bytes'])} of content.")
+
+
+def retention(said: dict[str, int | bool | None], *, as_json: bool) -> None:
+    """Prints what is kept, after setting what is said; raises Refused."""
+    found = ask("retention", seconds=_SECONDS, **said)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    lines = [f"Every version is kept for {found['all_days']} days."]
+    least = found["all_days"]
+    for name, what in (("hourly_days", "hour"), ("daily_days", "day")):
+        if found[name] > least:
+            least = found[name]
+            lines.append(f"Then the last of each {what}, until it is {least} days old.")
+    lines.append("Then the last of each week, for ever." if found["for_ever"] else "Nothing older is kept.")
+    print(shown(" ".join(lines)))
