@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import math
 import secrets
+import time
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable
@@ -40,6 +41,9 @@ FAILURES_FREE = 5
 """Wrong passwords in a row before the next one has to wait."""
 FAILURE_WAIT_MAX_SECONDS = 60.0
 FAILURES_REMEMBERED = 10_000
+PROVEN_MAX = 1_000
+PROVEN_SECONDS = 600.0
+"""So long a right password is not hashed again: each time takes 64 MiB and a tenth of a second."""
 
 
 def login_name(name: str) -> str:
@@ -124,6 +128,7 @@ class Accounts:
         self._instance = instance
         self._now_ns = now_ns
         self._failures = _Failures(now_ns)
+        self._proven = Lately(PROVEN_MAX, PROVEN_SECONDS)
         self._hashing = ThreadPoolExecutor(HASHING_MAX, thread_name_prefix="password")
         self._hashing_count = 0
 
@@ -144,6 +149,25 @@ class Accounts:
         device = Device(account.user, DeviceId(_random_id()), account.user_name, token_hash(token))
         await self._database.write(lambda session: self._add_device(session, device, request.device_name))
         return LoginAnswer(token, device.device, device.user, device.user_name, account.home, self._instance)
+
+    async def known(self, user_name: str, password: str) -> tuple[UserId, SpaceId]:
+        """The user and his home, by name and password; raises NotSignedIn, or Busy after too many wrong passwords.
+
+        A right password is remembered (as a hash) for ten minutes: who has no token gives it with each request.
+        """
+        check_password(password)
+        name = login_name(user_name[:LABEL_MAX])
+        account = await self._database.read(lambda session: _account_of(session, name))
+        proof = (name, account.password_hash if account is not None else "", token_hash(password))
+        if account is not None and self._proven.has(proof):
+            return account.user, account.home
+        self._failures.check(name)
+        if not await self._is_right(account, password) or account is None:
+            self._failures.add(name)
+            raise NotSignedIn("Name and password do not match.")
+        self._failures.forget(name)
+        self._proven.add(proof)
+        return account.user, account.home
 
     async def device(self, token: str, *, may_be_wiped: bool = False) -> Device:
         """Who holds this token; raises NotSignedIn, or Wiped for a device that is to remove what it holds."""
@@ -231,6 +255,27 @@ class Accounts:
             return await asyncio.get_running_loop().run_in_executor(self._hashing, _verify, stored, password)
         finally:
             self._hashing_count -= 1
+
+
+class Lately:
+    """What happened lately, the newest of it only."""
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self._most = most
+        self._seconds = seconds
+        self._since: OrderedDict[object, float] = OrderedDict()
+
+    def add(self, key: object) -> None:
+        """It happens now."""
+        self._since[key] = time.monotonic()
+        self._since.move_to_end(key)
+        if len(self._since) > self._most:
+            self._since.popitem(last=False)
+
+    def has(self, key: object) -> bool:
+        """Whether it happened within the last `seconds`."""
+        since = self._since.get(key)
+        return since is not None and time.monotonic() - since < self._seconds
 
 
 @dataclass(frozen=True)

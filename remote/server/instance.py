@@ -32,6 +32,7 @@ from remote.server.database import accounts as account_rows
 from remote.server.database.connection import Database, OnStatement, Session, make_tables, upgrade_tables
 from remote.server.database.schema import FORMAT, UPGRADES
 from remote.server.devices import DeviceAnswers
+from remote.server.files import Files
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import MasterKey, fresh_key, make_master_key, read_master_key, refuse_inside, sync_folder
@@ -61,6 +62,7 @@ class Instance:
     answers: Answers
     devices: DeviceAnswers
     acts: Acts
+    files: Files
     links: LinkAnswers
     contents: Contents
     hub: Hub
@@ -106,9 +108,23 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
         acts = Acts(database, keyring, hub)
         try:
             devices = DeviceAnswers(database, accounts, hub)
-            links = LinkAnswers(database, keyring, accounts)
+            files = Files(database, keyring, accounts, answers.commit)
+            links = LinkAnswers(database, keyring, accounts, files)
             contents = Contents(answers.chunks, domain_secret)
-            yield Instance(name, database, objects, signer, accounts, answers, devices, acts, links, contents, hub)
+            yield Instance(
+                name=name,
+                database=database,
+                objects=objects,
+                signer=signer,
+                accounts=accounts,
+                answers=answers,
+                devices=devices,
+                acts=acts,
+                files=files,
+                links=links,
+                contents=contents,
+                hub=hub,
+            )
         finally:
             hub.close()
             accounts.close()

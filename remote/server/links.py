@@ -4,42 +4,33 @@ A link is known by its secret (128 random bits), of which only a hash is kept to
 from a copy that the space's key seals.
 """
 
-import asyncio
 import hashlib
 import secrets
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-import msgspec
-
 from remote.protocol.errors import BadRequest, Gone, NotAllowed, NotFound, NotSignedIn
-from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import (
-    Change,
-    Commit,
-    CommitAnswer,
     Done,
     LinkEntry,
     LinkRequest,
     Links,
     RevokeLinkRequest,
 )
-from remote.protocol.nodes import NAME_MAX, Kind, Manifest, Name, NodeState
-from remote.server.accounts import Accounts
+from remote.protocol.nodes import NAME_MAX, Kind, Manifest
+from remote.server.accounts import PROVEN_MAX, PROVEN_SECONDS, Accounts, Lately
 from remote.server.database import links as link_rows
-from remote.server.database import trees
 from remote.server.database.accounts import Device
 from remote.server.database.connection import Database, Session
 from remote.server.database.links import LinkRow
 from remote.server.database.spaces import SpaceRow, space_row
+from remote.server.files import TREE_MAX, Files, Item, below, children_of, file_state, item_of, shown_name
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.limits import check_node, check_space
 from remote.server.rights import Right, member_space
-from remote.server.states import decode_state, open_manifest
 
 READ, VIEW, UPLOAD = "read", "view", "upload"
 """To download, to look at only, to bring files only."""
@@ -49,28 +40,11 @@ LINKS_MAX = 10_000
 DEPTH_MAX = 1_000
 NUMBERS_MAX = 1_000
 """Files of one name that are brought to a folder."""
-CommitOf = Callable[[Device, SpaceId, Commit], Awaitable[CommitAnswer]]
 CHILDREN_MAX = 10_000
-TREE_MAX = 100_000
-"""Files and folders in one archive."""
 _SECRET_SIZE = 16
-_CHILDREN = 1_000
-_PROVEN_MAX = 1_000
-_PROVEN_SECONDS = 600.0
-"""So long a right password is not hashed again: each time takes 64 MiB and a tenth of a second."""
 _STARTED_MAX = 10_000
 _STARTED_SECONDS = 6 * 3_600.0
 """So long who began a download may ask for more of it without its being counted again: players do, to seek."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """A file or folder that a link shows."""
-
-    node: NodeId
-    name: bytes
-    state: NodeState
-    """With its content."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +61,20 @@ class LinkAnswers:
     """Makes links for devices, and opens them for everybody."""
 
     def __init__(
-        self, database: Database, keyring: Keyring, accounts: Accounts, now_ns: Callable[[], int] = time.time_ns
+        self,
+        database: Database,
+        keyring: Keyring,
+        accounts: Accounts,
+        files: Files,
+        now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._accounts = accounts
+        self._files = files
         self._now_ns = now_ns
-        self._proven = _Lately(_PROVEN_MAX, _PROVEN_SECONDS)
-        self._started = _Lately(_STARTED_MAX, _STARTED_SECONDS)
-        self._ranges: dict[UserId, tuple[int, int]] = {}
-        self._ranges_lock = asyncio.Lock()
+        self._proven = Lately(PROVEN_MAX, PROVEN_SECONDS)
+        self._started = Lately(_STARTED_MAX, _STARTED_SECONDS)
 
     async def make(self, device: Device, request: LinkRequest) -> LinkEntry:
         """A new link of the device's user; raises NotFound for what the server does not have (yet), NotAllowed."""
@@ -200,7 +178,7 @@ class LinkAnswers:
             return found
         if found.row.kind == UPLOAD:
             raise NotAllowed("This link is for bringing files; it shows none.")
-        item = await self._database.read(lambda session: below(session, found, path))
+        item = await self._database.read(lambda session: _below(session, found, path))
         return replace(found, item=item)
 
     async def count(self, opened: Opened, who: str, *, is_beginning: bool) -> None:
@@ -217,7 +195,7 @@ class LinkAnswers:
     async def children(self, opened: Opened) -> list[Item]:
         """What is in the folder, by name; at most CHILDREN_MAX."""
         return await self._database.read(
-            lambda session: list(islice(children_of(session, opened, opened.item), CHILDREN_MAX))
+            lambda session: list(islice(_children(session, opened, opened.item), CHILDREN_MAX))
         )
 
     async def tree(self, opened: Opened) -> list[tuple[str, Item]]:
@@ -228,7 +206,7 @@ class LinkAnswers:
             waiting = [("", opened.item)]
             while waiting:
                 prefix, folder = waiting.pop()
-                for item in children_of(session, opened, folder):
+                for item in _children(session, opened, folder):
                     path = f"{prefix}{shown_name(item.name)}"
                     if item.state.kind == Kind.FOLDER:
                         waiting.append((f"{path}/", item))
@@ -240,36 +218,20 @@ class LinkAnswers:
 
         return await self._database.read(read)
 
-    async def bring(self, opened: Opened, name: bytes, manifest: Manifest, commit: CommitOf) -> bytes:
+    async def bring(self, opened: Opened, name: bytes, manifest: Manifest) -> bytes:
         """Makes a file of content that was brought, as the link's maker; its name, another one when it is taken.
 
         Raises BadRequest for what can be no name, QuotaExceeded.
         """
-        device = Device(opened.row.user, DeviceId(0), "", b"")
-        now_ns = self._now_ns()
         stem, dot, suffix = name.rpartition(b".") if not name.startswith(b".") else (name, b"", b"")
         if not dot:
             stem, suffix = name, b""
         for number in range(1, NUMBERS_MAX):
             tried = name if number == 1 else stem[: NAME_MAX - 20] + b" (%d)" % number + dot + suffix[:10]
-            node = await self._fresh_node(device)
-            names = (Name(opened.item.node, tried),)
-            state = NodeState(Kind.FILE, names, 0o644, 0, 0, now_ns, now_ns, now_ns, now_ns, content=manifest)
-            change = Change(node, Rev(0), now_ns, state)
-            answer = await commit(device, opened.row.space, Commit(secrets.token_bytes(16), (change,)))
-            if answer.rev:
+            row = opened.row
+            if await self._files.make(row.user, row.space, opened.item.node, tried, file_state(manifest)) is not None:
                 return tried
         raise NotAllowed("Too many files of that name are there already: give it another one.")
-
-    async def _fresh_node(self, device: Device) -> NodeId:
-        """An id that nobody else gets, of a range that this process leased for the user."""
-        async with self._ranges_lock:
-            first, count = self._ranges.get(device.user, (0, 0))
-            if not count:
-                leased = await self._accounts.lease_range(device)
-                first, count = leased.first, leased.count
-            self._ranges[device.user] = first + 1, count - 1
-            return NodeId(first)
 
     async def _check_password(self, row: LinkRow, password: str | None) -> None:
         if not row.password_hash:
@@ -289,71 +251,14 @@ class LinkAnswers:
         return self._has_expired(row) or bool(row.downloads_max and row.downloads >= row.downloads_max)
 
 
-class _Lately:
-    """What happened lately, the newest of it only."""
-
-    def __init__(self, most: int, seconds: float) -> None:
-        self._most = most
-        self._seconds = seconds
-        self._since: OrderedDict[object, float] = OrderedDict()
-
-    def add(self, key: object) -> None:
-        self._since[key] = time.monotonic()
-        self._since.move_to_end(key)
-        if len(self._since) > self._most:
-            self._since.popitem(last=False)
-
-    def has(self, key: object) -> bool:
-        since = self._since.get(key)
-        return since is not None and time.monotonic() - since < self._seconds
-
-
-def item_of(session: Session, space: SpaceId, key: SpaceKey, node: NodeId) -> Item:
-    """A node as it is now; raises NotFound when it is removed."""
-    stored = trees.stored_now(session, space, node)
-    if stored is None or stored.state is None:
-        raise NotFound("That is not on the server: it was removed, or was not sent yet.")
-    state = _state(key, stored.state, stored.manifest)
-    name = b"" if node == ROOT or not state.names else state.names[0].name
-    return Item(node, name, state)
-
-
-def below(session: Session, opened: Opened, path: tuple[bytes, ...]) -> Item:
-    """What has this path below a link's folder; symlinks are not followed. Raises NotFound."""
-    item = opened.item
+def _below(session: Session, opened: Opened, path: tuple[bytes, ...]) -> Item:
     if len(path) > DEPTH_MAX:
         raise NotFound("There is no such file in this folder.")
-    for name in path:
-        node = trees.holder(session, opened.row.space, item.node, name)
-        if node is None or item.state.kind != Kind.FOLDER:
-            raise NotFound("There is no such file in this folder.")
-        item = replace(item_of(session, opened.row.space, opened.key, node), name=name)
-    return item
+    return below(session, opened.row.space, opened.key, opened.item, path)
 
 
-def children_of(session: Session, opened: Opened, folder: Item) -> Iterator[Item]:
-    """Files and folders in a folder, by name; other kinds are left out."""
-    after = b""
-    while True:
-        found = list(trees.children_now(session, opened.row.space, folder.node, after, _CHILDREN))
-        for name, node, _, _, state_bytes, manifest in found:
-            state = _state(opened.key, state_bytes, manifest)
-            if state.kind in {Kind.FILE, Kind.FOLDER}:
-                yield Item(NodeId(node), name, state)
-        if len(found) < _CHILDREN:
-            return
-        after = found[-1][0]
-
-
-def shown_name(name: bytes) -> str:
-    """A name for people and for archives: what is no UTF-8 or drives a terminal is replaced."""
-    text = name.decode("utf-8", "replace")
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-
-
-def _state(key: SpaceKey, state: bytes, manifest: bytes | None) -> NodeState:
-    found = decode_state(state)
-    return found if manifest is None else msgspec.structs.replace(found, content=open_manifest(key, manifest))
+def _children(session: Session, opened: Opened, folder: Item) -> Iterator[Item]:
+    return children_of(session, opened.row.space, opened.key, folder.node)
 
 
 def _entry(row: LinkRow, secret: str, name: bytes, *, is_over: bool) -> LinkEntry:

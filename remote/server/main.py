@@ -80,6 +80,7 @@ def init(data: Path | None, key_file: Path | None) -> None:
 @click.option("--tls-cert", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE")
 @click.option("--tls-key", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE")
 @click.option("--insecure-http", is_flag=True, help="Plain HTTP also where others can reach it.")
+@click.option("--webdav", is_flag=True, help="Answer WebDAV at /dav/ too, with names and passwords, for phones.")
 @click.option("--metrics", metavar="HOST:PORT", help="Answer GET /metrics there, for Prometheus; anybody may ask.")
 def run(
     *,
@@ -89,6 +90,7 @@ def run(
     tls_cert: Path | None,
     tls_key: Path | None,
     insecure_http: bool,
+    webdav: bool,
     metrics: str | None,
 ) -> None:
     """Answer until SIGTERM or SIGINT."""
@@ -98,7 +100,7 @@ def run(
     metrics_at = parse_listen(metrics) if metrics is not None else None
     keep_memory()
     with instance.opened(data or default_data(), key_file or default_key_file()) as opened:
-        serve(opened, listening, lambda url: click.echo(f"Satchel serves on {url}"), metrics_at)
+        serve(opened, listening, lambda url: click.echo(f"Satchel serves on {url}"), metrics_at, has_webdav=webdav)
 
 
 @cli.group()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from litestar.types import ASGIApp
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from remote.protocol.errors import RemoteError
 from remote.server.http.app import make_app
@@ -100,13 +100,16 @@ def serve(
     listen: Listen,
     ready: Callable[[str], object],
     metrics_at: tuple[str, int] | None = None,
+    *,
+    has_webdav: bool = False,
 ) -> None:
     """Answers until SIGTERM or SIGINT; `ready` gets the URL when connections are answered.
 
+    `has_webdav`: also by WebDAV, with names and passwords.
     `metrics_at`: host and port at which Prometheus may ask; None: requests are not counted at all.
     """
     listen.check()
-    app: ASGIApp = make_app(instance)
+    app: ASGIApp = _with_webdav(instance, make_app(instance)) if has_webdav else make_app(instance)
     with _bound(listen) as bound, ExitStack() as stack:
         if metrics_at is not None:
             app = stack.enter_context(_measured(instance, app, metrics_at))
@@ -129,6 +132,25 @@ def serve(
         server = _Server(config, instance.hub, lambda: ready(url))
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(_until_signal(instance, server, bound))
+
+
+def _with_webdav(instance: Instance, app: ASGIApp) -> ASGIApp:
+    # Loaded for those who want it: it takes 10 MiB.
+    from remote.server.http.dav import PATH, webdav  # noqa: PLC0415
+
+    other: ASGIApp | None = None
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal other
+        path = str(scope["path"])
+        if path != PATH and not path.startswith(f"{PATH}/"):
+            await app(scope, receive, send)
+            return
+        if other is None:
+            other = webdav(instance)
+        await other(scope, receive, send)
+
+    return answer
 
 
 @contextmanager

@@ -20,12 +20,13 @@ from remote.protocol.nodes import FILE_SIZE_MAX, Kind
 from remote.protocol.sealing import Buffer
 from remote.server.archive import Member, zipped
 from remote.server.content import Writer
+from remote.server.files import Item, shown_name
 from remote.server.http import pages
 from remote.server.http.bodies import body_pieces, gathered
 from remote.server.http.objects import byte_range
 from remote.server.http.problems import STATUSES, AnyRequest
 from remote.server.instance import Instance
-from remote.server.links import READ, UPLOAD, VIEW, Item, Opened, shown_name
+from remote.server.links import READ, UPLOAD, VIEW, Opened
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class LinkRoutes:
             manifest = await asyncio.to_thread(writer.finish)
         finally:
             self._streams -= 1
-        kept = await self._links.bring(opened, name, manifest, self._instance.answers.commit)
+        kept = await self._links.bring(opened, name, manifest)
         sentence = f"{shown_name(kept)} arrived, {pages.readable(manifest.size)}."
         if request.method == "PUT":
             return Response(f"{sentence}\n", status_code=201, media_type="text/plain", headers=_HEADERS)

@@ -5,7 +5,7 @@ from html import escape
 from urllib.parse import quote_from_bytes
 
 from remote.protocol.nodes import Kind
-from remote.server.links import Item, shown_name
+from remote.server.files import Item, shown_name
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;margin:2em auto;max-width:50em;padding:0 1em;color:#222}"

@@ -1,0 +1,96 @@
+"""WebDAV as others speak it: litmus, and what must hold besides."""
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from remote.server import instance as instances
+from tests.remote.server.test_process import DEADLINE_SECONDS, Home
+
+SUITES = ("basic", "copymove", "props", "locks", "http")
+CONTENT = bytes(range(256)) * 8_000
+
+
+@pytest.fixture
+def url(tmp_path: Path, cheap_passwords: None) -> Iterator[str]:
+    """The address of a home by WebDAV."""
+    home = Home(tmp_path / "home")
+    data, key_file = home.directory / "server", home.directory / "server-key"
+    instances.make(data, key_file)
+    instances.add_account(data, key_file, "ann", "pw")
+    with home.serving("--webdav") as (process, address):
+        yield f"{address}/dav"
+        process.terminate()
+        assert process.wait(DEADLINE_SECONDS) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, auth=("ann", "pw"), timeout=DEADLINE_SECONDS) as client:
+        yield client
+
+
+def test_litmus_finds_nothing(url: str, client: httpx.Client, tmp_path: Path) -> None:
+    for suite in SUITES:
+        done = subprocess.run(
+            ["litmus", f"{url}/", "ann", "pw"],
+            env={"TESTS": suite, "PATH": "/usr/bin:/bin"},
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=DEADLINE_SECONDS,
+            check=False,
+        )
+        said = done.stdout.decode(errors="replace")
+        assert done.returncode == 0, said
+        assert "0 failed" in said
+        assert "SKIPPED" not in said
+        client.delete("/litmus/")
+
+
+def test_only_with_name_and_password(url: str) -> None:
+    for auth in (None, ("ann", "wrong"), ("nobody", "pw")):
+        answer = httpx.request("PROPFIND", url + "/", auth=auth)
+        assert (answer.status_code, answer.headers["www-authenticate"].split()[0]) == (401, "Basic")
+
+
+def test_a_file_comes_back_whole_and_in_parts(client: httpx.Client) -> None:
+    assert client.put("/f%C3%BCr.bin", content=CONTENT).status_code == 201
+    assert client.get("/f%C3%BCr.bin").content == CONTENT
+    part = client.get("/f%C3%BCr.bin", headers={"range": "bytes=1000000-1000009"})
+    assert (part.status_code, part.content) == (206, CONTENT[1_000_000:1_000_010])
+    assert client.put("/f%C3%BCr.bin", content=b"short").status_code == 204
+    assert client.get("/f%C3%BCr.bin").content == b"short"
+
+
+def test_a_body_that_is_cut_changes_nothing(url: str, client: httpx.Client) -> None:
+    client.put("/kept", content=b"old")
+    host, port = httpx.URL(url).host, httpx.URL(url).port
+    for name in ("kept", "new"):
+        with socket.create_connection((host, port)) as cut:
+            head = f"PUT /dav/{name} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Basic YW5uOnB3\r\n"
+            head += "Content-Length: 100000\r\n\r\n"
+            cut.sendall(head.encode() + b"x" * 50_000)
+            cut.shutdown(socket.SHUT_WR)
+            cut.recv(1)
+    assert client.get("/kept").content == b"old"
+    assert client.get("/new").status_code == 404
+
+
+def test_a_folder_moves_with_all_that_is_in_it_and_goes_whole(client: httpx.Client) -> None:
+    client.request("MKCOL", "/a")
+    client.request("MKCOL", "/a/b")
+    client.put("/a/b/c", content=CONTENT)
+    moved = client.request("MOVE", "/a", headers={"destination": f"{client.base_url}z"})
+    assert moved.status_code == 201
+    assert client.get("/z/b/c").content == CONTENT
+    copied = client.request("COPY", "/z", headers={"destination": f"{client.base_url}copy"})
+    assert copied.status_code == 201
+    assert client.delete("/z").status_code == 204
+    assert client.get("/z/b/c").status_code == 404
+    assert client.get("/copy/b/c").content == CONTENT
