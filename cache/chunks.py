@@ -216,6 +216,16 @@ class Chunks:
         self._visit(place.position)
         return data if stop - start == len(data) else memoryview(data)[start - begin : stop - begin]
 
+    async def content(self, chunk_id: ChunkId) -> Buffer | None:
+        """The whole content of a chunk, read in a thread; None when not all of it is held."""
+        small = self._read_small(chunk_id)
+        if small is not None:
+            return small
+        place = self._place(chunk_id)
+        if place is None:
+            return None
+        return await self.read_slow(Entry(chunk_id, b"", place.length), 0, place.length)
+
     async def warm(self, entries: Iterable[Entry]) -> None:
         """Has the content of those that are held read from the disk, so that `read` finds it in memory soon."""
         places = [place for entry in entries if entry.id and (place := self._place(entry.id)) is not None]

@@ -4,6 +4,7 @@ The journal is taken in order. What else the server says (listings, winners) is 
 brought up to that rev first, and what it said of a node meanwhile counts.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from msgspec.structs import replace
 
 from cache import news
 from cache.errors import NoSuchNode
+from cache.lives import Lives, set_back
 from cache.staging import Staging
 from cache.tree import Edit, Table, Tree
 from remote.protocol.errors import CursorTooOld
@@ -23,6 +25,8 @@ from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import FolderListing, FolderQuery, JournalCommit
 from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
 from remote.protocol.service import Service
+
+log = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 100
 """States taken in between two looks at what programs want: 2-3 ms."""
@@ -108,6 +112,7 @@ class Pull:
         self.clock = clock
         self.mount = mount
         self._tree = tree
+        self.lives = Lives(tree)
         self._listing: dict[NodeId, trio.Event] = {}
         # Folders in those that programs waited for, the likely next one first.
         self._ahead: deque[NodeId] = deque(maxlen=_AHEAD_MAX)
@@ -131,13 +136,18 @@ class Pull:
             if self._tree.setting(_CURSOR) is None:
                 # A new device needs no history: it begins with what there is now.
                 await self._start_over()
+            cursor = self._tree.cursor
             try:
-                answer = await self.service.changes(self.home.space, self._tree.cursor)
+                answer = await self.service.changes(self.home.space, cursor, self.lives.at(cursor))
             except CursorTooOld:
-                await self._start_over(own)
+                if not await self._set_back():
+                    await self._start_over(own)
                 continue
             self.clock.heard(answer.now_ns)
             async with self.lock:
+                if self._tree.cursor >= cursor:
+                    # Before the commits, so that no cursor is ever ahead of what is known of its life.
+                    self.lives.heard(answer.lives)
                 self._head = answer.head
                 for commit in answer.commits:
                     if commit.rev > self._tree.cursor:
@@ -379,11 +389,13 @@ class Pull:
     async def _start_over(self, own: Rev = NOW) -> None:
         """The journal does not reach back to our cursor: everything that is known is asked for, and listed anew."""
         cursor = self._tree.setting(_CURSOR)
-        head = next(one.head for one in (await self.service.spaces()).spaces if one.space == self.home.space)
+        space = next(one for one in (await self.service.spaces()).spaces if one.space == self.home.space)
+        head = space.head
         async with self.lock:
             if self._tree.setting(_CURSOR) != cursor:
                 # Somebody else did, meanwhile.
                 return
+            self.lives.heard(space.lives)
             # A file that was asked for may have the name of one that is not yet: what waits is taken in at the end.
             self._head = head
             self._starts += 1
@@ -419,6 +431,73 @@ class Pull:
                     if edit.record(version.node) is None:
                         edit.forget_news(version.node)
                 self._tree.set_cursor(head, edit)
+
+    async def _set_back(self) -> bool:
+        """Whether the server lost commits that are known here: then what it lost is to be sent again.
+
+        Agreed is, from now on, what was so at the last rev that both sides have; from there on the journal is taken
+        once more. What the mount shows does not change.
+        """
+        cursor = self._tree.cursor
+        space = next(one for one in (await self.service.spaces()).spaces if one.space == self.home.space)
+        common = self.lives.common(cursor, space.lives, space.head)
+        if common is None or not 1 <= common < cursor:
+            return False
+        # What is thinned cannot be asked for: then what there is now is agreed, with our side as an edit on top of it.
+        as_of = common if common >= space.floor else NOW
+        log.warning("the server was put back from an older copy: revs %d to %d are lost there", common + 1, cursor)
+        async with self.lock:
+            if self._tree.cursor != cursor:
+                return True
+            self._starts += 1
+            waiting = {version.node for version in self._tree.news() if version.rev > common}
+            after = NodeId(0)
+            while nodes := self._tree.nodes(_ASKED_AT_ONCE, after):
+                after = nodes[-1]
+                asked = [node for node in nodes if self._rev_of(node) > common or node in waiting]
+                then = (await self.service.nodes(self.home.space, asked, as_of)).nodes if asked else ()
+                with self._tree.edit() as edit:
+                    for node, version in zip(asked, then, strict=True):
+                        self._set_node_back(edit, node, version, common)
+                    for node in nodes:
+                        record = edit.record(node)
+                        if record is not None and (record.is_listed or record.is_listing):
+                            # What was removed by a commit that is lost is there again.
+                            edit.put(node, replace(record, is_listed=False, is_listing=False))
+                await trio.lowlevel.checkpoint()
+            with self._tree.edit() as edit:
+                for version in self._tree.news():
+                    if version.rev > common and edit.record(version.node) is None:
+                        edit.forget_news(version.node)
+                self._tree.set_cursor(max(common, space.floor), edit)
+            self.lives.heard(space.lives)
+        return True
+
+    def _rev_of(self, node: NodeId) -> Rev:
+        record = self._tree.record(node)
+        return record.rev if record is not None else Rev(0)
+
+    def _set_node_back(self, edit: Edit, node: NodeId, then: NodeVersion | None, common: Rev) -> None:
+        """Agreed on the node is what it was then; what was told of it since is forgotten."""
+        record, waiting = edit.record(node), edit.news_of(node)
+        if waiting is not None and waiting.rev > common:
+            edit.forget_news(node)
+            if then is not None and record is not None and then.rev > record.rev:
+                edit.keep_news(then)
+        if record is None or record.rev <= common:
+            return
+        new = set_back(record, then.rev if then is not None else Rev(0), then.state if then is not None else None)
+        if new is None:
+            edit.drop(node)
+            return
+        edited_ns = edit.edited_ns(node)
+        edit.put(node, new)
+        if new.is_dirty:
+            # Of a clean one it is not known when it was edited, but not later than its ctime.
+            last_ns = new.local.ctime_ns if new.local is not None else time.time_ns() + self.clock.correction_ns
+            edit.mark_dirty(node, edited_ns or last_ns - self.clock.correction_ns)
+        else:
+            edit.mark_clean(node)
 
     async def _take_in_parts(self, versions: Sequence[NodeVersion]) -> None:
         for at in range(0, len(versions), _AT_ONCE):

@@ -18,11 +18,12 @@ from cache.planning import Planner
 from cache.prepared import Prepared
 from cache.preparing import ITS_FAULT, NOT_ITS_FAULT, Preparing
 from cache.pull import Pull
+from cache.resending import ContentLost, Resending
 from cache.staging import Stagings
 from cache.tree import Record, Table, Tree
 from cache.troubles import Troubles
 from cache.upload import Upload
-from remote.protocol.errors import RemoteError, ServerFault
+from remote.protocol.errors import ChunkMissing, CursorTooOld, RemoteError, ServerFault
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.messages import Change, Commit
 from remote.protocol.nodes import Kind, Name, NodeState
@@ -36,6 +37,10 @@ ENOUGH_NODES: Final = 500
 """So many are worth a commit of their own, whether programs pause or not."""
 AHEAD_NODES: Final = 8
 """Dirty nodes up to which content is sent before edits are gathered."""
+_LOST: Final = (
+    "The server lost the content of this file, and not all of it is on this machine. Another device may have it; if"
+    " none has, an older version can be restored, or the file removed."
+)
 _FAULTS_MAX: Final = 5
 """After so many failures of the server at one commit, the fault is taken to lie in what is in it."""
 _TAKEN_AT_ONCE: Final = 64
@@ -72,6 +77,9 @@ class Push:
         self.ignoring = ignoring
         self._planner = Planner(tree, pull.mount, self.troubles, self._preparing, ignoring)
         self._limit = COMMIT_CHANGES
+        self.resending = Resending(pull.service, pull.home, chunks)
+        # Nodes with content that was sent again and not taken since: twice in a row is in vain.
+        self._sent_again: set[NodeId] = set()
         self._in_flight: _Sent | None = None
         self._faults = 0
         self._is_behind = False
@@ -204,7 +212,7 @@ class Push:
                 if content is not None:
                     prepared[node] = content
                 changes.append(self._change(node, record, content))
-        self._start(_Sent(Commit(os.urandom(16), tuple(changes)), len(groups), prepared, {}))
+        self._start(_Sent(self._signed(changes), len(groups), prepared, {}))
         await self._finish()
 
     def _change(self, node: NodeId, record: Record, prepared: Prepared | None) -> Change:
@@ -220,6 +228,11 @@ class Push:
             return False
         return record.local.kind is Kind.FOLDER and merge.is_touch(record.local, record.synced)
 
+    def _signed(self, changes: Sequence[Change]) -> Commit:
+        """A commit that is taken only by a server that knows what it is made on top of."""
+        cursor = self._tree.cursor
+        return Commit(os.urandom(16), tuple(changes), cursor, self._pull.lives.at(cursor))
+
     def _start(self, sent: _Sent) -> None:
         self._tree.set_sending(change.node for change in sent.commit.changes)
         self._in_flight = sent
@@ -234,6 +247,15 @@ class Push:
         with self._pull.crossing() as starts:
             try:
                 answer = await self._service.commit(self._space, sent.commit)
+            except CursorTooOld:
+                # The server was put back from an older copy: what this commit is made on top of is not there.
+                self._forget(nodes)
+                await self._pull.catch_up()
+                self.wake()
+                return
+            except ChunkMissing as error:
+                await self._send_again(sent, nodes, error)
+                return
             except NOT_ITS_FAULT as error:
                 # It may have been taken: only the same commit again, with its op id, or the journal can tell.
                 self._faults += isinstance(error, ServerFault)
@@ -256,14 +278,37 @@ class Push:
                 await self._pull.catch_up(answer.rev)
         done: list[Prepared] = []
         try:
-            await self._take_answer(sent, answer.rev, done)
+            await self._take_answer(sent, answer.rev, answer.life, done)
             self._forget(())
             # Who waits for the server need not wait for the cache.
             self.on_taken()
         finally:
             await self._settle_content(done)
         self._limit = min(self._limit * 2, COMMIT_CHANGES)
+        self._sent_again.difference_update(nodes)
         self._go_on()
+
+    async def _send_again(self, sent: _Sent, nodes: Sequence[NodeId], error: RemoteError) -> None:
+        """Content that was agreed on, and that the server lost, goes there once more; what is gone is named."""
+        old = [
+            change
+            for change in sent.commit.changes
+            if change.node not in sent.prepared and change.state and change.state.content
+        ]
+        contents = [change.state.content for change in old if change.state and change.state.content]
+        if all(change.node in self._sent_again for change in old):
+            self._take_fault(sent, nodes, error)
+            return
+        are_there = await self.resending.manifests(contents)
+        self._forget(nodes)
+        lost = [change.node for change, is_there in zip(old, are_there, strict=True) if not is_there]
+        self._sent_again.update({change.node for change in old}.difference(lost))
+        for node in lost:
+            log.warning("node %d: the server lost its content, and not all of it is here", node)
+            self.troubles.note(node, ContentLost(_LOST))
+        for key in sent.lost if lost else ():
+            self.troubles.note_lost(key, ContentLost(_LOST))
+        self.wake()
 
     def _take_fault(self, sent: _Sent, nodes: Sequence[NodeId], error: RemoteError) -> None:
         """The server can do nothing with the commit (it is wrong, has no room, lacks a chunk)."""
@@ -286,7 +331,7 @@ class Push:
         for node in nodes:
             self._preparing.forget(node)
 
-    async def _take_answer(self, sent: _Sent, rev: Rev, done: list[Prepared]) -> None:
+    async def _take_answer(self, sent: _Sent, rev: Rev, life: int, done: list[Prepared]) -> None:
         """The server has it: the tree and the stagings change together, some nodes at a time, noted in `done`.
 
         Raises DiskFull; what was taken in until then stays, and the same answer is had again. Until all of it is, the
@@ -297,6 +342,8 @@ class Push:
         async with self._pull.lock:
             self._pull.note_recent((change.node for change in changes if not change.is_touch), rev)
             is_next = rev == self._tree.cursor + 1
+            if is_next:
+                self._pull.lives.gave(rev, life)
             for first in range(0, len(changes), _TAKEN_AT_ONCE):
                 done += self._take_changes(sent, changes[first : first + _TAKEN_AT_ONCE], rev, is_next=is_next)
                 await trio.lowlevel.checkpoint()
@@ -408,7 +455,7 @@ class Push:
             if is_unborn:
                 state = replace(state, names=(self._place_of(state),))
             change = Change(node, Rev(0), lost.edited_ns, state, is_conflict=not is_unborn)
-            self._start(_Sent(Commit(os.urandom(16), (change,)), 1, {}, {key: prepared}))
+            self._start(_Sent(self._signed([change]), 1, {}, {key: prepared}))
             await self._finish()
             is_sent = True
         return is_sent

@@ -133,6 +133,7 @@ class Drive:
         upload = Upload(service, self.space, account.secret, self.reader, self.chunks)
         self.ignoring = Ignoring(self.tree, self.stagings, self.reader)
         push = Push(pull, self.tree, self.stagings, self.chunks, upload, self.ignoring)
+        self._resending = push.resending
         self.pins = Pins(self.tree, self.reader, pull.list_folder)
         self.sync = Sync(self.tree, pull, push, is_walking=choices.background_listing)
         self.files.is_online = lambda: self.sync.is_online
@@ -255,6 +256,8 @@ class Drive:
             if space.space == self.space:
                 with suppress(DiskFull):
                     self._take_room(Room(space.free, space.used, space.quota))
+                if space.lost:
+                    await self._resending.mend()
 
     def _take_room(self, room: Room) -> None:
         self.room = room

@@ -29,6 +29,8 @@ from remote.protocol.messages import (
     ListRequest,
     LoginAnswer,
     LoginRequest,
+    LostAnswer,
+    LostRequest,
     Moment,
     Moments,
     MomentsRequest,
@@ -75,9 +77,9 @@ class HttpService:
         request = NodesRequest(tuple(nodes), as_of)
         return await self._session.ask(Nodes, "POST", f"v1/spaces/{space}/nodes", request)
 
-    async def changes(self, space: SpaceId, since: Rev) -> Changes:
+    async def changes(self, space: SpaceId, since: Rev, life: int = 0) -> Changes:
         """Commits after `since`; raises CursorTooOld below the floor."""
-        return await self._session.ask(Changes, "GET", f"v1/spaces/{space}/changes?since={since}")
+        return await self._session.ask(Changes, "GET", f"v1/spaces/{space}/changes?since={since}&life={life}")
 
     async def poll(self, cursors: Mapping[SpaceId, Rev], wait_seconds: int) -> PollAnswer:
         """Waits for a space to move beyond its cursor; asked once only, as the caller asks again anyway."""
@@ -96,6 +98,10 @@ class HttpService:
     async def wanted(self, space: SpaceId, chunks: Mapping[ChunkId, int]) -> set[ChunkId]:
         """Which of these chunks (id -> sealed size in bytes) the server does not hold for this space."""
         return set((await self._transfer.want(space, chunks)).missing)
+
+    async def lost(self, space: SpaceId, after: ChunkId) -> LostAnswer:
+        """Chunks of the space that the server lost, by id, behind this one."""
+        return await self._session.ask(LostAnswer, "POST", f"v1/spaces/{space}/chunks/lost", LostRequest(after))
 
     async def get_parts(self, space: SpaceId, parts: Sequence[ChunkPart]) -> list[bytes]:
         """The bytes of all these parts, in order, unchecked; raises NotFound for an unknown chunk.

@@ -37,6 +37,7 @@ GET_ANSWER_MAX = 8 << 20
 """Sealed bytes in one get answer; what does not fit is left out and asked for again."""
 PACK_MAX = 1 << 20
 POLL_SECONDS_MAX = 300
+LIVES_MAX = 100
 CONFLICTS_MAX = 1_000
 """Conflicts in one answer, or settled by one request."""
 
@@ -80,6 +81,17 @@ class NodeRange(msgspec.Struct, frozen=True):
     count: int
 
 
+class Life(msgspec.Struct, frozen=True, array_like=True):
+    """The commits of a journal after `from_rev`, up to the next life, were given by one run of a server, named `life`.
+
+    A server that is put back from an older copy begins another life where that copy ends. So a rev is the same commit
+    for ever only together with the life that it was given in; life 0 is before lives had names.
+    """
+
+    from_rev: Rev
+    life: int
+
+
 class Space(msgspec.Struct, frozen=True):
     """A space as its member sees it. `quota` and `used` are bytes, quota 0 means unlimited."""
 
@@ -95,6 +107,10 @@ class Space(msgspec.Struct, frozen=True):
     """32 bytes: the secret from which chunk keys of this space's deduplication domain are derived."""
     free: int = 0
     """Bytes that the server can still store for this space."""
+    lives: tuple[Life, ...] = ()
+    """The newest lives of its journal, oldest first; at most LIVES_MAX."""
+    lost: int = 0
+    """How many chunks the server lost: see `LostRequest`."""
 
 
 class Spaces(msgspec.Struct, frozen=True):
@@ -181,6 +197,10 @@ class Commit(msgspec.Struct, frozen=True):
 
     op_id: bytes
     changes: tuple[Change, ...]
+    cursor: Rev = Rev(0)
+    life: int = 0
+    """The last rev that the device applied, with its life: unless that is in the journal, nothing is taken
+    (CursorTooOld). 0: not looked at."""
 
 
 class CommitAnswer(msgspec.Struct, frozen=True):
@@ -192,6 +212,8 @@ class CommitAnswer(msgspec.Struct, frozen=True):
     now_ns: int
     winners: tuple[NodeVersion, ...] = ()
     reason: str = ""
+    life: int = 0
+    """The life of the journal that the rev belongs to, see `Life`."""
 
 
 class JournalCommit(msgspec.Struct, frozen=True, array_like=True):
@@ -209,6 +231,8 @@ class Changes(msgspec.Struct, frozen=True):
     head: Rev
     now_ns: int
     commits: tuple[JournalCommit, ...]
+    lives: tuple[Life, ...] = ()
+    """The lives of the journal from that of the cursor on, oldest first; at most LIVES_MAX."""
 
 
 class PollRequest(msgspec.Struct, frozen=True):
@@ -287,6 +311,19 @@ class GetAnswer(msgspec.Struct, frozen=True):
     """The bytes of the first parts asked for, in order, as many as fit: at least one; ask again for the rest."""
 
     parts: tuple[bytes, ...]
+
+
+class LostRequest(msgspec.Struct, frozen=True):
+    """Chunks of this space that the server lost, by id, behind this one."""
+
+    after: ChunkId = ChunkId(b"")
+
+
+class LostAnswer(msgspec.Struct, frozen=True):
+    """At most CHUNKS_MAX; whoever has one may send it, as any other chunk. `more`: ask again after the last one."""
+
+    chunks: tuple[ChunkId, ...]
+    more: bool = False
 
 
 class UrlsRequest(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from remote.protocol.messages import (
     FolderQuery,
     History,
     Listing,
+    LostAnswer,
     Moment,
     Moments,
     NodeRange,
@@ -50,8 +51,8 @@ class Service(Protocol):
         """The states of these nodes, in order."""
         ...
 
-    async def changes(self, space: SpaceId, since: Rev) -> Changes:
-        """Commits after `since`; raises CursorTooOld below the floor."""
+    async def changes(self, space: SpaceId, since: Rev, life: int = 0) -> Changes:
+        """Commits after `since`; raises CursorTooOld below the floor, and when `since` was not given in that life."""
         ...
 
     async def poll(self, cursors: Mapping[SpaceId, Rev], wait_seconds: int) -> PollAnswer:
@@ -68,6 +69,10 @@ class Service(Protocol):
 
     async def wanted(self, space: SpaceId, chunks: Mapping[ChunkId, int]) -> set[ChunkId]:
         """Which of these chunks (id -> sealed size in bytes) the server does not hold for this space."""
+        ...
+
+    async def lost(self, space: SpaceId, after: ChunkId) -> LostAnswer:
+        """Chunks of the space that the server lost, by id, behind this one."""
         ...
 
     async def get_parts(self, space: SpaceId, parts: Sequence[ChunkPart]) -> list[bytes]:

@@ -4,12 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from remote.protocol.errors import NotSignedIn
+from remote.protocol.errors import Busy, NotSignedIn
 from remote.protocol.ids import ChunkId, Rev, SpaceId, UserId
 from remote.protocol.messages import (
+    CHUNKS_MAX,
     CONFLICTS_MAX,
     POLL_SECONDS_MAX,
     AsOfRequest,
@@ -23,8 +25,11 @@ from remote.protocol.messages import (
     GetRequest,
     History,
     HistoryRequest,
+    Life,
     Listing,
     ListRequest,
+    LostAnswer,
+    LostRequest,
     Moment,
     Moments,
     MomentsRequest,
@@ -45,6 +50,7 @@ from remote.protocol.messages import (
 from remote.server import commits, reading
 from remote.server.chunks import Chunks, Stretch
 from remote.server.database import accounts as account_rows
+from remote.server.database import chunks as chunk_rows
 from remote.server.database import conflicts as conflict_rows
 from remote.server.database.accounts import Device
 from remote.server.database.chunks import Place
@@ -54,7 +60,7 @@ from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.leaves import Leaves
-from remote.server.limits import check_count, check_node, check_rev, check_space
+from remote.server.limits import ID_SIZE, check_count, check_node, check_rev, check_space
 from remote.server.objects.store import Objects
 from remote.server.rights import Right, member_space
 
@@ -63,6 +69,8 @@ SpaceJob = Callable[[Session, SpaceRow, SpaceKey], Result]
 
 CURSORS_MAX = 1_000
 FILE_THREADS = 8
+_TRIES = 10
+"""How often a commit is prepared anew while chunks are collected."""
 
 
 class Answers:
@@ -86,8 +94,7 @@ class Answers:
         """The spaces of the device's user."""
         free_bytes = await self._in_file_thread(self._objects.free_bytes)
         found = await self._database.read(lambda session: _memberships(session, device))
-        spaces = tuple(self._space(row, role, free_bytes) for row, role in found)
-        return Spaces(spaces, time.time_ns())
+        return Spaces(tuple(self._space(one, free_bytes) for one in found), time.time_ns())
 
     async def list_folders(self, device: Device, space: SpaceId, request: ListRequest) -> Listing:
         """Children of many folders."""
@@ -99,10 +106,10 @@ class Answers:
         """The states of nodes."""
         return await self._read(device, space, lambda session, row, key: reading.nodes(session, row, key, request))
 
-    async def changes(self, device: Device, space: SpaceId, since: Rev) -> Changes:
-        """Commits after a cursor."""
+    async def changes(self, device: Device, space: SpaceId, since: Rev, life: int = 0) -> Changes:
+        """Commits after a cursor, which was given in that life."""
         return await self._read(
-            device, space, lambda session, row, key: reading.changes(session, row, key, since, time.time_ns())
+            device, space, lambda session, row, key: reading.changes(session, row, key, since, time.time_ns(), life)
         )
 
     async def moments(self, device: Device, space: SpaceId, request: MomentsRequest) -> Moments:
@@ -140,18 +147,27 @@ class Answers:
     async def commit(self, device: Device, space: SpaceId, commit: Commit) -> CommitAnswer:
         """Takes the commit or refuses it whole, and tells those who wait for the space."""
 
-        def take(session: Session) -> CommitAnswer:
-            row = member_space(session, space, device.user, Right.WRITE)
-            key = self._keyring.key(row)
-            return commits.take(session, row, device, commit.op_id, drafts, key=key, now_ns=time.time_ns())
+        def prepare(session: Session, _: SpaceRow, key: SpaceKey) -> commits.Prepared:
+            return commits.prepare(session, space, commit, key, self._leaves, now_ns=time.time_ns())
 
-        drafts = await self._read(
-            device,
-            space,
-            lambda session, row, key: commits.prepare(session, space, commit, key, self._leaves, now_ns=time.time_ns()),
-            Right.WRITE,
-        )
-        answer = await self._database.write(take)
+        def take(prepared: commits.Prepared, session: Session) -> CommitAnswer:
+            row = member_space(session, space, device.user, Right.WRITE)
+            reading.check_life(session, row, commit.cursor, commit.life)
+            key = self._keyring.key(row)
+            found = prepared.found
+            return commits.take(
+                session, row, device, commit.op_id, prepared.drafts, key=key, now_ns=time.time_ns(), found=found
+            )
+
+        for _ in range(_TRIES):
+            prepared = await self._read(device, space, prepare, Right.WRITE)
+            try:
+                answer = await self._database.write(partial(take, prepared))
+                break
+            except commits.Overtaken:
+                continue
+        else:
+            raise Busy("The server is putting its chunks in order: try again in a moment.", 1.0)
         if answer.rev:
             self._hub.moved(space)
         return answer
@@ -219,6 +235,16 @@ class Answers:
         for stretches in others:
             yield await self._in_file_thread(partial(self.chunks.piece, stretches))
 
+    async def lost(self, device: Device, space: SpaceId, request: LostRequest) -> LostAnswer:
+        """Chunks of the space that are lost."""
+        check_count("bytes in `after`", len(request.after), ID_SIZE)
+
+        def look(session: Session, _: SpaceRow, key: SpaceKey) -> LostAnswer:
+            found = chunk_rows.lost_in(session, space, request.after, CHUNKS_MAX + 1)
+            return LostAnswer(tuple(found[:CHUNKS_MAX]), more=len(found) > CHUNKS_MAX)
+
+        return await self._read(device, space, look)
+
     async def urls(self, device: Device, space: SpaceId, request: UrlsRequest) -> UrlsAnswer:
         """Signed GET URLs."""
         await self._check(device, space, Right.READ)
@@ -234,9 +260,9 @@ class Answers:
         return await self._in_file_thread(lambda: self.chunks.read(place, start, length))
 
     async def has_object(self, user: UserId, space: SpaceId, chunk: ChunkId) -> bool:
-        """Whether the space may read the chunk already, for the holder of a signed URL to put it."""
+        """Whether the chunk is there for this space already, for the holder of a signed URL to put it."""
         await self._database.read(lambda session: member_space(session, space, user, Right.WRITE))
-        return await self._in_file_thread(lambda: self.chunks.may_read(space, chunk))
+        return await self._in_file_thread(lambda: self.chunks.has(space, chunk))
 
     async def may_send(self, device: Device, space: SpaceId) -> None:
         """Raises NotFound or NotAllowed when this device may not send chunks to this space."""
@@ -259,17 +285,41 @@ class Answers:
     async def _in_file_thread(self, job: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._files, job)
 
-    def _space(self, row: SpaceRow, role: str, free_bytes: int) -> Space:
+    def _space(self, one: "_Membership", free_bytes: int) -> Space:
+        row = one.row
         free = min(free_bytes, max(0, row.quota - row.used)) if row.quota else free_bytes
-        return Space(row.space, row.name, role, row.head, row.floor, row.quota, row.used, self._domain_secret, free)
+        return Space(
+            space=row.space,
+            name=row.name,
+            role=one.role,
+            head=row.head,
+            floor=row.floor,
+            quota=row.quota,
+            used=row.used,
+            domain_secret=self._domain_secret,
+            free=free,
+            lives=one.lives,
+            lost=one.lost,
+        )
 
 
-def _memberships(session: Session, device: Device) -> list[tuple[SpaceRow, str]]:
-    found: list[tuple[SpaceRow, str]] = []
+@dataclass(frozen=True)
+class _Membership:
+    """A space of a user, as it is now."""
+
+    row: SpaceRow
+    role: str
+    lives: tuple[Life, ...]
+    lost: int
+
+
+def _memberships(session: Session, device: Device) -> list[_Membership]:
+    found: list[_Membership] = []
     for space in account_rows.mounts(session, device.user):
         role, row = role_of(session, space, device.user), space_row(session, space)
         if role is not None and row is not None:
-            found.append((row, role))
+            lost = len(chunk_rows.lost_in(session, space, ChunkId(b""), CHUNKS_MAX))
+            found.append(_Membership(row, role, reading.lives_after(session, space, Rev(0)), lost))
     return found
 
 

@@ -6,10 +6,19 @@ that may read it. Nothing here ever tells whether somebody else's space holds a 
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from remote.protocol import sealing
-from remote.protocol.errors import BadRequest, NotFound, ServerFault, TooLarge
+from remote.protocol.errors import (
+    BadRequest,
+    Busy,
+    ChunkDamaged,
+    ChunkMissing,
+    NotFound,
+    ServerFault,
+    TooLarge,
+)
 from remote.protocol.ids import ChunkId, SpaceId, UserId
 from remote.protocol.manifests import DEPTH_MAX, decode_leaf
 from remote.protocol.messages import (
@@ -40,6 +49,8 @@ from remote.server.objects.store import GET_URL_SECONDS, ObjectMissing, Objects,
 
 _SPREAD_MAX = 4
 """A pack is read in one piece when that is at most so many times what is wanted of it."""
+_TRIES = 5
+"""How often chunks are stored anew that were collected before they could be noted."""
 READ_AT_ONCE = 1 << 20
 """Bytes of stored chunks that are read, and held in memory, at once."""
 _LITTLE = 16 << 10
@@ -68,18 +79,20 @@ class Chunks:
         self._objects = objects
 
     def want(self, user: UserId, space: SpaceId, others: Sequence[SpaceId], request: WantRequest) -> WantAnswer:
-        """Which chunks must be sent; those that a space in `others` may read may be read in this one from now on."""
+        """Which chunks must be sent; those that a space in `others` may read may be read in this one from now on.
+
+        What need not be sent now can be named in a commit for as long as the collector's grace: see `upkeep`.
+        """
         check_chunk_ids([chunk for chunk, _ in request.chunks])
         sizes: dict[ChunkId, int] = {}
         for at, (chunk, size) in enumerate(request.chunks):
             check_chunk_size(f"chunks[{at}]", size)
             if sizes.setdefault(chunk, size) != size:
                 raise BadRequest(f"chunks[{at}]: chunk {chunk.hex()} is given with two sizes.")
-        missing, readable_elsewhere = self._database.read_now(
-            lambda session: _split(session, space, others, list(sizes))
-        )
-        if readable_elsewhere:
-            self._database.write_now(lambda session: chunk_rows.add_references(session, space, readable_elsewhere))
+        missing, to_be_noted = self._database.read_now(lambda session: _split(session, space, others, list(sizes)))
+        if to_be_noted:
+            # Looked up once more where nothing can be removed meanwhile.
+            missing += self._database.write_now(lambda session: _note(session, space, others, to_be_noted))
         urls = {
             chunk: self._objects.put_url(user, space, chunk, sizes[chunk])
             for chunk in missing
@@ -97,15 +110,23 @@ class Chunks:
                     f"chunks[{at}] has {len(data)} bytes; over {SMALL_CHUNK_MAX} it goes to the URL that want gives."
                 )
         ids = [ChunkId(hashlib.sha256(data).digest()) for data in request.chunks]
-        self._store(space, dict(zip(ids, request.chunks, strict=True)))
+        self._keep(space, dict(zip(ids, request.chunks, strict=True)))
         return PutAnswer(tuple(ids))
 
     def keep(self, space: SpaceId, sealed: Sequence[Sealed]) -> None:
         """Stores chunks that were sealed here, of any size, and lets the space read them; all durable on return."""
         if sealed:
-            self._store(space, {each.id: each.data for each in sealed})
+            self._keep(space, {each.id: each.data for each in sealed})
 
-    def _store(self, space: SpaceId, chunks: Mapping[ChunkId, bytes]) -> None:
+    def _keep(self, space: SpaceId, chunks: Mapping[ChunkId, bytes]) -> None:
+        for _ in range(_TRIES):
+            places = self._store(chunks)
+            if self._database.write_now(partial(self._add, space, places, chunks)):
+                return
+        raise Busy("What was sent could not be kept: send it again.", 1.0)
+
+    def _store(self, chunks: Mapping[ChunkId, bytes]) -> list[Place]:
+        """Where those of these chunks lie now that were not stored; all durable."""
         fresh = self._database.read_now(
             lambda session: [chunk for chunk in chunks if chunk_rows.place(session, chunk) is None]
         )
@@ -120,15 +141,33 @@ class Chunks:
             pack, body, found = build_pack(group)
             self._objects.write(pack_name(pack), body)
             places += found
-        self._database.write_now(lambda session: _add(session, space, places, chunks))
+        return places
 
     def received(self, space: SpaceId, places: Sequence[Place]) -> None:
-        """Notes chunks that came whole and lie durably in objects of their own."""
-        self._database.write_now(lambda session: _add(session, space, places, [place.id for place in places]))
+        """Notes chunks that came whole and lie durably in objects of their own; raises Busy when one is gone again."""
+        chunks = [place.id for place in places]
+        if not self._database.write_now(partial(self._add, space, places, chunks)):
+            raise Busy("What was sent could not be kept: send it again.", 1.0)
 
-    def may_read(self, space: SpaceId, chunk: ChunkId) -> bool:
-        """Whether members of the space may read the chunk."""
-        return self._database.read_now(lambda session: chunk_rows.may_read(session, space, chunk))
+    def _add(self, space: SpaceId, places: Sequence[Place], chunks: Iterable[ChunkId], session: Session) -> bool:
+        """Whether all of these chunks are stored and may be read now; otherwise nothing was noted.
+
+        Objects are removed within transactions only, so what is there now stays.
+        """
+        chunks = list(chunks)
+        names = {_object_of(place) for place in places}
+        if any(self._objects.size(name) is None for name in names):
+            return False
+        new = {place.id for place in places}
+        if any(chunk_rows.place(session, chunk) is None for chunk in chunks if chunk not in new):
+            return False
+        chunk_rows.add_places(session, places)
+        chunk_rows.add_references(session, space, chunks)
+        return True
+
+    def has(self, space: SpaceId, chunk: ChunkId) -> bool:
+        """Whether members of the space may read the chunk, and it is stored."""
+        return self._database.read_now(lambda session: _is_there(session, space, chunk))
 
     def place(self, space: SpaceId, chunk: ChunkId) -> Place:
         """Where a chunk of this space lies; raises NotFound."""
@@ -221,18 +260,27 @@ class Chunks:
 
     def read(self, place: Place, start: int, length: int) -> bytes:
         """Bytes of a stored chunk; raises ServerFault when the store lost it."""
-        name = object_name(place.id) if place.pack is None else pack_name(place.pack)
         try:
-            return self._objects.read(name, place.offset + start, length)
+            return self._objects.read(_object_of(place), place.offset + start, length)
         except ObjectMissing as error:
-            raise ServerFault(f"Chunk {place.id.hex()} should be in the store, but {error}.") from error
+            moved = self._database.read_now(lambda session: chunk_rows.place(session, place.id))
+            if moved is not None and moved != place:
+                # It was put into another pack since its place was looked up.
+                return self._read_at(moved, start, length)
+            raise _lost(place, error) from error
+
+    def _read_at(self, place: Place, start: int, length: int) -> bytes:
+        try:
+            return self._objects.read(_object_of(place), place.offset + start, length)
+        except ObjectMissing as error:
+            raise _lost(place, error) from error
 
     def read_whole(self, session: Session, chunk: ChunkId) -> bytes:
         """The sealed bytes of a chunk that the caller knows to be readable."""
         place = chunk_rows.place(session, chunk)
         if place is None:
-            raise NotFound(f"There is no chunk {chunk.hex()}.")
-        return self.read(place, 0, place.size)
+            raise ChunkMissing(f"The server lost chunk {chunk.hex()}: send it again.")
+        return self._read_at(place, 0, place.size)
 
     def _part(self, place: Place, part: ChunkPart, packs: "_Packs") -> bytes:
         if place.pack is not None:
@@ -301,30 +349,48 @@ def _part_within(place: Place, header: bytes, part: ChunkPart) -> tuple[int, int
     return start, length
 
 
+def _object_of(place: Place) -> str:
+    return object_name(place.id) if place.pack is None else pack_name(place.pack)
+
+
+def _lost(place: Place, error: ObjectMissing) -> ServerFault:
+    return ServerFault(f"Chunk {place.id.hex()} should be in the store, but {error}.")
+
+
+def _is_there(session: Session, space: SpaceId, chunk: ChunkId) -> bool:
+    return chunk_rows.may_read(session, space, chunk) and chunk_rows.place(session, chunk) is not None
+
+
 def _split(
     session: Session, space: SpaceId, others: Sequence[SpaceId], chunks: Iterable[ChunkId]
 ) -> tuple[list[ChunkId], list[ChunkId]]:
-    """Chunks that no space of the asker may read, and those that only another one may."""
-    missing = chunk_rows.not_readable(session, space, chunks)
-    elsewhere: list[ChunkId] = []
-    for other in others:
-        still_missing = chunk_rows.not_readable(session, other, missing)
-        still = set(still_missing)
-        elsewhere += [chunk for chunk in missing if chunk not in still]
-        missing = still_missing
-    return missing, elsewhere
+    """Chunks that must be sent, and those that are there but must be noted: in doubt, or only another space's."""
+    missing: list[ChunkId] = []
+    to_be_noted: list[ChunkId] = []
+    for chunk in chunks:
+        doubted_ns = chunk_rows.reference(session, space, chunk)
+        is_readable = doubted_ns is not None or any(chunk_rows.may_read(session, other, chunk) for other in others)
+        if not is_readable or chunk_rows.place(session, chunk) is None:
+            missing.append(chunk)
+        elif doubted_ns != 0:
+            to_be_noted.append(chunk)
+    return missing, to_be_noted
 
 
-def _add(session: Session, space: SpaceId, places: Iterable[Place], chunks: Iterable[ChunkId]) -> None:
-    chunk_rows.add_places(session, places)
-    chunk_rows.add_references(session, space, chunks)
+def _note(session: Session, space: SpaceId, others: Sequence[SpaceId], chunks: Iterable[ChunkId]) -> list[ChunkId]:
+    """Lets the space read those of these chunks that are there; returns the others."""
+    missing, there = _split(session, space, others, chunks)
+    chunk_rows.add_references(session, space, there)
+    return missing
 
 
 def _readable(session: Session, space: SpaceId, chunks: Iterable[ChunkId]) -> list[Place]:
     places: list[Place] = []
     for chunk in chunks:
-        place = chunk_rows.place(session, chunk) if chunk_rows.may_read(session, space, chunk) else None
-        if place is None:
+        if not chunk_rows.may_read(session, space, chunk):
             raise NotFound(f"There is no chunk {chunk.hex()} in this space.")
+        place = chunk_rows.place(session, chunk)
+        if place is None:
+            raise ChunkDamaged(f"The server lost chunk {chunk.hex()}; any device that has it can send it again.")
         places.append(place)
     return places

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from remote.protocol.errors import QuotaExceeded
-from remote.protocol.ids import NodeId, Rev, SpaceId
+from remote.protocol.ids import ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Change, Commit, CommitAnswer
 from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
+from remote.server.accounts import RANGE_NUMBER_MAX, RANGES_MAX
 from remote.server.database import accounts as account_rows
+from remote.server.database import chunks as chunk_rows
 from remote.server.database import conflicts as conflict_rows
 from remote.server.database import past as past_rows
 from remote.server.database import spaces as space_rows
@@ -44,14 +46,37 @@ class Draft:
     size: int = 0
 
 
+@dataclass(frozen=True)
+class Found:
+    """What was found when the chunks of a commit were looked up."""
+
+    doubted: frozenset[ChunkId]
+    """Chunks that nothing was known to name: the commit does."""
+    round: int
+    """The round of upkeep in which they were looked up: in another one, that has to be done again."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A commit, ready to be taken."""
+
+    drafts: list[Draft]
+    found: Found
+
+
+class Overtaken(Exception):
+    """Chunks were collected since the commit was prepared: it must be prepared again. Nothing was changed."""
+
+
 def prepare(
     session: Session, space: SpaceId, commit: Commit, key: SpaceKey, leaves: Leaves, *, now_ns: int
-) -> list[Draft]:
+) -> Prepared:
     """The changes ready to be written; raises BadRequest and ChunkMissing."""
     check_commit(commit)
     manifests = [change.state.content for change in commit.changes if change.state and change.state.content]
-    leaves.check(session, space, manifests)
-    return [_draft(_not_later(change, now_ns), key) for change in commit.changes]
+    doubted = leaves.check(session, space, manifests)
+    drafts = [_draft(_not_later(change, now_ns), key) for change in commit.changes]
+    return Prepared(drafts, Found(frozenset(doubted), chunk_rows.upkeep_round(session)))
 
 
 def take(
@@ -63,11 +88,20 @@ def take(
     *,
     key: SpaceKey,
     now_ns: int,
+    found: Found | None = None,
 ) -> CommitAnswer:
-    """The answer to the commit, which is written when the answer has a rev; raises BadRequest and QuotaExceeded."""
+    """The answer to the commit, which is written when the answer has a rev.
+
+    `found`: where drafts bring content; without it, they may only name what is stored. Raises BadRequest, QuotaExceeded
+    and Overtaken.
+    """
     seen = space_rows.rev_of_op(session, row.space, op_id)
     if seen is not None:
-        return CommitAnswer(seen, now_ns)
+        return CommitAnswer(seen, now_ns, life=space_rows.life_at(session, row.space, seen))
+    if found is not None and chunk_rows.upkeep_round(session) != found.round:
+        raise Overtaken
+    if any(_is_gone(session, row.space, draft) for draft in drafts):
+        return CommitAnswer(Rev(0), now_ns, (), "Content of an older version was removed for good meanwhile.")
     tree = _StoredTree(session, row.space, device)
     refusal = judge(tree, [draft.change for draft in drafts])
     if refusal is not None:
@@ -82,10 +116,18 @@ def take(
             f"{row.name} holds {row.used} of {row.quota} bytes; this commit needs {writing.growth} more."
         )
     _write(session, row.space, rev, writing)
+    if found is not None:
+        chunk_rows.add_references(session, row.space, found.doubted)
     # Strictly increasing, whatever the clock does: a time says exactly one rev.
     time_ns = max(now_ns, row.last_time_ns + 1)
     space_rows.add_commit(session, row.space, JournalRow(rev, time_ns, device.user, device.device), op_id, used)
-    return CommitAnswer(rev, now_ns)
+    return CommitAnswer(rev, now_ns, life=session.life)
+
+
+def _is_gone(session: Session, space: SpaceId, draft: Draft) -> bool:
+    """Whether the draft names stored content that is stored no more."""
+    is_named = draft.content_id is not None and draft.sealed is None
+    return is_named and past_rows.manifest(session, space, draft.content_id or b"") is None
 
 
 class _StoredTree:
@@ -126,7 +168,13 @@ class _StoredTree:
 
     def holds_range(self, range_number: int) -> bool:
         if range_number not in self._ranges:
-            self._ranges[range_number] = account_rows.holds_range(self._session, self._device.user, range_number)
+            # One that nobody holds was leased and forgotten, when the server was put back from an older copy.
+            user, device = self._device.user, self._device.device
+            self._ranges[range_number] = account_rows.holds_range(self._session, user, range_number) or (
+                1 <= range_number <= RANGE_NUMBER_MAX
+                and account_rows.range_count(self._session, user) < RANGES_MAX
+                and account_rows.add_range(self._session, range_number, user, device)
+            )
         return self._ranges[range_number]
 
     def parent_now(self, folder: NodeId) -> NodeId | None:

@@ -2,7 +2,10 @@
 
 satchel.db (+ -wal, -shm)   everything but content
 objects/ packs/ tmp/        see objects/local.py
+damaged/                    what a scrub found damaged
 lock                        held while a server runs
+collect.lock                held while garbage is collected, or a backup made
+scrub.lock                  held while a scrub runs
 """
 
 import fcntl
@@ -130,6 +133,43 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
             accounts.close()
             answers.close()
             database.close()
+
+
+@dataclass(frozen=True)
+class Beside:
+    """An instance as a command sees it that works beside the server, whether that runs or not."""
+
+    data: Path
+    name: str
+    database: Database
+    objects: LocalObjects
+    keyring: Keyring
+
+
+@contextmanager
+def beside(data: Path, key_file: Path) -> Iterator[Beside]:
+    """The instance in this directory, which a server may have open; raises InstanceTrouble or KeyTrouble."""
+    refuse_inside(key_file, data)
+    _check_made(data)
+    master = read_master_key(key_file)
+    name, _ = _settings(data, master)
+    signer = Signer(master.derive(b"signed urls"), time.time)
+    database = Database(data / DATABASE)
+    try:
+        yield Beside(data, name, database, LocalObjects(data, signer, is_only=False), Keyring(master))
+    finally:
+        database.close()
+
+
+@contextmanager
+def only_one(directory: Path, name: str, what: str) -> Iterator[None]:
+    """While this lock is held in the directory; raises InstanceTrouble when another process holds it, for `what`."""
+    with open(directory / name, "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InstanceTrouble(f"{what} is at work in {directory} already: try again when it is done.") from None
+        yield
 
 
 def add_account(data: Path, key_file: Path, name: str, password: str) -> None:

@@ -49,7 +49,7 @@ class Tree(Protocol):
         ...
 
     def holds_range(self, range_number: int) -> bool:
-        """Whether a device of the asking user leased this range of node ids."""
+        """Whether the asking user holds this range of node ids; he does from now on, where nobody does."""
         ...
 
     def has_version(self, node: NodeId, rev: Rev) -> bool:

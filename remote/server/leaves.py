@@ -30,50 +30,96 @@ class ReadChunk(Protocol):
 
 
 class Leaves:
-    """Checks manifests, and remembers the leaves that it has seen: they are immutable, and references stay."""
+    """Checks manifests, and remembers the leaves that it has seen: they are immutable.
+
+    What the space may read of them is true for one round of upkeep only: with the next all is looked up again.
+    """
 
     def __init__(self, read_chunk: ReadChunk) -> None:
         self._read_chunk = read_chunk
         self._seen: OrderedDict[_Seen, None] = OrderedDict()
+        self._round = 0
         self._lock = threading.Lock()
 
-    def check(self, session: Session, space: SpaceId, found: Sequence[Manifest]) -> None:
-        """Raises ChunkMissing for chunks that the space may not read, BadRequest for leaves that are none."""
-        _check_readable(session, space, [entry for manifest in found for entry in manifest.entries])
+    def check(self, session: Session, space: SpaceId, found: Sequence[Manifest]) -> set[ChunkId]:
+        """Those of the chunks that are in doubt, to be named again by the commit.
+
+        Raises ChunkMissing for chunks that the space may not read, BadRequest for leaves that are none.
+        """
+        looking = _Look(session, space, chunk_rows.upkeep_round(session))
+        self._begin(looking.round)
+        looking.at([entry for manifest in found for entry in manifest.entries])
         room = LEAVES_MAX
         for manifest in found:
             if manifest.depth:
                 for entry in manifest.entries:
-                    room = self._check_leaf(session, space, entry, manifest.depth, room)
+                    room = self._check_leaf(looking, entry, manifest.depth, room)
+        return looking.doubted
 
-    def _check_leaf(self, session: Session, space: SpaceId, entry: Entry, depth: int, room: int) -> int:
+    def _check_leaf(self, looking: "_Look", entry: Entry, depth: int, room: int) -> int:
         """How many more leaves may be opened after this one and all below it."""
-        if entry.is_hole or self._has_seen((space, entry, depth)):
+        if entry.is_hole or self._has_seen((looking.space, entry, depth), looking.round):
             return room
         if not room:
             raise TooLarge(f"This commit brings more than {LEAVES_MAX} leaves that are new: send it in parts.")
-        entries = manifests.decode_leaf(sealing.open_leaf(entry, self._read_chunk(session, entry.id)))
+        entries = manifests.decode_leaf(sealing.open_leaf(entry, self._read_chunk(looking.session, entry.id)))
         _check_leaf_entries(entry, entries, depth)
-        _check_readable(session, space, entries)
+        had = len(looking.doubted)
+        looking.at(entries)
         room -= 1
         if depth > 1:
             for child in entries:
-                room = self._check_leaf(session, space, child, depth - 1, room)
-        self._remember((space, entry, depth))
+                room = self._check_leaf(looking, child, depth - 1, room)
+        if len(looking.doubted) == had:
+            # Of one with chunks in doubt, the next commit must hear again, should this one be refused.
+            self._remember((looking.space, entry, depth), looking.round)
         return room
 
-    def _has_seen(self, leaf: _Seen) -> bool:
+    def _begin(self, round_: int) -> None:
         with self._lock:
-            if leaf not in self._seen:
+            if self._round < round_:
+                self._seen.clear()
+                self._round = round_
+
+    def _has_seen(self, leaf: _Seen, round_: int) -> bool:
+        with self._lock:
+            if self._round != round_ or leaf not in self._seen:
                 return False
             self._seen.move_to_end(leaf)
             return True
 
-    def _remember(self, leaf: _Seen) -> None:
+    def _remember(self, leaf: _Seen, round_: int) -> None:
         with self._lock:
+            if self._round != round_:
+                return
             self._seen[leaf] = None
             if len(self._seen) > REMEMBERED_MAX:
                 self._seen.popitem(last=False)
+
+
+class _Look:
+    """One look at which chunks a space may read; notes those that are in doubt."""
+
+    def __init__(self, session: Session, space: SpaceId, round_: int) -> None:
+        self.session = session
+        self.space = space
+        self.round = round_
+        self.doubted: set[ChunkId] = set()
+
+    def at(self, entries: Sequence[Entry]) -> None:
+        """Looks at the chunks and bases of these entries; raises ChunkMissing."""
+        named = {entry.id: None for entry in entries if not entry.is_hole}
+        named.update({entry.base.id: None for entry in entries if entry.base is not None})
+        missing: list[ChunkId] = []
+        for chunk in named:
+            doubted_ns = chunk_rows.reference(self.session, self.space, chunk)
+            if doubted_ns is None:
+                missing.append(chunk)
+            elif doubted_ns:
+                self.doubted.add(chunk)
+        if missing:
+            names = ", ".join(chunk.hex() for chunk in missing[:NAMED_MAX])
+            raise ChunkMissing(f"{len(missing)} chunks were not sent to this space: {names}{_more(missing)}.")
 
 
 def _check_leaf_entries(leaf: Entry, entries: Sequence[Entry], depth: int) -> None:
@@ -85,15 +131,6 @@ def _check_leaf_entries(leaf: Entry, entries: Sequence[Entry], depth: int) -> No
             raise BadRequest(f"Leaf {leaf.id.hex()} stands above leaves: it may hold neither holes nor deltas.")
         if depth == 1 and not entry.is_hole and entry.length > sealing.PLAIN_MAX:
             raise BadRequest(f"Leaf {leaf.id.hex()} has a chunk of {entry.length} bytes; {sealing.PLAIN_MAX} is most.")
-
-
-def _check_readable(session: Session, space: SpaceId, entries: Sequence[Entry]) -> None:
-    named = {entry.id: None for entry in entries if not entry.is_hole}
-    named.update({entry.base.id: None for entry in entries if entry.base is not None})
-    missing = chunk_rows.not_readable(session, space, named)
-    if missing:
-        names = ", ".join(chunk.hex() for chunk in missing[:NAMED_MAX])
-        raise ChunkMissing(f"{len(missing)} chunks were not sent to this space: {names}{_more(missing)}.")
 
 
 def _more(missing: Sequence[ChunkId]) -> str:

@@ -8,50 +8,19 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from remote.protocol.errors import RemoteError
-from remote.protocol.sizes import size_of
 from remote.server import instance
 from remote.server.instance import InstanceTrouble
+from remote.server.keeping import COMMANDS, Size, data_option, key_option
 from remote.server.keys import KeyTrouble
 from remote.server.places import default_data, default_key_file
 from remote.server.serving import Listen, ListenTrouble, keep_memory, parse_listen, serve
 
 DEFAULT_LISTEN = "127.0.0.1:8750"
-_SIZE_MAX = (1 << 63) - 1
-
-_data = click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The server's data (SATCHEL_SERVER_DATA; usual: ~/.local/share/satchel/server).",
-)
-_key_file = click.option(
-    "--master-key",
-    "key_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The master key, outside the data (SATCHEL_MASTER_KEY_FILE; usual: ~/.config/satchel/server-key).",
-)
-
-
-class _Size(click.ParamType[int]):
-    """Bytes, as people write them."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Bytes; fails for what is no size."""
-        try:
-            size = size_of(str(value))
-        except ValueError:
-            size = -1
-        if not 0 <= size <= _SIZE_MAX:
-            self.fail(f"{value!r} must be a number of bytes or a size such as 20G.", param, ctx)
-        return size
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -61,8 +30,8 @@ def cli() -> None:
 
 
 @cli.command()
-@_data
-@_key_file
+@data_option
+@key_option
 def init(data: Path | None, key_file: Path | None) -> None:
     """Make a new instance, and its master key where there is none."""
     data, key_file = data or default_data(), key_file or default_key_file()
@@ -74,8 +43,8 @@ def init(data: Path | None, key_file: Path | None) -> None:
 
 
 @cli.command()
-@_data
-@_key_file
+@data_option
+@key_option
 @click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="HOST:PORT")
 @click.option("--tls-cert", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE")
 @click.option("--tls-key", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE")
@@ -111,8 +80,8 @@ def user() -> None:
 @user.command()
 @click.argument("name")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input, one line.")
-@_data
-@_key_file
+@data_option
+@key_option
 def add(name: str, password_stdin: bool, data: Path | None, key_file: Path | None) -> None:
     """Make an account and its home; works while the server runs, too."""
     password = sys.stdin.readline().rstrip("\r\n") if password_stdin else _asked_password()
@@ -122,8 +91,8 @@ def add(name: str, password_stdin: bool, data: Path | None, key_file: Path | Non
 
 @user.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-@_data
-@_key_file
+@data_option
+@key_option
 def list_users(as_json: bool, data: Path | None, key_file: Path | None) -> None:
     """List the accounts: what they keep, how much they may, and when a device of theirs was last there."""
     found = instance.users(data or default_data(), key_file or default_key_file())
@@ -139,8 +108,8 @@ def list_users(as_json: bool, data: Path | None, key_file: Path | None) -> None:
 @user.command("password")
 @click.argument("name")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input, one line.")
-@_data
-@_key_file
+@data_option
+@key_option
 def set_password(name: str, password_stdin: bool, data: Path | None, key_file: Path | None) -> None:
     """Give a user a new password; the devices that are signed in stay so."""
     password = sys.stdin.readline().rstrip("\r\n") if password_stdin else _asked_password()
@@ -150,13 +119,17 @@ def set_password(name: str, password_stdin: bool, data: Path | None, key_file: P
 
 @user.command()
 @click.argument("name")
-@click.argument("size_bytes", metavar="SIZE", type=_Size())
-@_data
-@_key_file
+@click.argument("size_bytes", metavar="SIZE", type=Size())
+@data_option
+@key_option
 def quota(name: str, size_bytes: int, data: Path | None, key_file: Path | None) -> None:
     """Bound what a user may keep to SIZE, in bytes or such as 20G; 0 lifts the bound."""
     instance.set_quota(data or default_data(), key_file or default_key_file(), name, size_bytes)
     click.echo(f"{name} may keep {size_bytes} bytes." if size_bytes else f"{name} may keep any number of bytes.")
+
+
+for _command in COMMANDS:
+    cli.add_command(_command)
 
 
 def main() -> None:

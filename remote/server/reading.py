@@ -13,6 +13,7 @@ from remote.protocol.messages import (
     COMMITS_MAX,
     CONFLICTS_MAX,
     FOLDERS_MAX,
+    LIVES_MAX,
     AsOfRequest,
     Changes,
     Conflict,
@@ -23,6 +24,7 @@ from remote.protocol.messages import (
     History,
     HistoryRequest,
     JournalCommit,
+    Life,
     Listing,
     ListRequest,
     Moment,
@@ -102,18 +104,36 @@ def nodes(session: Session, row: SpaceRow, key: SpaceKey, request: NodesRequest)
     return Nodes(rev, tuple(found))
 
 
-def changes(session: Session, row: SpaceRow, key: SpaceKey, since: Rev, now_ns: int) -> Changes:
+def changes(session: Session, row: SpaceRow, key: SpaceKey, since: Rev, now_ns: int, life: int = 0) -> Changes:
     """Whole commits after a cursor; raises CursorTooOld for a cursor that this journal cannot go on from."""
+    check_life(session, row, since, life)
     if since < row.floor:
         raise CursorTooOld(f"The journal of {row.name} begins after rev {row.floor}: list again.")
     if since > row.head:
         # A server that was restored from a backup: what the device knows never happened here.
         raise CursorTooOld(f"The journal of {row.name} ends at rev {row.head} and knows no rev {since}: list again.")
     journal = space_rows.journal_after(session, row.space, since, COMMITS_MAX)
+    lives = lives_after(session, row.space, since)
     if not journal:
-        return Changes(row.head, now_ns, ())
+        return Changes(row.head, now_ns, (), lives)
     states = trees.changes_between(session, row.space, since, journal[-1].rev)
-    return Changes(row.head, now_ns, tuple(_whole_commits(key, journal, states)))
+    return Changes(row.head, now_ns, tuple(_whole_commits(key, journal, states)), lives)
+
+
+def check_life(session: Session, row: SpaceRow, cursor: Rev, life: int) -> None:
+    """Raises CursorTooOld for a cursor that was given in another life of the journal; 0: not looked at."""
+    if life and cursor and space_rows.life_at(session, row.space, cursor) != life:
+        raise CursorTooOld(
+            f"Rev {cursor} of {row.name} is another commit than the one that this device knows: the server was put back"
+            " from an older copy."
+        )
+
+
+def lives_after(session: Session, space: SpaceId, since: Rev) -> tuple[Life, ...]:
+    """The lives of the journal from that of a rev on."""
+    lives = [Life(*each) for each in space_rows.lives(session, space, LIVES_MAX)]
+    older = sum(each.from_rev < since for each in lives[1:])
+    return tuple(lives[older:])
 
 
 def moments(session: Session, row: SpaceRow, request: MomentsRequest, now_ns: int) -> Moments:

@@ -145,9 +145,9 @@ def test_the_journal_is_not_asked_for_commits_of_our_own(monkeypatch: pytest.Mon
         asked: list[int] = []
         changes = Desk.changes
 
-        async def counted(desk: Desk, space: SpaceId, since: Rev) -> Changes:
+        async def counted(desk: Desk, space: SpaceId, since: Rev, life: int = 0) -> Changes:
             asked.append(desk.device)
-            return await changes(desk, space, since)
+            return await changes(desk, space, since, life)
 
         monkeypatch.setattr(Desk, "changes", counted)
         for number in range(5):

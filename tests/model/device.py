@@ -44,6 +44,7 @@ from remote.protocol.messages import (
     FolderQuery,
     History,
     Listing,
+    LostAnswer,
     Moment,
     Moments,
     NodeRange,
@@ -175,8 +176,11 @@ class Remote:
     async def nodes(self, space: SpaceId, nodes: Sequence[NodeId], as_of: Rev = NOW) -> Nodes:
         return await self.wire.carry(lambda: self.desk.nodes(space, nodes, as_of))
 
-    async def changes(self, space: SpaceId, since: Rev) -> Changes:
-        return await self.wire.carry(lambda: self.desk.changes(space, since))
+    async def changes(self, space: SpaceId, since: Rev, life: int = 0) -> Changes:
+        return await self.wire.carry(lambda: self.desk.changes(space, since, life))
+
+    async def lost(self, space: SpaceId, after: ChunkId) -> LostAnswer:
+        return await self.wire.carry(lambda: self.desk.lost(space, after))
 
     async def poll(self, cursors: Mapping[SpaceId, Rev], wait_seconds: int) -> PollAnswer:
         return await self.wire.carry(lambda: self.desk.poll(cursors, wait_seconds))

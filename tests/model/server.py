@@ -47,6 +47,8 @@ from remote.protocol.messages import (
     HistoryRequest,
     Listing,
     ListRequest,
+    LostAnswer,
+    LostRequest,
     Moment,
     Moments,
     MomentsRequest,
@@ -179,6 +181,25 @@ class Server:
         down.set()
         self._tell()
 
+    def back_up(self) -> None:
+        """Keeps what is on the disk at this moment, for `put_back`."""
+        shutil.rmtree(self._home / "backup", ignore_errors=True)
+        shutil.copytree(self._home / str(self.lives), self._home / "backup")
+
+    def put_back(self) -> None:
+        """Starts again from what was kept: all that came later is lost."""
+        shutil.rmtree(self._home / str(self.lives + 1), ignore_errors=True)
+        backup = self._home / "backup"
+        self._seen, self._now = Rev(0), {}
+        self.lives += 1
+        shutil.copytree(backup, self._home / str(self.lives))
+        self._end.detach()
+        _close(self._database, self._answers, self._accounts, self._home / str(self.lives - 1))
+        self._open()
+        down, self.down = self.down, trio.Event()
+        down.set()
+        self._tell()
+
     @contextmanager
     def answering(self) -> Iterator[_Answers]:
         """By the server's clock, and with answers as short as asked for."""
@@ -303,11 +324,11 @@ class Server:
 
     def has_chunk(self, chunk: ChunkId) -> bool:
         """Whether the space may read the chunk."""
-        return self._answers._chunks.may_read(SPACE, chunk)
+        return self._answers.chunks.has(SPACE, chunk)
 
     def chunk(self, chunk: ChunkId) -> bytes:
         """The sealed bytes of a chunk."""
-        return self._database.read_now(lambda session: self._answers._chunks.read_whole(session, chunk))
+        return self._database.read_now(lambda session: self._answers.chunks.read_whole(session, chunk))
 
     def chunk_count(self) -> int:
         """How many chunks the space may read."""
@@ -389,8 +410,11 @@ class Desk:
         request = NodesRequest(tuple(nodes), as_of)
         return self.server.ask(lambda answers: answers.nodes(self._asker, space, request), Nodes)
 
-    async def changes(self, space: SpaceId, since: Rev) -> Changes:
-        return self.server.ask(lambda answers: answers.changes(self._asker, space, since), Changes)
+    async def changes(self, space: SpaceId, since: Rev, life: int = 0) -> Changes:
+        return self.server.ask(lambda answers: answers.changes(self._asker, space, since, life), Changes)
+
+    async def lost(self, space: SpaceId, after: ChunkId) -> LostAnswer:
+        return self.server.ask(lambda answers: answers.lost(self._asker, space, LostRequest(after)), LostAnswer)
 
     async def poll(self, cursors: Mapping[SpaceId, Rev], wait_seconds: int) -> PollAnswer:
         down = self.server.down

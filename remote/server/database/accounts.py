@@ -52,7 +52,11 @@ def setting(session: Session, name: str) -> bytes | None:
 
 def put_setting(session: Session, name: str, value: bytes) -> None:
     """Writes a value of the instance once."""
-    session.run("INSERT INTO setting (name, value) VALUES (?, ?)", name, value)
+    session.run(
+        "INSERT INTO setting (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        name,
+        value,
+    )
 
 
 def replace_setting(session: Session, name: str, value: bytes) -> None:

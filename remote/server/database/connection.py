@@ -5,11 +5,14 @@ durable when its result arrives, or (it raised) nothing of it is kept.
 """
 
 import asyncio
+import os
 import queue
+import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +34,8 @@ GATHER_MAX = 200
 """Writes in one transaction: bounds how long the first one waits for the last one."""
 CACHE_SIZE = 16 << 20
 """Bytes of pages that each connection keeps; the kernel keeps more."""
+SCRATCH_CACHE_SIZE = 64 << 20
+"""Bytes of scratch tables that are kept in memory."""
 BUSY_SECONDS = 20.0
 """How long to wait for another process (satchel-server user add) that writes."""
 
@@ -38,9 +43,13 @@ BUSY_SECONDS = 20.0
 class Session:
     """One connection inside one transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, on_statement: "OnStatement | None" = None) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, on_statement: "OnStatement | None" = None, life: int = 0
+    ) -> None:
         self._connection = connection
         self._on_statement = on_statement
+        self.life = life or new_life()
+        """Names the run of the server (or of a command) that writes here."""
 
     def row(self, sql: str, *values: object) -> Row | None:
         """The first row, or None."""
@@ -82,6 +91,7 @@ class Database:
     def __init__(self, path: Path, on_statement: OnStatement | None = None) -> None:
         self._path = path
         self._on_statement = on_statement
+        self._life = new_life()
         self._waiting: queue.Queue[_Waiting | None] = queue.Queue(WAITING_MAX)
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
@@ -105,7 +115,7 @@ class Database:
         try:
             connection.execute("BEGIN")
             try:
-                return job(Session(connection, self._on_statement))
+                return job(Session(connection, self._on_statement, self._life))
             finally:
                 connection.execute("ROLLBACK")
         except sqlite3.Error as error:
@@ -198,7 +208,7 @@ class Database:
         connection = self._writer_connection
         connection.execute("SAVEPOINT one")
         try:
-            result = job(Session(connection, self._on_statement))
+            result = job(Session(connection, self._on_statement, self._life))
         except sqlite3.OperationalError:
             # The disk is full or the file is damaged: no job's own fault, and the end of the transaction.
             raise
@@ -208,6 +218,60 @@ class Database:
             return None, refusal
         connection.execute("RELEASE one")
         return result, None
+
+
+def new_life() -> int:
+    """A name that no other run has."""
+    return secrets.randbits(62) + 1
+
+
+@contextmanager
+def scratch_session() -> Iterator[Session]:
+    """Tables of one's own, in memory and beyond a bound in a file without a name; nothing of it stays."""
+    connection = sqlite3.connect("", isolation_level=None)
+    try:
+        connection.execute("PRAGMA journal_mode = OFF")
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute(f"PRAGMA cache_size = -{SCRATCH_CACHE_SIZE >> 10}")
+        connection.execute("BEGIN")
+        yield Session(connection)
+    finally:
+        connection.close()
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """The database as it is at one moment, in a file of its own, durable; others go on reading and writing."""
+    target.unlink(missing_ok=True)
+    reading = sqlite3.connect(source, timeout=BUSY_SECONDS, isolation_level=None)
+    writing = sqlite3.connect(target, isolation_level=None)
+    try:
+        # In one step: with several, each commit of another process would make it begin anew.
+        reading.backup(writing, pages=-1)
+        writing.execute("PRAGMA synchronous = FULL")
+        writing.execute("PRAGMA journal_mode = DELETE")
+    finally:
+        writing.close()
+        reading.close()
+    with open(target, "rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def copied_session(path: Path) -> Iterator[Session]:
+    """A copy of a database that nobody else uses, in one transaction that is kept when the block ends well."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN")
+        yield Session(connection)
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+
+
+def faults(session: Session) -> list[str]:
+    """What is wrong with the file itself, as far as SQLite can tell; reads all of it."""
+    return [str(row[0]) for row in session.rows("PRAGMA integrity_check") if row[0] != "ok"]
 
 
 def make_tables(path: Path, fill: Job[None]) -> None:

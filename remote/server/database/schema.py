@@ -41,6 +41,7 @@ SHARD_KEYS: dict[str, str] = {
     "manifest": "space_id",
     "moment": "space_id",
     "chunk_reference": "space_id",
+    "life": "space_id",
     "account": "user_id",
     "mount": "user_id",
     "device": "user_id",
@@ -51,8 +52,24 @@ SHARD_KEYS: dict[str, str] = {
     "chunk": "chunk_id",
     "link": "user_id",
     "link_secret": "secret_hash",
+    "lost_chunk": "chunk_id",
+    "doomed": "object_id",
 }
-"""The column that every statement on a table must bind."""
+"""The column that every statement on a table must bind; a walk through all rows (`key > ? ... LIMIT`) to a range."""
+
+# The lives of a journal: of which run of a server the commits after `from_rev` are. A server that was put back from an
+# older copy begins another life there, so a rev with the name of its life is the same commit for ever.
+_LIFE = f"""CREATE TABLE life (
+        space_id BIGINT NOT NULL, from_rev BIGINT NOT NULL, life BIGINT NOT NULL,
+        PRIMARY KEY (space_id, from_rev)) {_CLUSTERED}"""
+# Chunks that the store had and lost, or that were damaged there, until somebody sends them again.
+_LOST_CHUNK = f"""CREATE TABLE lost_chunk (
+        chunk_id BYTEA NOT NULL, size INTEGER NOT NULL, found_ns BIGINT NOT NULL, reason TEXT NOT NULL,
+        PRIMARY KEY (chunk_id)) {_CLUSTERED}"""
+# Objects in which no chunk lies any more, to be removed from the store; object_id: of a chunk or of a pack.
+_DOOMED = f"""CREATE TABLE doomed (
+        object_id BYTEA NOT NULL, is_pack SMALLINT NOT NULL,
+        PRIMARY KEY (object_id)) {_CLUSTERED}"""
 
 LINK_TABLES: tuple[str, ...] = (
     # kind: read, view or upload; expires_ns, downloads_max: 0 for never and any number.
@@ -123,9 +140,11 @@ TABLES: tuple[str, ...] = (
     f"""CREATE TABLE moment (
         space_id BIGINT NOT NULL, folder BIGINT NOT NULL, rev BIGINT NOT NULL,
         PRIMARY KEY (space_id, folder, rev)) {_CLUSTERED}""",
+    # doubted_ns: since when nothing in the space is known to name the chunk; 0: something does, or may soon.
     f"""CREATE TABLE chunk_reference (
-        space_id BIGINT NOT NULL, chunk_id BYTEA NOT NULL,
+        space_id BIGINT NOT NULL, chunk_id BYTEA NOT NULL, doubted_ns BIGINT NOT NULL DEFAULT 0,
         PRIMARY KEY (space_id, chunk_id)) {_CLUSTERED}""",
+    _LIFE,
     f"""CREATE TABLE account (
         user_id BIGINT NOT NULL, user_name TEXT NOT NULL, password_hash TEXT NOT NULL, home BIGINT NOT NULL,
         created_ns BIGINT NOT NULL,
@@ -150,11 +169,14 @@ TABLES: tuple[str, ...] = (
     f"""CREATE TABLE node_range (
         range_number BIGINT NOT NULL, user_id BIGINT NOT NULL,
         PRIMARY KEY (range_number)) {_CLUSTERED}""",
-    # pack NULL: the chunk is an object of its own.
+    # pack NULL: the chunk is an object of its own. doubted: 1 when a space ceased to name it, until another does.
     f"""CREATE TABLE chunk (
         chunk_id BYTEA NOT NULL, size INTEGER NOT NULL, pack BYTEA, pack_offset INTEGER NOT NULL,
+        doubted SMALLINT NOT NULL DEFAULT 0,
         PRIMARY KEY (chunk_id)) {_CLUSTERED}""",
     *LINK_TABLES,
+    _LOST_CHUNK,
+    _DOOMED,
 )
 
 PLANNING: tuple[str, ...] = (
@@ -184,6 +206,11 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         _VERSION_BY_CONTENT,
         "INSERT INTO removed (space_id, rev, node_id) SELECT space_id, rev, node_id FROM node WHERE state IS NULL",
         *LINK_TABLES,
+        "ALTER TABLE chunk_reference ADD COLUMN doubted_ns BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE chunk ADD COLUMN doubted SMALLINT NOT NULL DEFAULT 0",
+        _LIFE,
+        _LOST_CHUNK,
+        _DOOMED,
     ),
 }
 """format -> the statements that make its tables those of the next one; run once, together, when a server opens them."""

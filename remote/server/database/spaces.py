@@ -77,8 +77,28 @@ def rev_of_op(session: Session, space: SpaceId, op_id: bytes) -> Rev | None:
     return Rev(found[0]) if found else None
 
 
+def life_at(session: Session, space: SpaceId, rev: Rev) -> int:
+    """The life of the journal that this rev was given in; 0: before lives had names."""
+    found = session.row(
+        "SELECT life FROM life WHERE space_id = ? AND from_rev < ? ORDER BY from_rev DESC LIMIT 1", space, rev
+    )
+    return int(found[0]) if found else 0
+
+
+def lives(session: Session, space: SpaceId, limit: int) -> list[tuple[Rev, int]]:
+    """The newest lives of the journal, oldest first: the rev after which each began, and its name."""
+    found = session.rows(
+        "SELECT from_rev, life FROM life WHERE space_id = ? ORDER BY from_rev DESC LIMIT ?", space, limit
+    )
+    return [(Rev(row[0]), row[1]) for row in found][::-1]
+
+
 def add_commit(session: Session, space: SpaceId, row: JournalRow, op_id: bytes, used: int) -> None:
     """Moves the space's head to this commit; `used` is the new sum of its file sizes."""
+    if life_at(session, space, row.rev) != session.life:
+        session.run(
+            "INSERT INTO life (space_id, from_rev, life) VALUES (?, ?, ?)", space, Rev(row.rev - 1), session.life
+        )
     session.run(
         "UPDATE space SET head = ?, used = ?, last_time_ns = ? WHERE space_id = ?", row.rev, used, row.time_ns, space
     )

@@ -89,6 +89,17 @@ def stored_as_of(session: Session, space: SpaceId, node: NodeId, rev: Rev) -> St
     return Stored(node, *found) if found else None
 
 
+def last_state(session: Session, space: SpaceId, node: NodeId) -> bytes | None:
+    """The encoded state of the node as it is, or was when it was last there."""
+    found = session.row(
+        "SELECT state FROM version WHERE space_id = ? AND node_id = ? AND state IS NOT NULL AND mark < 2"
+        " ORDER BY rev DESC LIMIT 1",
+        space,
+        node,
+    )
+    return bytes(found[0]) if found else None
+
+
 def holder(session: Session, space: SpaceId, parent: NodeId, name: bytes) -> NodeId | None:
     """The node that has this name now."""
     found = session.row(

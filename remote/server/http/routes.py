@@ -35,6 +35,7 @@ from remote.protocol.messages import (
     LinkRequest,
     ListRequest,
     LoginRequest,
+    LostRequest,
     MomentsRequest,
     NodesRequest,
     PasswordRequest,
@@ -113,6 +114,7 @@ class Routes:
             self._send_chunks(),
             self._in_space("chunks/get", GetRequest, SMALL_BODY_MAX, answers.get),
             self._read_parts(),
+            self._in_space("chunks/lost", LostRequest, SMALL_BODY_MAX, answers.lost),
             self._in_space("chunks/urls", UrlsRequest, SMALL_BODY_MAX, answers.urls),
         ]
 
@@ -193,7 +195,8 @@ class Routes:
         async def changes(request: AnyRequest) -> Response[bytes]:
             device = await self._device(request)
             since = as_rev("since", str(request.query_params.get("since", "")))
-            return message_response(await self._instance.answers.changes(device, space_of(request), since))
+            life = as_rev("life", str(request.query_params.get("life", "0")))
+            return message_response(await self._instance.answers.changes(device, space_of(request), since, life))
 
         return changes
 

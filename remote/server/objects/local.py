@@ -1,5 +1,6 @@
-"""Objects in a local directory: objects/ab/<chunk id>, packs/ab/<pack id>, and what is half written in tmp/.
+"""Objects in a local directory: objects/ab/<chunk id>, packs/ab/<pack id>, what is half written in tmp/.
 
+What was found damaged lies in damaged/, under the id it had.
 A file gets its name only when it is whole and synced, so a name always leads to whole bytes; leftovers in tmp/ are
 removed at the next start.
 """
@@ -8,7 +9,8 @@ import hashlib
 import os
 import secrets
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,25 +20,26 @@ from remote.protocol.ids import ChunkId, SpaceId, UserId
 from remote.protocol.sealing import Buffer
 from remote.server.keys import sync_folder
 from remote.server.objects.signing import Grant, Signer
-from remote.server.objects.store import GET_URL_SECONDS, PUT_URL_SECONDS, ObjectMissing
+from remote.server.objects.store import GET_URL_SECONDS, PUT_URL_SECONDS, ObjectMissing, Stored
 
 RESERVE = 64 << 20
 """Bytes of the disk that objects leave free, so that the database can go on."""
 
 
 class LocalObjects:
-    """An `Objects` in a directory; only one process may open it at a time."""
+    """A `Removable` in a directory; one process at a time may receive into it, others may do all else meanwhile."""
 
     may_send = True
 
-    def __init__(self, directory: Path, signer: Signer) -> None:
+    def __init__(self, directory: Path, signer: Signer, *, is_only: bool = True) -> None:
+        """`is_only`: no other process receives, so what is half written is of one that was killed."""
         self._directory = directory
         self._signer = signer
         self._known_folders: set[Path] = set()
         self._folders_lock = threading.Lock()
         self._drafts = directory / "tmp"
         self._make_folders([self._drafts])
-        for leftover in self._drafts.iterdir():
+        for leftover in self._drafts.iterdir() if is_only else ():
             leftover.unlink()
 
     def write(self, name: str, data: bytes) -> None:
@@ -58,6 +61,50 @@ class LocalObjects:
         if len(data) != length:
             raise ObjectMissing(f"{name} is shorter than {offset + length} bytes")
         return data
+
+    def size(self, name: str) -> int | None:
+        """See Objects.size."""
+        return _size(self._directory / name)
+
+    def names(self) -> Iterator[Stored]:
+        """See Removable.names."""
+        for kind in ("objects", "packs"):
+            for number in range(256):
+                folder = f"{kind}/{number:02x}"
+                try:
+                    names = sorted(os.listdir(self._directory / folder))
+                except FileNotFoundError:
+                    continue
+                for name in names:
+                    try:
+                        state = (self._directory / folder / name).stat()
+                    except FileNotFoundError:
+                        continue
+                    yield Stored(f"{folder}/{name}", state.st_size, state.st_mtime_ns)
+
+    def remove(self, name: str) -> None:
+        """See Removable.remove."""
+        (self._directory / name).unlink(missing_ok=True)
+
+    def heal(self, name: str, data: bytes) -> None:
+        """See Removable.heal."""
+        path = self._directory / name
+        self._make_folders([path.parent])
+        with self.incoming(len(data)) as incoming:
+            incoming.add(data)
+            incoming.sync()
+            incoming.replace(path)
+        sync_folder(path.parent)
+
+    def set_aside(self, name: str) -> None:
+        """See Removable.set_aside."""
+        damaged = self._directory / "damaged"
+        self._make_folders([damaged])
+        path = self._directory / name
+        with suppress(FileNotFoundError):
+            os.replace(path, damaged / path.name)
+            sync_folder(damaged)
+            sync_folder(path.parent)
 
     def free_bytes(self) -> int:
         """See Objects.free_bytes."""
@@ -155,11 +202,22 @@ class Incoming:
         """Returns when the bytes survive a power cut."""
         os.fdatasync(self._file.fileno())
 
+    def replace(self, path: Path) -> None:
+        """Gives the synced bytes their name, whatever has it."""
+        os.replace(self._draft, path)
+
     def name(self, path: Path) -> None:
         """Gives the synced bytes their name; what has it with the same size is left as it is."""
         try:
             os.link(self._draft, path)
         except FileExistsError:
             # A name says what the content is, so another size can only be damage: the whole bytes heal it.
-            if path.stat().st_size != self._size:
+            if _size(path) != self._size:
                 os.replace(self._draft, path)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None

@@ -67,7 +67,7 @@ PASSWORD = "correct horse"
 SPACE_ROUTES = (
     *("list", "nodes", "commits", "moments", "as-of", "history", "conflicts", "conflicts/settle"),
     *("diff", "rewind", "undo", "trash", "trash/restore", "purge", "retention"),
-    *("chunks/want", "chunks/put", "chunks/send", "chunks/get", "chunks/read", "chunks/urls"),
+    *("chunks/want", "chunks/put", "chunks/send", "chunks/get", "chunks/read", "chunks/urls", "chunks/lost"),
 )
 
 
@@ -352,6 +352,8 @@ def shard_key_faults(statement: str) -> list[str]:
         else:
             prefix = rf"{alias or table}\.{key}" if len(tables) > 1 else key
             is_bound = re.search(rf"(?<![\w.]){prefix} = (?:\?|[a-z_]+\.{key}\b)", statement) is not None
+            # A walk through all rows goes through the shards one after the other.
+            is_bound |= re.search(rf"(?<![\w.]){prefix} > \?.* ORDER BY {key} LIMIT \?", statement) is not None
         if not is_bound:
             faults.append(f"{table}.{key} is not bound in: {statement}")
     return faults

@@ -560,3 +560,95 @@ def test_prometheus_reads_what_was_answered_and_how_long_it_took(made: Home) -> 
     assert 'satchel_request_seconds_count{method="POST",route="/v1/login"} 1.0' in found
     assert "nonsense" not in found
     assert re.search(r"satchel_free_bytes [\d.e+]+", found)
+
+
+def look_at_what_was_acknowledged(device: Device, workers: list[Worker]) -> int:
+    """How many files are there; each that is there has what was sent."""
+    raw = device.http.get(f"/v1/spaces/{device.login.home}/changes?since=0").content
+    commits = msgspec.msgpack.decode(raw, type=Changes).commits
+    assert [commit.rev for commit in commits] == list(range(1, len(commits) + 1))
+    there = {change.state.names[0].name for each in commits for change in each.changes if change.state}
+    found = 0
+    for worker in workers:
+        for name, (data, _) in worker.done.items():
+            if name in there:
+                part = ChunkPart(hashlib.sha256(data).digest())  # type: ignore[arg-type]
+                assert device.in_space("chunks/get", GetRequest((part,)), GetAnswer).parts == (data,)
+                found += 1
+    return found
+
+
+def test_a_backup_taken_while_it_is_used_restores_to_a_consistent_service(made: Home, build: Any) -> None:
+    target, again = str(made.directory / "backup"), str(made.directory / "again")
+    with made.serving() as (process, url):
+        login = made.device(url).login
+        leased = made.device(url, login).ask("/v1/ranges", None, NodeRange)
+        done = threading.Event()
+        workers = [Worker(build, url, login, leased.first + at * 100_000, done.set) for at in range(2)]
+        for worker in workers:
+            worker.start()
+        assert done.wait(DEADLINE_SECONDS)
+        for _ in range(2):
+            backed_up = made.run("backup", target)
+            assert (backed_up.returncode, backed_up.stderr) == (0, "")
+        process.kill()
+        for worker in workers:
+            worker.join(DEADLINE_SECONDS)
+    restored = made.run("restore", target, "--data", again)
+    assert (restored.returncode, restored.stderr) == (0, "")
+    looked = made.run("doctor", "--data", again)
+    assert looked.returncode == 0, looked.stdout
+    with made.serving("--data", again) as (_, url):
+        device = made.device(url, login)
+        assert 1 <= look_at_what_was_acknowledged(device, workers) <= sum(len(worker.done) for worker in workers)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_collecting_that_is_killed_at_any_moment_takes_nothing_that_is_needed(
+    made: Home, build: Any, seed: int
+) -> None:
+    chance = random.Random(seed)
+    with made.serving() as (process, url):
+        login = made.device(url).login
+        leased = made.device(url, login).ask("/v1/ranges", None, NodeRange)
+        done = threading.Semaphore(0)
+        workers = [Worker(build, url, login, leased.first + at * 100_000, done.release) for at in range(2)]
+        for worker in workers:
+            worker.start()
+        litter = made.device(url, login)
+        for _ in range(4):
+            litter.in_space("chunks/put", PutRequest(tuple(os.urandom(2_000) for _ in range(300))), object)
+            collecting = subprocess.Popen([*COMMAND, "gc", "--grace", "2s"], env=made.environment)
+            for _ in range(chance.randrange(5, 60)):
+                assert done.acquire(timeout=DEADLINE_SECONDS)
+            collecting.kill()
+            collecting.wait(DEADLINE_SECONDS)
+        collected = made.run("gc", "--grace", "2s")
+        assert (collected.returncode, collected.stderr) == (0, "")
+        process.kill()
+        for worker in workers:
+            worker.join(DEADLINE_SECONDS)
+    with made.serving() as (_, url):
+        found = look_at_what_was_acknowledged(made.device(url, login), workers)
+        assert found == sum(len(worker.done) for worker in workers)
+    looked = made.run("doctor")
+    assert looked.returncode == 0, looked.stdout
+
+
+def test_commands_beside_the_server_tell_what_they_did(made: Home) -> None:
+    with made.serving() as (_, url):
+        device = made.device(url)
+        device.in_space("chunks/put", PutRequest((b"x" * 1_000,)), object)
+        assert "1 are doubted from now on" in made.run("gc", "--grace", "0s").stdout
+        assert "would be removed: 1 chunks" in made.run("gc", "--grace", "0s", "--dry-run").stdout
+        assert "removed: 1 chunks (1000 B)" in made.run("gc", "--grace", "0s").stdout
+        assert "ann: 0 B in files, 1 commits" in made.run("usage").stdout
+        assert made.run("doctor").stdout.startswith("ok    The master key opens")
+        device.in_space("chunks/put", PutRequest((b"x" * 1_000,)), object)
+        (pack,) = [path for path in (made.directory / "server" / "packs").rglob("*") if path.is_file()]
+        pack.unlink()
+        scrubbed = made.run("scrub", "--rate", "1G")
+        assert (scrubbed.returncode, "1 chunks found lost" in scrubbed.stdout) == (1, True)
+        wrong = made.run("doctor")
+        assert (wrong.returncode, "WRONG 1 chunks are lost" in wrong.stdout) == (1, True)
+    assert made.run("gc", "--grace", "soon").returncode == 2

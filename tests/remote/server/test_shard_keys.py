@@ -12,7 +12,9 @@ from remote.server.database.schema import SHARD_KEYS, TABLES
 EVERY_SHARD = "/* every shard */"
 Faults = Callable[[str], list[str]]
 DATABASE = Path(remote.server.database.__file__).parent
-STATEMENTS = [path for path in DATABASE.glob("*.py") if path.stem not in {"__init__", "schema", "connection"}]
+STATEMENTS = [
+    path for path in DATABASE.glob("*.py") if path.stem not in {"__init__", "schema", "connection", "scratch"}
+]
 
 
 def statements_in(module: Path) -> list[str]:
