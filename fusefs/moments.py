@@ -1,20 +1,14 @@
 """Moments: names for points in time, and which of many are worth listing. Pure."""
 
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 from fusefs.errors import Invalid
+from remote.protocol import times
 from remote.protocol.messages import Moment
 
 _SECOND: Final = 1_000_000_000
-_DAY: Final = 86_400 * _SECOND
-_PATTERN: Final = re.compile(
-    r"(\d{4})-?(\d\d)-?(\d\d)"
-    r"(?:[T _](\d\d)[.:]?(\d\d)(?:[.:]?(\d\d)(?:[.,](\d{1,9}))?)?)?"
-    r"\s?(Z|UTC|[+-]\d\d[.:]?\d\d)?"
-)
 STEPS: Final = ((600, 0), (3_600, 15), (86_400, 600), (30 * 86_400, 3_600), (365 * 86_400, 86_400), (1 << 40, 604_800))
 """Which moments are listed: of those younger than so many seconds, the last of each so many seconds; 0: all."""
 
@@ -25,30 +19,18 @@ def parse(text: str) -> int:
     A text with seconds means the end of that second (or of the fraction given), a date alone the end of that day: what
     happened within it is in. Raises Invalid.
     """
-    first_ns, length_ns = span(text)
-    return first_ns + max(0, length_ns - 1)
+    try:
+        return times.last_of(text)
+    except ValueError as error:
+        raise Invalid(str(error)) from None
 
 
 def span(text: str) -> tuple[int, int]:
     """The beginning in ns of what an ISO 8601 text means, and how long it is; raises Invalid."""
-    found = _PATTERN.fullmatch(text)
-    if found is None:
-        raise Invalid(f"{text!r} is no time. Write it like 2026-11-21T10:15:30Z.")
-    year, month, day, hour, minute, second, fraction, zone = found.groups()
     try:
-        moment = datetime(
-            int(year), int(month), int(day), int(hour or 0), int(minute or 0), int(second or 0), tzinfo=UTC
-        )
+        return times.span(text)
     except ValueError as error:
-        raise Invalid(f"{text!r} is no time: {error}.") from None
-    time_ns = round((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * _SECOND
-    if zone and zone not in ("Z", "UTC"):
-        digits = zone[1:].replace(":", "").replace(".", "")
-        offset = int(digits[:2]) * 3_600 + int(digits[2:]) * 60
-        time_ns -= offset * _SECOND * (1 if zone[0] == "+" else -1)
-    if fraction:
-        return time_ns + int(fraction.ljust(9, "0")), int(10 ** (9 - len(fraction)))
-    return time_ns, _SECOND if second else 0 if hour else _DAY
+        raise Invalid(str(error)) from None
 
 
 def name(time_ns: int, *, milliseconds: bool = False) -> str:
@@ -60,7 +42,7 @@ def name(time_ns: int, *, milliseconds: bool = False) -> str:
 
 def iso(time_ns: int) -> str:
     """The moment as programs read it: ISO 8601, UTC, with colons."""
-    return f"{datetime.fromtimestamp(time_ns // _SECOND, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return times.iso(time_ns)
 
 
 def shown(moments: Sequence[Moment]) -> list[tuple[str, Moment]]:

@@ -26,7 +26,7 @@ from remote.protocol.history import (
     TrashRequest,
     UndoRequest,
 )
-from remote.protocol.ids import NOW, ROOT, DeviceId, Rev, SpaceId
+from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.server import commits
 from remote.server.database import past as past_rows
 from remote.server.database import retention as retention_rows
@@ -38,6 +38,7 @@ from remote.server.differences import Step, diff, told
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
+from remote.server.lookup import node_of, rev_of
 from remote.server.past import Past
 from remote.server.retention import (
     Thinning,
@@ -68,6 +69,14 @@ class Acts:
         self._database = database
         self._keyring = keyring
         self._hub = hub
+
+    async def find(self, device: Device, space: SpaceId, path: bytes) -> NodeId:
+        """The node that has this path, or had it last; raises NotFound."""
+        return await self._read(device, space, Right.READ, lambda session, row, _: node_of(session, row.space, path))
+
+    async def rev_of(self, device: Device, space: SpaceId, text: str) -> Rev:
+        """The rev of a time or number that a person wrote; empty: now. Raises BadRequest, NotFound."""
+        return await self._read(device, space, Right.READ, lambda session, row, _: rev_of(session, row, text))
 
     async def diff(self, device: Device, space: SpaceId, request: DiffRequest) -> Differences:
         """What differs in a folder between two revs."""

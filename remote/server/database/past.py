@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from remote.protocol.ids import DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.server.database.connection import Row, Session
+from remote.server.database.schema import NEVER
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,19 @@ def names_ended_in(session: Session, space: SpaceId, folder: NodeId, first: Rev)
         "SELECT node_id, until_rev FROM name WHERE space_id = ? AND parent = ? AND until_rev >= ?", space, folder, first
     )
     return [(NodeId(row[0]), Rev(row[1])) for row in found]
+
+
+def last_holder(session: Session, space: SpaceId, folder: NodeId, name: bytes) -> NodeId | None:
+    """Who had the name last, of those who have it no more."""
+    found = session.row(
+        "SELECT node_id FROM name WHERE space_id = ? AND parent = ? AND until_rev < ? AND name = ?"
+        " ORDER BY until_rev DESC LIMIT 1",
+        space,
+        folder,
+        NEVER,
+        name,
+    )
+    return NodeId(found[0]) if found else None
 
 
 def note_removed(session: Session, space: SpaceId, nodes: Iterable[NodeId], rev: Rev) -> None:

@@ -1,0 +1,380 @@
+"""The JSON API, for people and scripts: history. Its page is /docs, its description /docs/openapi.json.
+
+Paths are text, relative to the top of the space; bytes that are no UTF-8 show as `\\xff`. Ids are text, too: they are
+larger than what JavaScript counts exactly. Every request needs `Authorization: Bearer TOKEN`.
+"""
+
+import secrets
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Response, Router, get, post, put
+from litestar.exceptions import HTTPException
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import OpenAPIRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.params import JSONBody, PathParameter, QueryParameter
+
+from remote.protocol import history
+from remote.protocol.errors import BadRequest, RemoteError
+from remote.protocol.history import (
+    DiffRequest,
+    Purged,
+    PurgeRequest,
+    PutBackRequest,
+    Retention,
+    RetentionRequest,
+    RewindRequest,
+    TrashRequest,
+    UndoRequest,
+)
+from remote.protocol.ids import NOW, NodeId, Rev, SpaceId
+from remote.protocol.messages import PROTOCOL_VERSION, HistoryRequest, LoginRequest, MomentsRequest, Problem
+from remote.protocol.times import iso
+from remote.server.database.accounts import Device
+from remote.server.http.bodies import token_of
+from remote.server.http.described import api_page
+from remote.server.http.problems import STATUSES, AnyRequest
+from remote.server.instance import Instance
+
+BODY_MAX = 64 << 10
+_LISTED = 100
+Number = Annotated[int, PathParameter(description="The space: GET /api/v1/spaces tells it.")]
+Before = Annotated[int, QueryParameter(name="before", ge=0, description="Removed before this rev; 0: all.")]
+Path = Annotated[str, QueryParameter(name="path", description="From the top of the space; empty: all of it.")]
+Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=1_000, description="At most so many.")]
+Since = Annotated[
+    str, QueryParameter(name="from", description="A time (ISO 8601, UTC unless it says otherwise) or a rev.")
+]
+To = Annotated[str, QueryParameter(name="to", description="The same; empty: now.")]
+
+
+class SignedIn(msgspec.Struct):
+    """The token is told this once; `satchel devices` lists what is signed in, and signs it out."""
+
+    token: str
+    device: str
+    user: str
+    home: str
+
+
+class Space(msgspec.Struct):
+    """A space of yours; `quota_bytes` 0: none."""
+
+    space: str
+    name: str
+    role: str
+    rev: int
+    quota_bytes: int
+    used_bytes: int
+
+
+class Version(msgspec.Struct):
+    """What something was, from a rev on; `kind` null: it was removed. `is_conflict`: it lost against another edit."""
+
+    rev: int
+    time: str
+    user: str
+    device: str
+    kind: str | None
+    name: str
+    size_bytes: int
+    is_conflict: bool
+
+
+class Moment(msgspec.Struct):
+    """When a folder, or anything below it, changed."""
+
+    rev: int
+    time: str
+    user: str
+    device: str
+
+
+class Difference(msgspec.Struct):
+    """One path that differs: added, removed, changed, moved or attributes; `was_path`: from where it moved."""
+
+    node: str
+    what: str
+    kind: str
+    path: str
+    was_path: str
+    size_bytes: int
+    was_size_bytes: int
+
+
+class Differences(msgspec.Struct):
+    """The first differences by path; the counts are of all."""
+
+    added: int
+    removed: int
+    changed: int
+    moved: int
+    attributes: int
+    differences: list[Difference]
+
+
+class Done(msgspec.Struct):
+    """What was done by the new `rev` (0: nothing); `of`: the rev gone back to or undone; `kept`: things let be."""
+
+    rev: int
+    of: int
+    kept: int
+    did: Differences
+
+
+class Removed(msgspec.Struct):
+    """Something that was removed, with what went with it: `count` in all."""
+
+    node: str
+    path: str
+    kind: str
+    rev: int
+    time: str
+    user: str
+    device: str
+    count: int
+    size_bytes: int
+
+
+class Trash(msgspec.Struct):
+    """What was removed, newest first; `next`: ask again with this as `before`, 0: there is no more."""
+
+    removed: list[Removed]
+    next: int
+
+
+class Rewind(msgspec.Struct):
+    """Make `path`, and all in it, what it was at a time or rev."""
+
+    to: str
+    path: str = ""
+    dry_run: bool = False
+
+
+class Undo(msgspec.Struct):
+    """Take back what a rev did; 0: what this device did, or had done, last."""
+
+    rev: int = 0
+    dry_run: bool = False
+
+
+class Nodes(msgspec.Struct):
+    """Removed things, by the `node` that the trash tells."""
+
+    nodes: Annotated[list[str], msgspec.Meta(min_length=1, max_length=1_000)]
+
+
+class PurgePath(msgspec.Struct):
+    """Forget for good what `path`, and all below it, was before now."""
+
+    path: str
+    dry_run: bool = False
+
+
+class PurgeTrash(msgspec.Struct):
+    """Forget for good these removed things, or (none given) all that was removed before the rev `before` (0: all)."""
+
+    nodes: list[str] = []
+    before: int = 0
+    dry_run: bool = False
+
+
+def api(instance: Instance) -> Router:
+    """All routes of the API."""
+    return Router(
+        path="/api/v1",
+        route_handlers=[*_reading(instance), *_acting(instance), *_forgetting(instance)],
+        request_max_body_size=BODY_MAX,
+        include_in_schema=True,
+        security=[{"token": []}],
+        exception_handlers={RemoteError: _answer_error, HTTPException: _answer_http_exception},
+    )
+
+
+def description() -> OpenAPIConfig:
+    """What /docs tells."""
+    return OpenAPIConfig(
+        title="Satchel",
+        version=str(PROTOCOL_VERSION),
+        description="History of your spaces: versions, differences, rewind, undo, trash, and how much is kept.",
+        path="/docs",
+        render_plugins=[_Page(path="/")],
+        use_handler_docstrings=True,
+        components=Components(security_schemes={"token": SecurityScheme(type="http", scheme="bearer")}),
+    )
+
+
+class _Page(OpenAPIRenderPlugin):
+    """The description as a page that needs nothing from elsewhere, and no script."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:  # Any: JSON
+        """The page."""
+        return api_page(openapi_schema)
+
+
+def _reading(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
+    answers, acts = instance.answers, instance.acts
+
+    @post("/login", status_code=200, security=[{}], summary="Sign a script in: a device of yours, with a token")
+    async def login(data: JSONBody[LoginRequest]) -> SignedIn:
+        found = await instance.accounts.login(data)
+        return SignedIn(found.token, str(found.device), found.user_name, str(found.home))
+
+    @get("/spaces", summary="Your spaces")
+    async def spaces(request: AnyRequest) -> list[Space]:
+        found = await answers.spaces(await _device(instance, request))
+        return [Space(str(one.space), one.name, one.role, one.head, one.quota, one.used) for one in found.spaces]
+
+    @get("/spaces/{space:int}/versions", summary="What a path was, newest first")
+    async def versions(request: AnyRequest, space: Number, path: Path = "", limit: Limit = 1_000) -> list[Version]:
+        device, of = await _device(instance, request), SpaceId(space)
+        node = await acts.find(device, of, path.encode())
+        found = await answers.history(device, of, HistoryRequest(node, NOW, limit))
+        # What is stored is answered to devices undecoded.
+        decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(found), type=type(found))
+        return [
+            Version(
+                one.rev,
+                iso(one.time_ns),
+                one.user_name,
+                one.device_name,
+                one.state.kind.name.lower() if one.state is not None else None,
+                _text(one.state.names[0].name) if one.state is not None else "",
+                one.state.content.size if one.state is not None and one.state.content is not None else 0,
+                one.is_conflict,
+            )
+            for one in decoded.versions
+        ]
+
+    @get("/spaces/{space:int}/moments", summary="When a folder, or anything below it, changed, newest first")
+    async def moments(request: AnyRequest, space: Number, path: Path = "", limit: Limit = 1_000) -> list[Moment]:
+        device, of = await _device(instance, request), SpaceId(space)
+        node = await acts.find(device, of, path.encode())
+        found = await answers.moments(device, of, MomentsRequest(node, limit))
+        return [Moment(one.rev, iso(one.time_ns), one.user_name, one.device_name) for one in found.moments]
+
+    @get("/spaces/{space:int}/diff", summary="What differs in a folder between two times")
+    async def diff(
+        request: AnyRequest, space: Number, since: Since, path: Path = "", to: To = "", limit: Limit = 1_000
+    ) -> Differences:
+        device, of = await _device(instance, request), SpaceId(space)
+        node = await acts.find(device, of, path.encode())
+        wanted = DiffRequest(node, await acts.rev_of(device, of, since), await acts.rev_of(device, of, to), limit)
+        return _differences(await acts.diff(device, of, wanted))
+
+    @get("/spaces/{space:int}/trash", summary="What was removed and can be brought back, newest first")
+    async def trash(request: AnyRequest, space: Number, before: Before = 0, limit: Limit = 100) -> Trash:
+        wanted = TrashRequest(Rev(before), limit)
+        found = await acts.trash(await _device(instance, request), SpaceId(space), wanted)
+        return Trash([_removed(one) for one in found.removed], found.next)
+
+    @get("/spaces/{space:int}/retention", summary="How much of the past is kept")
+    async def retention(request: AnyRequest, space: Number) -> Retention:
+        return await acts.retention(await _device(instance, request), SpaceId(space), RetentionRequest())
+
+    return [login, spaces, versions, moments, diff, trash, retention]
+
+
+def _acting(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
+    acts = instance.acts
+
+    @post("/spaces/{space:int}/rewind", status_code=200, summary="Make a tree what it was")
+    async def rewind(request: AnyRequest, space: Number, data: JSONBody[Rewind]) -> Done:
+        device, of = await _device(instance, request), SpaceId(space)
+        node = await acts.find(device, of, data.path.encode())
+        to = await acts.rev_of(device, of, data.to)
+        return _done(await acts.rewind(device, of, RewindRequest(_op_id(), node, to, data.dry_run, _LISTED)))
+
+    @post("/spaces/{space:int}/undo", status_code=200, summary="Take back what a rev did")
+    async def undo(request: AnyRequest, space: Number, data: JSONBody[Undo]) -> Done:
+        wanted = UndoRequest(_op_id(), Rev(data.rev), data.dry_run, _LISTED)
+        return _done(await acts.undo(await _device(instance, request), SpaceId(space), wanted))
+
+    @post("/spaces/{space:int}/trash/restore", status_code=200, summary="Bring removed things back")
+    async def put_back(request: AnyRequest, space: Number, data: JSONBody[Nodes]) -> Done:
+        wanted = PutBackRequest(_op_id(), _nodes(data.nodes), limit=_LISTED)
+        return _done(await acts.put_back(await _device(instance, request), SpaceId(space), wanted))
+
+    return [rewind, undo, put_back]
+
+
+def _forgetting(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
+    acts = instance.acts
+
+    @put("/spaces/{space:int}/retention", summary="Set how much of the past is kept")
+    async def set_retention(request: AnyRequest, space: Number, data: JSONBody[Retention]) -> Retention:
+        return await acts.retention(await _device(instance, request), SpaceId(space), RetentionRequest(data))
+
+    @post("/spaces/{space:int}/trash/purge", status_code=200, summary="Forget removed things for good")
+    async def purge_trash(request: AnyRequest, space: Number, data: JSONBody[PurgeTrash]) -> Purged:
+        wanted = PurgeRequest(_nodes(data.nodes), Rev(data.before), data.dry_run)
+        return await acts.purge(await _device(instance, request), SpaceId(space), wanted)
+
+    @post("/spaces/{space:int}/purge", status_code=200, summary="Forget for good what a path was before now")
+    async def purge_path(request: AnyRequest, space: Number, data: JSONBody[PurgePath]) -> Purged:
+        device, of = await _device(instance, request), SpaceId(space)
+        node = await acts.find(device, of, data.path.encode())
+        return await acts.purge(device, of, PurgeRequest((node,), NOW, data.dry_run))
+
+    return [set_retention, purge_trash, purge_path]
+
+
+async def _device(instance: Instance, request: AnyRequest) -> Device:
+    return await instance.accounts.device(token_of(request))
+
+
+def _op_id() -> bytes:
+    return secrets.token_bytes(16)
+
+
+def _nodes(texts: list[str]) -> tuple[NodeId, ...]:
+    for text in texts:
+        if not (text.isascii() and text.isdecimal() and len(text) < 20):
+            raise BadRequest(f"{text[:40]!r} is no node: the trash tells them.")
+    return tuple(NodeId(int(text)) for text in texts)
+
+
+def _text(path: bytes) -> str:
+    return path.decode(errors="backslashreplace")
+
+
+def _differences(found: history.Differences) -> Differences:
+    listed = [
+        Difference(
+            str(one.node),
+            one.what,
+            one.kind,
+            _text(one.path),
+            _text(one.was_path),
+            one.size,
+            one.was_size,
+        )
+        for one in found.differences
+    ]
+    return Differences(found.added, found.removed, found.changed, found.moved, found.attributes, listed)
+
+
+def _done(found: history.Done) -> Done:
+    return Done(found.rev, found.of, found.kept, _differences(found.did))
+
+
+def _removed(one: history.Removed) -> Removed:
+    time, who = iso(one.time_ns), (one.user_name, one.device_name)
+    return Removed(str(one.node), _text(one.path), one.kind, one.rev, time, *who, one.nodes, one.size)
+
+
+def _answer_error(_: AnyRequest, error: RemoteError) -> Response[Problem]:
+    seconds = getattr(error, "retry_after_seconds", 0.0)
+    response = Response(Problem(error.code, str(error), seconds), status_code=STATUSES[type(error)])
+    if error.code == "not-signed-in":
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _answer_http_exception(_: AnyRequest, error: HTTPException) -> Response[Problem]:
+    """What the framework refused: a body or a query that is not as described."""
+    extra = getattr(error, "extra", None)
+    said = "; ".join(str(one.get("message", "")) for one in extra if isinstance(one, dict)) if extra else error.detail
+    code = {404: "not-found", 413: "too-large"}.get(error.status_code, "bad-request")
+    return Response(Problem(code, said or "The request is not as /docs describes it."), status_code=error.status_code)
