@@ -178,8 +178,10 @@ class Pins:
         count = 0
         while self._todo or self._tree.touched:
             if self._tree.touched:
-                self._todo |= dict.fromkeys(self._tree.touched)
+                # Listing a folder in vain touches it: what failed in this round is for the next.
+                self._todo |= dict.fromkeys(node for node in self._tree.touched if node not in later)
                 self._tree.touched.clear()
+                continue
             node = next(iter(self._todo))
             del self._todo[node]
             try:

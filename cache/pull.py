@@ -383,7 +383,7 @@ class Pull:
         with self._tree.edit() as edit:
             for folder in folders:
                 record = edit.record(folder)
-                if record is not None and not record.is_listed:
+                if record is not None and not record.is_listed and not record.is_listing:
                     edit.put(folder, replace(record, is_listing=True))
 
     async def _start_over(self, own: Rev = NOW) -> None:

@@ -4,6 +4,7 @@ Scenes run by `in_no_time`: trio's time is not real here.
 """
 
 import random
+from collections.abc import Sequence
 
 import pytest
 import trio
@@ -12,16 +13,14 @@ from msgspec.structs import replace
 from cache.errors import NoSuchNode
 from cache.pins import Kept, Pins
 from fusefs.errors import VolumeError
-from remote.protocol.ids import ROOT, ChunkId, NodeId
+from remote.protocol.ids import ROOT, ChunkId, NodeId, SpaceId
+from remote.protocol.messages import FolderQuery, Listing
 from remote.protocol.nodes import Kind
-from tests.cache.test_sync import World, in_world, make, make_folder, write
 from tests.model.device import Device
+from tests.model.play import quiet
+from tests.model.world import World, in_world, make, make_folder, write
 
 LARGE = 3_000
-
-
-def pins_of(device: Device) -> Pins:
-    return Pins(device.tree, device.reader, device.pull.list_folder)
 
 
 def chunks_below(device: Device, top: NodeId) -> dict[NodeId, set[ChunkId]]:
@@ -52,8 +51,7 @@ def test_what_comes_into_a_pinned_folder_is_fetched_and_what_leaves_it_is_let_go
         a = await make(world.one, b"a", random.randbytes(LARGE), inner)
         b = await make(world.one, b"b", random.randbytes(LARGE))
         await world.quiet()
-        pins = pins_of(world.two)
-        world.nursery.start_soon(pins.run)
+        pins = world.two.pins
         pins.pin(folder)
         await settled(world, pins)
         assert pins.kept() == Kept(1, LARGE)
@@ -90,8 +88,7 @@ def test_what_cannot_be_fetched_is_missing_until_the_server_is_back() -> None:
             await make(world.one, name, random.randbytes(LARGE), folder)
         await world.quiet()
         world.two.wire.set_up(False)
-        pins = pins_of(world.two)
-        world.nursery.start_soon(pins.run)
+        pins = world.two.pins
         pins.pin(folder)
         await trio.sleep(5)
         assert pins.kept() == Kept(2, 2 * LARGE, 2, 2 * LARGE)
@@ -109,7 +106,7 @@ def test_a_silent_server_keeps_the_cache_from_evicting_for_half_a_minute_at_the_
         folders = [await make_folder(world.one, b"%d" % number) for number in range(5)]
         await world.quiet()
         tree = world.two.tree
-        before = pins_of(world.two)
+        before = Pins(tree, world.two.reader, world.two.pull.list_folder)
         for folder in folders:
             before.pin(folder)
             with tree.edit() as edit:
@@ -119,9 +116,9 @@ def test_a_silent_server_keeps_the_cache_from_evicting_for_half_a_minute_at_the_
             await trio.sleep_forever()
 
         pins = Pins(tree, world.two.reader, silent)
+        world.nursery.start_soon(pins.run)
         foreign = ChunkId(bytes(32))
         assert pins.holds(foreign), "before it is known what is pinned, all may be"
-        world.nursery.start_soon(pins.run)
         await trio.sleep(31)
         assert not pins.holds(foreign)
         world.nursery.cancel_scope.cancel()
@@ -133,8 +130,7 @@ def test_a_silent_server_keeps_the_cache_from_evicting_for_half_a_minute_at_the_
 def test_followed_edit_by_edit_they_hold_what_a_walk_finds(seed: int) -> None:
     async def scene(world: World) -> None:
         rng = random.Random(seed)
-        pins = pins_of(world.two)
-        world.nursery.start_soon(pins.run)
+        pins = world.two.pins
         folders, files, pinned = [ROOT], [], set()
         for number in range(60):
             device = rng.choice((world.one, world.two))
@@ -179,3 +175,35 @@ async def move(device: Device, node: NodeId, folder: NodeId, name: bytes) -> Non
     if record is not None and record.local is not None:
         own = record.local.names[0]
         await device.volume.rename(own.parent, own.name, folder, name, 0)
+
+
+def test_a_pinned_folder_that_cannot_be_listed_is_tried_again_once_a_minute() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"folder")
+        await world.quiet()
+        third = Device(world.home, world.server, 3, is_walking=False)
+        await third.start(world.nursery)
+        await quiet(third, is_whole=False)
+        assert await third.volume.lookup(ROOT, b"folder") == folder
+        third.wire.set_up(False)
+        await trio.sleep(1)
+        asked = 0
+        list_folders = third.pull.service.list_folders
+
+        async def counted(space: SpaceId, folders: Sequence[FolderQuery]) -> Listing:
+            nonlocal asked
+            asked += 1
+            assert asked < 50
+            return await list_folders(space, folders)
+
+        third.pull.service.list_folders = counted  # type: ignore[assignment, method-assign]
+        third.pins.pin(folder)
+        await trio.sleep(300)
+        assert 2 <= asked <= 10
+        await make(world.one, b"a", random.randbytes(LARGE), folder)
+        await quiet(world.one, third, is_whole=False)
+        await trio.sleep(100)
+        assert third.pins.kept() == Kept(1, LARGE)
+        await third.stop()
+
+    in_world(scene)
