@@ -1,0 +1,75 @@
+"""A server that is damaged, or put back from a backup, under devices that are mounted."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+LARGE = hashlib.shake_256(b"large").digest(1 << 20)
+
+
+def command(server: Any, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [Path(sys.executable).parent / "satchel-server", *words, "--data", server.data],
+        env={**os.environ, "SATCHEL_HOME": str(server.home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def done(server: Any, *words: str | Path) -> str:
+    finished = command(server, *words)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+def test_a_device_that_has_what_was_damaged_on_the_server_heals_it(server: Any, device: Any) -> None:
+    desk = device("desk")
+    (desk.path / "large").write_bytes(LARGE)
+    (desk.path / "small").write_bytes(LARGE[:3_000])
+    desk.wait()
+    for path in [*server.data.glob("objects/*/*"), *server.data.glob("packs/*/*")]:
+        data = bytearray(path.read_bytes())
+        data[200] ^= 1
+        path.write_bytes(data)
+    scrubbed = command(server, "scrub", "--json")
+    found = json.loads(scrubbed.stdout)
+    assert (scrubbed.returncode, found["found_lost"] >= 2) == (1, True)
+    assert {one["path"] for one in found["files"]} == {"large", "small"}
+    # The next look at the server's room tells the device that something is lost.
+    (desk.path / "other").touch()
+    desk.wait()
+    laptop = device("laptop")
+    laptop.sees("small", LARGE[:3_000], seconds=30)
+    laptop.sees("large", LARGE, seconds=30)
+    done(server, "scrub")
+    assert "WRONG" not in done(server, "doctor")
+
+
+def test_what_a_server_put_back_from_a_backup_lost_comes_back_from_the_device(
+    server: Any, device: Any, tmp_path: Path
+) -> None:
+    desk = device("desk")
+    (desk.path / "before").write_text("before")
+    desk.wait()
+    done(server, "backup", tmp_path / "backup")
+    (desk.path / "folder").mkdir()
+    (desk.path / "folder" / "after").write_bytes(LARGE)
+    (desk.path / "before").write_text("changed after")
+    desk.wait()
+    server.stop()
+    os.rename(server.data, tmp_path / "broken")
+    done(server, "restore", tmp_path / "backup")
+    server.start()
+    desk.expects("was put back from an older copy")
+    assert (desk.path / "folder" / "after").read_bytes() == LARGE
+    laptop = device("laptop")
+    laptop.sees("folder/after", LARGE, seconds=30)
+    laptop.sees("before", "changed after", seconds=30)
+    desk.wait()
+    assert desk.status()["stuck"] == []
