@@ -1,14 +1,19 @@
 """A server that is put back from an older copy: what it lost and devices have is sent again; nothing is overwritten."""
 
+import hashlib
+import itertools
+
+import pytest
 import trio
 
+from cache.errors import ContentUnavailable
 from cache.lives import Lives
 from remote.protocol.ids import ROOT, Rev
 from remote.protocol.messages import Life
 from tests.model.device import Device
 from tests.model.world import World, in_world, make, make_folder, write
 
-LARGE = bytes(range(256)) * 4_000
+LARGE = hashlib.shake_256(b"large").digest(3 << 20)
 
 
 async def content(device: Device, name: bytes, folder: int = ROOT) -> bytes:
@@ -120,6 +125,33 @@ def test_content_that_only_another_device_has_comes_from_there() -> None:
         world.one.wire.is_up = True
         await world.quiet()
         assert await content(world.two, b"file") == LARGE
+
+    in_world(scene)
+
+
+def test_of_a_file_of_which_a_chunk_is_lost_all_else_is_read_and_who_has_it_heals_it() -> None:
+    async def scene(world: World) -> None:
+        node = await make(world.one, b"file", LARGE)
+        await world.quiet()
+        state = world.server.alive()[node]
+        assert state.content is not None
+        lost = state.content.entries[1]
+        starts = [0, *itertools.accumulate(entry.length for entry in state.content.entries)]
+        world.server.run("DELETE FROM chunk WHERE chunk_id = ?", lost.id)
+        world.server.run(
+            "INSERT INTO lost_chunk (chunk_id, size, found_ns, reason) VALUES (?, 1, 1, 'a test')", lost.id
+        )
+        handle = world.two.volume.open(node, is_writing=False, is_truncating=False)
+        with pytest.raises(ContentUnavailable):
+            await world.two.files.read(handle, starts[1], 10)
+        for at in (0, starts[1] - 10, starts[2]):
+            assert bytes(await world.two.files.read(handle, at, 10)) == LARGE[at : at + 10]
+        assert [one.lost for one in (await world.one.pull.service.spaces()).spaces] == [1]
+        assert await world.two.push.resending.mend() == 0
+        assert await world.one.push.resending.mend() == 1
+        assert [one.lost for one in (await world.one.pull.service.spaces()).spaces] == [0]
+        assert bytes(await world.two.files.read(handle, 0, len(LARGE))) == LARGE
+        world.two.volume.close(handle)
 
     in_world(scene)
 

@@ -73,6 +73,7 @@ from remote.server.accounts import Accounts
 from remote.server.answers import Answers
 from remote.server.database import accounts as account_rows
 from remote.server.database.accounts import Account, Device
+from remote.server.database.chunks import Place
 from remote.server.database.connection import Database, Session, make_tables
 from remote.server.database.connection import _Waiting as Waiting
 from remote.server.hub import Hub
@@ -448,7 +449,7 @@ class Desk:
                 # As its signed URL does.
                 self.server.objects.write(object_name(chunk), data)
                 with self.server.answering() as answers:
-                    done(answers.object_received(space, chunk, len(data)))
+                    done(answers.objects_received(space, [Place(chunk, len(data), None)]))
                 continue
             if batch and sum(map(len, batch)) + len(data) > PUT_BODY_MAX:
                 self._put(space, batch)

@@ -163,6 +163,7 @@ def message_for(what: str) -> bytes:
         "chunks/get": {"parts": []},
         "chunks/read": {"parts": []},
         "chunks/urls": {"chunks": []},
+        "chunks/lost": {"after": b""},
     }
     return msgspec.msgpack.encode(messages[what])
 

@@ -40,6 +40,7 @@ from remote.server.objects.signing import Signer
 from remote.server.objects.store import name_of, object_name
 from remote.server.states import open_manifest
 from remote.server.upkeep.collecting import Collected, Collector
+from remote.server.upkeep.packing import Packer
 
 IN_MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
 SECRET = b"s" * 32
@@ -119,6 +120,9 @@ class World:
 
     def collector(self, pause: Callable[[], None] = lambda: None) -> Collector:
         return Collector(self.database, self.objects, self.keyring, now_ns=lambda: self.now_ns, pause=pause)
+
+    def packer(self, pause: Callable[[], None] = lambda: None) -> Packer:
+        return Packer(self.database, self.objects, self.collector(pause), now_ns=lambda: self.now_ns, pause=pause)
 
     def collect(self) -> Collected:
         return self.collector().run(GRACE_SECONDS)
@@ -336,6 +340,7 @@ def test_nothing_that_is_needed_or_was_promised_is_collected_whatever_happens_me
 
             try:
                 here.collector(pause).run(GRACE_SECONDS)
+                here.packer(pause).run()
             except Killed:
                 here.close()
                 here.open()
