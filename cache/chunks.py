@@ -10,7 +10,7 @@ Everything runs on the event loop's thread but `Slot.write`.
 import logging
 import os
 import time
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -104,6 +104,13 @@ class Chunks:
         self._holds: Counter[ChunkId] = Counter()
         self._slots: dict[ChunkId, Slot] = {}
         self._drafts: dict[BlobId, Draft] = {}
+        # Nobody is likely to read these: they are dropped first.
+        self._spare: OrderedDict[ChunkId, int] = OrderedDict()
+        self._spare_bytes = 0
+        self.spare_limit_bytes = 0
+        """The most that spare chunks take, about."""
+        self.is_pinned: Callable[[ChunkId], bool] = lambda _: False
+        """Whether a chunk is to stay, spare or not."""
         used = store.get(_FACTS, _USED)
         self._used = int.from_bytes(used, "little") if used is not None else 0
         oldest = store.scan(_QUEUE, limit=1)
@@ -410,6 +417,30 @@ class Chunks:
             freed += await self._punch(holes)
         return freed
 
+    async def note_spare(self, ids: Iterable[ChunkId]) -> None:
+        """These are dropped first, and at once as far as they are more than spare chunks may take."""
+        for chunk_id in ids:
+            if chunk_id not in self._spare:
+                self._spare[chunk_id] = self.weight(chunk_id)
+                self._spare_bytes += self._spare[chunk_id]
+        over: list[ChunkId] = []
+        while self._spare_bytes > self.spare_limit_bytes and (first := self.take_spare(1)):
+            over += first
+        if over:
+            await self.drop(over)
+
+    def take_spare(self, count: int) -> list[ChunkId]:
+        """Up to so many spare chunks that were not read meanwhile, the oldest first; they are noted no more."""
+        found: list[ChunkId] = []
+        while self._spare and len(found) < count:
+            chunk_id, weight = self._spare.popitem(last=False)
+            self._spare_bytes -= weight
+            position = self._position(chunk_id)
+            is_wanted = position is None or self._is_visited(position) or chunk_id in self._holds
+            if not is_wanted and not self.is_pinned(chunk_id):
+                found.append(chunk_id)
+        return found
+
     def queue(self, after: int, limit: int) -> list[tuple[int, ChunkId]]:
         """Chunks in the order in which they came in, after a position; for eviction."""
         found = self.store.scan(_QUEUE, key_of(after + 1), limit=limit)
@@ -427,11 +458,22 @@ class Chunks:
 
     def take_visited(self, position: int) -> bool:
         """Whether the chunk was read since this was last asked."""
-        at = position - self._first_position
-        if not 0 <= at < len(self._visited) or not self._visited[at]:
+        if not self._is_visited(position):
             return False
-        self._visited[at] = 0
+        self._visited[position - self._first_position] = 0
         return True
+
+    def _is_visited(self, position: int) -> bool:
+        at = position - self._first_position
+        return 0 <= at < len(self._visited) and bool(self._visited[at])
+
+    def _position(self, chunk_id: ChunkId) -> int | None:
+        """Where the chunk stands in the queue; None when nothing of it is held."""
+        place = self._place(chunk_id)
+        if place is not None:
+            return place.position
+        small = self.store.get(_SMALL, chunk_id)
+        return int(SMALL.unpack_from(small)[0]) if small is not None else None
 
     def weight(self, chunk_id: ChunkId) -> int:
         """About how many bytes dropping the chunk gives back."""

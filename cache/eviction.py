@@ -1,11 +1,12 @@
 """Eviction: keeps the cache within its limit and the disk above its floor.
 
 The limit is hard and counts everything: clean chunks, content not yet uploaded, and what is just being fetched. Clean
-chunks that nobody needs are dropped: first those that came in last and were not wanted again while a tenth of the cache
-came in behind them, so that what is read through once displaces nothing; when one of them is fetched again soon, it
-stays. When these take no more than their tenth, the others are dropped by SIEVE: oldest first, but once spared when
-they were read since the hand last passed. What is pinned, not yet uploaded or being read is never dropped: then writers
-wait for the uploads, and fetched content is not kept.
+chunks that nobody needs are dropped. First go spare ones, which backups sent and nobody read. Then those that came in
+last and were not wanted again while a tenth of the cache came in behind them, so that what is read through once
+displaces nothing; when one of them is fetched again soon, it stays. When these take no more than their tenth, the
+others are dropped by SIEVE: oldest first, but once spared when they were read since the hand last passed. What is
+pinned, not yet uploaded or being read is never dropped: then writers wait for the uploads, and fetched content is not
+kept.
 """
 
 import os
@@ -28,6 +29,8 @@ FLOOR_MAX: Final = 1 << 30
 FLOOR_SHARE: Final = 0.02
 TRIAL_SHARE: Final = 0.1
 """The part of the cache that is for chunks of which nobody knows yet whether they are wanted again."""
+SPARE_SHARE: Final = 0.05
+"""The part of the cache that content of backups may take once it is sent."""
 _REMEMBERED_MIN: Final = 1_000
 _LOOK_AGAIN_SECONDS: Final = 0.2
 _UNASKED_BYTES: Final = 1 << 20
@@ -56,6 +59,8 @@ class Budget:
         self._reserved = 0
         # Up to this position chunks have stood their trial: what is there at the start has.
         self._border = chunks.newest
+        chunks.is_pinned = pinned
+        chunks.spare_limit_bytes = int(limit_bytes * SPARE_SHARE)
         self._proven_bytes = chunks.used_bytes
         # Failed their trial lately: fetched again, they pass.
         self._failed: OrderedDict[ChunkId, None] = OrderedDict()
@@ -192,6 +197,8 @@ class Budget:
 
     def _choose(self, lacking: int) -> tuple[list[ChunkId], bool]:
         """The next chunks to drop, and whether the hand reached the last one and starts over."""
+        if spare := self._chunks.take_spare(STEP):
+            return spare, False
         self._proven_bytes = min(self._proven_bytes, self._chunks.used_bytes)
         on_trial = self._chunks.used_bytes - self._proven_bytes
         if on_trial > TRIAL_SHARE * self._chunks.used_bytes:

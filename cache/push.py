@@ -413,6 +413,11 @@ class Push:
             if number % _TAKEN_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
             path = prepared.staging.path
+            entries = (
+                prepared.manifest.entries if prepared.plain is not None else [one.entry for one in prepared.pieces]
+            )
+            # Chunks of a known file stay as they are; those of a backup are not wanted here.
+            new = {one.id for one in entries if not self._chunks.held(one)} if prepared.staging.is_spare else set()
             for chunk, plain in prepared.small:
                 self._chunks.add_small(chunk, plain)
             try:
@@ -423,6 +428,8 @@ class Push:
                     await self._chunks.adopt(path, pieces, [piece.sums for piece in prepared.pieces])
             except (CacheError, OSError) as error:
                 log.info("content that was sent is not kept: %s", error)
+            if new:
+                await self._chunks.note_spare(new)
             prepared.staging.remove()
 
     # Edits that lost

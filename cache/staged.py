@@ -28,6 +28,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     """The content as of this generation survives a power cut."""
     boot: bytes
     """The start of the machine during which this was written."""
+    is_spare: bool = False
+    """Whether its content, once sent, is the first that the cache drops."""
 
 
 encode: Final = msgspec.msgpack.Encoder().encode

@@ -64,6 +64,8 @@ class Staging:
         """Content of the base from here on was truncated away once, and is never seen again."""
         self.is_suspect = False
         """Whether the machine went down before the flushed content was synced: bytes of it may be lost."""
+        self.is_spare = False
+        """Whether nobody is likely to read it here: once sent, the cache drops it before all else."""
         self._home = home
         # Everything at and after base_size is dirty, and what was never written there is zeros in the file too.
         self._dirty = Extents()
@@ -344,8 +346,11 @@ class Staging:
                 generation=self.generation,
                 synced_generation=self._synced_generation,
                 boot=home.boot,
+                is_spare=self.is_spare,
             )
         )
+        if self.is_spare:
+            home.spare[self.id] = size
         if change.get(home.records, key) == record:
             return
         change.put(home.records, key, record)
@@ -405,6 +410,7 @@ class Staging:
         self.size = record.size
         self.base_size = record.base_size
         self.generation = record.generation
+        self.is_spare = record.is_spare
         self._synced_generation = record.synced_generation
         self._dirty = Extents(zip(record.dirty[::2], record.dirty[1::2], strict=True))
         self._local = self._dirty
@@ -452,6 +458,8 @@ class Stagings:
         self._unflushed: dict[StagingId, Staging] = {}
         self._open: OrderedDict[StagingId, Staging] = OrderedDict()
         self._superseded: list[tuple[StagingId, int, Path, int]] = []
+        self.spare: Final[dict[StagingId, int]] = {}
+        """Those with a record that are spare, with their sizes in bytes."""
         # What was counted for each staging that has a file, also while it is not in memory.
         self._counted: dict[StagingId, int] = {}
         self._total = 0
@@ -468,10 +476,11 @@ class Stagings:
             self._drop_superseded()
         return self._total
 
-    def create(self, base: Manifest) -> Staging:
+    def create(self, base: Manifest, *, is_spare: bool = False) -> Staging:
         """A new staging whose content is that of `base`; nothing of it is kept before its first flush."""
         self._last = StagingId(max(self._last + 1, time.time_ns()))
         staging = Staging(self, self._last, base)
+        staging.is_spare = is_spare
         self._alive[staging.id] = staging
         return staging
 
@@ -540,6 +549,7 @@ class Stagings:
         """Lets go of a staging that was discarded."""
         self._unflushed.pop(staging.id, None)
         self._alive.pop(staging.id, None)
+        self.spare.pop(staging.id, None)
         self.account(staging, 0)
 
     def supersede(self, staging: Staging, path: Path | None) -> None:
@@ -586,6 +596,8 @@ class Stagings:
             staging_id = StagingId(int.from_bytes(key, "big"))
             self._last = max(self._last, staging_id)
             record = staged.decode(value)
+            if record is not None and record.is_spare:
+                self.spare[staging_id] = record.size
             if record is None:
                 unreadable.add(staging_id)
             elif record.part:

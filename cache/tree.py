@@ -33,6 +33,9 @@ class Table(enum.IntEnum):
     SUBFOLDERS = 10
     UNLISTED = 11
     IGNORED = 12
+    BACKED = 13
+    BACKED_BLOCKS = 14
+    BACKED_INODES = 15
 
 
 STATE_TABLES: Final = tuple(table.name.lower() for table in Table)

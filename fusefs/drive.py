@@ -27,6 +27,7 @@ from cache.tree import Table, Tree
 from cache.upload import Upload
 from fusefs.announcer import Announcer
 from fusefs.attributes import DiskRoom, Owner
+from fusefs.backup.backups import Backups
 from fusefs.conflicts import Conflicts
 from fusefs.counting import Counting
 from fusefs.errors import ServerAway
@@ -148,6 +149,8 @@ class Drive:
             show=self._announce,
             listing_seconds=seconds,
         )
+        self.backups = Backups(self.volume, self.stagings, self.budget, self.ignoring, places, account.device_name)
+        face.on_sent = self.backups.note_sent
         self.past = Past(places.cache / "past", past_bytes)
         self.versions = Versions(service, self.space, self.reader, self.past, owner, seconds)
         self.restore = Restore(self.volume, self.versions)
@@ -214,6 +217,7 @@ class Drive:
             nursery.start_soon(self._flush)
             nursery.start_soon(self._ask_for_room)
             nursery.start_soon(self.chunks.sweep)
+            nursery.start_soon(self.backups.run)
             task_status.started()
 
     async def _flush(self) -> None:

@@ -16,6 +16,8 @@ class Face:
         self._files = files
         self._announce = announce
         self._notice_room = notice_room
+        self.on_sent: Callable[[NodeId, Staging], None] = lambda _node, _staging: None
+        """Called when the server has what a staging held, and the tree says so."""
 
     def is_busy(self, node: NodeId) -> bool:
         """Whether a program has the file open for writing."""
@@ -35,4 +37,5 @@ class Face:
     def let_go(self, node: NodeId, staging: Staging) -> None:
         """The server has this content."""
         self._files.let_go(node, staging)
+        self.on_sent(node, staging)
         self._notice_room()

@@ -3,7 +3,7 @@
 from typing import Final
 
 from cache.chunks import Chunks
-from cache.eviction import Budget
+from cache.eviction import SPARE_SHARE, Budget
 from cache.past import Past
 from cache.pins import Pins
 from cache.staging import Stagings
@@ -53,6 +53,7 @@ class Keeping:
         """Holds the cache to another limit from now on; what is over it is dropped, as far as it can be."""
         past_bytes = size_bytes // PAST_SHARE
         self._budget.limit_bytes = size_bytes - past_bytes
+        self._chunks.spare_limit_bytes = int(self._budget.limit_bytes * SPARE_SHARE)
         self._budget.notice()
         self._pins.retry()
         await self._past.limit(past_bytes)

@@ -82,6 +82,10 @@ class Verbs:
             "limit": self._limit,
             "pause": self._pause,
             "resume": self._resume,
+            "backups": self._backups,
+            "backup-add": self._backup_add,
+            "backup-remove": self._backup_remove,
+            "backup-now": self._backup_now,
             "stop": self._stop,
             **PastVerbs(drive, self.flush, self._lookup).verbs,
         }
@@ -352,6 +356,20 @@ class Verbs:
         await trio.lowlevel.checkpoint()
         self._drive.flow.resume()
         return self._drive.flow.told()
+
+    async def _backups(self, _: Fields) -> object:
+        await trio.lowlevel.checkpoint()
+        return self._drive.backups.told()
+
+    async def _backup_add(self, fields: Fields) -> object:
+        folder, to, name = (str(fields[word]) for word in ("folder", "to", "name"))
+        return await self._drive.backups.add(folder, to, name, is_into=bool(fields["into"]))
+
+    async def _backup_remove(self, fields: Fields) -> object:
+        return await self._drive.backups.remove(str(fields["folder"]))
+
+    async def _backup_now(self, fields: Fields) -> object:
+        return await self._drive.backups.now(str(fields["folder"]), is_confirmed=bool(fields["yes"]))
 
     def _pinned_paths(self) -> list[str]:
         return [os.fsdecode(self._drive.tree.path_of(node)) or self._point for node in self._drive.pins.pinned()]

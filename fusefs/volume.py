@@ -84,7 +84,7 @@ class Volume:
             return node
         if len(name) > NAME_MAX:
             raise NameTooLong(f"A name has at most {NAME_MAX} bytes.")
-        await self._ensure_listed(folder)
+        await self.ensure_listed(folder)
         return self.tree.child(folder, name)
 
     async def lookup(self, folder: NodeId, name: bytes) -> NodeId:
@@ -96,7 +96,7 @@ class Volume:
 
     async def children(self, folder: NodeId) -> list[Child]:
         """The names in a folder, all of them."""
-        await self._ensure_listed(folder)
+        await self.ensure_listed(folder)
         return self.tree.children(folder)
 
     def parent(self, folder: NodeId) -> NodeId:
@@ -104,7 +104,8 @@ class Volume:
         state = self.record(folder).local
         return folder if folder == ROOT or state is None or not state.names else state.names[0].parent
 
-    async def _ensure_listed(self, folder: NodeId) -> None:
+    async def ensure_listed(self, folder: NodeId) -> None:
+        """Returns when all names in a folder are known here; raises NotFolder, RemoteError."""
         record = self.record(folder)
         if record.local is None or record.local.kind is not Kind.FOLDER:
             raise NotFolder("This is no folder.")
@@ -237,9 +238,9 @@ class Volume:
             raise IsFolder("This is a folder: rmdir removes it.")
         now_ns = time.time_ns()
         with self.tree.edit() as edit:
-            self._remove_name(edit, node, state, Name(folder, name), now_ns)
+            self.remove_name(edit, node, state, Name(folder, name), now_ns)
             edit.touch(folder, now_ns)
-        self._after_removal()
+        self.after_removal()
 
     async def rmdir(self, folder: NodeId, name: bytes) -> None:
         """Removes an empty folder; raises NotFolder, NotEmpty."""
@@ -251,9 +252,9 @@ class Volume:
         assert state is not None
         now_ns = time.time_ns()
         with self.tree.edit() as edit:
-            self._remove_name(edit, node, state, Name(folder, name), now_ns)
+            self.remove_name(edit, node, state, Name(folder, name), now_ns)
             edit.touch(folder, now_ns)
-        self._after_removal()
+        self.after_removal()
 
     async def rename(self, folder: NodeId, name: bytes, new_folder: NodeId, new_name: bytes, flags: int) -> None:
         """As renameat2(2), with RENAME_NOREPLACE and RENAME_EXCHANGE."""
@@ -261,7 +262,7 @@ class Volume:
             raise Invalid("This kind of rename is not known.")
         check_name(new_name)
         await self.lookup(folder, name)
-        await self._ensure_listed(new_folder)
+        await self.ensure_listed(new_folder)
         if not flags and self.tree.child(new_folder, new_name) is not None:
             await self._ensure_known(new_folder, new_name)
         # No await from here to the edit: news may give names to others.
@@ -285,12 +286,12 @@ class Volume:
             if other is not None:
                 replaced = edit.get(other).local
                 assert replaced is not None
-                self._remove_name(edit, other, replaced, target, now_ns)
+                self.remove_name(edit, other, replaced, target, now_ns)
             edit.set_local(node, _renamed(state, source, target, now_ns), now_ns)
             edit.touch(folder, now_ns)
             if new_folder != folder:
                 edit.touch(new_folder, now_ns)
-        self._after_removal()
+        self.after_removal()
 
     def _exchange(self, node: NodeId, source: Name, other: NodeId | None, target: Name) -> None:
         if other is None:
@@ -325,7 +326,7 @@ class Volume:
         """Returns when it is known what is in the folder of this name, if it is one."""
         node: NodeId | None = await self.lookup(folder, name)
         while node is not None and self.record(node).is_unlisted_folder:
-            await self._ensure_listed(node)
+            await self.ensure_listed(node)
             node = self.tree.child(folder, name)
 
     def _child(self, folder: NodeId, name: bytes) -> NodeId:
@@ -351,7 +352,8 @@ class Volume:
                 return
             folder = above
 
-    def _remove_name(self, edit: Edit, node: NodeId, state: NodeState, name: Name, now_ns: int) -> None:
+    def remove_name(self, edit: Edit, node: NodeId, state: NodeState, name: Name, now_ns: int) -> None:
+        """Takes a name from a node within an edit; with its last name it goes, once nobody has it open."""
         names = tuple(own for own in state.names if own != name)
         if names:
             edit.set_local(node, replace(state, names=names, ctime_ns=now_ns), now_ns)
@@ -364,13 +366,14 @@ class Volume:
                 del self._removed_folders[next(iter(self._removed_folders))]
         edit.set_local(node, None, now_ns)
 
-    def _after_removal(self) -> None:
+    def after_removal(self) -> None:
+        """To be called after an edit that took names."""
         self.files.release_dropped()
         self.wake()
 
     async def _ensure_free(self, folder: NodeId, name: bytes) -> None:
         check_name(name)
-        await self._ensure_listed(folder)
+        await self.ensure_listed(folder)
         if self.tree.child(folder, name) is not None:
             raise Exists("The name is taken.")
 
@@ -449,13 +452,16 @@ class Volume:
         self.files.release_dropped()
         self.changed_here(node, record.local, kept)
 
-    def changed_here(self, node: NodeId, before: NodeState | None, after: NodeState) -> None:
-        """Sends and shows an edit that did not come through the kernel: a node made, or given other content."""
+    def changed_here(
+        self, node: NodeId, before: NodeState | None, after: NodeState | None, *, is_content: bool = True
+    ) -> None:
+        """Sends and shows an edit that did not come through the kernel; `is_content`: of a file's content, too."""
         self.wake()
-        names = frozenset(after.names if before is None else ())
+        names = set(before.names if before is not None else ()) ^ set(after.names if after is not None else ())
         nodes = frozenset(() if before is None else (node,))
-        events = {node: Difference(before, after, is_content=before is not None)}
-        self._show(Effects(names, nodes, nodes, events=events))
+        is_content = is_content and before is not None and after is not None
+        events = {node: Difference(before, after, is_content=is_content)}
+        self._show(Effects(frozenset(names), nodes, nodes if is_content else frozenset(), events=events))
 
     # Open files
 

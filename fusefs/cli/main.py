@@ -443,6 +443,60 @@ def cache_limit(size: str) -> None:
     caching.limit(size)
 
 
+@satchel.group(short_help="Keep folders of this machine in the drive.")
+def backup() -> None:
+    """Keep ordinary folders of this machine in the drive, one way: what changes there is sent, and its history kept."""
+
+
+@backup.command("add", short_help="Keep DIR in the drive from now on.")
+@click.argument("folder", metavar="DIR")
+@click.option("--to", metavar="PATH", help="Where in the drive (usual: Backups/DEVICE/NAME).")
+@click.option("--name", metavar="NAME", help="What it is called (usual: the name of DIR).")
+@click.option("--into", is_flag=True, help="Also when PATH has something in it already.")
+def backup_add(folder: str, to: str | None, name: str | None, into: bool) -> None:
+    """Keep DIR in the drive from now on, also after restarts; returns at once."""
+    from fusefs.cli import backing_up  # noqa: PLC0415
+
+    backing_up.add(folder, to, name, is_into=into)
+
+
+@backup.command("list")
+@_json
+def backup_list(as_json: bool) -> None:
+    """List what is backed up, and where to."""
+    from fusefs.cli import backing_up  # noqa: PLC0415
+
+    backing_up.listing(as_json=as_json)
+
+
+@backup.command("status", short_help="Say how each backup stands.")
+@_json
+def backup_status(as_json: bool) -> None:
+    """Say how each backup stands, what could not be read and what is left out; exit code 0: all are up to date."""
+    from fusefs.cli import backing_up  # noqa: PLC0415
+
+    sys.exit(backing_up.status(as_json=as_json))
+
+
+@backup.command("now", short_help="Look through DIR and wait until it is sent.")
+@click.argument("folder", metavar="DIR")
+@click.option("--yes", is_flag=True, help="Also when DIR is empty or another folder: then all of it goes in the drive.")
+def backup_now(folder: str, yes: bool) -> None:
+    """Look through DIR, and return when the server has all of it; exit code 1 when something could not be read."""
+    from fusefs.cli import backing_up  # noqa: PLC0415
+
+    sys.exit(backing_up.now(folder, is_confirmed=yes))
+
+
+@backup.command("remove", short_help="Back DIR up no more; what is stored stays.")
+@click.argument("folder", metavar="DIR")
+def backup_remove(folder: str) -> None:
+    """Back DIR up no more; what is stored stays in the drive."""
+    from fusefs.cli import backing_up  # noqa: PLC0415
+
+    backing_up.remove(folder)
+
+
 @satchel.command(short_help="Bound how fast it sends and receives.")
 @click.option("--up", metavar="RATE", help="The most to be sent in a second, such as 500K or 2M; 0: no limit.")
 @click.option("--down", metavar="RATE", help="The most to be received in a second.")

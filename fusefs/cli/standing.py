@@ -60,10 +60,10 @@ def told(found: dict[str, Any], *, with_files: bool = True) -> list[str]:
         lines.append(f"  Space   {space['name']}: {size(space['used_bytes'])}{quota}")
     if found["unlisted_folders"]:
         lines.append(
-            f"  Names   {_count(found['unlisted_folders'], 'folder')} not listed yet: nothing below is seen offline"
+            f"  Names   {counted(found['unlisted_folders'], 'folder')} not listed yet: nothing below is seen offline"
         )
     if found["ignored"]["count"]:
-        what = f"{_count(found['ignored']['count'], 'ignored file')} ({size(found['ignored']['bytes'])})"
+        what = f"{counted(found['ignored']['count'], 'ignored file')} ({size(found['ignored']['bytes'])})"
         lines.append(f"  Local   {what}: on this machine only")
     for stuck in found["stuck"]:
         lines.append(f"  Issue   {stuck['path'] or 'the drive'}: {stuck['sentence']}")
@@ -76,7 +76,7 @@ def _up(found: dict[str, Any], *, with_files: bool) -> list[str]:
     pending = found["pending"]
     if not pending["count"]:
         return []
-    words = [_count(pending["count"], "change"), f"{size(pending['bytes'])} of content"]
+    words = [counted(pending["count"], "change"), f"{size(pending['bytes'])} of content"]
     if pending["sent_bytes"]:
         words.append(f"{size(pending['sent_bytes'])} of it sent")
     if found["rates"]["up"]:
@@ -102,7 +102,7 @@ def _safety(found: dict[str, Any]) -> str:
     when = "being sent" if found["online"] and not found["silent_seconds"] else "sent when the server is back"
     if found["paused"]["is_paused"]:
         when = "sent when that goes on"
-    return f"{_count(count, 'change')} not on the server yet; safe on this device, and {they} {when}."
+    return f"{counted(count, 'change')} not on the server yet; safe on this device, and {they} {when}."
 
 
 def _status_of(path: str, *, as_json: bool) -> int:
@@ -121,12 +121,12 @@ def _status_of(path: str, *, as_json: bool) -> int:
         sentences["pending"] = "The server does not have all that you wrote yet; it is safe on this device."
     print(shown(f"{found['path']}: {sentences[found['state']]}"))
     if found["lost_edits"]:
-        print(f"  {_count(found['lost_edits'], 'older edit')} of yours that lost: kept on this machine until sent.")
+        print(f"  {counted(found['lost_edits'], 'older edit')} of yours that lost: kept on this machine until sent.")
     if found["size_bytes"]:
         print(f"  {size(found['cached_bytes'])} of {size(found['size_bytes'])} can be read without the server.")
     for count, what in ((found["pending_below"], "to be sent"), (found["ignored_below"], "ignored")):
         if count:
-            print(f"  Below it: {_count(count, 'change')} {what}.")
+            print(f"  Below it: {counted(count, 'change')} {what}.")
     if code and found["held"]:
         print(shown(f"  {found['held']}"))
     return code
@@ -151,7 +151,8 @@ def _host(url: str) -> str:
     return url.partition("://")[2].rstrip("/")
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """So many of something, as a person reads it."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

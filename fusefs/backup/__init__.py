@@ -1,0 +1,1 @@
+"""Backup: ordinary folders of this machine that are kept in the drive, one way."""
