@@ -30,6 +30,7 @@ _HOME: Final = b"Backups"
 _MOST: Final = 100
 _SHOWN: Final = 100
 _FORGOTTEN_AT_ONCE: Final = 200
+_AWAY_SECONDS: Final = 15.0
 
 Fields = dict[str, Any]  # JSON: see docs/status.md
 
@@ -142,6 +143,8 @@ class Backups:
         if self._nursery is None or len(self._mirrors) >= _MOST:
             raise Refused(f"There can be at most {_MOST} backups.")
         path = os.fsencode(folder)
+        if not path.startswith(b"/") or path == b"/":
+            raise Refused(f"{folder} cannot be backed up as a whole. Choose folders in it.", Exit.USAGE)
         name = name or os.path.basename(folder)
         if not name or "/" in name or len(os.fsencode(name)) > NAME_MAX:
             raise Refused("A backup needs a name without slashes: --name NAME", Exit.USAGE)
@@ -166,8 +169,6 @@ class Backups:
     async def _check_folder(self, path: bytes) -> int:
         """The inode of a folder that can be a backup; raises Refused."""
         shown = os.fsdecode(path)
-        if not path.startswith(b"/") or path == b"/":
-            raise Refused(f"{shown} cannot be backed up as a whole. Choose folders in it.", Exit.USAGE)
         for mount in mounts.ours():
             if _is_in(path, os.fsencode(mount.point)):
                 raise Refused(f"{shown} lies in a drive: what is there is kept anyway.", Exit.USAGE)
@@ -279,13 +280,20 @@ class Backups:
                 raise Refused(f"{folder} is not backed up any more.")
         if mirror.paused:
             raise Refused(mirror.paused)
+        if (held := self._volume.sync.standing().held) and not self._tree.is_all_sent():
+            raise Refused(f"All of it is taken, but not on the server yet. {held}", Exit.PENDING)
         sync = self._volume.sync
-        standing = sync.standing()
-        if standing.pending_nodes and (standing.held or not standing.is_online):
-            why = standing.held or f"The server is away: {standing.trouble}"
-            raise Refused(f"All of it is on its way, but not on the server yet. {why}", Exit.PENDING)
-        await sync.sent(mirror.backup.node)
-        return self._told(mirror)
+        # Whoever waits has reason to think that the server is there.
+        sync.retry_now()
+        while True:
+            with trio.move_on_after(_AWAY_SECONDS) as scope:
+                await sync.sent(mirror.backup.node)
+            if not scope.cancelled_caught:
+                return self._told(mirror)
+            standing = sync.standing()
+            if standing.held or not standing.is_online:
+                why = standing.held or f"The server is away: {standing.trouble}"
+                raise Refused(f"All of it is on its way, but not on the server yet. {why}", Exit.PENDING)
 
 
 def _is_in(path: bytes, folder: bytes) -> bool:

@@ -204,9 +204,12 @@ class Listing:
 
 def look_at(
     top: Top, parts: Sequence[bytes], names: Sequence[bytes], watch: Callable[[int], None] | None = None
-) -> tuple[Look, list[Look | None]]:
-    """The folder itself, and these names in it, None for one that is not there; raises Vanished, OSError."""
-    found: list[Look | None] = []
+) -> tuple[Look, list[tuple[bytes, Look | None]]]:
+    """The folder itself, and these names in it, None for one that is not there; raises Vanished, OSError.
+
+    Of a name under which a drive is mounted nothing is said.
+    """
+    found: list[tuple[bytes, Look | None]] = []
     with _opened(top, parts) as (fd, _):
         if watch is not None:
             watch(fd)
@@ -214,15 +217,15 @@ def look_at(
             if b"/".join([top.path, *parts, name]) in top.avoided:
                 continue
             try:
-                found.append(_look(name, os.stat(name, dir_fd=fd, follow_symlinks=False)))
+                found.append((name, _look(name, os.stat(name, dir_fd=fd, follow_symlinks=False))))
             except FileNotFoundError:
-                found.append(None)
+                found.append((name, None))
         return _look(b"", os.fstat(fd)), found
 
 
 def has_any(top: Top, names: Sequence[bytes]) -> bool:
     """Whether one of these names at least is in the top folder; raises Vanished, OSError."""
-    return any(look is not None for look in look_at(top, (), names)[1])
+    return any(look is not None for _, look in look_at(top, (), names)[1])
 
 
 def inodes_in(top: Top) -> set[int]:

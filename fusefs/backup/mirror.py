@@ -190,6 +190,7 @@ class Mirror:
             if str(reason) != self.paused:
                 log.info("the backup of %s pauses: %s", os.fsdecode(self.backup.folder), reason)
             self.paused = str(reason)
+            self._is_confirmed = False
             self.answered = asked
             return
         except (CacheError, RemoteError, VolumeError, OSError, trio.TooSlowError) as error:
@@ -233,6 +234,9 @@ class Mirror:
             self.hints.clear()
             self.reports.begin()
             self._counted = 0
+            for path in self._top.avoided:
+                inner = path[len(self.backup.folder) + 1 :]
+                self.reports.skip(Place(self.backup.id, inner), inner, "a drive is mounted there")
             await self.backup.load_rules(self._ground.in_thread, self._top)
             self._jobs = [_Job(self.backup.id, is_deep=True)]
         else:
@@ -340,7 +344,7 @@ class Mirror:
         while names := self._entries.names(here.folder, after):
             after = names[-1]
             _, looks = await self._ground.in_thread(partial(disk.look_at, self._top, here.parts, names))
-            for name, look in zip(names, looks, strict=True):
+            for name, look in looks:
                 if look is None:
                     await self._note_gone(here, name)
 
@@ -351,10 +355,10 @@ class Mirror:
         await self._dress_top(here, own)
         if here.folder != self.backup.id:
             await self._dress_folder(here, own)
-        for name, look in zip(names, looks, strict=True):
+        for name, look in looks:
             if look is None:
                 await self._note_gone(here, name)
-        await self._consider_all(here, [look for look in looks if look is not None])
+        await self._consider_all(here, [look for _, look in looks if look is not None])
 
     async def _dress_top(self, here: _Here, look: Look) -> None:
         if here.folder == self.backup.id:
@@ -465,10 +469,10 @@ class Mirror:
         if parts is None or parent is None:
             return None
         try:
-            _, (there,) = await self._ground.in_thread(partial(disk.look_at, self._top, parts, [old.name]))
+            _, looks = await self._ground.in_thread(partial(disk.look_at, self._top, parts, [old.name]))
         except OSError:
-            there = None
-        if there is not None and there.inode == look.inode:
+            looks = []
+        if any(there is not None and there.inode == look.inode for _, there in looks):
             return None
         if not self._copying.move(Spot(old, parent), entry, spot):
             return None

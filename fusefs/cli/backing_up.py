@@ -6,16 +6,8 @@ from typing import Any
 
 from fusefs.cli.asking import ask, path_in_mount
 from fusefs.cli.showing import shown
-from fusefs.cli.standing import counted, size
+from fusefs.cli.standing import BACKUP_STATES, counted, size
 from fusefs.control import Exit, Refused
-
-_STATES = {
-    "watching": "up to date",
-    "working": "being looked through",
-    "waiting": "waiting for room",
-    "paused": "paused",
-    "failing": "tried again",
-}
 
 
 def add(folder: str, to: str | None, name: str | None, *, is_into: bool) -> None:
@@ -72,7 +64,7 @@ def _known(folder: str) -> str:
 
 def told(one: dict[str, Any]) -> list[str]:
     """Some lines of how a backup stands."""
-    state = _STATES[one["state"]]
+    state = BACKUP_STATES[one["state"]]
     names = f", {counted(one['names'], 'name')}" if one["checked"] else ""
     lines = [f"{one['folder']} -> {one['target']}: {state}{names}"]
     if one["checked"]:

@@ -11,6 +11,14 @@ from fusefs.control import Exit, Refused
 FILES_SHOWN: Final = 10
 FILES_TOLD: Final = 1_000
 """So many of the files that are to be sent are listed for a person, and for a program."""
+_PROBLEMS_SHOWN: Final = 3
+BACKUP_STATES: Final = {
+    "watching": "up to date",
+    "working": "being looked through",
+    "waiting": "waiting for room",
+    "paused": "paused",
+    "failing": "tried again",
+}
 _LOST: Final = "an older edit of yours, kept on this machine until it is sent"
 _RATE_SHOWN: Final = 10_000
 """Bytes in a second: less comes down only to say that all is as it was."""
@@ -55,6 +63,7 @@ def told(found: dict[str, Any], *, with_files: bool = True) -> list[str]:
         kept = found["kept"]
         missing = f", {size(kept['missing_bytes'])} to be fetched" if kept["missing_files"] else ""
         lines.append(f"  Pinned  {', '.join(found['pinned'])}: {size(kept['size_bytes'])}{missing}")
+    lines += _backups(found["backups"])
     for space in found["spaces"]:
         quota = f" of {size(space['quota_bytes'])}" if space["quota_bytes"] else ""
         lines.append(f"  Space   {space['name']}: {size(space['used_bytes'])}{quota}")
@@ -70,6 +79,22 @@ def told(found: dict[str, Any], *, with_files: bool = True) -> list[str]:
         lines.append(f"          tried again in {duration(stuck['seconds'])}; it is safe on this device meanwhile")
     lines += [f"  Issue   {fault}" for fault in found["rules"]]
     return [shown(line) for line in lines]
+
+
+def _backups(backups: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for one in backups:
+        state = "" if one["state"] == "watching" else f": {BACKUP_STATES[one['state']]}. {one['reason']}".rstrip()
+        lines.append(f"  Backup  {one['folder']} -> {one['target']}{state}")
+        lines += [
+            f"  Issue   {one['folder']}/{problem['path']} is not backed up: {problem['sentence']}"
+            for problem in one["problems"][:_PROBLEMS_SHOWN]
+        ]
+        if (more := one["problem_count"] - _PROBLEMS_SHOWN) > 0:
+            lines.append(f"          and {more} more: satchel backup status")
+        if one["unwatched"]:
+            lines.append(f"  Issue   {one['unwatched']} Until then backups are looked through every few minutes.")
+    return lines
 
 
 def _up(found: dict[str, Any], *, with_files: bool) -> list[str]:
