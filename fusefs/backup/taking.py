@@ -38,7 +38,7 @@ _UNSENT_SHARE: Final = 0.5
 _UNSENT_FILES: Final = 5_000
 _ROOM_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.1
-_RACE_NS: Final = 50_000_000
+_RACE_NS: Final = 20_000_000
 """The kernel's clock for files may stand still so long: a later change may show the same time."""
 _RACE_SECONDS: Final = 0.5
 _RESTLESS: Final = (1.0, 16.0)
