@@ -1,5 +1,6 @@
 """Backups: all folders of this machine that are kept in one drive; they go on by themselves after a restart."""
 
+import dataclasses
 import os
 from functools import partial
 from typing import Any, Final
@@ -79,7 +80,7 @@ class Backups:
 
     def _start(self, chosen: Chosen) -> Mirror:
         assert self._nursery is not None
-        mirror = self._mirrors[chosen.id] = Mirror(Backup(chosen, self._keep), self._ground)
+        mirror = self._mirrors[chosen.id] = Mirror(Backup(chosen, self._keep), dataclasses.replace(self._ground))
         self._nursery.start_soon(mirror.run)
         return mirror
 
@@ -121,7 +122,7 @@ class Backups:
             "target": os.fsdecode(self._tree.path_of(backup.node)),
             "state": state,
             "reason": reason,
-            "unwatched": self._watching.trouble,
+            "unwatched": mirror.hints.unwatched,
             "names": mirror.names,
             "taken_files": taking.taken_files,
             "taken_bytes": taking.taken_bytes,

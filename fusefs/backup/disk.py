@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -169,6 +170,8 @@ class Listing:
 
     def __init__(self, top: Top, parts: Sequence[bytes], watch: Callable[[int], None]) -> None:
         """`watch` gets a descriptor of the folder before it is listed. Raises Vanished, OSError."""
+        self._lock = threading.Lock()
+        self._is_closed = False
         self._avoided = top.avoided
         self._path = b"/".join([top.path, *parts])
         with _opened(top, parts) as (fd, self.device):
@@ -184,20 +187,29 @@ class Listing:
     def page(self, count: int) -> list[Look]:
         """The next ones, in no order; none at the end; raises OSError."""
         looks: list[Look] = []
-        for found in self._found:
-            name = os.fsencode(found.name)
-            if self._path + b"/" + name in self._avoided:
-                continue
-            try:
-                looks.append(_look(name, found.stat(follow_symlinks=False)))
-            except FileNotFoundError:
-                continue
-            if len(looks) == count:
-                break
+        with self._lock:
+            for found in self._found:
+                name = os.fsencode(found.name)
+                if self._path + b"/" + name in self._avoided:
+                    continue
+                try:
+                    looks.append(_look(name, found.stat(follow_symlinks=False)))
+                except FileNotFoundError:
+                    continue
+                if len(looks) == count:
+                    break
+            if self._is_closed:
+                self._close()
         return looks
 
     def close(self) -> None:
-        """Lets go of the folder."""
+        """Lets go of the folder; when nobody waits any more for a thread that lists it, that thread does."""
+        self._is_closed = True
+        if self._lock.acquire(blocking=False):
+            self._close()
+            self._lock.release()
+
+    def _close(self) -> None:
         self._found.close()
         os.close(self._fd)
 
@@ -362,6 +374,8 @@ class Reader:
         except BaseException:
             os.close(self._fd)
             raise
+        self._lock = threading.Lock()
+        self._is_closed = False
         self.block = block_size(self.look.size)
         self._piece = max(_PIECE, self.block)
 
@@ -369,10 +383,13 @@ class Reader:
         """Content from `offset` on, and the digests of its blocks; shorter than a piece at the end; raises OSError."""
         parts: list[bytes] = []
         left = min(self._piece, self.look.size - offset)
-        while left > 0 and (part := os.pread(self._fd, left, offset)):
-            parts.append(part)
-            offset += len(part)
-            left -= len(part)
+        with self._lock:
+            while left > 0 and (part := os.pread(self._fd, left, offset)):
+                parts.append(part)
+                offset += len(part)
+                left -= len(part)
+            if self._is_closed:
+                os.close(self._fd)
         content = b"".join(parts)
         return content, blocks_of(content, self.block)
 
@@ -381,5 +398,8 @@ class Reader:
         return not is_same_content(self.look, _look(self.look.name, os.fstat(self._fd)))
 
     def close(self) -> None:
-        """Lets go of it."""
-        os.close(self._fd)
+        """Lets go of it; when nobody waits any more for a thread that reads it, that thread does."""
+        self._is_closed = True
+        if self._lock.acquire(blocking=False):
+            os.close(self._fd)
+            self._lock.release()

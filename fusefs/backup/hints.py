@@ -37,6 +37,8 @@ class Hints:
         self._later: dict[Place, float] = {}
         self.is_too_much = False
         """More changed than was remembered."""
+        self.unwatched = ""
+        """Why changes in some folders are not heard of, a sentence."""
         self.changed = trio.Event()
 
     def __len__(self) -> int:

@@ -21,6 +21,7 @@ from fusefs.backup.backup import Backup
 from fusefs.backup.copying import Copying, InTheWay, Spot, matches
 from fusefs.backup.disk import Extras, Listing, Look, Top, Vanished
 from fusefs.backup.entries import Entry, FolderId, Place
+from fusefs.backup.going import Going
 from fusefs.backup.hints import Hints
 from fusefs.backup.reports import Reports
 from fusefs.backup.taking import Ground, Taking
@@ -36,7 +37,6 @@ _LOOKED_AT_ONCE: Final = 100
 """Names that are compared before programs have their turn."""
 _BATCH_FILES: Final = 64
 _BATCH_BYTES: Final = 4 << 20
-_GONE_MAX: Final = 10_000
 _EVERYTHING_SECONDS: Final = 3_600.0
 _UNWATCHED_SECONDS: Final = 300.0
 _MISSED_SECONDS: Final = 5.0
@@ -89,7 +89,7 @@ class Mirror:
         self.taking = Taking(backup.id, ground, self._copying, self.hints, self.reports)
         self._top = Top(backup.folder, backup.inode)
         self._jobs: list[_Job] = []
-        self._gone: dict[Place, Entry] = {}
+        self._going = Going(backup, ground, self._copying, self.reports)
         self._is_confirmed = False
         self._failures = 0
         self.paused = ""
@@ -172,8 +172,7 @@ class Mirror:
         """Whether the folder is what it was, with some of what it had."""
         try:
             top = await self._ground.in_thread(partial(disk.find, self.backup.folder, self.backup.inode))
-            self._top = top
-            await self._check_not_vanished(set())
+            await self._going.check_not_vanished(top, set(), is_confirmed=False)
         except (Vanished, OSError):
             return False
         return True
@@ -204,7 +203,7 @@ class Mirror:
         finally:
             self.is_working = False
             self._jobs.clear()
-            self._gone.clear()
+            self._going.noted.clear()
         self.paused = self.trouble = ""
         self._failures, self._again_at = 0, 0.0
         if is_everything:
@@ -213,7 +212,7 @@ class Mirror:
             self.names = self._counted
             self.checked_ns = time.time_ns()
             now = trio.current_time()
-            usual = _UNWATCHED_SECONDS if self._ground.watching.trouble else _EVERYTHING_SECONDS
+            usual = _UNWATCHED_SECONDS if self.hints.unwatched else _EVERYTHING_SECONDS
             pause = _MISSED_SECONDS if self._is_overlooked else max(usual, _REST_FACTOR * (now - begun))
             self._everything_at = now + pause if self.asked == asked else 0.0
 
@@ -232,6 +231,7 @@ class Mirror:
         node = await self._top_node()
         if is_everything:
             self.hints.clear()
+            self.hints.unwatched = ""
             self.reports.begin()
             self._counted = 0
             for path in self._top.avoided:
@@ -246,7 +246,7 @@ class Mirror:
             self._jobs = [_Job(folder, names) for folder, names in hints.items()]
         while self._jobs:
             await self._look(self._jobs.pop(), node)
-        await self._remove_gone()
+        await self._going.take(self._top, is_confirmed=self._is_confirmed)
 
     async def _find_top(self) -> Top:
         backup = self.backup
@@ -282,7 +282,7 @@ class Mirror:
         parts = self._entries.path(self.backup.id, job.folder)
         if parts is None:
             return
-        node = self._node_of(job.folder, top_node)
+        node = self._going.node_of(job.folder)
         if node is None:
             # Somebody removed the copy of this folder: whoever looks at all that is above it makes it again.
             self.overlook()
@@ -306,15 +306,6 @@ class Mirror:
                 raise
             self.taking.failed(place, b"/".join(parts), error)
 
-    def _node_of(self, folder: FolderId, top_node: NodeId) -> NodeId | None:
-        if folder == self.backup.id:
-            return top_node
-        place = self._entries.place_of(folder)
-        entry = self._entries.get(place) if place is not None else None
-        record = self._volume.tree.record(entry.node) if entry is not None else None
-        is_there = record is not None and record.local is not None and record.local.kind is Kind.FOLDER
-        return entry.node if entry is not None and is_there else None
-
     async def _look_at_all(self, here: _Here) -> None:
         ground = self._ground
         listing = await ground.in_thread(
@@ -325,7 +316,7 @@ class Mirror:
             here.device = listing.device
             await self._dress_top(here, listing.look)
             if here.folder == self.backup.id:
-                await self._check_not_vanished(set())
+                await self._going.check_not_vanished(self._top, set(), is_confirmed=self._is_confirmed)
             while looks := await ground.in_thread(partial(listing.page, _PAGE)):
                 known += await self._consider_all(here, looks)
         finally:
@@ -346,7 +337,7 @@ class Mirror:
             _, looks = await self._ground.in_thread(partial(disk.look_at, self._top, here.parts, names))
             for name, look in looks:
                 if look is None:
-                    await self._note_gone(here, name)
+                    await self._note_gone(here.folder, name)
 
     async def _look_at_names(self, here: _Here, names: list[bytes]) -> None:
         watch = partial(self._ground.watching.watch, here.folder, self.hints)
@@ -357,7 +348,7 @@ class Mirror:
             await self._dress_folder(here, own)
         for name, look in looks:
             if look is None:
-                await self._note_gone(here, name)
+                await self._note_gone(here.folder, name)
         await self._consider_all(here, [look for _, look in looks if look is not None])
 
     async def _dress_top(self, here: _Here, look: Look) -> None:
@@ -371,7 +362,7 @@ class Mirror:
         entry = self._entries.get(place) if place is not None else None
         if place is None or entry is None or matches(entry, look) or not here.parts:
             return
-        parent = self._node_of(place.folder, self.backup.node)
+        parent = self._going.node_of(place.folder)
         if parent is None or not self._copying.is_in_place(spot := Spot(place, parent), entry):
             return
         extras = await self._ground.in_thread(partial(disk.extras_of, self._top, here.parts, look))
@@ -422,8 +413,8 @@ class Mirror:
             self.reports.skip(spot.place, path, "another file system is mounted there")
             return False
         if entry is not None and entry.kind is not look.kind:
-            self._gone.pop(spot.place, None)
-            await self._remove(spot.place, entry)
+            self._going.noted.pop(spot.place, None)
+            await self._going.remove(spot.place, entry)
             entry = None
         if why:
             self.reports.skip(spot.place, path, f"it is {why}")
@@ -465,7 +456,7 @@ class Mirror:
         if old is None or entry is None or entry.kind is not look.kind or old == spot.place:
             return None
         parts = self._entries.path(self.backup.id, old.folder)
-        parent = self._node_of(old.folder, self.backup.node)
+        parent = self._going.node_of(old.folder)
         if parts is None or parent is None:
             return None
         try:
@@ -476,7 +467,7 @@ class Mirror:
             return None
         if not self._copying.move(Spot(old, parent), entry, spot):
             return None
-        self._gone.pop(old, None)
+        self._going.noted.pop(old, None)
         self.reports.settle(old)
         return entry
 
@@ -499,66 +490,6 @@ class Mirror:
         except (OSError, InTheWay) as error:
             self.taking.failed(spot.place, b"/".join([*parts, look.name]), error)
 
-    # What is gone
-
-    async def _note_gone(self, here: _Here, name: bytes) -> None:
-        place = Place(here.folder, name)
-        self.reports.settle(place)
-        entry = self._entries.get(place)
-        if entry is None:
-            return
-        self._gone[place] = entry
-        if len(self._gone) >= _GONE_MAX:
-            await self._remove_gone()
-
-    async def _check_not_vanished(self, gone: set[bytes]) -> None:
-        """Raises Vanished when nothing is left in the folder of all that it had."""
-        after = b""
-        is_something = False
-        inodes: set[int] = set()
-        while names := self._entries.names(self.backup.id, after):
-            after = names[-1]
-            is_something = True
-            left = [name for name in names if name not in gone]
-            is_left = await self._ground.in_thread(partial(disk.has_any, self._top, left))
-            if is_left:
-                return
-            inodes = inodes or await self._ground.in_thread(partial(disk.inodes_in, self._top))
-            if any(
-                (entry := self._entries.get(Place(self.backup.id, name))) and entry.inode in inodes for name in left
-            ):
-                return
-        if is_something and not self._is_confirmed:
-            raise Vanished(
-                f"{os.fsdecode(self.backup.folder)} has nothing of what it had. Is its disk mounted? If all of it is "
-                f"to go from the drive, too: satchel backup now --yes {os.fsdecode(self.backup.folder)}"
-            )
-
-    async def _remove_gone(self) -> None:
-        if not self._gone:
-            return
-        at_top = {place.name for place in self._gone if place.folder == self.backup.id}
-        if at_top:
-            await self._check_not_vanished(at_top)
-        gone, self._gone = self._gone, {}
-        for place, entry in gone.items():
-            if self._entries.get(place) == entry:
-                await self._remove(place, entry)
-
-    async def _remove(self, place: Place, entry: Entry) -> None:
-        """Takes a name, and all below it, out of the drive, as far as it is of this backup."""
-        todo = [(place, entry, False)]
-        while todo:
-            where, one, is_empty = todo.pop()
-            if one.folder and not is_empty:
-                inner = self._entries.page(one.folder, limit=_PAGE)
-                # After a whole page there may be more.
-                todo.append((where, one, len(inner) < _PAGE))
-                todo += [(Place(one.folder, name), below, False) for name, below in inner]
-                continue
-            if one.folder:
-                self._ground.watching.forget(one.folder)
-            parent = self._node_of(where.folder, self.backup.node)
-            self._copying.remove(Spot(where, parent if parent is not None else NodeId(0)), one)
-            self.reports.settle(where)
-            await trio.lowlevel.checkpoint()
+    async def _note_gone(self, folder: FolderId, name: bytes) -> None:
+        if self._going.note(Place(folder, name)):
+            await self._going.take(self._top, is_confirmed=self._is_confirmed)

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
@@ -49,7 +49,7 @@ _UNSENT_AGAIN_SECONDS: Final = 0.5
 
 @dataclass
 class Ground:
-    """What all backups of a drive share."""
+    """What a backup stands on; but for its threads it shares all of it with the others of its drive."""
 
     volume: Volume
     stagings: Stagings
@@ -58,11 +58,11 @@ class Ground:
     watching: Watching
     rule_for: Callable[[bytes, bool], str]
     """The drive's rule that ignores a path in it (and whether it is of a folder); empty when none does."""
+    unsent: dict[int, tuple[FolderId, Place]] = field(default_factory=dict)
+    """Stagings of large files that are on their way, with the backup and the name that they are of."""
 
     def __post_init__(self) -> None:
         self._limiter = trio.CapacityLimiter(_THREADS)
-        self.unsent: dict[int, tuple[FolderId, Place]] = {}
-        """Stagings of large files that are on their way, with the backup and the name that they are of."""
 
     async def in_thread(self, job: Callable[[], _T]) -> _T:
         """What waits for a disk that is not ours."""

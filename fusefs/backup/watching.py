@@ -34,6 +34,9 @@ _LIMIT: Final = Path("/proc/sys/fs/inotify/max_user_watches")
 class Listener(Protocol):
     """Who hears of changes in a folder."""
 
+    unwatched: str
+    """Set to a sentence when a folder could not be watched: why."""
+
     def note(self, folder: FolderId, name: bytes, *, is_written: bool) -> None:
         """A name in it (empty: the folder itself) may be another; `is_written`: it is being written to just now."""
 
@@ -48,23 +51,25 @@ class Watching:
         self._watches: dict[FolderId, int] = {}
         # A thread adds watches: what they tell is not looked at before it is known of which folder.
         self._lock = threading.Lock()
-        self.trouble = ""
-        """Why not all folders are watched, a sentence; empty when they are."""
         self._inotify: inotify_simple.INotify | None = None
+        self._trouble = ""
         try:
             self._inotify = inotify_simple.INotify(nonblocking=True)
         except OSError as error:
-            self.trouble = f"This system watches no more folders for this user ({error.strerror})."
+            self._trouble = (
+                f"This system watches no more for this user ({error.strerror}; fs.inotify.max_user_instances)."
+            )
 
     def watch(self, folder: FolderId, listener: Listener, fd: int) -> None:
         """Watches the folder that this descriptor is of, from now on; may be called in a thread."""
         if self._inotify is None:
+            listener.unwatched = self._trouble
             return
         with self._lock:
             try:
                 number = self._inotify.add_watch(f"/proc/self/fd/{fd}", _MASK)
             except OSError as error:
-                self.trouble = _sentence(error)
+                listener.unwatched = _sentence(error)
                 return
             old = self._folders.get(number)
             if old is not None and old[0] != folder:

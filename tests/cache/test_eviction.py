@@ -298,3 +298,25 @@ def test_used_never_passes_the_limit_whatever_happens(
     finally:
         world.chunks.close()
         world.chunks.store.close()
+
+
+def test_spare_chunks_go_first_and_never_take_more_than_their_share(world: World) -> None:
+    async def main() -> None:
+        for number in range(5):
+            await world.add(number)
+        spare = [(await world.add(number, 30_000)).id for number in range(10, 12)]
+        await world.chunks.note_spare(spare)
+        assert world.held(10, 30_000), "within their share, they stay"
+        assert world.held(11, 30_000)
+        pinned = (await world.add(12, 30_000)).id
+        world.pins.add(pinned)
+        await world.chunks.note_spare([pinned, (await world.add(13, 30_000)).id])
+        # 75,000 bytes are their share: the oldest went.
+        assert not world.held(10, 30_000)
+        await world.add(5)
+        await world.add(6)
+        await world.add(14, 40_000)
+        assert [world.held(number, 30_000) for number in (11, 12, 13)] == [False, True, False]
+        assert all(world.held(number) for number in range(7)), "no other had to go for them"
+
+    trio.run(main)

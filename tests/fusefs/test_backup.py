@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,14 @@ class World:
         with self.tree.edit() as edit:
             edit.put(ROOT, replace(edit.get(ROOT), is_listed=True))
         self.entries = Entries(self.store)
-        self.watching = Watching(lambda: self.mirror.overlook())
+        self.watching = Watching(self.missed)
         self.ground = Ground(
             self.volume, self.stagings, budget, self.entries, self.watching, lambda _path, _is_folder: ""
         )
         self.mirror = Mirror(Backup(self.chosen, lambda: None), self.ground)
+
+    def missed(self) -> None:
+        self.mirror.overlook()
 
     def close(self) -> None:
         """As a daemon that was killed: nothing is said to anybody."""
@@ -285,5 +288,91 @@ def test_the_drive_is_the_folder_after_any_edits(steps: list[tuple[list[tuple[st
         before = world.mirror.taking.taken_files
         await world.round(is_everything=True)
         assert world.mirror.taking.taken_files == before, "what did not change is not read again"
+
+    run(job)
+
+
+def few_watches() -> None:
+    """What happens where this user may watch three folders only; for a process of its own."""
+    Path("/proc/sys/user/max_inotify_watches").write_text("3")
+
+    async def job(world: World) -> None:
+        for number in range(5):
+            (world.folder / f"{number}").mkdir()
+        await world.mirror._round_logged()
+        unwatched = world.mirror.hints.unwatched
+        assert "max_user_watches" in unwatched, unwatched
+        for number in range(5):
+            (world.folder / f"{number}/file").write_text("x")
+        # Not all of it is heard of, so everything is looked through after five minutes, not an hour.
+        world.clock.jump(301)
+        await world.mirror._round_logged()
+        assert world.in_drive() == world.on_disk()
+        # As soon as the limit is higher all are watched.
+        Path("/proc/sys/user/max_inotify_watches").write_text("100")
+        world.clock.jump(301)
+        await world.mirror._round_logged()
+        assert not world.mirror.hints.unwatched
+        assert world.watching.count == 6
+
+    run(job)
+
+
+def test_where_no_more_folders_can_be_watched_all_is_looked_through_more_often() -> None:
+    # The kernel counts watches for each user namespace: this one is nobody else's.
+    code = f"import runpy; runpy.run_path({__file__!r})['few_watches']()"
+    command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_more_hints_than_are_kept_are_a_look_at_everything() -> None:
+    async def job() -> None:
+        hints = Hints()
+        for number in range(10_000):
+            hints.note(FolderId(1), b"%d" % number, is_written=False)
+        assert len(hints) == 1
+        for number in range(5_000):
+            hints.note(FolderId(number), b"x", is_written=False)
+        assert hints.is_too_much
+        assert hints.next_due == 0
+
+    trio.run(job, clock=trio.testing.MockClock())
+
+
+def test_an_edit_that_waits_to_be_sent_is_kept_when_the_folder_wins() -> None:
+    async def job(world: World) -> None:
+        (world.folder / "file").write_text("first")
+        await world.round(is_everything=True)
+        world.send()
+        node = world.tree.child(world.chosen.node, b"file")
+        assert node is not None
+        handle = world.volume.open(node, is_writing=True, is_truncating=True)
+        await world.volume.files.write(handle.file, 0, b"by a program in the drive")
+        (world.folder / "file").write_text("second")
+        await world.round(is_everything=True)
+        ((_, kept, lost),) = world.tree.lost()
+        assert kept == node
+        assert world.content(world.stagings.load(StagingId(lost.staged))) == b"by a program in the drive"
+        assert world.in_drive()[b"file"][3] == b"second"
+        world.volume.close(handle)
+        assert world.in_drive()[b"file"][3] == b"second"
+
+    run(job)
+
+
+def test_what_was_noted_of_a_large_folder_goes_with_it() -> None:
+    async def job(world: World) -> None:
+        (world.folder / "stays").touch()
+        (world.folder / "large/inner").mkdir(parents=True)
+        for number in range(1_200):
+            (world.folder / f"large/inner/{number}").touch()
+        await world.round(is_everything=True)
+        assert world.in_drive() == world.on_disk()
+        shutil.rmtree(world.folder / "large")
+        await world.round(is_everything=True)
+        assert world.in_drive() == world.on_disk()
+        assert world.store.count(Table.BACKED) == world.store.count(Table.BACKED_INODES) == 1
+        assert world.watching.count == 1
 
     run(job)
