@@ -20,6 +20,7 @@ from fusefs.options import parse_options
 COMMANDS = {
     *("diff", "rewind", "undo", "trash", "purge", "retention"),
     *("devices", "password", "link"),
+    "backup",
     "cache",
     "login",
     "logout",
@@ -59,6 +60,7 @@ STANDING: dict[str, Any] = {
     "rules": [],
     "ignored": {"count": 0, "bytes": 0},
     "pinned": [],
+    "backups": [],
     "kept": {"files": 0, "size_bytes": 0, "missing_files": 0, "missing_bytes": 0},
     "cache": {"bytes": 5_000_000, "limit_bytes": 10_000_000_000},
     "spaces": [
@@ -155,6 +157,24 @@ def test_status_says_first_whether_the_work_is_safe(
     monkeypatch.setattr(standing, "ask", lambda *_, **__: {**STANDING, **changes})
     assert _ended(monkeypatch, "status") == code
     assert capsys.readouterr().out.splitlines()[0] == first
+
+
+def test_status_tells_of_backups_and_what_is_not_in_them() -> None:
+    one = {
+        "folder": "/home/ann/Documents",
+        "target": "Backups/desk/Documents",
+        "state": "paused",
+        "reason": "It is gone.",
+        "problems": [{"path": ODD, "sentence": "Permission denied"}] * 4,
+        "problem_count": 6,
+        "unwatched": "No more watches.",
+    }
+    assert told({**STANDING, "backups": [one]})[-7:-1] == [
+        "  Backup  /home/ann/Documents -> Backups/desk/Documents: paused. It is gone.",
+        *[f"  Issue   /home/ann/Documents/{ODD_SHOWN} is not backed up: Permission denied"] * 3,
+        "          and 3 more: satchel backup status",
+        "  Issue   No more watches. Until then backups are looked through every few minutes.",
+    ]
 
 
 def test_status_names_what_is_stuck_and_why() -> None:

@@ -34,14 +34,20 @@ def fields(found: dict[str, Any]) -> set[str]:
     }
 
 
-def test_what_is_documented_is_what_is_printed(device: Any) -> None:
+def test_what_is_documented_is_what_is_printed(device: Any, tmp_path: Path) -> None:
     desk = device("desk")
     (desk.path / "folder").mkdir()
     (desk.path / "folder/.x.swp").write_text("x")
     desk.wait()
-    whole, of_path = PAGE.split("`satchel status PATH --json`:")
+    whole, rest = PAGE.split("`satchel status PATH --json`:")
+    of_path, of_backup = rest.split("\n`satchel backup list --json`")
     assert fields(json.loads(desk.must("status", "--json"))) == documented(whole)
     assert fields(json.loads(desk.must("status", "--json", desk.path / "folder"))) == documented(of_path)
+    papers = tmp_path / "papers"
+    papers.mkdir()
+    desk.must("backup", "add", papers)
+    (one,) = json.loads(desk.must("backup", "list", "--json"))
+    assert fields(one) == documented(of_backup)
 
 
 def test_status_tells_how_far_uploads_are(device: Any) -> None:
