@@ -11,7 +11,7 @@ from fusefs.cli.signing_in import asked_password
 from fusefs.control import Exit, Refused
 from fusefs.settings import load_account, save_account
 from remote.client.account import AccountService
-from remote.protocol.messages import DeviceEntry
+from remote.protocol.account import DeviceEntry
 
 
 def listing(*, as_json: bool) -> None:

@@ -10,8 +10,8 @@ from fusefs.cli.server import asked_server, signed_in_account
 from fusefs.cli.showing import shown
 from fusefs.cli.signing_in import asked_password
 from fusefs.control import Exit, Refused
+from remote.protocol.account import LinkEntry, LinkRequest
 from remote.protocol.ids import NODE_MAX, NodeId, SpaceId
-from remote.protocol.messages import LinkEntry, LinkRequest
 
 SENT_SECONDS = 30.0
 """How long a link waits for what it is to show to be on the server."""

@@ -7,10 +7,8 @@ from remote.client.patience import Patience
 from remote.client.service import DEADLINE_SECONDS
 from remote.client.session import Session, open_session
 from remote.client.traffic import Traffic
-from remote.protocol.ids import DeviceId
-from remote.protocol.messages import (
+from remote.protocol.account import (
     Devices,
-    Done,
     LinkEntry,
     LinkRequest,
     Links,
@@ -19,6 +17,8 @@ from remote.protocol.messages import (
     RevokeLinkRequest,
     SignOutRequest,
 )
+from remote.protocol.ids import DeviceId
+from remote.protocol.messages import Done
 
 
 class AccountService:

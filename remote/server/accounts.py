@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import argon2
 
+from remote.protocol.account import PasswordRequest
 from remote.protocol.errors import BadRequest, Busy, NotAllowed, NotSignedIn, ServerFault, TooLarge, Wiped
 from remote.protocol.ids import NODE_RANGE_BITS, ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
-from remote.protocol.messages import LoginAnswer, LoginRequest, NodeRange, PasswordRequest
+from remote.protocol.messages import LoginAnswer, LoginRequest, NodeRange
 from remote.protocol.nodes import ROOT_NAME, Kind, NodeState
 from remote.server.database import accounts as account_rows
 from remote.server.database import spaces as space_rows

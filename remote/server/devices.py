@@ -2,15 +2,9 @@
 
 from collections.abc import Callable
 
+from remote.protocol.account import DeviceEntry, Devices, PasswordRequest, RenameDeviceRequest, SignOutRequest
 from remote.protocol.errors import NotFound
-from remote.protocol.messages import (
-    DeviceEntry,
-    Devices,
-    Done,
-    PasswordRequest,
-    RenameDeviceRequest,
-    SignOutRequest,
-)
+from remote.protocol.messages import Done
 from remote.server.accounts import Accounts
 from remote.server.database import accounts as account_rows
 from remote.server.database.accounts import Device, DeviceRow

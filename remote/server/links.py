@@ -11,14 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from remote.protocol.account import LinkEntry, LinkRequest, Links, RevokeLinkRequest
 from remote.protocol.errors import BadRequest, Gone, NotAllowed, NotFound, NotSignedIn
-from remote.protocol.messages import (
-    Done,
-    LinkEntry,
-    LinkRequest,
-    Links,
-    RevokeLinkRequest,
-)
+from remote.protocol.messages import Done
 from remote.protocol.nodes import NAME_MAX, Kind, Manifest
 from remote.server.accounts import PROVEN_MAX, PROVEN_SECONDS, Accounts, Lately
 from remote.server.database import links as link_rows

@@ -9,6 +9,7 @@ from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 
+from remote.protocol.account import LinkRequest, PasswordRequest, RenameDeviceRequest, RevokeLinkRequest, SignOutRequest
 from remote.protocol.errors import Busy
 from remote.protocol.history import (
     DiffRequest,
@@ -32,19 +33,14 @@ from remote.protocol.messages import (
     Done,
     GetRequest,
     HistoryRequest,
-    LinkRequest,
     ListRequest,
     LoginRequest,
     LostRequest,
     MomentsRequest,
     NodesRequest,
-    PasswordRequest,
     PollRequest,
     PutRequest,
-    RenameDeviceRequest,
-    RevokeLinkRequest,
     SettleRequest,
-    SignOutRequest,
     UrlsRequest,
     WantRequest,
 )

@@ -5,16 +5,9 @@ from typing import Any
 
 import pytest
 
+from remote.protocol.account import DeviceEntry, Devices, PasswordRequest, RenameDeviceRequest, SignOutRequest
 from remote.protocol.errors import NotAllowed, NotFound, NotSignedIn, Wiped
-from remote.protocol.messages import (
-    DeviceEntry,
-    Devices,
-    Done,
-    LoginRequest,
-    PasswordRequest,
-    RenameDeviceRequest,
-    SignOutRequest,
-)
+from remote.protocol.messages import Done, LoginRequest
 from remote.server import accounts
 from remote.server import instance as instances
 from remote.server.instance import Instance

@@ -8,9 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
+from remote.protocol.account import LinkEntry, LinkRequest, Links, RevokeLinkRequest
 from remote.protocol.errors import BadRequest, NotAllowed, NotFound
 from remote.protocol.ids import ROOT, NodeId
-from remote.protocol.messages import Done, LinkEntry, LinkRequest, Links, RevokeLinkRequest
+from remote.protocol.messages import Done
 from remote.server.accounts import FAILURES_FREE
 from remote.server.instance import Instance
 
