@@ -76,6 +76,10 @@ class Files:
 
         return await self._database.read(read)
 
+    async def left(self, user: UserId, space: SpaceId) -> int:
+        """Bytes that may come before the quota is full."""
+        return await self._database.read(lambda session: member_space(session, space, user, Right.WRITE).left)
+
     async def make(self, user: UserId, space: SpaceId, parent: NodeId, name: bytes, state: NodeState) -> NodeId | None:
         """A new node with `state` under this name (`state.names` does not matter); None when the name is taken."""
         node = await self.fresh_node(user)

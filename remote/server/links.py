@@ -7,12 +7,13 @@ from a copy that the space's key seals.
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 
 from remote.protocol.account import LinkEntry, LinkRequest, Links, RevokeLinkRequest
 from remote.protocol.errors import BadRequest, Gone, NotAllowed, NotFound, NotSignedIn
+from remote.protocol.ids import NodeId
 from remote.protocol.messages import Done
 from remote.protocol.nodes import NAME_MAX, Kind, Manifest
 from remote.server.accounts import PROVEN_MAX, PROVEN_SECONDS, Accounts, Lately
@@ -190,23 +191,25 @@ class LinkAnswers:
     async def children(self, opened: Opened) -> list[Item]:
         """What is in the folder, by name; at most CHILDREN_MAX."""
         return await self._database.read(
-            lambda session: list(islice(_children(session, opened, opened.item), CHILDREN_MAX))
+            lambda session: list(
+                islice(children_of(session, opened.row.space, opened.key, opened.item.node), CHILDREN_MAX)
+            )
         )
 
-    async def tree(self, opened: Opened) -> list[tuple[str, Item]]:
+    async def tree(self, opened: Opened) -> list[tuple[str, NodeId]]:
         """All files and folders below the folder with their paths from it; raises NotAllowed for over TREE_MAX."""
 
-        def read(session: Session) -> list[tuple[str, Item]]:
-            found: list[tuple[str, Item]] = []
-            waiting = [("", opened.item)]
+        def read(session: Session) -> list[tuple[str, NodeId]]:
+            found: list[tuple[str, NodeId]] = []
+            waiting = [("", opened.item.node)]
             while waiting:
                 prefix, folder = waiting.pop()
-                for item in _children(session, opened, folder):
+                for item in children_of(session, opened.row.space, opened.key, folder):
                     path = f"{prefix}{shown_name(item.name)}"
                     if item.state.kind == Kind.FOLDER:
-                        waiting.append((f"{path}/", item))
                         path += "/"
-                    found.append((path, item))
+                        waiting.append((path, item.node))
+                    found.append((path, item.node))
                     if len(found) > TREE_MAX:
                         raise NotAllowed(f"There are over {TREE_MAX:,} files in this folder: take them one by one.")
             return found
@@ -227,6 +230,13 @@ class LinkAnswers:
             if await self._files.make(row.user, row.space, opened.item.node, tried, file_state(manifest)) is not None:
                 return tried
         raise NotAllowed("Too many files of that name are there already: give it another one.")
+
+    def now(self, opened: Opened, node: NodeId) -> Item | None:
+        """A node of a link as it is now, for callers in a thread; None when it is removed."""
+        try:
+            return self._database.read_now(lambda session: item_of(session, opened.row.space, opened.key, node))
+        except NotFound:
+            return None
 
     async def _check_password(self, row: LinkRow, password: str | None) -> None:
         if not row.password_hash:
@@ -250,10 +260,6 @@ def _below(session: Session, opened: Opened, path: tuple[bytes, ...]) -> Item:
     if len(path) > DEPTH_MAX:
         raise NotFound("There is no such file in this folder.")
     return below(session, opened.row.space, opened.key, opened.item, path)
-
-
-def _children(session: Session, opened: Opened, folder: Item) -> Iterator[Item]:
-    return children_of(session, opened.row.space, opened.key, folder.node)
 
 
 def _entry(row: LinkRow, secret: str, name: bytes, *, is_over: bool) -> LinkEntry:

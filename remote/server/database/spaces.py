@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from remote.protocol.ids import DeviceId, NodeId, Rev, SpaceId, UserId
+from remote.protocol.nodes import FILE_SIZE_MAX
 from remote.server.database.connection import Row, Session
 
 
@@ -19,6 +20,11 @@ class SpaceRow:
     used: int
     last_time_ns: int
     wrapped_key: bytes
+
+    @property
+    def left(self) -> int:
+        """Bytes that may come before the quota is full; without one, what a file may have."""
+        return max(0, self.quota - self.used) if self.quota else FILE_SIZE_MAX
 
 
 @dataclass(frozen=True)

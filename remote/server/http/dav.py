@@ -368,7 +368,8 @@ class _File(_Node, DAVNonCollection):  # type: ignore[misc]
         return _Reading(self._drive.instance, self._space, self._manifest)
 
     def begin_write(self, *, content_type: str | None = None) -> "_Writing":
-        self._writing = _Writing(self._drive.instance.contents.writer(self._space))
+        left = self._drive.ask(self._drive.files.left(self._user, self._space)) + self._manifest.size
+        self._writing = _Writing(self._drive.instance.contents.writer(self._space), left)
         return self._writing
 
     def end_write(self, *, with_errors: bool) -> None:
@@ -428,8 +429,9 @@ class _Reading:
 class _Writing:
     """Content on its way in."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, most: int) -> None:
         self._writer = writer
+        self._most = most
         self.finish = writer.finish
 
     @property
@@ -437,11 +439,13 @@ class _Writing:
         return self._writer.size
 
     def write(self, piece: bytes) -> None:
+        if self._writer.size + len(piece) > self._most:
+            raise DAVError(HTTP_INSUFFICIENT_STORAGE, "The quota does not leave room for this.")
         self._writer.add(piece)
 
     def writelines(self, pieces: Iterator[bytes]) -> None:
         for piece in pieces:
-            self._writer.add(piece)
+            self.write(piece)
 
     def close(self) -> None:
         """What came is kept by `end_write`."""

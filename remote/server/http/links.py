@@ -16,7 +16,8 @@ from litestar.response import Stream
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from remote.protocol.errors import BadRequest, Busy, NotAllowed, NotSignedIn, RemoteError, ServerFault, TooLarge
-from remote.protocol.nodes import FILE_SIZE_MAX, Kind
+from remote.protocol.ids import NodeId
+from remote.protocol.nodes import Kind
 from remote.protocol.sealing import Buffer
 from remote.server.archive import Member, zipped
 from remote.server.content import Writer
@@ -111,10 +112,13 @@ class LinkRoutes:
         if request.method == "HEAD":
             return Response(b"", media_type="application/zip", headers=headers)
         await self._links.count(opened, _who(request), is_beginning=True)
-        pieces = zipped(self._member(opened, path, item) for path, item in found)
+        pieces = zipped(member for path, node in found if (member := self._member(opened, path, node)) is not None)
         return Stream(self._sent(pieces), media_type="application/zip", headers=headers)
 
-    def _member(self, opened: Opened, path: str, item: Item) -> Member:
+    def _member(self, opened: Opened, path: str, node: NodeId) -> Member | None:
+        item = self._links.now(opened, node)
+        if item is None:
+            return None
         manifest = item.state.content
         content: Iterator[Buffer] = iter(())
         if manifest is not None:
@@ -143,14 +147,15 @@ class LinkRoutes:
         self._streams += 1
         try:
             writer = self._instance.contents.writer(opened.row.space)
+            most = opened.space.left
             if request.method == "PUT":
                 if len(path) != 1:
                     raise BadRequest("Say the name of the file behind the link's address.")
                 name = path[0]
-                async for together in gathered(body_pieces(request, FILE_SIZE_MAX)):
+                async for together in gathered(body_pieces(request, most)):
                     await asyncio.to_thread(_add, writer, together)
             else:
-                name = await self._from_form(request, writer)
+                name = await self._from_form(request, writer, most)
             manifest = await asyncio.to_thread(writer.finish)
         finally:
             self._streams -= 1
@@ -160,15 +165,15 @@ class LinkRoutes:
             return Response(f"{sentence}\n", status_code=201, media_type="text/plain", headers=_HEADERS)
         return _html(pages.message("Thank you", sentence), 201)
 
-    async def _from_form(self, request: AnyRequest, writer: Writer) -> bytes:
-        """Takes the one file of a form; its name."""
+    async def _from_form(self, request: AnyRequest, writer: Writer, most: int) -> bytes:
+        """Takes the one file of a form, of at most so many bytes; its name."""
         kind, options = parse_options_header(request.headers.get("content-type", ""))
         if kind != "multipart/form-data" or "boundary" not in options:
             raise BadRequest("A file is brought by PUT, or by a form as multipart/form-data.")
         name = b""
         try:
             with PushMultipartParser(options["boundary"], max_header_size=4096, max_segment_count=1) as parser:
-                async for together in gathered(body_pieces(request, FILE_SIZE_MAX)):
+                async for together in gathered(body_pieces(request, most)):
                     content: list[bytes] = []
                     for event in (event for piece in together for event in parser.parse(piece)):
                         if isinstance(event, MultipartSegment):

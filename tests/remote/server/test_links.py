@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from remote.protocol.errors import BadRequest, NotAllowed, NotFound
 from remote.protocol.ids import ROOT, NodeId
 from remote.protocol.messages import Done
 from remote.server.accounts import FAILURES_FREE
+from remote.server.database import spaces as space_rows
 from remote.server.instance import Instance
 
 pytestmark = pytest.mark.anyio
@@ -230,3 +232,35 @@ async def test_links_have_a_bound(drive: Drive, monkeypatch: pytest.MonkeyPatch)
     await drive.link()
     with pytest.raises(NotAllowed, match="revoke some"):
         await drive.link()
+
+
+async def test_what_passes_the_quota_is_not_even_taken(
+    drive: Drive, http: httpx.AsyncClient, instance: Instance
+) -> None:
+    link = await drive.link(kind="upload")
+    used = (await drive.ann.space()).used
+    instance.database.write_now(lambda session: space_rows.set_quota(session, drive.ann.home, used + 1_000_000))
+    before = await drive.ann.names(drive.folder)
+
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield bytes(100_000)
+
+    assert (await http.put(f"{link.path}/large", content=endless())).status_code == 413
+    assert await drive.ann.names(drive.folder) == before
+    assert (await http.put(f"{link.path}/fits", content=bytes(900_000))).status_code == 201
+
+
+async def test_an_archive_goes_on_without_what_is_removed_meanwhile(
+    drive: Drive, http: httpx.AsyncClient, instance: Instance, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = await drive.link()
+    found = await instance.links.tree(await instance.links.opened(link.path.rpartition("/")[2], None))
+    await drive.ann.made(build.change(drive.file, None, (await drive.ann.node(drive.file)).rev))
+
+    async def tree(_: object) -> Any:
+        return found
+
+    monkeypatch.setattr(instance.links, "tree", tree)
+    with zipfile.ZipFile(io.BytesIO((await http.get(f"{link.path}?zip")).content)) as archive:
+        assert sorted(archive.namelist()) == ["intro.txt", "page.html", "tables/"]
