@@ -96,7 +96,7 @@ class Backups:
         found = self._ground.unsent.pop(staging.id, None)
         if found is not None and found[0] in self._mirrors:
             top, place = found
-            Copying(top, self._volume, self._stagings, self._entries).note_sent(place, staging)
+            self._mirrors[top].taking.note_sent(place, staging)
 
     # Commands
 
@@ -128,6 +128,7 @@ class Backups:
             "taken_bytes": taking.taken_bytes,
             "checked": moments.iso(mirror.checked_ns) if mirror.checked_ns else "",
             "waiting": len(mirror.hints),
+            "restless": len(reports.restless),
             "problem_count": len(problems) + reports.unnamed,
             "problems": [
                 {"path": os.fsdecode(one.path), "sentence": one.sentence, "seconds": round(one.seconds, 1)}
@@ -197,8 +198,6 @@ class Backups:
                 what = "is" if path == other else "overlaps with what is"
                 where = os.fsdecode(self._tree.path_of(mirror.backup.node))
                 raise Refused(f"{os.fsdecode(path)} {what} backed up already, in {where}: {os.fsdecode(other)}")
-            if any(chosen.is_removed and chosen.folder == path for chosen in self._chosen):
-                raise Refused(f"What was noted of {os.fsdecode(path)} is still being forgotten. Try again in a moment.")
 
     def _check_target(self, target: bytes) -> None:
         parts = target.split(b"/")
@@ -271,6 +270,16 @@ class Backups:
     async def now(self, folder: str, *, is_confirmed: bool) -> Fields:
         """Looks through a folder, and returns when the server has all of it; raises Refused."""
         mirror = self._find(folder)
+        await self._look_through(mirror, is_confirmed=is_confirmed)
+        await self._sent(mirror)
+        while mirror.taking.behind:
+            # Of these, older content was on its way.
+            await self._look_through(mirror, is_confirmed=False)
+            await self._sent(mirror)
+        return self._told(mirror)
+
+    async def _look_through(self, mirror: Mirror, *, is_confirmed: bool) -> None:
+        folder = os.fsdecode(mirror.backup.folder)
         number = mirror.ask(is_confirmed=is_confirmed)
         while mirror.answered < number:
             moved = mirror.moved
@@ -281,20 +290,22 @@ class Backups:
                 raise Refused(f"{folder} is not backed up any more.")
         if mirror.paused:
             raise Refused(mirror.paused)
-        if (held := self._volume.sync.standing().held) and not self._tree.is_all_sent():
-            raise Refused(f"All of it is taken, but not on the server yet. {held}", Exit.PENDING)
+
+    async def _sent(self, mirror: Mirror) -> None:
         sync = self._volume.sync
+        if (held := sync.standing().held) and not self._tree.is_all_sent():
+            raise Refused(f"All of it is taken, but not on the server yet. {held}", Exit.PENDING)
         # Whoever waits has reason to think that the server is there.
         sync.retry_now()
         while True:
             with trio.move_on_after(_AWAY_SECONDS) as scope:
                 await sync.sent(mirror.backup.node)
             if not scope.cancelled_caught:
-                return self._told(mirror)
+                return
             standing = sync.standing()
             if standing.held or not standing.is_online:
                 why = standing.held or f"The server is away: {standing.trouble}"
-                raise Refused(f"All of it is on its way, but not on the server yet. {why}", Exit.PENDING)
+                raise Refused(f"All of it is taken, but not on the server yet. {why}", Exit.PENDING)
 
 
 def _is_in(path: bytes, folder: bytes) -> bool:

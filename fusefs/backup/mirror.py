@@ -233,6 +233,7 @@ class Mirror:
             self.hints.clear()
             self.hints.unwatched = ""
             self.reports.begin()
+            self.taking.begin()
             self._counted = 0
             for path in self._top.avoided:
                 inner = path[len(self.backup.folder) + 1 :]

@@ -44,7 +44,8 @@ _RACE_SECONDS: Final = 0.5
 _RESTLESS: Final = (1.0, 16.0)
 _RESTLESS_TRIES: Final = 6
 """After so many, a file that never rests is taken as it was read."""
-_UNSENT_AGAIN_SECONDS: Final = 0.5
+_BEHIND_SECONDS: Final = 30.0
+"""A large file of which older content is on its way is looked at when that is there, or after so long."""
 
 
 @dataclass
@@ -80,6 +81,7 @@ class Taking:
         self._reports = reports
         self.is_waiting = False
         """For room: what was taken before is to be sent first."""
+        self._behind: set[Place] = set()
         self.taken_files = 0
         self.taken_bytes = 0
 
@@ -136,8 +138,10 @@ class Taking:
         found = self._copying.old_content(spot, old)
         if found is None:
             # What was taken before is on its way: to begin anew each time would never come to an end.
-            self._hints.again(spot.place, _UNSENT_AGAIN_SECONDS)
+            self._behind.add(spot.place)
+            self._hints.again(spot.place, _BEHIND_SECONDS)
             return
+        self._behind.discard(spot.place)
         base, is_known = found
         is_known = is_known and old is not None and disk.block_size(old.size) == reader.block
         known = self._ground.entries.blocks(spot.place) if is_known else b""
@@ -193,6 +197,22 @@ class Taking:
                 self._ground.unsent.pop(staging.id, None)
                 staging.remove()
             raise
+
+    @property
+    def behind(self) -> int:
+        """How many large files have changed since what is on its way of them was taken."""
+        return len(self._behind)
+
+    def note_sent(self, place: Place, staging: Staging) -> None:
+        """The server has what a staging held: what came after it can be taken."""
+        self._copying.note_sent(place, staging)
+        if place in self._behind:
+            self._behind.discard(place)
+            self._hints.note(place.folder, place.name, is_written=False)
+
+    def begin(self) -> None:
+        """All is looked through: what is still behind is noted again."""
+        self._behind.clear()
 
     def failed(self, place: Place, path: bytes, error: Exception) -> None:
         """Notes why a name could not be taken, and when to try again; one that is gone is looked at soon."""

@@ -71,6 +71,8 @@ def told(one: dict[str, Any]) -> list[str]:
         lines.append(f"  Looked through at {one['checked']}")
     if one["taken_files"]:
         lines.append(f"  Read since the mount: {counted(one['taken_files'], 'file')}, {size(one['taken_bytes'])}")
+    if one["restless"]:
+        lines.append(f"  Being written to, and taken when at rest: {counted(one['restless'], 'file')}")
     return lines + [f"  {line}" for line in (one["reason"], *unwatched(one), *one["rules"]) if line]
 
 

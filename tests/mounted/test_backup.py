@@ -381,14 +381,7 @@ def test_a_backup_that_is_added_again_reads_nothing_that_is_stored(device: Any, 
     add(desk, papers)
     now(desk, papers)
     desk.ask("backup-remove", folder=str(papers))
-    settled_fields = {"into": True}
-    pause = threading.Event()
-    for _ in range(100):
-        try:
-            add(desk, papers, **settled_fields)
-            break
-        except Refused:
-            pause.wait(0.02)
+    add(desk, papers, into=True)
     assert now(desk, papers)["taken_files"] == 0
     assert tree(desk.path / COPY) == tree(papers)
 
@@ -473,6 +466,21 @@ def test_pause_and_the_server_away_hold_it_back_and_lose_nothing(device: Any, se
     server.start()
     desk.wait()
     assert now(desk, papers)["state"] == "watching"
+
+
+def test_what_changed_while_older_content_was_on_its_way_is_sent_too(device: Any, papers: Path) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    (papers / "large").write_bytes(b"first" * 100_000)
+    desk.ask("pause")
+    add(desk, papers)
+    settled(desk, lambda one: one["taken_files"] == 1)
+    (papers / "large").write_bytes(b"second" * 100_000)
+    with pytest.raises(Refused, match="paused"):
+        now(desk, papers)
+    desk.ask("resume")
+    now(desk, papers)
+    desk.in_step(laptop)
+    assert (laptop.path / COPY / "large").read_bytes() == b"second" * 100_000
 
 
 def test_content_of_backups_does_not_fill_the_cache(device: Any, papers: Path) -> None:
