@@ -76,12 +76,12 @@ def test_what_waits_for_the_end_of_the_journal_waits_also_when_the_server_goes_a
         changes = world.two.pull.service.changes
         is_cut = False
 
-        async def cut(space: SpaceId, since: Rev) -> Changes:
+        async def cut(space: SpaceId, since: Rev, life: int = 0) -> Changes:
             nonlocal is_cut
             if world.two.tree.news() and not is_cut:
                 is_cut = True
                 world.two.wire.set_up(False)
-            return await changes(space, since)
+            return await changes(space, since, life)
 
         world.two.pull.service.changes = cut  # type: ignore[method-assign]
         world.two.wire.set_up(True)

@@ -89,10 +89,10 @@ class Play(Doing):
 
     async def settle(self) -> None:
         """Everybody comes online and does what is left to do."""
-        for device, handle, data in list(self.held):
-            await self._let_go(device, handle, data)
         for device in self.devices:
             device.wire.calm()
+        for device, handle, data in list(self.held):
+            await self._let_go(device, handle, data)
         for reading in list(self.reading):
             await self._read_on(*reading)
         for device in self.devices:
