@@ -32,9 +32,18 @@ class Filler:
 
     def __init__(self, url: str, user: str, password: str) -> None:
         """Signs in."""
-        self._url = url
+        self.url = url
         answer = trio.run(login, url, user, password, "filler")
-        self._token, self._space = answer.token, answer.home
+        self.token, self.space = answer.token, answer.home
+
+    def head(self) -> Rev:
+        """The last rev."""
+
+        async def ask() -> Rev:
+            async with connect(self.url, self.token) as service:
+                return (await service.spaces()).spaces[0].head
+
+        return trio.run(ask)
 
     def tree(self, count: int) -> None:
         """So many files under `tree`, FILES_IN_FOLDER in each folder and FOLDERS_IN_FOLDER of those in each above."""
@@ -49,16 +58,17 @@ class Filler:
         trio.run(self._fill, lambda ids: _deep(ids, depth))
 
     async def _fill(self, changes_of: Callable[[Iterator[NodeId]], Iterator[Change]]) -> None:
-        async with connect(self._url, self._token) as service:
+        async with connect(self.url, self.token) as service:
             leased = await service.lease_range()
             changes = changes_of(map(NodeId, range(leased.first, leased.first + leased.count)))
             # Folders come before what is in them, so commits go one by one.
             while batch := tuple(islice(changes, CHANGES_MAX)):
-                answer = await service.commit(self._space, Commit(os.urandom(16), batch))
+                answer = await service.commit(self.space, Commit(os.urandom(16), batch))
                 assert answer.rev, answer.reason
 
 
-def _change(node: NodeId, parent: NodeId, name: str, kind: Kind, content: Manifest | None = None) -> Change:
+def change_of(node: NodeId, parent: NodeId, name: str, kind: Kind, content: Manifest | None = None) -> Change:
+    """A node that is made."""
     now = time.time_ns()
     mode = 0o755 if kind is Kind.FOLDER else 0o644
     names = (Name(parent, name.encode()),)
@@ -67,11 +77,11 @@ def _change(node: NodeId, parent: NodeId, name: str, kind: Kind, content: Manife
 
 def _file(node: NodeId, parent: NodeId, number: int) -> Change:
     text = b"file number %d\n" % number
-    return _change(node, parent, name_of(number), Kind.FILE, Manifest(len(text), text))
+    return change_of(node, parent, name_of(number), Kind.FILE, Manifest(len(text), text))
 
 
 def _folder(node: NodeId, parent: NodeId, name: str) -> Change:
-    return _change(node, parent, name, Kind.FOLDER)
+    return change_of(node, parent, name, Kind.FOLDER)
 
 
 def _tree(ids: Iterator[NodeId], count: int) -> Iterator[Change]:

@@ -159,13 +159,13 @@ def table(results: Results, names: list[str], goals: dict[str, float]) -> str:
     for what in results.order:
         found = medians(results.values[what])
         local, best, to_best = ratios(results.units[what], found)
-        cells = [_number(found.get(name)) for name in names]
-        cells.append(_number(local, 3))
+        cells = [number(found.get(name)) for name in names]
+        cells.append(number(local, 3))
         if peers:
-            cells.append(f"{_number(to_best, 3)} {best}".strip())
+            cells.append(f"{number(to_best, 3)} {best}".strip())
         goal, ours = goals.get(what), found.get(Satchel.name)
         reached = better(results.units[what], ours, goal) if goal is not None and ours is not None else None
-        cells += [_number(goal), _number(reached, 3)]
+        cells += [number(goal), number(reached, 3)]
         lines.append(f"| {what} | {results.units[what]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -184,11 +184,12 @@ def costs(results: Results) -> str:
                     statistics.median(one.wire.sent_bytes for one in each) / MB,
                     statistics.median(one.wire.received_bytes for one in each) / MB,
                 ]
-                lines.append(f"| {step} | {name} | {' | '.join(_number(number) for number in numbers)} |")
+                lines.append(f"| {step} | {name} | {' | '.join(number(value) for value in numbers)} |")
     return "\n".join(lines)
 
 
-def _number(value: float | None, digits: int = 4) -> str:
+def number(value: float | None, digits: int = 4) -> str:
+    """As tables say it, in so many digits at least; empty for None."""
     if value is None:
         return ""
     return f"{value:,.0f}" if value >= 10 ** (digits - 1) or value == int(value) else f"{value:.{digits}g}"
