@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from cache import news
 from cache.errors import NoSuchNode
+from cache.lease import Lease
 from cache.lives import Lives, set_back
 from cache.staging import Staging
 from cache.tree import Edit, Table, Tree
@@ -106,8 +107,11 @@ class Clock:
 class Pull:
     """Brings one space's news in; `lock` is held while news change the tree."""
 
-    def __init__(self, service: Service, home: Home, tree: Tree, clock: Clock, mount: Mount) -> None:
+    def __init__(
+        self, service: Service, home: Home, tree: Tree, clock: Clock, mount: Mount, lease: Lease | None = None
+    ) -> None:
         self.service = service
+        self.lease = lease or Lease(tree)
         self.home = home
         self.clock = clock
         self.mount = mount

@@ -280,6 +280,9 @@ class Push:
         try:
             await self._take_answer(sent, answer.rev, answer.life, done)
             self._forget(())
+            if answer.room is not None:
+                # Not before: what was sent counts on one side only.
+                self._pull.lease.take(answer.room)
             # Who waits for the server need not wait for the cache.
             self.on_taken()
         finally:

@@ -124,6 +124,7 @@ class Store:
         self._absent: list[set[bytes]] = []
         self._is_kept = False
         self._is_full = trio.Event()
+        self._is_changed = trio.Event()
         self._not_before = 0.0
         try:
             self._open_engine()
@@ -341,6 +342,7 @@ class Store:
                 (value is not None) - (self.get(table, key) is not None) for key, value in puts[table].items()
             )
         self._active.apply(puts, size_bytes, self._sequence)
+        self._is_changed.set()
         if _is_full(self._active):
             self.hurry()
 
@@ -370,19 +372,25 @@ class Store:
         self._is_kept = True
         try:
             while True:
+                if not self.pending:
+                    await self._is_changed.wait()
                 with trio.move_on_after(CHECKPOINT_SECONDS):
                     await self._is_full.wait()
                 self._is_full = trio.Event()
+                self._is_changed = trio.Event()
                 if self.pending and time.monotonic() >= self._not_before:
                     await self._checkpoint_in_thread()
                 elif self._not_before:
                     await trio.sleep(CHECKPOINT_SECONDS)
-                self._unmap()
+                self.unmap()
         finally:
             self._is_kept = False
 
-    def _unmap(self) -> None:
-        """Lets go of pages of the file that were read: they stay in the kernel's cache, but not on our account."""
+    def unmap(self) -> None:
+        """Lets go of pages of the file that were read: they stay in the kernel's cache, but not on our account.
+
+        To be called now and then by who reads much; `keep` does when something was changed.
+        """
         if self._commit is None and _mapped_pages() > _MAPPED_PAGES:
             self._open_again()
 

@@ -80,6 +80,7 @@ class Sync:
         self._gathering_since: float | None = None
         # Somebody waited for the server in vain, and it was not heard of since.
         self._is_given_up = False
+        self._is_room_known = False
         self._begun_at = 0.0
         self._rested_at = 0.0
         self.wiped = trio.Event()
@@ -184,6 +185,17 @@ class Sync:
             with trio.move_on_at(limit):
                 await moved.wait()
 
+    async def ask_for_room(self, wanted: int) -> None:
+        """Returns when the server was asked for a lease of so many bytes; raises RemoteError."""
+        # What is on its way counts on both sides until its answer is taken in.
+        await self._push.answered()
+        lease = self._pull.lease
+        lease.take(await self._pull.service.room(self._pull.home.space, lease.held(), wanted))
+
+    def hold_back(self, node: NodeId, sentence: str) -> None:
+        """Does not send this node as it is, until it is edited again: what is in it was not to be all."""
+        self._push.troubles.hold(node, sentence)
+
     async def _is_sent(self, node: NodeId | None) -> bool:
         if self._tree.is_all_sent():
             return True
@@ -222,6 +234,10 @@ class Sync:
             with self._connection() as connection:
                 await self.ensure_range()
                 await self._pull.catch_up()
+                if not self._is_room_known:
+                    lease = self._pull.lease
+                    lease.take(await self._pull.service.room(self._pull.home.space, lease.held(), 0), is_first=True)
+                    self._is_room_known = True
                 self._arrived()
                 # What came may be rules for what is sent.
                 self._push.changed.set()
@@ -232,18 +248,23 @@ class Sync:
                 await self._wait_for_news()
             if connection.failed:
                 failures += 1
-                self._is_online = False
+                self._is_online = self._is_room_known = False
                 await self._pause(failures)
 
     async def _wait_for_news(self) -> None:
         """Returns when there may be commits that are not our own, or after POLL_SECONDS."""
         space = self._pull.home.space
         while True:
-            answer = await self._pull.service.poll({space: self._tree.cursor}, POLL_SECONDS)
+            self._pull.lease.lower()
+            held = self._pull.lease.held()
+            holding = {} if held is None else {space: held}
+            answer = await self._pull.service.poll({space: self._tree.cursor}, POLL_SECONDS, holding)
             self._pull.clock.heard(answer.now_ns)
             # Mostly it is our own commit, whose answer is as near.
             with trio.move_on_after(ANSWER_SECONDS):
                 await self._push.answered()
+            if space in answer.rooms:
+                self._pull.lease.take(answer.rooms[space])
             if answer.heads.get(space) != self._tree.cursor:
                 return
             self._arrived()

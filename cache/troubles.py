@@ -1,17 +1,20 @@
 """Troubles: what cannot be sent now, why, and when it is tried again."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
+import msgspec
 import trio
 
 from cache.tree import Tree
-from remote.protocol.errors import ServerFault
+from remote.protocol.errors import QuotaExceeded, ServerFault
 from remote.protocol.ids import NodeId
 
 LATER_SECONDS: Final = (1.0, 300.0)
+_HELD: Final = "held"
 _REFUSALS_FREE: Final = 4
 """Refusals in a row that are ordinary: somebody was first, and the next try knows it."""
 
@@ -26,6 +29,11 @@ class Trouble:
     edited_ns: int = 0
     error: Exception | None = None
 
+    @property
+    def is_held(self) -> bool:
+        """Whether only an edit ends it."""
+        return self.again_at == math.inf
+
 
 class Troubles:
     """Those of one space: of nodes, and of edits that lost a merge (by their key in the tree)."""
@@ -34,13 +42,22 @@ class Troubles:
         self._tree = tree
         self._refusals: dict[NodeId, int] = {}
         self._lost: dict[bytes, Trouble] = {}
-        self.nodes: dict[NodeId, Trouble] = {}
+        kept = tree.setting(_HELD)
+        held = msgspec.msgpack.decode(kept, type=dict[int, tuple[int, str]]) if kept else {}
+        self.nodes: dict[NodeId, Trouble] = {
+            NodeId(node): _held(sentence, edited_ns) for node, (edited_ns, sentence) in held.items()
+        }
 
     def note(self, node: NodeId, error: Exception) -> None:
         """The node cannot be sent; each time in a row it is tried again later."""
         tries = self.nodes[node].tries + 1 if node in self.nodes else 1
         sentence = str(error) or repr(error)
         self.nodes[node] = Trouble(sentence, tries, _later(tries), self._tree.edited_ns(node), error)
+
+    def hold(self, node: NodeId, sentence: str) -> None:
+        """The node is not to be sent as it is, also after a restart, until somebody edits it again."""
+        self.nodes[node] = _held(sentence, self._tree.edited_ns(node))
+        self._keep_held()
 
     def note_lost(self, key: bytes, error: Exception) -> None:
         """An edit that lost cannot be sent."""
@@ -57,9 +74,15 @@ class Troubles:
                 again_at = trio.current_time() + seconds
                 self.nodes[node] = Trouble(sentence, tries, again_at, self._tree.edited_ns(node))
 
+    def _keep_held(self) -> None:
+        held = {node: (each.edited_ns, each.sentence) for node, each in self.nodes.items() if each.is_held}
+        self._tree.set_setting(_HELD, msgspec.msgpack.encode(held))
+
     def end(self, node: NodeId) -> None:
         """The node was sent."""
-        self.nodes.pop(node, None)
+        trouble = self.nodes.pop(node, None)
+        if trouble is not None and trouble.is_held:
+            self._keep_held()
         self._refusals.pop(node, None)
 
     def end_lost(self, key: bytes) -> None:
@@ -103,8 +126,14 @@ class Troubles:
     def retry_all(self) -> None:
         """What was in the way may be gone: all may be tried again now."""
         now = trio.current_time()
-        self.nodes = {node: replace(trouble, again_at=now) for node, trouble in self.nodes.items()}
+        self.nodes = {
+            node: trouble if trouble.is_held else replace(trouble, again_at=now) for node, trouble in self.nodes.items()
+        }
         self._lost = {key: replace(trouble, again_at=now) for key, trouble in self._lost.items()}
+
+
+def _held(sentence: str, edited_ns: int) -> Trouble:
+    return Trouble(sentence, 0, math.inf, edited_ns, QuotaExceeded(sentence))
 
 
 def _later(tries: int) -> float:

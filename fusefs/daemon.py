@@ -45,7 +45,6 @@ _LOCK_SECONDS: Final = 5.0
 _READY_SECONDS: Final = 20.0
 _FLUSH_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 5.0
-_LOOK_SECONDS: Final = 1.0
 _ANSWER_SECONDS: Final = 3.0
 _NEW_OBJECTS: Final = 10_000
 """After so many the garbage collector looks for circles among them; hardly a request makes any."""
@@ -169,8 +168,11 @@ async def _serve(scope: trio.CancelScope) -> None:
 
 async def _end_with_the_mount(point: str, scope: trio.CancelScope) -> None:
     """Ends when the folder is unmounted, although a copy of it in another mount namespace still holds it."""
-    while mounts.is_ours_at(point):  # noqa: ASYNC110 - the kernel's list is no event
-        await trio.sleep(_LOOK_SECONDS)
+    with open("/proc/self/mountinfo", "rb") as listed:  # noqa: ASYNC230 - no disk is behind it
+        while mounts.is_ours_at(point):
+            # proc(5): a change of the list is an exceptional condition of the file, of which epoll tells who waits for
+            # anything; that it can be read is always so, that it can be written never.
+            await trio.lowlevel.wait_writable(listed)
     await _end(scope)
 
 

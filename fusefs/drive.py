@@ -5,9 +5,7 @@ import logging
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
 
-import msgspec
 import trio
 
 from cache.chunks import Chunks
@@ -28,6 +26,7 @@ from cache.upload import Upload
 from fusefs.announcer import Announcer
 from fusefs.attributes import DiskRoom, Owner
 from fusefs.backup.backups import Backups
+from fusefs.beat import Beat
 from fusefs.conflicts import Conflicts
 from fusefs.counting import Counting
 from fusefs.errors import ServerAway
@@ -45,34 +44,10 @@ from fusefs.versions import Versions
 from fusefs.volume import Volume
 from remote.protocol.errors import RemoteError, Unreachable
 from remote.protocol.ids import ChunkId, DeviceId, NodeId, SpaceId
+from remote.protocol.messages import Room
 from remote.protocol.service import Acts, Service
 
 log = logging.getLogger(__name__)
-
-FLUSH_SECONDS: Final = 1.0
-ROOM_SECONDS: Final = 60.0
-_ROOM_AGAIN_SECONDS: Final = 1.0
-_ROOM: Final = "room"
-
-
-class Room(msgspec.Struct, frozen=True, array_like=True):
-    """What the server last said of the space, in bytes; quota 0: none. Before it said anything: plenty."""
-
-    free: int = 1 << 40
-    used: int = 0
-    quota: int = 0
-
-    @property
-    def left(self) -> int | None:
-        """What the quota still allows; None: there is none."""
-        return self.quota - self.used if self.quota else None
-
-    @property
-    def shown(self) -> DiskRoom:
-        """As `df` shows it."""
-        if self.quota:
-            return DiskRoom(self.quota, max(0, min(self.free, self.quota - self.used)))
-        return DiskRoom(self.used + self.free, self.free)
 
 
 @dataclass(frozen=True)
@@ -130,7 +105,7 @@ class Drive:
         self.files.sweep()
         face = Face(self.files, self._announce, self.budget.notice)
         home = Home(self.space, DeviceId(account.device), account.secret)
-        pull = Pull(service, home, self.tree, Clock(), face)
+        pull = Pull(service, home, self.tree, Clock(), face, self.files.quota.lease)
         upload = Upload(service, self.space, account.secret, self.reader, self.chunks)
         self.ignoring = Ignoring(self.tree, self.stagings, self.reader)
         push = Push(pull, self.tree, self.stagings, self.chunks, upload, self.ignoring)
@@ -159,6 +134,8 @@ class Drive:
         self.conflicts = Conflicts(
             self.volume, self.stagings, self.versions, self.restore, service, space=self.space, device=device
         )
+        self._beat = Beat()
+        self._lost = trio.Event()
         self.counting = Counting(self.tree, traffic, self.reader.counters)
         self.keeping = Keeping(self.budget, self.chunks, self.stagings, self.past, self.pins, self.counting)
         self.operations = (
@@ -175,10 +152,12 @@ class Drive:
         self.operations.repeat(self.repeater)
         self.announcer = Announcer(point, self.volume, self.operations.absent, self.repeater, announcing_hand)
         self.operations.is_own = self.announcer.is_own
-        kept = self.tree.setting(_ROOM)
-        self.room = msgspec.msgpack.decode(kept, type=Room) if kept else Room()
-        self.volume.room = self.room.shown
-        self.files.quota.left_bytes = self.room.left
+        self.volume.room = self._shown_room
+        quota = self.files.quota
+        quota.is_online, quota.ask = self.files.is_online, self.sync.ask_for_room
+        quota.lease.on_more = push.retry_all
+        quota.lease.on_lost = self._note_loss
+        self.files.on_cut = self._hold_back
 
     async def _deliver(self, node: NodeId) -> None:
         """Returns when the server has what was closed or synced, with `sync=remote`."""
@@ -202,9 +181,28 @@ class Drive:
             self.ignoring.note_shown(effects.names, self.volume.wake)
         self.pins.notice()
 
+    @property
+    def room(self) -> Room:
+        """What the server last said of the space."""
+        return self.files.quota.lease.room
+
+    def _shown_room(self) -> DiskRoom:
+        room, left = self.room, self.files.quota.left_bytes
+        if left is None:
+            return DiskRoom(room.used + room.free, room.free)
+        return DiskRoom(room.quota, max(0, min(room.free, left)))
+
+    def _hold_back(self, node: NodeId) -> None:
+        self.sync.hold_back(
+            node,
+            "A write to it was refused, as the quota is used up: what there is of it stays here, and the server keeps "
+            "what it had. Make room and write it again; or touch it, to send it as it is.",
+        )
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keeps in step with the server, fetches, and keeps what is known, until cancelled."""
         trio.lowlevel.add_instrument(self.counting.turns)
+        trio.lowlevel.add_instrument(self._beat)
         # What is there now stays. Looking for circles in all of it held up programs for 50 ms, time and again.
         gc.freeze()
         async with trio.open_nursery() as nursery:
@@ -214,17 +212,18 @@ class Drive:
             nursery.start_soon(self.pins.run)
             nursery.start_soon(self.state.keep)
             nursery.start_soon(self.cache.keep)
-            nursery.start_soon(self._flush)
-            nursery.start_soon(self._ask_for_room)
+            nursery.start_soon(self._keep_up)
+            nursery.start_soon(self._mend)
             nursery.start_soon(self.chunks.sweep)
             nursery.start_soon(self.backups.run)
             task_status.started()
 
-    async def _flush(self) -> None:
-        """Files that are open for long, or could not be flushed when they were closed, and what is counted."""
+    async def _keep_up(self) -> None:
+        """Once a second while anything goes on: what is written to and not closed, and what is counted."""
         was_online = False
         while True:
-            await trio.sleep(FLUSH_SECONDS)
+            # A file that was not flushed is flushed in time, whether anything else goes on or not.
+            await self._beat.next(may_rest=not self.files.has_unflushed)
             self.flow.sample()
             with suppress(DiskFull):  # programs were told; the next round may find room
                 if self.files.flush_closed() or self.files.flush_long_open():
@@ -237,37 +236,19 @@ class Drive:
             if self.files.fetched:
                 self.announcer.refresh(self.files.fetched)
                 self.files.fetched = set()
+            for store in (self.state, self.cache):
+                store.unmap()
 
-    async def _ask_for_room(self) -> None:
+    def _note_loss(self) -> None:
+        self._lost.set()
+
+    async def _mend(self) -> None:
+        """Sends again what the server says it lost, as often as it says so."""
         while True:
-            cursor = self.tree.cursor
-            try:
-                await self._look_for_room()
-            except RemoteError:
-                # Sync tells why, and tries again at a pace that a server with many devices bears.
-                while not self.sync.is_online:  # noqa: ASYNC110 - nobody tells of it
-                    await trio.sleep(_ROOM_AGAIN_SECONDS)
-                await trio.sleep(_ROOM_AGAIN_SECONDS)
-                continue
-            with trio.move_on_after(ROOM_SECONDS):
-                await trio.sleep(_ROOM_AGAIN_SECONDS)
-                # What was sent is used up, what was removed is free, and programs hear of the end when they write.
-                while self.tree.cursor == cursor:  # noqa: ASYNC110 - once a second, however many commits there are
-                    await trio.sleep(_ROOM_AGAIN_SECONDS)
-
-    async def _look_for_room(self) -> None:
-        for space in (await self._service.spaces()).spaces:
-            if space.space == self.space:
-                with suppress(DiskFull):
-                    self._take_room(Room(space.free, space.used, space.quota))
-                if space.lost:
-                    await self._resending.mend()
-
-    def _take_room(self, room: Room) -> None:
-        self.room = room
-        self.volume.room = room.shown
-        self.files.quota.left_bytes = room.left
-        self.tree.set_setting(_ROOM, msgspec.msgpack.encode(room))
+            await self._lost.wait()
+            self._lost = trio.Event()
+            with suppress(RemoteError):  # it will say so again
+                await self._resending.mend()
 
     def close(self) -> None:
         """Puts what open files hold into the stores and lets go of everything but them."""

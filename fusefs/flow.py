@@ -138,16 +138,24 @@ class Flow:
         }
 
     def sample(self) -> None:
-        """To be called about once a second, so that rates are known."""
+        """To be called about once a second while anything goes over the wire, so that rates are known."""
+        self._drop_old_samples()
         self._samples.append((time.monotonic(), self._traffic.sent_bytes, self._traffic.received_bytes))
 
     def rates(self) -> tuple[float, float]:
         """Bytes per second that went up and came down lately."""
+        self._drop_old_samples()
         if not self._samples:
             return 0.0, 0.0
         at, sent, received = self._samples[0]
         seconds = max(1.0, time.monotonic() - at)
         return (self._traffic.sent_bytes - sent) / seconds, (self._traffic.received_bytes - received) / seconds
+
+    def _drop_old_samples(self) -> None:
+        """Nothing was sampled while nothing went on: a rate over all of that would be of no use."""
+        oldest = time.monotonic() - _RATE_SAMPLES - 1
+        while self._samples and self._samples[0][0] < oldest:
+            self._samples.popleft()
 
     def silent_seconds(self) -> float:
         """How long the server has answered nothing of what it was asked; 0 when it has, or content is on its way."""

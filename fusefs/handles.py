@@ -14,10 +14,11 @@ from msgspec.structs import replace
 from cache.cursor import Cursor
 from cache.errors import ContentDamaged, DiskFull, NoSuchNode
 from cache.eviction import Budget
+from cache.lease import Lease
 from cache.reader import Reader
 from cache.staging import Staging, StagingId, Stagings
 from cache.tree import Record, Tree
-from fusefs.errors import Invalid, TooLarge
+from fusefs.errors import Invalid, OverQuota, TooLarge
 from fusefs.quota import Quota
 from fusefs.siblings import Siblings
 from remote.protocol.cutting import Buffer
@@ -59,6 +60,8 @@ class OpenFile:
     """Time of the last write or utime that is not in the tree yet; 0: the tree knows."""
     is_refused: bool = False
     """The last write found no room."""
+    is_cut: bool = False
+    """The last write was refused for the quota: what there is of it was not to be all."""
 
 
 @dataclass
@@ -67,6 +70,8 @@ class Handle:
 
     file: OpenFile
     is_writing: bool
+    is_direct: bool = False
+    """Its writes come straight from the program, which can be told of each of them."""
     cursor: Cursor = field(default_factory=Cursor)
 
 
@@ -82,7 +87,10 @@ class OpenFiles:
         self._files: dict[NodeId, OpenFile] = {}
         self.fetched: set[NodeId] = set()
         """Files of which more may be held than the kernel was told (st_blocks): they were read, and closed since."""
-        self.quota = Quota(tree, stagings)
+        self.quota = Quota(Lease(tree))
+        self.quota.lease.unflushed_bytes = self._unflushed_growth
+        self.on_cut: Callable[[NodeId], None] = lambda _: None
+        """Told of a file that was flushed although its last write was refused: it is not to be seen elsewhere."""
         self.is_online: Callable[[], bool] = lambda: True
         """Whether the server can be reached: then what was written is being sent, which makes room."""
         # A write waited for room in vain, and nothing was sent since.
@@ -131,6 +139,11 @@ class OpenFiles:
     def changed(self) -> list[OpenFile]:
         """Files with something that is not flushed."""
         return [file for file in self._files.values() if file.is_changed and not file.is_orphan]
+
+    @property
+    def has_unflushed(self) -> bool:
+        """Whether anything was written that only memory has."""
+        return any(file.is_changed or not file.handles for file in self._files.values())
 
     def open(self, node: NodeId, *, is_writing: bool, is_reading: bool = True) -> Handle:
         """Opens a file; raises NoSuchNode. `is_reading`: its content, and what is beside it, may be wanted next."""
@@ -303,17 +316,36 @@ class OpenFiles:
             return await self.read(handle, offset, length)
         return b"".join(parts)
 
-    async def write(self, file: OpenFile, offset: int, data: bytes) -> int:
-        """Takes bytes; raises DiskFull, TooLarge."""
+    async def write(self, file: OpenFile, offset: int, data: bytes, *, is_direct: bool = False) -> int:
+        """Takes bytes; raises DiskFull, TooLarge, and OverQuota when the program waits for this write (`is_direct`)."""
         if offset + len(data) > SIZE_MAX:
             raise TooLarge(f"A file has at most {SIZE_MAX} bytes.")
         await self._make_room(file, len(data))
+        if is_direct:
+            await self._check_quota(file, offset + len(data))
         staging = self._stage(file)
+        size_before = staging.size
         staging.write(offset, data)
+        self.quota.grew(staging.size - size_before)
+        file.is_cut = False
         self._note_change(file)
         if staging.is_crowded:
             await self._thin(staging)
         return len(data)
+
+    async def _check_quota(self, file: OpenFile, size: int) -> None:
+        try:
+            await self.quota.make_room(size - self.size(file))
+        except OverQuota:
+            file.is_cut = True
+            raise
+
+    def _unflushed_growth(self) -> int:
+        total = 0
+        for file in self.changed():
+            record = self._record(file)
+            total += self.size(file) - (record.size if record is not None else 0)
+        return total
 
     async def _make_room(self, file: OpenFile, n: int) -> None:
         if self._budget.has_room(n):
@@ -346,8 +378,11 @@ class OpenFiles:
             raise Invalid("A size cannot be negative.")
         if size > SIZE_MAX:
             raise TooLarge(f"A file has at most {SIZE_MAX} bytes.")
-        if size != self.size(file):
+        size_before = self.size(file)
+        if size != size_before:
             self._stage(file).truncate(size)
+            self.quota.grew(size - size_before)
+        file.is_cut = False
         self._note_change(file)
 
     def _stage(self, file: OpenFile) -> Staging:
@@ -387,6 +422,8 @@ class OpenFiles:
             edit.set_local(file.node, state, now_ns, staged=staged)
         file.is_changed = False
         file.mtime_ns = 0
+        if file.is_cut:
+            self.on_cut(file.node)
         return True
 
     async def sync(self, file: OpenFile) -> None:

@@ -182,7 +182,7 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         entry = await self._make(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx)
         handle = self._volume.open(NodeId(entry.st_ino), is_writing=True, is_truncating=False)
-        return FileInfo(fh=self._keep(handle), keep_cache=True), entry
+        return self._opened(handle, flags), entry
 
     async def _make(
         self, parent: int, name: bytes, mode: int, ctx: RequestContext, *, rdev: int = 0, target: bytes = b""
@@ -251,8 +251,8 @@ class Operations(pyfuse3.Operations):
             return _translated(repeater.attributes(NodeId(inode)), 0.0)
         return self._past(inode) if is_virtual(inode) else self._entry(NodeId(inode))
 
-    @_answers
-    def setattr(
+    @_waits
+    async def setattr(
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
         _check_writable(inode)
@@ -267,6 +267,8 @@ class Operations(pyfuse3.Operations):
             mtime_ns=_bounded(attr.st_mtime_ns) if fields.update_mtime else None,
         )
         handle = self._handles.get(fh) if fh is not None else None
+        if setting.size is not None:
+            await self._volume.make_room(NodeId(inode), setting.size)
         try:
             self._volume.set_attributes(NodeId(inode), setting, handle if isinstance(handle, Handle) else None)
             return self._entry(NodeId(inode))
@@ -318,7 +320,7 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     def statfs(self, ctx: RequestContext) -> StatvfsData:
-        total, free = self._volume.room
+        total, free = self._volume.room()
         answer = StatvfsData()
         answer.f_bsize = answer.f_frsize = _BLOCK
         answer.f_blocks = total // _BLOCK
@@ -391,7 +393,16 @@ class Operations(pyfuse3.Operations):
             return FileInfo(fh=self._keep(handle), keep_cache=True)
         is_truncating = bool(flags & os.O_TRUNC)
         handle = self._volume.open(NodeId(inode), is_writing=is_writing or is_truncating, is_truncating=is_truncating)
-        return FileInfo(fh=self._keep(handle), keep_cache=True)
+        return self._opened(handle, flags)
+
+    def _opened(self, handle: Handle, flags: int) -> FileInfo:
+        """Where the quota may end, past the kernel's page cache: only then write(2) can say so.
+
+        Not what is also opened to be read: it may be mapped, which needs the page cache.
+        """
+        is_direct = flags & os.O_ACCMODE == os.O_WRONLY and self._volume.files.quota.is_near
+        handle.is_direct = is_direct or bool(flags & os.O_DIRECT)
+        return FileInfo(fh=self._keep(handle), keep_cache=True, direct_io=is_direct)
 
     @_waits
     async def read(self, fh: int, off: int, size: int) -> Buffer:  # type: ignore[override]  # any buffer is taken
@@ -404,15 +415,16 @@ class Operations(pyfuse3.Operations):
 
     @_waits
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return await self._volume.files.write(self._written(fh).file, off, buf)
+        handle = self._written(fh)
+        return await self._volume.files.write(handle.file, off, buf, is_direct=handle.is_direct)
 
-    @_answers
-    def flush(self, fh: int) -> None:
+    @_waits
+    async def flush(self, fh: int) -> None:
         handle = self._handles[fh]
         if isinstance(handle, Handle):
             self._volume.flush(handle.file)
             if handle.is_writing:
-                self._volume.files.quota.check(handle.file.node)
+                await self._volume.files.quota.settle(handle.file.node)
 
     @_waits
     async def fsync(self, fh: int, datasync: bool) -> None:
@@ -420,7 +432,7 @@ class Operations(pyfuse3.Operations):
         if isinstance(handle, Handle):
             await self._volume.fsync(handle.file)
             if handle.is_writing:
-                self._volume.files.quota.check(handle.file.node)
+                await self._volume.files.quota.settle(handle.file.node)
 
     @_answers
     def release(self, fh: int) -> None:

@@ -1,53 +1,108 @@
-"""Quota: whether what programs wrote fits what the server gave this space, also without the server.
+"""Quota: whether what programs write fits the lease that the server gave this device, also without the server.
 
-The kernel takes writes on its own account, so who wrote is told by close(2) and fsync(2). What was written is kept here
-all the same, and sent when there is room for it.
+Where a program writes straight to us, write(2) says when it does not, and nothing of that write is taken. What the
+kernel takes on its own account is kept here all the same; who wrote it is told by close(2) and fsync(2), and it is sent
+when there is room for it.
 """
 
-import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
-from cache.staging import Stagings
-from cache.tree import Record, Tree
+import trio
+
+from cache.lease import Lease
 from fusefs.errors import OverQuota
+from remote.protocol.errors import RemoteError
 from remote.protocol.ids import NodeId
 
-_LOOK_SECONDS: Final = 1.0
-_MANY: Final = 1_000
-"""With more dirty nodes than this their growth is added up once in so long."""
+NEAR_BYTES: Final = 64 << 20
+"""With less room than this, files that are opened only to be written are written straight to us."""
+_AHEAD_BYTES: Final = 16 << 20
+"""So much more than is needed is asked for, so that not each write asks."""
+_ASK_SECONDS: Final = 5.0
+_AGAIN_SECONDS: Final = 0.5
+"""After the server had no more to give it is not asked again for so long."""
+
+
+async def _nobody(_: int) -> None:
+    """Nobody can be asked."""
 
 
 class Quota:
     """Bounds the sum of all sizes, holes included, as the server does when it takes a commit."""
 
-    def __init__(self, tree: Tree, stagings: Stagings) -> None:
-        self._tree = tree
-        self._stagings = stagings
-        self.left_bytes: int | None = None
-        """What the server had left for this space when it was last asked; None: it has no quota."""
-        self._growth = 0
-        self._looked_at = -_LOOK_SECONDS
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.is_online: Callable[[], bool] = lambda: False
+        """Whether there is somebody to ask for more."""
+        self.ask: Callable[[int], Awaitable[None]] = _nobody
+        """Asks the server for a lease of so many bytes; may raise RemoteError."""
+        # At most so much larger is what is here than what is there; when that is too much, it is looked up.
+        self._known_bound: int | None = None
+        self._asked_at = float("-inf")
 
-    def check(self, node: NodeId) -> None:
-        """Raises OverQuota when a file that was flushed has grown by more than the server would take."""
-        if self.left_bytes is None or self._stagings.total_bytes <= max(0, self.left_bytes):
-            # Most of the time: what is not sent is less than what is left, whatever it was written over.
+    @property
+    def left_bytes(self) -> int | None:
+        """By how much content may still grow; None: there is no quota."""
+        if not self.lease.has_quota:
+            return None
+        return self._limit() - self.lease.growth()
+
+    @property
+    def is_near(self) -> bool:
+        """Whether there is so little room that a program may soon hear of it."""
+        return self.lease.has_quota and self._limit() - self._bound < NEAR_BYTES
+
+    @property
+    def _bound(self) -> int:
+        if self._known_bound is None:
+            self._known_bound = self.lease.growth()
+        return self._known_bound
+
+    @_bound.setter
+    def _bound(self, growth: int) -> None:
+        self._known_bound = growth
+
+    def _limit(self) -> int:
+        room = self.lease.room
+        return max(room.lease, room.left) if self.is_online() else room.lease
+
+    def grew(self, more_bytes: int) -> None:
+        """Content here has grown by so much."""
+        if more_bytes > 0 and self._known_bound is not None:
+            self._known_bound += more_bytes
+
+    async def make_room(self, more_bytes: int) -> None:
+        """Returns when content may grow by so much; raises OverQuota when it may not."""
+        if more_bytes > 0:
+            await self._fit(more_bytes)
+
+    async def settle(self, node: NodeId) -> None:
+        """Raises OverQuota when a file that was flushed has grown, and all together by more than there is room for."""
+        if self.lease.has_quota and self._bound > self.lease.room.lease and self.lease.growth_of(node) > 0:
+            await self._fit(0)
+
+    async def _fit(self, more_bytes: int) -> None:
+        lease = self.lease
+        if not lease.has_quota or self._bound + more_bytes <= lease.room.lease:
             return
-        if _growth(self._tree.record(node)) > 0 and self._all_growth() > self.left_bytes:
-            raise OverQuota(f"The quota of this drive is used up: {max(0, self.left_bytes)} bytes were left.")
+        self._bound = lease.growth()
+        if self._bound + more_bytes > lease.room.lease:
+            await self._ask(self._bound + more_bytes)
+        if self._bound + more_bytes > lease.room.lease:
+            left = max(0, lease.room.lease - self._bound)
+            raise OverQuota(f"The quota of this drive is used up: {left} bytes are left.")
 
-    def _all_growth(self) -> int:
-        now = time.monotonic()
-        if self._tree.dirty_count() <= _MANY or now - self._looked_at > _LOOK_SECONDS:
-            self._growth = sum(_growth(self._tree.record(node)) for node, _ in self._tree.dirty())
-            self._looked_at = now
-        return self._growth
-
-
-def _growth(record: Record | None) -> int:
-    """By how much a node is larger here than on the server."""
-    if record is None:
-        return 0
-    agreed = record.agreed.content if record.agreed is not None else None
-    is_content = record.local is not None and record.local.content is not None
-    return (record.size if is_content else 0) - (agreed.size if agreed is not None else 0)
+    async def _ask(self, wanted: int) -> None:
+        now = trio.current_time()
+        if not self.is_online() or now < self._asked_at + _AGAIN_SECONDS:
+            return
+        try:
+            with trio.move_on_after(_ASK_SECONDS):
+                await self.ask(wanted + _AHEAD_BYTES)
+        except RemoteError:
+            # Away after all: the lease is what counts.
+            return
+        self._bound = self.lease.growth()
+        if wanted > self.lease.room.lease:
+            self._asked_at = now

@@ -1,5 +1,6 @@
 """Status: what `satchel status` tells of one mounted drive, or of one path in it; its words are in docs/status.md."""
 
+import math
 import os
 from dataclasses import asdict
 from typing import Any, Final
@@ -59,7 +60,7 @@ class Status:
                 "files": listed,
             },
             "stuck": [
-                {"path": os.fsdecode(one.path), "sentence": one.sentence, "seconds": round(one.seconds, 1)}
+                {"path": os.fsdecode(one.path), "sentence": one.sentence, "seconds": _seconds(one.seconds)}
                 for one in standing.stuck[:_STUCK_MAX]
             ],
             "rules": list(drive.ignoring.rules.faults),
@@ -73,7 +74,8 @@ class Status:
                     "name": self._account.user_name,
                     "used_bytes": drive.room.used,
                     "quota_bytes": drive.room.quota,
-                    "free_bytes": drive.room.free,
+                    "free_bytes": drive.volume.room().free,
+                    "lease_bytes": drive.room.lease,
                 }
             ],
             "unlisted_folders": standing.unlisted_folders,
@@ -145,3 +147,8 @@ class Status:
             if number % _LOOKED_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
         return count
+
+
+def _seconds(seconds: float) -> float | None:
+    """None for never, which JSON has no number for."""
+    return None if seconds == math.inf else round(seconds, 1)

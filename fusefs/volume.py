@@ -71,7 +71,8 @@ class Volume:
         self.wake = wake
         self._show = show
         self._listing_seconds = listing_seconds
-        self.room = DiskRoom(0, 0)
+        self.room: Callable[[], DiskRoom] = lambda: DiskRoom(0, 0)
+        """What `df` is to show."""
         # For programs that stand in them: the last ones, as nobody tells which.
         self._removed_folders: dict[NodeId, NodeState] = {}
 
@@ -378,6 +379,13 @@ class Volume:
             raise Exists("The name is taken.")
 
     # Attributes
+
+    async def make_room(self, node: NodeId, size: int) -> None:
+        """Returns when a file may become so large; raises OverQuota."""
+        file = self.files.find(node)
+        record = self.tree.record(node)
+        known = self.files.size(file) if file is not None else record.size if record is not None else size
+        await self.files.quota.make_room(size - known)
 
     def set_attributes(self, node: NodeId, setting: Setting, handle: Handle | None) -> None:
         """chmod, chown, truncate and utime in one; raises NoSuchNode, Invalid, TooLarge, DiskFull."""

@@ -76,7 +76,8 @@ def told(found: dict[str, Any], *, with_files: bool = True) -> list[str]:
         lines.append(f"  Local   {what}: on this machine only")
     for stuck in found["stuck"]:
         lines.append(f"  Issue   {stuck['path'] or 'the drive'}: {stuck['sentence']}")
-        lines.append(f"          tried again in {duration(stuck['seconds'])}; it is safe on this device meanwhile")
+        when = f"tried again in {duration(stuck['seconds'])}" if stuck["seconds"] is not None else "not sent as it is"
+        lines.append(f"          {when}; it is safe on this device meanwhile")
     lines += [f"  Issue   {fault}" for fault in found["rules"]]
     return [shown(line) for line in lines]
 

@@ -25,6 +25,7 @@ from remote.protocol.messages import (
     FolderQuery,
     History,
     HistoryRequest,
+    Holding,
     Listing,
     ListRequest,
     LoginAnswer,
@@ -39,10 +40,12 @@ from remote.protocol.messages import (
     NodesRequest,
     PollAnswer,
     PollRequest,
+    Room,
+    RoomRequest,
     SettleRequest,
     Spaces,
 )
-from remote.protocol.service import TakePart
+from remote.protocol.service import NOTHING_HELD, TakePart
 
 DEADLINE_SECONDS = 20.0
 
@@ -81,10 +84,18 @@ class HttpService:
         """Commits after `since`; raises CursorTooOld below the floor."""
         return await self._session.ask(Changes, "GET", f"v1/spaces/{space}/changes?since={since}&life={life}")
 
-    async def poll(self, cursors: Mapping[SpaceId, Rev], wait_seconds: int) -> PollAnswer:
+    async def room(self, space: SpaceId, holding: Holding | None, wanted: int) -> Room:
+        """What the space has room for, with a lease of what is wanted, as far as that goes."""
+        return await self._session.ask(Room, "POST", f"v1/spaces/{space}/room", RoomRequest(holding, wanted))
+
+    async def poll(
+        self, cursors: Mapping[SpaceId, Rev], wait_seconds: int, holding: Mapping[SpaceId, Holding] = NOTHING_HELD
+    ) -> PollAnswer:
         """Waits for a space to move beyond its cursor; asked once only, as the caller asks again anyway."""
         seconds = max(0, min(wait_seconds, POLL_SECONDS_MAX))
-        return await self._session.wait(PollAnswer, "v1/poll", PollRequest(dict(cursors), seconds), seconds)
+        return await self._session.wait(
+            PollAnswer, "v1/poll", PollRequest(dict(cursors), seconds, dict(holding)), seconds
+        )
 
     async def commit(self, space: SpaceId, commit: Commit) -> CommitAnswer:
         """Takes the commit or refuses it whole; raises ChunkMissing, QuotaExceeded. The op id makes retries safe."""

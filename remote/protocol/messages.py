@@ -113,6 +113,41 @@ class Space(msgspec.Struct, frozen=True):
     """How many chunks the server lost: see `LostRequest`."""
 
 
+class Room(msgspec.Struct, frozen=True):
+    """What a space has room for, as of `rev`; all in bytes of content, as `used` counts it. `quota` 0: no bound.
+
+    `left`: what the quota leaves beyond `used` and what other devices hold. `lease`: by so much of `left` the asking
+    device may let content grow before it asks again; nobody else gets it. `share`: the lease of a device with nothing
+    to send. `serial`: of the last Holding that this takes into account.
+    """
+
+    rev: Rev = Rev(0)
+    quota: int = 0
+    used: int = 0
+    free: int = 0
+    """What the server's disk still takes."""
+    left: int = 0
+    lease: int = 0
+    share: int = 0
+    serial: int = 0
+    has_lost: bool = False
+    """Whether the server lost chunks of the space (see `LostRequest`), in the answer to a poll or to `room`."""
+
+
+class Holding(msgspec.Struct, frozen=True, array_like=True):
+    """From now on the device holds itself to this part of its lease; `serial` is greater each time it says so."""
+
+    lease: int
+    serial: int
+
+
+class RoomRequest(msgspec.Struct, frozen=True):
+    """What is there room for? `wanted`: the lease that the device needs now, in all."""
+
+    holding: Holding | None = None
+    wanted: int = 0
+
+
 class Spaces(msgspec.Struct, frozen=True):
     """Every space of the device's user; `now_ns` is the server's clock."""
 
@@ -214,6 +249,8 @@ class CommitAnswer(msgspec.Struct, frozen=True):
     reason: str = ""
     life: int = 0
     """The life of the journal that the rev belongs to, see `Life`."""
+    room: Room | None = None
+    """After an accepted commit."""
 
 
 class JournalCommit(msgspec.Struct, frozen=True, array_like=True):
@@ -240,6 +277,7 @@ class PollRequest(msgspec.Struct, frozen=True):
 
     cursors: dict[SpaceId, Rev]
     wait_seconds: int = 60
+    holding: dict[SpaceId, Holding] = {}
 
 
 class PollAnswer(msgspec.Struct, frozen=True):
@@ -248,6 +286,7 @@ class PollAnswer(msgspec.Struct, frozen=True):
     heads: dict[SpaceId, Rev]
     now_ns: int
     spaces_changed: bool = False
+    rooms: dict[SpaceId, Room] = {}
 
 
 class WantRequest(msgspec.Struct, frozen=True):

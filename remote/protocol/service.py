@@ -1,6 +1,7 @@
 """Service: the small interface of what a server answers; the cache is given one and knows nothing of HTTP."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from remote.protocol.history import Differences, Done, Purged, Retention, Trash
@@ -13,6 +14,7 @@ from remote.protocol.messages import (
     Conflicts,
     FolderQuery,
     History,
+    Holding,
     Listing,
     LostAnswer,
     Moment,
@@ -20,9 +22,12 @@ from remote.protocol.messages import (
     NodeRange,
     Nodes,
     PollAnswer,
+    Room,
     Spaces,
 )
 from remote.protocol.sealing import Buffer
+
+NOTHING_HELD: Mapping[SpaceId, Holding] = MappingProxyType({})
 
 TakePart = Callable[[ChunkId, int, int, Buffer], None]
 """Chunk, first frame, number of frames (0: all of the chunk), and the bytes as ChunkPart describes them."""
@@ -55,8 +60,14 @@ class Service(Protocol):
         """Commits after `since`; raises CursorTooOld below the floor, and when `since` was not given in that life."""
         ...
 
-    async def poll(self, cursors: Mapping[SpaceId, Rev], wait_seconds: int) -> PollAnswer:
-        """Waits for a space to move beyond its cursor."""
+    async def poll(
+        self, cursors: Mapping[SpaceId, Rev], wait_seconds: int, holding: Mapping[SpaceId, Holding] = NOTHING_HELD
+    ) -> PollAnswer:
+        """Waits for a space to move beyond its cursor; `holding`: what the device keeps of its leases meanwhile."""
+        ...
+
+    async def room(self, space: SpaceId, holding: Holding | None, wanted: int) -> Room:
+        """What the space has room for, with a lease of what is wanted, as far as that goes."""
         ...
 
     async def commit(self, space: SpaceId, commit: Commit) -> CommitAnswer:

@@ -2,11 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from remote.protocol.errors import Busy, NotSignedIn
 from remote.protocol.ids import ChunkId, Rev, SpaceId, UserId
@@ -25,6 +27,7 @@ from remote.protocol.messages import (
     GetRequest,
     History,
     HistoryRequest,
+    Holding,
     Life,
     Listing,
     ListRequest,
@@ -39,6 +42,8 @@ from remote.protocol.messages import (
     PollRequest,
     PutAnswer,
     PutRequest,
+    Room,
+    RoomRequest,
     SettleRequest,
     Space,
     Spaces,
@@ -47,7 +52,7 @@ from remote.protocol.messages import (
     WantAnswer,
     WantRequest,
 )
-from remote.server import commits, reading
+from remote.server import commits, leases, reading
 from remote.server.chunks import Chunks, Stretch
 from remote.server.database import accounts as account_rows
 from remote.server.database import chunks as chunk_rows
@@ -60,9 +65,9 @@ from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.leaves import Leaves
-from remote.server.limits import ID_SIZE, check_count, check_node, check_rev, check_space
+from remote.server.limits import ID_SIZE, check_count, check_node, check_rev, check_size, check_space
 from remote.server.objects.store import Objects
-from remote.server.rights import Right, member_space
+from remote.server.rights import RIGHTS, Right, member_space
 
 Result = TypeVar("Result")
 SpaceJob = Callable[[Session, SpaceRow, SpaceKey], Result]
@@ -71,6 +76,8 @@ CURSORS_MAX = 1_000
 FILE_THREADS = 8
 _TRIES = 10
 """How often a commit is prepared anew while chunks are collected."""
+FREE_SECONDS = 5.0
+"""For so long what the disk takes is not looked up again."""
 
 
 class Answers:
@@ -84,6 +91,8 @@ class Answers:
         self._hub = hub
         self.chunks = Chunks(database, objects)
         self._leaves = Leaves(self.chunks.read_whole)
+        self._free = 0
+        self._free_until = 0.0
         self._files = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="objects")
 
     def close(self) -> None:
@@ -92,7 +101,7 @@ class Answers:
 
     async def spaces(self, device: Device) -> Spaces:
         """The spaces of the device's user."""
-        free_bytes = await self._in_file_thread(self._objects.free_bytes)
+        free_bytes = await self._in_file_thread(self._free_bytes)
         found = await self._database.read(lambda session: _memberships(session, device))
         return Spaces(tuple(self._space(one, free_bytes) for one in found), time.time_ns())
 
@@ -155,9 +164,14 @@ class Answers:
             reading.check_life(session, row, commit.cursor, commit.life)
             key = self._keyring.key(row)
             found = prepared.found
-            return commits.take(
+            answer = commits.take(
                 session, row, device, commit.op_id, prepared.drafts, key=key, now_ns=time.time_ns(), found=found
             )
+            taken = space_row(session, space)
+            # What comes by a link is the server's commit, and the server holds nothing.
+            if not answer.rev or taken is None or not device.device:
+                return answer
+            return replace(answer, room=self._room(session, taken, device, 0))
 
         for _ in range(_TRIES):
             prepared = await self._read(device, space, prepare, Right.WRITE)
@@ -172,9 +186,25 @@ class Answers:
             self._hub.moved(space)
         return answer
 
+    async def room(self, device: Device, space: SpaceId, request: RoomRequest) -> Room:
+        """What there is room for, with a lease of what is wanted, as far as that goes."""
+        check_size("wanted", request.wanted)
+        holding = {} if request.holding is None else {space: request.holding}
+        _check_holding(holding)
+        await self._check(device, space, Right.READ)
+        await self.hear(device, holding)
+        return (await self.rooms(device, [space], request.wanted))[space]
+
     async def poll(self, device: Device, request: PollRequest) -> PollAnswer:
-        """The heads of spaces that are beyond their cursors, as soon as there is one."""
+        """The heads of spaces that are beyond their cursors, as soon as there is one; and what there is room for."""
         check_count("cursors", len(request.cursors), CURSORS_MAX)
+        check_count("holding", len(request.holding), CURSORS_MAX)
+        _check_holding(request.holding)
+        await self.hear(device, request.holding)
+        answer = await self._poll(device, request)
+        return replace(answer, rooms=await self.rooms(device, request.cursors))
+
+    async def _poll(self, device: Device, request: PollRequest) -> PollAnswer:
         for space, rev in request.cursors.items():
             check_space("a cursor's space", space)
             check_rev("a cursor", rev)
@@ -196,6 +226,54 @@ class Answers:
                     return PollAnswer({}, time.time_ns())
         finally:
             self._hub.leave(waiter)
+
+    async def hear(self, device: Device, holding: Mapping[SpaceId, Holding]) -> None:
+        """Notes what the device holds itself to from now on."""
+
+        def note(session: Session) -> None:
+            for space, held in holding.items():
+                row = space_row(session, space) if role_of(session, space, device.user) is not None else None
+                if row is not None and row.quota:
+                    leases.heard(session, row, device.device, held, time.time_ns())
+
+        if holding:
+            await self._database.write(note)
+
+    async def rooms(self, device: Device, spaces: Iterable[SpaceId], wanted: int = 0) -> dict[SpaceId, Room]:
+        """What these spaces have room for, those that are the user's."""
+        asked = list(spaces)
+
+        def told(session: Session) -> dict[SpaceId, Room]:
+            found: dict[SpaceId, Room] = {}
+            for space in asked:
+                role, row = role_of(session, space, device.user), space_row(session, space)
+                if row is not None and role is not None:
+                    may_write = Right.WRITE in RIGHTS[role]
+                    room = (
+                        self._room(session, row, device, wanted) if may_write else Room(row.head, row.quota, row.used)
+                    )
+                    has_lost = bool(chunk_rows.lost_in(session, space, ChunkId(b""), 1))
+                    found[space] = replace(room, has_lost=has_lost)
+            return found
+
+        def has_quota(session: Session) -> bool:
+            return any(row.quota for row in (space_row(session, space) for space in asked) if row is not None)
+
+        # Promises are made on the writing thread; where there is no quota, there is none.
+        is_promise = await self._database.read(has_quota)
+        return await (self._database.write(told) if is_promise else self._database.read(told))
+
+    def _room(self, session: Session, row: SpaceRow, device: Device, wanted: int) -> Room:
+        if not row.quota:
+            return Room(row.head, 0, row.used, self._free_bytes())
+        return leases.room(session, row, device.device, wanted, self._free_bytes(), time.time_ns())
+
+    def _free_bytes(self) -> int:
+        """What the disk takes, as of a few seconds ago."""
+        now = time.monotonic()
+        if now > self._free_until:
+            self._free, self._free_until = self._objects.free_bytes(), now + FREE_SECONDS
+        return self._free
 
     async def moved(self, device: Device, request: PollRequest) -> PollAnswer:
         """The heads of spaces that are beyond their cursors now."""
@@ -301,6 +379,13 @@ class Answers:
             lives=one.lives,
             lost=one.lost,
         )
+
+
+def _check_holding(holding: Mapping[SpaceId, Holding]) -> None:
+    for space, held in holding.items():
+        check_space("holding's space", space)
+        check_size("holding's lease", held.lease)
+        check_size("holding's serial", held.serial)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from remote.protocol.errors import QuotaExceeded
 from remote.protocol.ids import ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Change, Commit, CommitAnswer
 from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
+from remote.server import leases
 from remote.server.accounts import RANGE_NUMBER_MAX, RANGES_MAX
 from remote.server.database import accounts as account_rows
 from remote.server.database import chunks as chunk_rows
@@ -111,15 +112,19 @@ def take(
     used = row.used + writing.growth
     if used > INT63:
         raise QuotaExceeded(f"{row.name} holds {row.used} bytes, holes included: no more can be counted.")
-    if writing.growth > 0 and row.quota and used > row.quota:
+    reserved = leases.reserved(session, row.space, device.device, now_ns) if writing.growth > 0 and row.quota else 0
+    if writing.growth > 0 and row.quota and used + reserved > row.quota:
+        kept = f", and {reserved} are kept for what other devices write" if reserved else ""
         raise QuotaExceeded(
-            f"{row.name} holds {row.used} of {row.quota} bytes; this commit needs {writing.growth} more."
+            f"{row.name} holds {row.used} of {row.quota} bytes{kept}; this commit needs {writing.growth} more."
         )
     _write(session, row.space, rev, writing)
     if found is not None:
         chunk_rows.add_references(session, row.space, found.doubted)
     # Strictly increasing, whatever the clock does: a time says exactly one rev.
     time_ns = max(now_ns, row.last_time_ns + 1)
+    if row.quota:
+        leases.took(session, row.space, device.device, writing.growth, now_ns)
     space_rows.add_commit(session, row.space, JournalRow(rev, time_ns, device.user, device.device), op_id, used)
     return CommitAnswer(rev, now_ns, life=session.life)
 

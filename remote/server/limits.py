@@ -80,6 +80,11 @@ def check_rev(where: str, rev: int) -> None:
     _check_range(f"{where} (a rev)", rev, 0, INT63)
 
 
+def check_size(where: str, size: int) -> None:
+    """Raises BadRequest for what cannot be a number of bytes, or of anything else."""
+    _check_range(where, size, 0, INT63)
+
+
 def check_limit(limit: int, maximum: int) -> None:
     """Raises BadRequest unless 1 <= limit <= maximum."""
     _check_range("limit", limit, 1, maximum)

@@ -177,6 +177,16 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._hub = hub
         self._ready = ready
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        """Makes `serve` return when what is being answered is answered."""
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        # uvicorn looks ten times a second whether to end, and what its Date is: see BoundedConnection for that.
+        await self._ending.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -195,7 +205,7 @@ class _Server(uvicorn.Server):
 async def _until_signal(instance: Instance, server: _Server, bound: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, server)
+        loop.add_signal_handler(number, server.end)
     thinning = asyncio.create_task(_thin_regularly(instance))
     try:
         await server.serve([bound])
@@ -214,10 +224,6 @@ async def _thin_regularly(instance: Instance) -> None:
             await instance.acts.thin(time.time_ns())
         except RemoteError:
             log.exception("history could not be thinned; it is tried again later")
-
-
-def _stop(server: _Server) -> None:
-    server.should_exit = True
 
 
 @contextmanager

@@ -43,6 +43,7 @@ from remote.protocol.messages import (
     Conflicts,
     FolderQuery,
     History,
+    Holding,
     Listing,
     LostAnswer,
     Moment,
@@ -50,10 +51,11 @@ from remote.protocol.messages import (
     NodeRange,
     Nodes,
     PollAnswer,
+    Room,
     Spaces,
 )
 from remote.protocol.nodes import Kind, Name, NodeState
-from remote.protocol.service import TakePart
+from remote.protocol.service import NOTHING_HELD, TakePart
 from tests.model.server import SECRET, SPACE, Desk, Server, skew_ns
 
 T = TypeVar("T")
@@ -182,8 +184,13 @@ class Remote:
     async def lost(self, space: SpaceId, after: ChunkId) -> LostAnswer:
         return await self.wire.carry(lambda: self.desk.lost(space, after))
 
-    async def poll(self, cursors: Mapping[SpaceId, Rev], wait_seconds: int) -> PollAnswer:
-        return await self.wire.carry(lambda: self.desk.poll(cursors, wait_seconds))
+    async def poll(
+        self, cursors: Mapping[SpaceId, Rev], wait_seconds: int, holding: Mapping[SpaceId, Holding] = NOTHING_HELD
+    ) -> PollAnswer:
+        return await self.wire.carry(lambda: self.desk.poll(cursors, wait_seconds, holding))
+
+    async def room(self, space: SpaceId, holding: Holding | None, wanted: int) -> Room:
+        return await self.wire.carry(lambda: self.desk.room(space, holding, wanted))
 
     async def commit(self, space: SpaceId, commit: Commit) -> CommitAnswer:
         self.wire.before_commit(commit)

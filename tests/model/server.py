@@ -22,6 +22,7 @@ from unittest import mock
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
 from remote.protocol.errors import BadRequest, ChunkDamaged, NotFound, Unreachable
 from remote.protocol.ids import NOW, NOWHERE, ROOT, ChunkId, DeviceId, NodeId, Rev, SpaceId, UserId
@@ -45,6 +46,7 @@ from remote.protocol.messages import (
     GetRequest,
     History,
     HistoryRequest,
+    Holding,
     Listing,
     ListRequest,
     LostAnswer,
@@ -59,6 +61,8 @@ from remote.protocol.messages import (
     PollRequest,
     PutAnswer,
     PutRequest,
+    Room,
+    RoomRequest,
     SettleRequest,
     Spaces,
     Version,
@@ -67,7 +71,7 @@ from remote.protocol.messages import (
 )
 from remote.protocol.nodes import ROOT_NAME, Kind, Name, NodeState, NodeVersion
 from remote.protocol.parts import HEAD_SIZE, Head
-from remote.protocol.service import TakePart
+from remote.protocol.service import NOTHING_HELD, TakePart
 from remote.server import accounts, reading
 from remote.server.accounts import Accounts
 from remote.server.answers import Answers
@@ -240,14 +244,15 @@ class Server:
     async def poll(self, device: DeviceId, request: PollRequest) -> PollAnswer:
         """As the real one, but on trio's clock."""
         answer = PollAnswer({}, 0)
+        done(self._answers.hear(_device(device), request.holding))
         with trio.move_on_after(request.wait_seconds):
             while True:
                 moved = self.moved
                 answer = self.ask(lambda answers: answers.moved(_device(device), request), PollAnswer)
                 if answer.heads:
-                    return answer
+                    break
                 await moved.wait()
-        return answer
+        return replace(answer, rooms=done(self._answers.rooms(_device(device), request.cursors)))
 
     def lease_range(self, device: DeviceId) -> NodeRange:
         """A fresh range of node ids."""
@@ -417,13 +422,21 @@ class Desk:
     async def lost(self, space: SpaceId, after: ChunkId) -> LostAnswer:
         return self.server.ask(lambda answers: answers.lost(self._asker, space, LostRequest(after)), LostAnswer)
 
-    async def poll(self, cursors: Mapping[SpaceId, Rev], wait_seconds: int) -> PollAnswer:
+    async def room(self, space: SpaceId, holding: Holding | None, wanted: int) -> Room:
+        request = RoomRequest(holding, wanted)
+        return self.server.ask(lambda answers: answers.room(self._asker, space, request), Room)
+
+    async def poll(
+        self, cursors: Mapping[SpaceId, Rev], wait_seconds: int, holding: Mapping[SpaceId, Holding] = NOTHING_HELD
+    ) -> PollAnswer:
         down = self.server.down
         answers: list[PollAnswer] = []
         async with trio.open_nursery() as nursery:
 
             async def ask() -> None:
-                answers.append(await self.server.poll(self.device, PollRequest(dict(cursors), wait_seconds)))
+                answers.append(
+                    await self.server.poll(self.device, PollRequest(dict(cursors), wait_seconds, dict(holding)))
+                )
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(ask)

@@ -1,6 +1,7 @@
 """A quota is said when programs write, also without the server; what was there stays whole."""
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,61 +12,191 @@ from tests.mounted.trees import until
 pytestmark = pytest.mark.mounted
 
 MB = 1_000_000
+STEP = 100_000
+RETURN_SECONDS = 30.0
 
 
-def refused(path: Path, content: bytes) -> None:
-    with pytest.raises(OSError, match="quota") as caught:
-        path.write_bytes(content)
-    assert caught.value.errno == errno.EDQUOT
+def set_quota(server: Any, size: int) -> None:
+    server.command("user", "quota", server.user, f"{size}", "--data", str(server.data))
 
 
-def test_without_the_server_writes_over_the_quota_are_refused(device: Any, server: Any) -> None:
-    server.command("user", "quota", server.user, f"{10 * MB}", "--data", str(server.data))
-    desk = device("desk", read_seconds=1)
-    (desk.path / "old").write_bytes(b"o" * 6 * MB)
-    desk.wait()
-    assert until(lambda: desk.status()["spaces"][0]["used_bytes"] >= 6 * MB, 10.0)
-    server.stop()
-    (desk.path / "fits").write_bytes(b"f" * 3 * MB)
-    refused(desk.path / "too large", b"t" * 3 * MB)
-    # What does not grow fits always, and what is removed makes room.
-    with (desk.path / "old").open("r+b") as file:
-        file.write(b"n" * 2 * MB)
-    (desk.path / "fits").unlink()
-    (desk.path / "too large").unlink()
-    (desk.path / "other").write_bytes(b"a" * 3 * MB)
-    refused(desk.path / "too large", b"t" * 3 * MB)
-    (desk.path / "too large").unlink()
-    # Known again after a start without the server.
+def filled(path: Path, size: int) -> int:
+    """Bytes that write(2) took of so many; EDQUOT is the only error that it may give."""
+    taken = 0
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        while taken < size:
+            taken += os.write(file, b"x" * min(STEP, size - taken))
+    except OSError as error:
+        if error.errno != errno.EDQUOT:
+            raise
+    finally:
+        os.close(file)
+    return taken
+
+
+def space(device: Any) -> dict[str, Any]:
+    return dict(device.status()["spaces"][0])
+
+
+def knows_used(device: Any, size: int) -> None:
+    """Returns when the device has heard that so much of the quota is used."""
+    device.wait()
+    assert until(lambda: space(device)["used_bytes"] == size, 10.0), space(device)
+
+
+def test_write_says_when_the_quota_ends_and_the_server_keeps_the_old_file(device: Any, server: Any) -> None:
+    set_quota(server, 10 * MB)
+    desk, laptop = device("desk"), device("laptop")
+    (desk.path / "large").write_bytes(b"l" * 6 * MB)
+    (desk.path / "old").write_bytes(b"old")
+    desk.in_step(laptop)
+    written_at = (desk.path / "old").stat().st_mtime_ns
+    # What another device holds of the quota is not to be had, all else is, in one go.
+    taken = filled(desk.path / "old", 9 * MB)
+    assert 2 * MB < taken < 4 * MB
+    now = (desk.path / "old").stat()
+    assert now.st_size == taken
+    assert now.st_mtime_ns > written_at
+    (stuck,) = desk.status()["stuck"]
+    assert stuck["path"] == "old"
+    assert stuck["seconds"] is None
+    assert "quota is used up" in desk.cli("status").stdout
+    # Half a file is not sent, also not by a daemon that was started since.
     desk.remount()
-    refused(desk.path / "too large", b"t" * 3 * MB)
-    (desk.path / "too large").unlink()
-    server.start()
-    desk.wait()
-    assert (desk.path / "old").read_bytes() == b"n" * 2 * MB + b"o" * 4 * MB
+    (desk.path / "other").write_bytes(b"other")
+    laptop.sees("other", b"other")
+    assert (laptop.path / "old").read_bytes() == b"old"
+    # Room again: at once, and for the whole file.
+    (desk.path / "large").unlink()
+    assert filled(desk.path / "old", 7 * MB) == 7 * MB
+    desk.in_step(laptop)
+    assert (laptop.path / "old").read_bytes() == b"x" * 7 * MB
     assert desk.status()["stuck"] == []
 
 
-def test_with_the_server_the_end_of_the_quota_is_said_when_writing(device: Any, server: Any) -> None:
-    server.command("user", "quota", server.user, f"{10 * MB}", "--data", str(server.data))
+def test_without_the_server_a_device_writes_what_it_holds_of_the_quota(device: Any, server: Any) -> None:
+    set_quota(server, 10 * MB)
+    desk = device("desk", read_seconds=1)
+    (desk.path / "old").write_bytes(b"o" * 6 * MB)
+    knows_used(desk, 6 * MB)
+    server.stop()
+    assert until(lambda: not desk.status()["online"], 10.0)
+    # One share of two: the other one is for a device that may come.
+    assert filled(desk.path / "fits", 2 * MB) == 2 * MB
+    assert filled(desk.path / "too large", 2 * MB) == 0
+    # What does not grow fits always; what is removed or cut off makes room.
+    with (desk.path / "old").open("r+b") as file:
+        file.write(b"n" * 2 * MB)
+    os.truncate(desk.path / "old", 5 * MB)
+    (desk.path / "fits").unlink()
+    assert filled(desk.path / "other", 4 * MB) == 3 * MB
+    with pytest.raises(OSError, match="quota"):
+        os.truncate(desk.path / "old", 7 * MB)
+    for name in ("other", "too large"):
+        (desk.path / name).unlink()
+    assert filled(desk.path / "last", 3 * MB) == 3 * MB
+    # Known again after a start without the server.
+    desk.remount()
+    assert filled(desk.path / "too large", MB) == 0
+    (desk.path / "too large").unlink()
+    server.start()
+    knows_used(desk, 8 * MB)
+    assert (desk.path / "old").read_bytes() == b"n" * 2 * MB + b"o" * 3 * MB
+    assert desk.status()["stuck"] == []
+
+
+def test_what_two_devices_write_apart_fits_the_quota_together(device: Any, server: Any) -> None:
+    set_quota(server, 10 * MB)
+    both = [device(name, read_seconds=1) for name in ("desk", "laptop")]
+    for one in both:
+        assert until(lambda: 0 < space(one)["lease_bytes"] <= 5 * MB, 10.0)  # noqa: B023 - asked in this round
+    server.stop()
+    for one in both:
+        assert until(lambda: not one.status()["online"], 10.0)  # noqa: B023
+    taken = {one.name: filled(one.path / one.name, 20 * MB) for one in both}
+    assert min(taken.values()) > MB
+    assert sum(taken.values()) <= 10 * MB
+    for one in both:
+        # Full or not, it is all that was to be written.
+        os.utime(one.path / one.name)
+    server.start()
+    for one in both:
+        one.wait()
+    both[0].in_step(both[1], timeout=RETURN_SECONDS)
+    assert both[0].status()["stuck"] == both[1].status()["stuck"] == []
+    assert {one.name: (both[1].path / one.name).stat().st_size for one in both} == taken
+
+
+def test_what_the_server_refuses_after_all_stays_and_is_named(device: Any, server: Any) -> None:
+    set_quota(server, 10 * MB)
+    desk = device("desk", read_seconds=1)
+    assert until(lambda: space(desk)["lease_bytes"] == 5 * MB, 10.0)
+    server.stop()
+    assert until(lambda: not desk.status()["online"], 10.0)
+    (desk.path / "report").write_bytes(b"r" * 4 * MB)
+    # Less than was promised: somebody changed their mind.
+    set_quota(server, 1 * MB)
+    server.start()
+    desk.expects("not taken")
+    assert until(lambda: [one["path"] for one in desk.status()["stuck"]] == ["report"], 20.0)
+    told = desk.cli("status")
+    assert "report" in told.stdout
+    assert told.returncode != 0
+    assert desk.status()["pending"]["count"] >= 1
+    assert (desk.path / "report").read_bytes() == b"r" * 4 * MB
+    set_quota(server, 10 * MB)
+    desk.wait()
+    assert desk.status()["stuck"] == []
+
+
+def test_what_the_kernel_takes_on_its_account_is_refused_by_close(device: Any, server: Any) -> None:
+    set_quota(server, 10 * MB)
     desk = device("desk")
     (desk.path / "a").write_bytes(b"a" * 7 * MB)
-    desk.wait()
-    assert until(lambda: desk.status()["spaces"][0]["used_bytes"] >= 7 * MB, 10.0)
-    refused(desk.path / "b", b"b" * 7 * MB)
+    knows_used(desk, 7 * MB)
+    file = (desk.path / "b").open("w+b", buffering=0)
+    file.write(b"b" * 7 * MB)
+    with pytest.raises(OSError, match="quota") as caught:
+        file.close()
+    assert caught.value.errno == errno.EDQUOT
+    desk.expects("not taken")
     assert (desk.path / "b").read_bytes() == b"b" * 7 * MB, "it is kept here"
     # More was given meanwhile: it is sent.
-    server.command("user", "quota", server.user, f"{30 * MB}", "--data", str(server.data))
+    set_quota(server, 30 * MB)
     desk.wait()
 
 
-def test_a_quota_that_is_set_while_mounted_is_known_soon_after_something_is_sent(device: Any, server: Any) -> None:
+def test_df_shows_the_quota_and_what_is_left_of_it(device: Any, server: Any) -> None:
+    set_quota(server, 10 * MB)
+    desk = device("desk")
+
+    def shown() -> tuple[int, int]:
+        found = os.statvfs(desk.path)
+        return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+
+    about = pytest.approx((10 * MB, 10 * MB), abs=10_000)
+    assert until(lambda: shown() == about, 10.0)
+    desk.must("pause")
+    (desk.path / "a").write_bytes(b"a" * 3 * MB)
+    # Not on the server, and it counts.
+    assert shown() == pytest.approx((10 * MB, 7 * MB), abs=10_000)
+    desk.must("resume")
+    desk.wait()
+    # What it replaces is kept as a version, which does not count.
+    (desk.path / "a").write_bytes(b"b" * 4 * MB)
+    desk.wait()
+    assert until(lambda: shown() == pytest.approx((10 * MB, 6 * MB), abs=10_000), 10.0)
+    (desk.path / "a").unlink()
+    assert shown() == about
+
+
+def test_a_quota_that_is_set_while_mounted_is_known_as_soon_as_something_is_sent(device: Any, server: Any) -> None:
     desk = device("desk")
     (desk.path / "a").write_bytes(b"a" * 7 * MB)
     desk.wait()
-    assert until(lambda: desk.status()["spaces"][0]["used_bytes"] >= 7 * MB, 10.0)
-    server.command("user", "quota", server.user, f"{10 * MB}", "--data", str(server.data))
+    set_quota(server, 10 * MB)
     (desk.path / "small").write_bytes(b"s" * 5_000)
     desk.wait()
-    assert until(lambda: desk.status()["spaces"][0]["quota_bytes"] == 10 * MB, 10.0)
-    refused(desk.path / "b", b"b" * 7 * MB)
+    assert space(desk)["quota_bytes"] == 10 * MB
+    assert filled(desk.path / "b", 7 * MB) < 3 * MB

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from remote.protocol.ids import DeviceId, SpaceId, UserId
 from remote.server.database.connection import Session
+from remote.server.database.leases import end_holdings
 
 
 @dataclass(frozen=True)
@@ -144,14 +145,16 @@ def device_of_token(session: Session, token_hash: bytes) -> Device | None:
 
 
 def revoke_device(session: Session, user: UserId, device: DeviceId, token_hash: bytes) -> None:
-    """Ends the device's token; the device stays, for the history that names it."""
+    """Ends the device's token, and what it held of quotas; the device stays, for the history that names it."""
     _set_standing(session, user, device, SIGNED_OUT)
+    end_holdings(session, mounts(session, user), device)
     session.run("DELETE FROM token WHERE token_hash = ?", token_hash)
 
 
 def wipe_device(session: Session, user: UserId, device: DeviceId) -> None:
     """Ends what the device may do; its token stays known, so that it can be told to wipe itself."""
     _set_standing(session, user, device, TO_BE_WIPED)
+    end_holdings(session, mounts(session, user), device)
 
 
 def devices(session: Session, user: UserId) -> list[DeviceRow]:

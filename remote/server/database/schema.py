@@ -42,6 +42,7 @@ SHARD_KEYS: dict[str, str] = {
     "moment": "space_id",
     "chunk_reference": "space_id",
     "life": "space_id",
+    "holding": "space_id",
     "account": "user_id",
     "mount": "user_id",
     "device": "user_id",
@@ -83,6 +84,11 @@ LINK_TABLES: tuple[str, ...] = (
         secret_hash BYTEA NOT NULL, user_id BIGINT NOT NULL, link_id BIGINT NOT NULL,
         PRIMARY KEY (secret_hash)) {_CLUSTERED}""",
 )
+# What of the quota is kept for a device until then.
+_HOLDING = f"""CREATE TABLE holding (
+        space_id BIGINT NOT NULL, device_id BIGINT NOT NULL, lease BIGINT NOT NULL, serial BIGINT NOT NULL,
+        until_ns BIGINT NOT NULL,
+        PRIMARY KEY (space_id, device_id)) {_CLUSTERED}"""
 
 TABLES: tuple[str, ...] = (
     f"CREATE TABLE setting (name TEXT NOT NULL, value BYTEA NOT NULL, PRIMARY KEY (name)) {_CLUSTERED}",
@@ -145,6 +151,7 @@ TABLES: tuple[str, ...] = (
         space_id BIGINT NOT NULL, chunk_id BYTEA NOT NULL, doubted_ns BIGINT NOT NULL DEFAULT 0,
         PRIMARY KEY (space_id, chunk_id)) {_CLUSTERED}""",
     _LIFE,
+    _HOLDING,
     f"""CREATE TABLE account (
         user_id BIGINT NOT NULL, user_name TEXT NOT NULL, password_hash TEXT NOT NULL, home BIGINT NOT NULL,
         created_ns BIGINT NOT NULL,
@@ -211,6 +218,7 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         _LIFE,
         _LOST_CHUNK,
         _DOOMED,
+        _HOLDING,
     ),
 }
 """format -> the statements that make its tables those of the next one; run once, together, when a server opens them."""

@@ -1,6 +1,9 @@
 """One connection as uvicorn serves it, with bounds that uvicorn does not have: on the size and the time of a head."""
 
 import asyncio
+import time
+from email.utils import formatdate
+from functools import lru_cache
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -48,6 +51,8 @@ class BoundedConnection(HttpToolsProtocol):
         self._is_in_head = False
         self._heads += 1
         self._stop_timer()
+        # Only when there is somebody to read it: a clock that ticks keeps an idle machine awake.
+        self.server_state.default_headers = [(b"date", _date(int(time.time())))]
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -63,3 +68,9 @@ class BoundedConnection(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    """As HTTP writes it."""
+    return formatdate(second, usegmt=True).encode()
