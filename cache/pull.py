@@ -128,6 +128,8 @@ class Pull:
         self._recent: dict[NodeId, Rev] = {}
         self._crossings = 0
         self._starts = 0
+        self.set_backs = 0
+        """How often what was agreed was set back: answers to what was asked before are of a life that is lost."""
         # Folders that must be listed before some news can be taken in.
         self._unlisted: set[NodeId] = set()
         # The newest rev that the server told of, and whether news waits until it is reached.
@@ -140,18 +142,21 @@ class Pull:
             if self._tree.setting(_CURSOR) is None:
                 # A new device needs no history: it begins with what there is now.
                 await self._start_over()
-            cursor = self._tree.cursor
+            cursor, set_backs = self._tree.cursor, self.set_backs
             try:
                 answer = await self.service.changes(self.home.space, cursor, self.lives.at(cursor))
             except CursorTooOld:
-                if not await self._set_back():
+                # Unless another task heard of it first, and all is in order by now.
+                if self.set_backs == set_backs and not await self._set_back():
                     await self._start_over(own)
                 continue
             self.clock.heard(answer.now_ns)
             async with self.lock:
-                if self._tree.cursor >= cursor:
-                    # Before the commits, so that no cursor is ever ahead of what is known of its life.
-                    self.lives.heard(answer.lives)
+                if self.set_backs != set_backs:
+                    # Somebody else heard that these commits are of a life that is lost.
+                    continue
+                # Before the commits, so that no cursor is ever ahead of what is known of its life.
+                self.lives.heard(answer.lives)
                 self._head = answer.head
                 for commit in answer.commits:
                     if commit.rev > self._tree.cursor:
@@ -474,6 +479,10 @@ class Pull:
                     if version.rev > common and edit.record(version.node) is None:
                         edit.forget_news(version.node)
                 self._tree.set_cursor(max(common, space.floor), edit)
+            # With the cursor: who asked with the old one finds it changed.
+            self.set_backs += 1
+            # Revs of the lost life, which are greater than what comes now.
+            self._recent.clear()
             self.lives.heard(space.lives)
         return True
 

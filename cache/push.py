@@ -244,6 +244,7 @@ class Push:
         sent = self._in_flight
         assert sent is not None
         nodes = [change.node for change in sent.commit.changes]
+        set_backs = self._pull.set_backs
         with self._pull.crossing() as starts:
             try:
                 answer = await self._service.commit(self._space, sent.commit)
@@ -278,7 +279,10 @@ class Push:
                 await self._pull.catch_up(answer.rev)
         done: list[Prepared] = []
         try:
-            await self._take_answer(sent, answer.rev, answer.life, done)
+            if not await self._take_answer(sent, answer.rev, answer.life, set_backs, done):
+                self._forget(nodes)
+                self.wake()
+                return
             self._forget(())
             if answer.room is not None:
                 # Not before: what was sent counts on one side only.
@@ -334,15 +338,18 @@ class Push:
         for node in nodes:
             self._preparing.forget(node)
 
-    async def _take_answer(self, sent: _Sent, rev: Rev, life: int, done: list[Prepared]) -> None:
+    async def _take_answer(self, sent: _Sent, rev: Rev, life: int, set_backs: int, done: list[Prepared]) -> bool:
         """The server has it: the tree and the stagings change together, some nodes at a time, noted in `done`.
 
+        False: it was taken in a life that is lost, and is to be sent again.
         Raises DiskFull; what was taken in until then stays, and the same answer is had again. Until all of it is, the
         nodes stay noted as being sent.
         """
         changes = [change for change in sent.commit.changes if not change.is_conflict]
         # News must not come in between: what is taken in here came before them, or after.
         async with self._pull.lock:
+            if self._pull.set_backs != set_backs:
+                return False
             self._pull.note_recent((change.node for change in changes if not change.is_touch), rev)
             is_next = rev == self._tree.cursor + 1
             if is_next:
@@ -362,6 +369,7 @@ class Push:
             if lost is not None:
                 done.append(lost)
                 self._let_go(change.node, lost)
+        return True
 
     def _let_go(self, node: NodeId, prepared: Prepared) -> None:
         self._tree.released.discard(prepared.staging.id)
