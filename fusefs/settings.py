@@ -22,7 +22,7 @@ _NUMBERS: Final = frozenset({"read_seconds", "uid", "gid"})
 IDENTITY: Final = "identity"
 """The setting in the state store that says whose tree it is (Account.identity)."""
 _OWNER_MAX: Final = (1 << 32) - 2
-_LEAST_CACHE_BYTES: Final = 16 << 20
+CACHE_LEAST: Final = 16 << 20
 
 
 class SettingsError(Refused):
@@ -164,7 +164,7 @@ def load_choices(file: Path, overrides: dict[str, str] | None = None) -> Choices
 
 def choose_cache_size(file: Path, size: int) -> None:
     """Writes `cache_size_bytes` into config.toml and leaves all else of it as it is; raises SettingsError."""
-    if size < _LEAST_CACHE_BYTES:
+    if size < CACHE_LEAST:
         raise SettingsError("The least that a cache may take is 16M.")
     load_choices(file)
     try:
@@ -183,7 +183,7 @@ def _checked(values: dict[str, object], source: str) -> Choices:
         known = ", ".join(_Chosen.__struct_fields__)
         raise SettingsError(f"{source}: {error}. The settings are: {known}.") from error
     cache_size = size_bytes(chosen.cache_size_bytes, f"{source}: cache_size_bytes")
-    if cache_size < _LEAST_CACHE_BYTES:
+    if cache_size < CACHE_LEAST:
         raise SettingsError(f"{source}: cache_size_bytes is {chosen.cache_size_bytes}, the least is 16M.")
     if not 0.1 <= chosen.read_seconds <= 3600:
         raise SettingsError(f"{source}: read_seconds is {chosen.read_seconds}, it must be between 0.1 and 3600.")

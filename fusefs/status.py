@@ -2,19 +2,26 @@
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
 
 import trio
 
+from cache.merge import is_touch
 from cache.tree import Record
 from fusefs.drive import Drive
 from fusefs.settings import Account
-from remote.protocol.ids import ROOT, NodeId
+from remote.protocol.errors import RemoteError
+from remote.protocol.ids import NOW, ROOT, NodeId
 from remote.protocol.nodes import Kind
 
 _LOOKED_AT_ONCE: Final = 200
 _STUCK_MAX: Final = 100
+_TOUCHED_MAX: Final = 200
+_CONFLICTS_SECONDS: Final = 1.0
+_CONFLICTS_AGAIN_SECONDS: Final = 5.0
+"""How long the server is waited for, and how long its answer will do."""
 _IGNORED_MAX: Final = 10_000
 """Ignored files whose bytes are added up: beyond that it is a lower bound."""
 
@@ -28,6 +35,9 @@ class Status:
         self._drive = drive
         self._account = account
         self._point = point
+        self._conflicts: int | None = None
+        self._conflicts_at = float("-inf")
+        self._conflicts_cursor = NOW
 
     async def whole(self, files: int) -> Fields:
         """How the drive stands, with at most so many of the files that are to be sent, those on their way first."""
@@ -38,7 +48,11 @@ class Status:
         open_count = sum(1 for file in drive.files.changed() if not drive.tree.edited_ns(file.node))
         ignored = await self._ignored_bytes()
         pending_bytes = max(0, drive.stagings.total_bytes - ignored)
-        listed, sent = self._files(files)
+        count = standing.pending_nodes + open_count
+        touched = self._touched()
+        if len(touched) >= count:
+            touched = set()
+        listed, sent = self._files(files, touched)
         rate = drive.flow.rates()[0]
         silent = drive.flow.silent_seconds()
         is_moving = standing.is_online and not standing.held and rate > 0
@@ -53,7 +67,7 @@ class Status:
             "silent_seconds": round(silent, 1),
             **flow,
             "pending": {
-                "count": standing.pending_nodes + open_count,
+                "count": count - len(touched),
                 "bytes": pending_bytes,
                 "sent_bytes": sent,
                 "seconds_left": round((pending_bytes - sent) / rate, 1) if is_moving and pending_bytes > sent else None,
@@ -63,6 +77,7 @@ class Status:
                 {"path": os.fsdecode(one.path), "sentence": one.sentence, "seconds": _seconds(one.seconds)}
                 for one in standing.stuck[:_STUCK_MAX]
             ],
+            "conflicts": await self._open_conflicts(),
             "rules": list(drive.ignoring.rules.faults),
             "ignored": {"count": drive.tree.ignored_count(), "bytes": ignored},
             "cache": {"bytes": drive.budget.used_bytes, "limit_bytes": drive.budget.limit_bytes},
@@ -82,11 +97,38 @@ class Status:
             "rev": standing.cursor,
         }
 
-    def _files(self, most: int) -> tuple[list[Fields], int]:
+    async def _open_conflicts(self) -> int | None:
+        """How many conflicts nobody has settled, as of some seconds ago; None: the server has not told."""
+        now = trio.current_time()
+        is_there = self._drive.sync.is_online and not self._drive.flow.silent_seconds()
+        cursor = self._drive.tree.cursor
+        # Conflicts come by commits; that they are settled is only heard when it is asked.
+        is_old = cursor != self._conflicts_cursor or now > self._conflicts_at + _CONFLICTS_AGAIN_SECONDS
+        if is_there and is_old:
+            self._conflicts_at, self._conflicts_cursor = now, cursor
+            with suppress(RemoteError, trio.TooSlowError), trio.move_on_after(_CONFLICTS_SECONDS):
+                self._conflicts = len(await self._drive.versions.conflicts())
+        return self._conflicts
+
+    def _touched(self) -> set[NodeId]:
+        """Folders whose times alone are to be sent, as they moved with what is in them, which counts."""
+        found: set[NodeId] = set()
+        for node, _ in self._drive.tree.dirty(limit=_TOUCHED_MAX):
+            record = self._drive.tree.record(node)
+            agreed = record.agreed if record is not None else None
+            if record is None or record.local is None or agreed is None or agreed.kind is not Kind.FOLDER:
+                continue
+            if is_touch(record.local, agreed):
+                found.add(node)
+        return found
+
+    def _files(self, most: int, touched: set[NodeId]) -> tuple[list[Fields], int]:
         """Some of what is to be sent, and how many bytes of all that is on its way are there already."""
         drive = self._drive
         moving = drive.sync.moving()
-        nodes = [*moving, *(node for node, _ in drive.tree.dirty(limit=most + len(moving)) if node not in moving)]
+        passed = touched | set(moving)
+        dirty = drive.tree.dirty(limit=most + len(passed))
+        nodes = [*moving, *(node for node, _ in dirty if node not in passed)]
         troubled = {one for one in nodes[:most] if drive.sync.trouble_of(one)}
         listed = [
             {

@@ -6,7 +6,8 @@ from typing import Any
 from fusefs import settings
 from fusefs.cli.asking import ask, places
 from fusefs.cli.standing import size
-from fusefs.control import NoDaemon
+from fusefs.control import Exit, NoDaemon, Refused
+from fusefs.settings import SettingsError
 
 
 def show(*, as_json: bool) -> None:
@@ -32,7 +33,7 @@ def told(found: dict[str, Any]) -> list[str]:
 
 def trim(to: str | None) -> None:
     """Drops what can be fetched again, or as much as brings the cache down to this size; raises Refused."""
-    target = settings.size_bytes(to, "--to") if to is not None else 0
+    target = _bytes(to, "--to") if to is not None else 0
     found = ask("cache-trim", seconds=None, to=target)
     print(f"{size(found['freed_bytes'])} were dropped; {size(found['used_bytes'])} are used.")
     if found["used_bytes"] > target:
@@ -41,7 +42,9 @@ def trim(to: str | None) -> None:
 
 def limit(text: str) -> None:
     """Keeps a new limit in config.toml, and has the daemon keep to it at once; raises Refused."""
-    bound = settings.size_bytes(text, "SIZE")
+    bound = _bytes(text, "SIZE")
+    if bound < settings.CACHE_LEAST:
+        raise Refused("The least that a cache may take is 16M.", Exit.USAGE)
     settings.choose_cache_size(places().choices_file, bound)
     try:
         found = ask("cache-limit", seconds=None, bytes=bound)
@@ -51,3 +54,11 @@ def limit(text: str) -> None:
     print(f"The cache takes at most {size(bound)} from now on; {size(found['used_bytes'])} are used.")
     if found["used_bytes"] > found["limit_bytes"]:
         print("That is more: what is pinned, in use or not on the server yet stays, and writers wait.")
+
+
+def _bytes(text: str, name: str) -> int:
+    """Bytes of what somebody typed; raises Refused."""
+    try:
+        return settings.size_bytes(text, name)
+    except SettingsError as error:
+        raise Refused(str(error), Exit.USAGE) from None

@@ -18,6 +18,7 @@ from fusefs.cli.asking import daemon, places
 from fusefs.control import Exit, Refused
 from fusefs.mounts import Pulse
 from fusefs.settings import Account, Choices, Places, SettingsError, load_account, load_choices
+from remote.protocol.sizes import shown_size
 
 _CLOCK_SECONDS: Final = 2.0
 _LOG_BYTES: Final = 64 << 10
@@ -175,9 +176,9 @@ def _disk(subject: str, folder: Path, floor: int) -> Finding:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     found = os.statvfs(there)
     free = found.f_bavail * found.f_frsize
-    sentence = f"{free / 1e9:.1f} GB free at {folder}"
+    sentence = f"{shown_size(free)} free at {folder}"
     if free < floor:
-        return Finding(subject, False, f"{sentence}, less than {floor / 1e9:.1f} GB.", "Make room on this disk")
+        return Finding(subject, False, f"{sentence}, less than {shown_size(floor)}.", "Make room on this disk")
     if not os.access(there, os.W_OK):
         return Finding(subject, False, f"{folder} cannot be written to.", "Change its owner or set SATCHEL_HOME")
     return Finding(subject, True, sentence)

@@ -386,6 +386,8 @@ def resolve(path: str, keep: str) -> None:
     """Settle the conflicts of PATH, for all devices; what is not kept stays a version."""
     from fusefs.cli import settling  # noqa: PLC0415
 
+    if keep not in ("mine", "theirs", "both") and not keep.isdecimal():
+        raise click.UsageError(f"--keep {keep}: it is one of mine, theirs, both, or a rev that satchel versions lists.")
     settling.resolve(path, keep)
 
 

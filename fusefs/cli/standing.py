@@ -7,6 +7,7 @@ from typing import Any, Final
 from fusefs.cli.asking import ask, path_in_mount
 from fusefs.cli.showing import shown
 from fusefs.control import Exit, Refused
+from remote.protocol.sizes import shown_size
 
 FILES_SHOWN: Final = 10
 FILES_TOLD: Final = 1_000
@@ -78,6 +79,9 @@ def told(found: dict[str, Any], *, with_files: bool = True) -> list[str]:
         lines.append(f"  Issue   {stuck['path'] or 'the drive'}: {stuck['sentence']}")
         when = f"tried again in {duration(stuck['seconds'])}" if stuck["seconds"] is not None else "not sent as it is"
         lines.append(f"          {when}; it is safe on this device meanwhile")
+    if found["conflicts"]:
+        what = counted(found["conflicts"], "edit")
+        lines.append(f"  Issue   {what} lost against others, and nobody has settled that: satchel conflicts")
     lines += [f"  Issue   {fault}" for fault in found["rules"]]
     return [shown(line) for line in lines]
 
@@ -182,14 +186,9 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def size(count: int) -> str:
+def size(count: float) -> str:
     """Bytes as a person reads them."""
-    value = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
+    return shown_size(count)
 
 
 def wait(path: str | None, timeout: float | None) -> None:

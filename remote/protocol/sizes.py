@@ -18,3 +18,13 @@ def size_of(text: str) -> int:
     if size > SIZE_MAX:
         raise ValueError(f"{text!r} is more than there can be")
     return int(size)
+
+
+def shown_size(count: float) -> str:
+    """Bytes as a person reads them, in the units that `size_of` takes: "12 bytes", "40.0 MiB"."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        # Not "1024.0 KiB", which it would be when rounded.
+        if count < (1024 if unit == "bytes" else 1023.95):
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

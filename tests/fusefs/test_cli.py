@@ -58,6 +58,7 @@ STANDING: dict[str, Any] = {
     "pending": {"count": 0, "bytes": 0, "sent_bytes": 0, "seconds_left": None, "files": []},
     "stuck": [],
     "rules": [],
+    "conflicts": 0,
     "ignored": {"count": 0, "bytes": 0},
     "pinned": [],
     "backups": [],
@@ -182,7 +183,7 @@ def test_status_names_what_is_stuck_and_why() -> None:
     space = {**STANDING["spaces"][0], "quota_bytes": 10_000, "used_bytes": 9_999}
     text = "\n".join(told({**STANDING, "stuck": [stuck], "spaces": [space]}))
     assert "Docs/plan.odt: The space is full." in text
-    assert "Space   ann: 10.0 kB of 10.0 kB" in text
+    assert "Space   ann: 9.8 KiB of 9.8 KiB" in text
     assert "ann@files.example.org" in text
 
 
@@ -191,11 +192,11 @@ def test_status_tells_how_fast_how_long_and_how_far() -> None:
     text = "\n".join(
         told({**STANDING, "pending": PENDING, "rates": {"up": 1_000_000, "down": 50_000}, "limits": limits})
     )
-    assert "Up      3 changes, 8.0 MB of content, 1.0 MB of it sent, 1.0 MB a second, about 7 s left" in text
-    assert "a   4.0 MB   25 % sent" in text
+    assert "Up      3 changes, 7.6 MiB of content, 976.6 KiB of it sent, 976.6 KiB a second, about 7 s left" in text
+    assert "a   3.8 MiB   25 % sent" in text
     assert "and 1 more" in text
-    assert "Down    50.0 kB a second" in text
-    assert "this drive sends at most 2.0 MB a second" in text
+    assert "Down    48.8 KiB a second" in text
+    assert "this drive sends at most 1.9 MiB a second" in text
 
 
 def test_the_bars_of_watch_show_each_file() -> None:
@@ -203,7 +204,7 @@ def test_the_bars_of_watch_show_each_file() -> None:
     console.print(drawn({**STANDING, "pending": PENDING}))
     text = console.export_text()
     assert text.startswith("3 changes not on the server yet")
-    assert "4.0 MB ━" in text
+    assert "3.8 MiB ━" in text
     assert "and 1 more" in text
 
 

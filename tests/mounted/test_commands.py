@@ -352,7 +352,7 @@ def test_restore_to_no_time_says_so(device: Any) -> None:
     desk.wait()
     for at, sentence in (("0", "Revs begin with 1"), ("2999-01-01", "still to come"), ("tea time", "is no time")):
         refused = desk.cli("restore", desk.path / "report", "--at", at)
-        assert refused.returncode == 1
+        assert refused.returncode == 2
         assert sentence in refused.stderr
     assert (desk.path / "report").read_text() == "first"
 

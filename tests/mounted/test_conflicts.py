@@ -48,6 +48,15 @@ def test_both_devices_list_what_lost_and_read_it(desk_and_laptop: tuple[Any, Any
         assert str(one.path / "folder/report.txt") in told
         assert str(one.path / found["version"]) in told
         assert not os.listdir(one.path / ".versions/conflicts")
+        assert one.status()["conflicts"] == 1
+        assert "1 edit lost against others" in one.must("status")
+        # One time for one rev, whoever tells it.
+        times = {
+            version["rev"]: version["time"]
+            for version in json.loads(one.must("versions", one.path / found["path"], "--json"))
+        }
+        assert f"rev {found['lost']['rev']}" in told
+        assert times[found["lost"]["rev"]] in told
     assert "no conflicts" in desk_and_laptop[0].must("conflicts", desk_and_laptop[0].path / "fol")
 
 
@@ -131,9 +140,9 @@ def test_an_edit_that_lost_is_named_until_it_is_sent(device: Any, server: Any) -
 def test_a_choice_that_says_nothing_is_refused(desk_and_laptop: tuple[Any, Any]) -> None:
     desk, _ = desk_and_laptop
     path = desk.path / "folder/report.txt"
-    for keep, why in [("newest", "none of mine, theirs, both"), ("4711", "no version of rev 4711")]:
+    for keep, code, why in [("newest", 2, "one of mine, theirs, both"), ("4711", 1, "no version of rev 4711")]:
         refused = desk.cli("resolve", path, "--keep", keep)
-        assert refused.returncode == 1
+        assert refused.returncode == code
         assert why in refused.stderr
     with path.open("a"):
         refused = desk.cli("resolve", path, "--keep", "mine")

@@ -23,11 +23,11 @@ KIB, MIB = 1 << 10, 1 << 20
 def test_limits_hold_at_once_and_after_a_restart(device: Any) -> None:
     desk = device("desk")
     assert "no limits" in desk.must("limit")
-    assert "This drive sends at most 2.1 MB" in desk.must("limit", "--up", "2M")
+    assert "This drive sends at most 2.0 MiB" in desk.must("limit", "--up", "2M")
     desk.remount()
     told = desk.must("limit", "--down", "300K/s")
-    assert "sends at most 2.1 MB" in told
-    assert "receives at most 307.2 kB" in told
+    assert "sends at most 2.0 MiB" in told
+    assert "receives at most 300.0 KiB" in told
     assert desk.status()["limits"] == {"up": 2 * MIB, "down": 300 * KIB}
     began = time.monotonic()
     (desk.path / "large").write_bytes(Random(1).randbytes(4 * MIB))

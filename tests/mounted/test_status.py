@@ -68,7 +68,7 @@ def test_status_tells_how_far_uploads_are(device: Any) -> None:
     assert 0 < status["rates"]["up"] < 12 * MIB
     text = desk.cli("status").stdout
     assert re.search(r"Up .* of it sent, .* a second, about \d+ s left", text)
-    assert re.search(r"large   50.3 MB   \d+ % sent", text)
+    assert re.search(r"large   48.0 MiB   \d+ % sent", text)
     with subprocess.Popen(
         [BIN / "satchel", "status", "--watch", "--json"], stdout=subprocess.PIPE, text=True, env=desk.environment
     ) as watcher:
@@ -143,4 +143,19 @@ def test_names_are_printed_so_that_none_drives_the_terminal(device: Any) -> None
         assert "\x1b" not in said, words
         assert "Traceback" not in said, words
     desk.must("resume")
+    desk.wait()
+
+
+def test_a_new_file_is_one_change(device: Any, server: Any) -> None:
+    desk = device("desk")
+    desk.wait()
+    server.stop()
+    (desk.path / "first").write_text("x")
+    pending = desk.status()["pending"]
+    assert (pending["count"], [one["path"] for one in pending["files"]]) == (1, ["first"])
+    os.utime(desk.path, (1, 1))
+    (desk.path / "first").unlink()
+    # Something of the folder alone is a change, too.
+    assert desk.status()["pending"]["count"] == 1
+    server.start()
     desk.wait()
