@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -20,10 +21,12 @@ from msgspec.structs import replace
 
 from cache.chunks import Chunks, open_store
 from cache.eviction import Budget
+from cache.ignoring import Ignoring
 from cache.staging import Staging, StagingId, Stagings
 from cache.store import Store
 from cache.tree import STATE_TABLES, Table, Tree
 from fusefs.backup.backup import Backup, Chosen
+from fusefs.backup.backups import Backups
 from fusefs.backup.copying import Copying
 from fusefs.backup.disk import Vanished
 from fusefs.backup.entries import Entries, FolderId
@@ -32,6 +35,7 @@ from fusefs.backup.mirror import Mirror
 from fusefs.backup.taking import Ground
 from fusefs.backup.watching import Watching
 from fusefs.handles import OpenFiles
+from fusefs.settings import Places
 from fusefs.volume import Volume
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.nodes import Kind, Manifest, Name
@@ -215,11 +219,29 @@ EDITS = st.one_of(
     st.tuples(st.just("rename"), PATHS, PATHS),
     st.tuples(st.just("save"), PATHS, SIZES),
     st.tuples(st.just("symlink"), PATHS, PATHS),
+    st.tuples(st.just("link"), PATHS, PATHS),
+    st.tuples(st.just("swap"), PATHS, PATHS),
     st.tuples(st.just("chmod"), PATHS, st.sampled_from([0o700, 0o755, 0o4711])),
     st.tuples(st.just("touch"), PATHS, st.sampled_from([0, 10**18])),
     st.tuples(st.just("forget"), PATHS, st.just(0)),
 )
 ROUNDS = st.sampled_from(["hints", "hints and send", "everything", "send and restart"])
+
+
+def name_it(top: bytes, what: str, path: bytes, other: bytes) -> None:
+    """Gives names."""
+    if what == "symlink":
+        os.symlink(other, path)
+        return
+    other = os.path.join(top, other)
+    if what == "rename":
+        os.rename(path, other)
+    elif what == "link":
+        os.link(path, other)
+    elif what == "swap":
+        os.rename(path, top + b"/other")
+        os.rename(other, path)
+        os.rename(top + b"/other", other)
 
 
 def edit(world: World, what: str, name: bytes, value: Any, seed: int) -> None:
@@ -247,10 +269,8 @@ def edit(world: World, what: str, name: bytes, value: Any, seed: int) -> None:
                 shutil.rmtree(path)
             else:
                 os.unlink(path)
-        elif what == "rename":
-            os.rename(path, os.path.join(top, value))
-        elif what == "symlink":
-            os.symlink(value, path)
+        elif isinstance(value, bytes):
+            name_it(top, what, path, value)
         elif what == "chmod":
             os.chmod(path, value)
         elif what == "touch":
@@ -357,6 +377,39 @@ def test_an_edit_that_waits_to_be_sent_is_kept_when_the_folder_wins() -> None:
         assert world.in_drive()[b"file"][3] == b"second"
         world.volume.close(handle)
         assert world.in_drive()[b"file"][3] == b"second"
+
+    run(job)
+
+
+def test_a_backup_that_ends_leaves_what_is_stored_and_notes_nothing_more() -> None:
+    async def job(world: World) -> None:
+        for number in range(3):
+            (world.folder / f"{number}/inner").mkdir(parents=True)
+            for inner in range(300):
+                (world.folder / f"{number}/inner/{inner}").touch()
+        nothing: Any = None
+        places = Places(world.home / "config", world.home / "state", world.home / "cache", world.home / "run")
+        rules = Ignoring(world.tree, world.stagings, nothing)
+        backups = Backups(world.volume, world.stagings, world.ground.budget, rules, places, "desk")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(backups.run)
+            await trio.testing.wait_all_tasks_blocked()
+            told = await backups.add(str(world.folder), "", "", is_into=False)
+            assert told["target"] == "Backups/desk/folder"
+            (mirror,) = backups._mirrors.values()
+            while not mirror.checked_ns:
+                await mirror.moved.wait()
+            world.chosen.node = mirror.backup.node
+            assert world.in_drive() == world.on_disk()
+            await backups.remove("folder")
+            with trio.fail_after(30):
+                while backups._chosen:
+                    await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert world.in_drive() == world.on_disk()
+        tables = (Table.BACKED, Table.BACKED_BLOCKS, Table.BACKED_INODES)
+        assert [world.store.count(table) for table in tables] == [0, 0, 0]
+        assert msgspec.msgpack.decode(world.tree.setting("backups") or b"") == []
 
     run(job)
 
