@@ -33,7 +33,9 @@ _AT_ONCE: Final = 100
 """States taken in between two looks at what programs want: 2-3 ms."""
 _ASKED_AT_ONCE: Final = 500
 _AHEAD_AT_ONCE: Final = 64
-"""Folders listed ahead in one request: whoever wants the first of them waits for all."""
+"""Folders listed ahead at a time."""
+_AHEAD_TOGETHER: Final = 16
+"""The same in one request: whoever wants the first of them waits for all."""
 _AHEAD_MAX: Final = 4_096
 _AHEAD_SECONDS: Final = 1.0
 """For so long after a program waited for a listing it is taken to be on its way through the tree."""
@@ -314,8 +316,21 @@ class Pull:
         self.looked = trio.Event()
         while self._ahead and trio.current_time() < self._waited_at + _AHEAD_SECONDS:
             folders = [self._ahead.popleft() for _ in range(min(len(self._ahead), _AHEAD_AT_ONCE))]
-            await self.list_folders([folder for folder in folders if self._is_worth_listing(folder)], is_wanted=True)
+            wanted = [folder for folder in folders if self._is_worth_listing(folder)]
+            failures: list[Exception] = []
+            # Side by side: while the first are taken in, and gone through, the others are on their way.
+            async with trio.open_nursery() as nursery:
+                for at in range(0, len(wanted), _AHEAD_TOGETHER):
+                    nursery.start_soon(self._list_some_ahead, wanted[at : at + _AHEAD_TOGETHER], failures)
+            if failures:
+                raise failures[0]
         self._ahead.clear()
+
+    async def _list_some_ahead(self, folders: Sequence[NodeId], failures: list[Exception]) -> None:
+        try:
+            await self.list_folders(folders, is_wanted=True)
+        except Exception as error:  # noqa: BLE001 - raised by who waits for all: out of a nursery it would come in a group
+            failures.append(error)
 
     def _is_worth_listing(self, folder: NodeId) -> bool:
         record = self._tree.record(folder)

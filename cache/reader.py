@@ -55,6 +55,8 @@ DELTAS_KEPT: Final = 64
 AGAIN_SECONDS: Final = 0.5
 """For one read of a program the kernel reads ahead first, and when that fails once more: that must not wait again."""
 _LATE_KEPT: Final = 64
+TAIL: Final = 1 << 20
+"""Bytes at the end of a file that are fetched from where a program begins to read in them."""
 _TRIES: Final = 4
 
 
@@ -388,16 +390,19 @@ class Reader:
     async def _read(
         self, manifest: Manifest, start: int, stop: int, cursor: Cursor | None, *, is_whole: bool
     ) -> Buffer:
-        pieces = self._find(manifest, start, stop)
+        end = self._end_of_fetch(manifest, start, stop) if cursor is not None and not is_whole else stop
+        pieces = self._find(manifest, start, end)
         is_miss = pieces is None
         if pieces is None:
-            pieces = await self._find_slowly(manifest, start, stop)
+            pieces = await self._find_slowly(manifest, start, end)
         # All fetches begin before the first is waited for.
         begun = [
             bool(self._fetches.want(*piece, is_whole=is_whole))
             for piece in pieces
             if isinstance(piece, Piece) and not piece.entry.is_hole
         ]
+        if end > stop:
+            pieces = self._find(manifest, start, stop) or await self._find_slowly(manifest, start, stop)
         if is_miss or any(begun):
             self.counters.misses += 1
             if cursor is not None and not cursor.is_sequential:
@@ -412,6 +417,14 @@ class Reader:
                 data = await self._read_piece(piece, is_whole=is_whole)
             found.append(data)
         return found[0] if len(found) == 1 else b"".join(found)
+
+    def _end_of_fetch(self, manifest: Manifest, start: int, stop: int) -> int:
+        """How far to fetch for a read of [start, stop): who goes near the end of a file mostly reads on to it.
+
+        Not where a file begins, for there programs look what it is.
+        """
+        is_near = start >= TAIL and manifest.size <= start + TAIL
+        return manifest.size if is_near and self._fetches.ahead_bytes >= AHEAD_MIN else stop
 
     async def _read_piece(self, piece: Piece, *, is_whole: bool) -> Buffer:
         entry, start, stop = piece

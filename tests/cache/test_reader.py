@@ -17,7 +17,7 @@ from cache.cursor import Cursor
 from cache.errors import ContentDamaged, ContentUnavailable
 from cache.eviction import Budget
 from cache.filling import FILL_SHARE, MISSES_MIN
-from cache.reader import Reader
+from cache.reader import TAIL, Reader
 from remote.protocol.cutting import cut
 from remote.protocol.errors import NotFound, Unreachable
 from remote.protocol.ids import ChunkId, SpaceId
@@ -183,6 +183,31 @@ async def test_a_small_read_of_a_cold_chunk_fetches_its_frames_only(tmp_path: Pa
         assert await reader.read(manifest, start, 65_536) == content[start : start + 65_536]
         assert len(server.requests) == 1
         assert (reader.counters.hits, reader.counters.misses) == (1, 1)
+
+
+async def test_a_read_near_the_end_brings_the_rest_of_the_file(tmp_path: Path, server: Server) -> None:
+    content = bytes_of(6_000_000)
+    manifest = server.manifest(content)
+    start = len(content) - TAIL
+    async with reading(tmp_path, server) as (reader, _):
+        cursor = Cursor()
+        assert await reader.read(manifest, start, 4_096, cursor) == content[start : start + 4_096]
+        requests = len(server.requests)
+        assert sum(map(len, server.requests)) == requests <= 2, "one for each chunk, all at once"
+        assert server.sent_bytes < TAIL + 3 * FRAME
+        await settled(reader)
+        for at in range(start, len(content), 131_072):
+            assert reader.try_read(manifest, at, 131_072, cursor) == content[at : at + 131_072]
+
+
+async def test_the_last_bytes_or_the_first_bring_one_frame(tmp_path: Path, server: Server) -> None:
+    long, short = bytes_of(6_000_000), bytes_of(800_000)
+    manifests = server.manifest(long), server.manifest(short)
+    async with reading(tmp_path, server) as (reader, _):
+        assert await reader.read(manifests[0], len(long) - 128, 128, Cursor()) == long[-128:]
+        assert await reader.read(manifests[1], 0, 4_096, Cursor()) == short[:4_096]
+        await settled(reader)
+        assert [[part.frames for part in request] for request in server.requests] == [[1], [1]]
 
 
 async def test_front_to_back_is_fetched_ahead_in_growing_steps(tmp_path: Path, server: Server) -> None:
