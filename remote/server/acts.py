@@ -50,7 +50,7 @@ from remote.server.retention import (
     purge,
     retention_of,
 )
-from remote.server.rewinding import Plan, plan_rewind, plan_undo
+from remote.server.rewinding import Plan, act_tag, plan_rewind, plan_undo
 from remote.server.rights import Right, member_space
 from remote.server.trash import plan_put_back, trash
 
@@ -161,6 +161,8 @@ class Acts:
         self, device: Device, space: SpaceId, op_id: bytes, planner: Planner, *, is_dry_run: bool = False
     ) -> Done:
         right = Right.READ if is_dry_run else Right.WRITE
+        # Others commit as device 0, too, for those who come without one: by its op id an act is known as this device's.
+        op_id = act_tag(device.device) + op_id[:8]
         reason = ""
 
         def before(session: Session, row: SpaceRow, key: SpaceKey) -> Done | None:

@@ -4,6 +4,7 @@ No content moves: nodes get their older states, which name content that the serv
 thread is judged again, like any commit, when it is taken.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 from remote.protocol.errors import InTheWay, NotFound
 from remote.protocol.history import CHANGED_MAX, Differences, RewindRequest, UndoRequest
-from remote.protocol.ids import NOW, ROOT, NodeId, Rev
+from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev
 from remote.protocol.messages import Change
 from remote.protocol.nodes import Kind, Name, NodeState
 from remote.server.commits import Draft
@@ -55,6 +56,11 @@ class _Target:
     state: NodeState
     content_id: bytes | None
     size: int
+
+
+def act_tag(device: DeviceId) -> bytes:
+    """How op ids begin of what the server commits because this device asked for it: 8 bytes."""
+    return b"act" + hashlib.sha256(b"%d" % device).digest()[:5]
 
 
 def plan_rewind(session: Session, row: SpaceRow, key: SpaceKey, request: RewindRequest, now_ns: int) -> Plan:
@@ -132,7 +138,9 @@ def plan_undo(
     check_op_id(request.op_id)
     check_rev("rev", request.rev)
     check_limit(request.limit, CHANGED_MAX)
-    rev = request.rev or past_rows.last_commit_of(session, row.space, device.user, device.device)
+    rev = request.rev or past_rows.last_commit_of(
+        session, row.space, device.user, device.device, act_tag(device.device)
+    )
     if not rev:
         raise NotFound("This device has done nothing yet that could be undone.")
     if rev > row.head or rev <= row.floor:

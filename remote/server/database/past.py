@@ -55,14 +55,15 @@ def manifest(session: Session, space: SpaceId, content_id: bytes) -> bytes | Non
     return bytes(found[0]) if found else None
 
 
-def last_commit_of(session: Session, space: SpaceId, user: UserId, device: DeviceId) -> Rev | None:
-    """The newest commit of the device, or of the server for its user."""
+def last_commit_of(session: Session, space: SpaceId, user: UserId, device: DeviceId, tag: bytes) -> Rev | None:
+    """The newest commit of the device, or of the server (device 0) with an op id that begins with these 8 bytes."""
     found = session.row(
-        "SELECT rev FROM journal WHERE space_id = ? AND rev > 0 AND user_id = ? AND device_id IN (0, ?)"
-        " ORDER BY rev DESC LIMIT 1",
+        "SELECT rev FROM journal WHERE space_id = ? AND rev > 0 AND user_id = ?"
+        " AND (device_id = ? OR (device_id = 0 AND substr(op_id, 1, 8) = ?)) ORDER BY rev DESC LIMIT 1",
         space,
         user,
         device,
+        tag,
     )
     return Rev(found[0]) if found else None
 

@@ -9,6 +9,7 @@ from remote.protocol.errors import BadRequest, InTheWay, NotFound
 from remote.protocol.history import Differences, DiffRequest, Done, RewindRequest, UndoRequest
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.nodes import Kind, Manifest, Name
+from remote.server.instance import Instance
 
 pytestmark = pytest.mark.anyio
 
@@ -156,6 +157,24 @@ async def test_what_changed_again_is_left_by_undo(ann: Any, build: Any, made: di
     assert (await ann.node(made["b"])).state.content == inline(b"three")
 
 
+async def test_undo_without_a_rev_is_of_this_device_only(
+    ann: Any, sign_in: Any, build: Any, instance: Instance, made: dict[str, NodeId]
+) -> None:
+    laptop = await sign_in("ann")
+    own = await head(ann)
+    theirs = await laptop.new_file(b"of the laptop")
+    # What came by a link or by WebDAV has no device, and the same user.
+    await laptop.new_file(b"of a stranger")
+    sql = "UPDATE journal SET device_id = 0 WHERE space_id = ? AND rev = ?"
+    instance.database.write_now(lambda session: session.run(sql, ann.home, own + 2))
+    assert (await undo(ann, is_dry_run=True)).of == own
+    assert (await undo(laptop)).of == own + 1
+    assert (await ann.node(theirs)).state is None
+    # What it asked for is its own; nobody else's.
+    assert (await undo(laptop, is_dry_run=True)).of == own + 3
+    assert (await undo(ann, is_dry_run=True)).of == own
+
+
 async def test_what_is_in_the_way_is_named(ann: Any, build: Any, made: dict[str, NodeId]) -> None:
     node = await ann.new_folder(b"fresh")
     rev = await head(ann)
@@ -207,7 +226,7 @@ async def test_what_cannot_be(ann: Any, bob: Any, build: Any, made: dict[str, No
         await rewind(ann, made["work"], 1)
     with pytest.raises(NotFound):
         await undo(ann, 10_000)
-    with pytest.raises(NotFound, match="made the space"):
+    with pytest.raises(NotFound, match="nothing yet"):
         await undo(bob)
     with pytest.raises(BadRequest, match="op_id"):
         await rewind(ann, ROOT, 1, op_id=b"short")
