@@ -6,6 +6,7 @@ was read: written to since, it is prepared again.
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -143,6 +144,26 @@ class Preparing:
         if not lost.staged:
             return None
         return await self._prepare(self._stagings.load(StagingId(lost.staged)), lambda: None)
+
+    async def lost_together(self, edits: Sequence[LostEdit]) -> dict[int, Prepared]:
+        """What those of these edits had written that are small, by their stagings; the others are for `lost`."""
+        stagings: list[Staging] = []
+        for lost in edits:
+            # What is gone or damaged is told by `lost`.
+            with suppress(KeyError, ContentDamaged):
+                staging = self._stagings.load(StagingId(lost.staged)) if lost.staged else None
+                if staging is not None and staging.size <= SMALL_FILE_MAX:
+                    stagings.append(staging)
+        if not stagings:
+            return {}
+        try:
+            prepared = await self._upload.small(stagings)
+        except NOT_ITS_FAULT:
+            raise
+        except ITS_FAULT:
+            # One of them is at fault: alone, it is found.
+            return {}
+        return {staging.id: one for staging, one in zip(stagings, prepared, strict=True)}
 
     async def _prepare_small(self, nodes: Sequence[NodeId]) -> None:
         try:

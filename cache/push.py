@@ -20,7 +20,7 @@ from cache.preparing import ITS_FAULT, NOT_ITS_FAULT, Preparing
 from cache.pull import Pull
 from cache.resending import ContentLost, Resending
 from cache.staging import Stagings
-from cache.tree import Record, Table, Tree
+from cache.tree import LostEdit, Record, Table, Tree
 from cache.troubles import Troubles
 from cache.upload import Upload
 from remote.protocol.errors import ChunkMissing, CursorTooOld, RemoteError, ServerFault
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 COMMIT_CHANGES: Final = 1_000
 COMMIT_BYTES: Final = 4 << 20
 """About how large a commit gets; the protocol allows four times that."""
+LOST_AT_ONCE: Final = 64
+"""Edits that lost in one commit: their content, small files mostly, is in memory until then."""
 ENOUGH_NODES: Final = 500
 """So many are worth a commit of their own, whether programs pause or not."""
 AHEAD_NODES: Final = 8
@@ -77,6 +79,7 @@ class Push:
         self.ignoring = ignoring
         self._planner = Planner(tree, pull.mount, self.troubles, self._preparing, ignoring)
         self._limit = COMMIT_CHANGES
+        self._lost_at_once = LOST_AT_ONCE
         self.resending = Resending(pull.service, pull.home, chunks)
         # Nodes with content that was sent again and not taken since: twice in a row is in vain.
         self._sent_again: set[NodeId] = set()
@@ -446,37 +449,71 @@ class Push:
     # Edits that lost
 
     async def _send_lost(self) -> bool:
-        """Local edits that lost a merge become versions on the server; whether any did."""
-        is_sent = False
-        for key, node, lost in self._tree.lost():
-            record = self._tree.record(node)
-            is_unknown = record is not None and record.rev == 0
-            # Made and removed here: the server has it first as it was in this edit, and hears of its removal next.
-            is_unborn = record is not None and is_unknown and record.local is None
-            now = trio.current_time()
-            if self.troubles.holds_back_lost(key, now) or self.troubles.holds_back(node, now):
-                continue
-            if is_unknown and not (is_unborn and node not in self._tree.sending):
-                continue
-            try:
-                prepared = await self._preparing.lost(lost)
-            except NOT_ITS_FAULT:
-                raise
-            except KeyError:
-                log.warning("node %d: an edit that was to be kept as a version is gone from this disk", node)
-                self._drop_lost(key)
-                continue
-            except ITS_FAULT as error:
-                self.troubles.note_lost(key, error)
-                continue
-            state: NodeState = lost.state if prepared is None else replace(lost.state, content=prepared.manifest)
-            if is_unborn:
-                state = replace(state, names=(self._place_of(state),))
-            change = Change(node, Rev(0), lost.edited_ns, state, is_conflict=not is_unborn)
-            self._start(_Sent(self._signed([change]), 1, {}, {key: prepared}))
-            await self._finish()
-            is_sent = True
-        return is_sent
+        """Local edits that lost a merge become versions on the server, many with one commit; whether any did."""
+        waiting = [one for one in self._tree.lost() if self._may_send_lost(one[0], one[1])]
+        for at in range(0, len(waiting), self._lost_at_once):
+            batch = waiting[at : at + self._lost_at_once]
+            ahead = await self._preparing.lost_together([lost for _, _, lost in batch])
+            gathered: dict[NodeId, tuple[bytes, Change, Prepared | None]] = {}
+            for key, node, lost in batch:
+                if not self._may_send_lost(key, node):
+                    # What was sent before changed that.
+                    continue
+                is_unborn = self._is_unborn(node)
+                if node in gathered or is_unborn:
+                    await self._commit_lost(gathered)
+                found = await self._change_of_lost(key, node, lost, ahead.get(lost.staged), is_unborn=is_unborn)
+                if found is not None:
+                    gathered[node] = (key, *found)
+                if is_unborn:
+                    await self._commit_lost(gathered)
+            await self._commit_lost(gathered)
+        return bool(waiting)
+
+    def _may_send_lost(self, key: bytes, node: NodeId) -> bool:
+        now = trio.current_time()
+        if self.troubles.holds_back_lost(key, now) or self.troubles.holds_back(node, now):
+            return False
+        record = self._tree.record(node)
+        is_unknown = record is not None and record.rev == 0
+        return not is_unknown or (self._is_unborn(node) and node not in self._tree.sending)
+
+    def _is_unborn(self, node: NodeId) -> bool:
+        """Made and removed here: the server has it first as it was in this edit, and hears of its removal next."""
+        record = self._tree.record(node)
+        return record is not None and record.rev == 0 and record.local is None
+
+    async def _change_of_lost(
+        self, key: bytes, node: NodeId, lost: LostEdit, prepared: Prepared | None, *, is_unborn: bool
+    ) -> tuple[Change, Prepared | None] | None:
+        """The change that an edit that lost becomes, its content being there; None when it cannot be sent."""
+        try:
+            prepared = prepared or await self._preparing.lost(lost)
+        except NOT_ITS_FAULT:
+            raise
+        except KeyError:
+            log.warning("node %d: an edit that was to be kept as a version is gone from this disk", node)
+            self._drop_lost(key)
+            return None
+        except ITS_FAULT as error:
+            self.troubles.note_lost(key, error)
+            return None
+        state: NodeState = lost.state if prepared is None else replace(lost.state, content=prepared.manifest)
+        if is_unborn:
+            state = replace(state, names=(self._place_of(state),))
+        return Change(node, Rev(0), lost.edited_ns, state, is_conflict=not is_unborn), prepared
+
+    async def _commit_lost(self, gathered: dict[NodeId, tuple[bytes, Change, Prepared | None]]) -> None:
+        """Sends these in one commit and forgets them; when it is not taken, they go one by one the next time."""
+        if not gathered:
+            return
+        sent = list(gathered.values())
+        gathered.clear()
+        kept = {key: prepared for key, _, prepared in sent}
+        self._start(_Sent(self._signed([change for _, change, _ in sent]), len(sent), {}, kept))
+        await self._finish()
+        is_taken = not any(self._tree.store.has(Table.LOST, key) for key in kept)
+        self._lost_at_once = LOST_AT_ONCE if is_taken else 1
 
     def _place_of(self, state: NodeState) -> Name:
         """A name that the server can give to a node which it does not have and that is gone here."""

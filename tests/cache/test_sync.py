@@ -1,6 +1,7 @@
 """Pull, Push and Sync between real devices and a server: the races that people never see, one by one."""
 
 import os
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -12,6 +13,7 @@ from cache import push as push_module
 from cache.errors import DiskFull
 from cache.layer import Puts
 from cache.pull import Effects
+from cache.push import LOST_AT_ONCE
 from cache.sync import BULK_SECONDS, DEBOUNCE_SECONDS
 from fusefs.volume import RENAME_EXCHANGE
 from remote.protocol.errors import ServerFault
@@ -78,6 +80,31 @@ def test_many_thousand_edits_made_offline_are_sent_in_few_commits() -> None:
         await world.quiet()
         assert len(world.server.alive()) == MANY + 2
         assert world.server.head - before <= MANY / 1_000 + 5
+
+    in_world(scene)
+
+
+def test_hundreds_of_edits_that_lost_are_kept_with_few_commits_and_requests() -> None:
+    count = 2 * LOST_AT_ONCE
+
+    async def scene(world: World) -> None:
+        nodes = [await make(world.one, b"%d" % number, b"first") for number in range(count)]
+        await world.quiet()
+        for device, word in ((world.one, b"older"), (world.two, b"newer")):
+            device.wire.set_up(False)
+            for number, node in enumerate(nodes):
+                # Too much to go with the commit.
+                await write(device, node, random.Random(number).randbytes(4_096) + word)
+            await trio.sleep(1)
+        world.two.wire.set_up(True)
+        world.two.sync.retry_now()
+        await trio.sleep(60)
+        before = world.server.head
+        world.one.wire.set_up(True)
+        world.one.sync.retry_now()
+        await world.quiet()
+        assert world.conflicts() == count
+        assert world.server.head - before <= count / LOST_AT_ONCE + 2
 
     in_world(scene)
 

@@ -51,6 +51,27 @@ def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
     assert drawing.read_bytes().startswith(b"\x89PNG")
 
 
+def test_devices_that_were_apart_or_far_behind_are_in_step_with_few_requests(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.bench.syncing", "--work", tmp_path, "--only", "apart,behind"]
+    told = subprocess.run(
+        [*command, "--edits", "200", "--missed", "1000"],
+        cwd=RUN.parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=400,
+    )
+    assert list(tmp_path.iterdir()) == []
+    rows = [line.strip("| ").split(" | ") for line in told.stdout.splitlines() if line.startswith("| ")]
+    found = {row[0]: row[-1] for row in rows}
+    # The measurement itself fails when the trees differ in the end, or a content is nowhere.
+    assert int(found["edits that lost, kept as conflicts"]) == 24
+    assert int(found["commits"]) <= 12
+    assert int(found["changes in the largest of them"]) <= 1_000
+    assert int(found["requests of device 1"]) + int(found["requests of device 2"]) < 100
+    assert int(found["requests"]) < 12
+
+
 def test_a_step_brings_what_it_needs_and_every_step_can_be_chosen() -> None:
     assert [[step.name for step in group] for group in chosen(["git.status"])] == [
         ["git.untar", "git.add", "git.status"]
