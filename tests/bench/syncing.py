@@ -41,7 +41,7 @@ class Part:
 
 PARTS = (
     Part("idle", lambda home, given: idle(home, given.seconds)),
-    Part("elsewhere", lambda home, given: elsewhere(home, given.changes, 0.0)),
+    Part("elsewhere.near", lambda home, given: elsewhere(home, given.changes, 0.0)),
     Part("elsewhere.distant", lambda home, given: elsewhere(home, given.changes, LATENCY_MS)),
     Part("apart", lambda home, given: apart(home, given.edits)),
     Part("behind", lambda home, given: behind(home, given.missed)),
