@@ -72,6 +72,8 @@ class News:
         if self._edit.record(version.node) is not None:
             return True
         folders = [name.parent for name in version.state.names] if version.state is not None else []
+        # What waits does so because it is in the way of something here.
+        is_in_the_way = is_in_the_way or self._edit.news_of(version.node) is not None
         if is_in_the_way and any(self._edit.record(folder) is not None for folder in folders):
             return True
         return any(map(self._is_known_folder, folders))

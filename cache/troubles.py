@@ -69,7 +69,7 @@ class Troubles:
         for node in nodes:
             tries = self._refusals[node] = self._refusals.get(node, 0) + 1
             if tries >= _REFUSALS_FREE:
-                seconds = min(2.0 ** (tries - _REFUSALS_FREE), LATER_SECONDS[1])
+                seconds = min(2.0 ** min(tries - _REFUSALS_FREE, 20), LATER_SECONDS[1])
                 sentence = f"The server refused the change: {reason}"
                 again_at = trio.current_time() + seconds
                 self.nodes[node] = Trouble(sentence, tries, again_at, self._tree.edited_ns(node))

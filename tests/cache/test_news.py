@@ -321,3 +321,42 @@ def test_a_device_whose_clock_stands_at_1970_takes_part() -> None:
         assert world.names() == {b"outer", b"inner", b"f"}
 
     in_world(scene)
+
+
+def test_what_is_in_the_way_is_taken_in_also_where_its_folder_is_not_listed_any_more() -> None:
+    async def scene(world: World) -> None:
+        lazy = Device(world.home, world.server, 3, is_walking=False)
+        gone = await make_folder(world.one, b"c")
+        edited = await make(world.one, b"f", b"first", gone)
+        await world.quiet()
+        await lazy.start(world.nursery)
+        await quiet(lazy, is_whole=False)
+        for folder in (ROOT, gone):
+            await lazy.volume.children(folder)
+        lazy.wire.set_up(False)
+        await trio.sleep(1)
+        await world.one.volume.unlink(gone, b"f")
+        await world.one.volume.rmdir(ROOT, b"c")
+        await quiet(world.one)
+        new = await make_folder(world.one, b"c")
+        await write(lazy, edited, b"edited")
+        await quiet(world.one)
+        world.server.floor = world.server.head
+        # Nothing is listed after it has started over.
+        await quiet(world.one, lazy, is_whole=False)
+        assert len(world.server.refusals) < 10
+        assert await content(lazy, b"f", new) == b"edited"
+        await lazy.stop()
+
+    in_world(scene)
+
+
+def test_what_is_refused_again_and_again_is_tried_every_five_minutes() -> None:
+    async def scene(world: World) -> None:
+        troubles = world.one.push.troubles
+        for _ in range(2_000):
+            troubles.note_refusal([NodeId(5)], "No.")
+        assert troubles.nodes[NodeId(5)].again_at == trio.current_time() + 300
+        troubles.end(NodeId(5))
+
+    in_world(scene)
