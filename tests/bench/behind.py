@@ -57,7 +57,6 @@ def behind(home: Path, missed: int) -> Iterator[Figure]:
         yield Figure("changes taken in", "per s", missed / seconds)
         yield Figure("daemon: CPU for it", "s", used.daemon_cpu_seconds)
         yield Figure("server: CPU for it", "s", used.store_cpu_seconds)
-        yield Figure("requests", "", used.requests)
         yield Figure("daemon: peak RSS", "MB", peak_bytes(daemon) / MB)
         yield Figure("daemon: RSS after it", "MB", resident_bytes(daemon) / MB)
         yield Figure("longest turn of the daemon's loop", "ms", one.longest_turn_ms())
