@@ -2,11 +2,11 @@
 
 import os
 from array import array
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 import trio
@@ -15,6 +15,7 @@ from cache import patches
 from cache.blobs import Sums, sums_of
 from cache.chunks import Chunks
 from cache.errors import CacheError
+from cache.extents import Extents
 from cache.patches import Item, Patch
 from cache.plain import Known
 from cache.prepared import Own, Prepared
@@ -22,7 +23,7 @@ from cache.reader import Reader
 from cache.similar import tell
 from cache.staging import Staging, StagingId, Stretch
 from remote.protocol import deltas
-from remote.protocol.cutting import Buffer, recut
+from remote.protocol.cutting import Buffer, Span, recut
 from remote.protocol.errors import RemoteError
 from remote.protocol.ids import ChunkId, PlainHash, SpaceId
 from remote.protocol.manifests import Leaf, build, starts, unsettled
@@ -90,6 +91,56 @@ class _Earlier:
     items: list[Item]
 
 
+class Front(NamedTuple):
+    """The content before `stop` as it was at `mark`, sent; `manifest` goes on as the old base does, or ends there.
+
+    From `last` on is the chunk that the next cut begins with; `small` are leaves and deltas, worth keeping here.
+    """
+
+    manifest: Manifest
+    stop: int
+    last: int
+    mark: int
+    small: tuple[tuple[ChunkId, Buffer], ...]
+
+
+class _Cut:
+    """Where the front of an edited content may end: at a cut from which on the old items go on, or cover nothing."""
+
+    def __init__(self, old: Sequence[Item], old_stop: int, dirty: Extents, wanted: int) -> None:
+        """`old_stop`: where what is seen of the old content ends; `wanted`: the front does not end before it."""
+        self._old = old
+        self._offsets = starts(patches.lengths(old))
+        self._old_stop = old_stop
+        self._dirty = dirty
+        self._wanted = wanted
+        self.stop = 0
+        self.last = 0
+
+    def of(self, spans: Iterable[tuple[Span, Buffer | None]]) -> Iterator[tuple[Span, Buffer | None]]:
+        """Those spans that the front is made of."""
+        for span, data in spans:
+            self.last, self.stop = span.offset, span.offset + span.length
+            yield span, data
+            if self.stop >= self._wanted and (self.stop >= self._old_stop or self._is_covered(*self._next())):
+                return
+
+    def tail(self) -> list[Item]:
+        """What follows the front: nothing, or the old items, behind a hole up to where the next of them begins."""
+        if self.stop >= self._old_stop:
+            return []
+        index, start = self._next()
+        hole = [Entry(*_HOLE, start - self.stop)] if start > self.stop else []
+        return [*hole, *self._old[index:]]
+
+    def _next(self) -> tuple[int, int]:
+        index = bisect_left(self._offsets, self.stop)
+        return index, self._offsets[index]
+
+    def _is_covered(self, _: int, start: int) -> bool:
+        return self._dirty.covers(self.stop, start)
+
+
 class Large:
     """Prepares large stagings of one space."""
 
@@ -150,6 +201,46 @@ class Large:
             staging, generation, manifest, tuple(_own_chunks(attempt, items)), small=tuple(attempt.small.items())
         )
 
+    async def prepare_front(self, staging: Staging, most: int) -> Front | None:
+        """Makes the server hold about the first `most` dirty bytes while programs write on; None when it is nothing.
+
+        What is written meanwhile, also there, is told apart (`Staging.mark`): the front may be half of two states.
+        """
+        self.done_bytes[staging.id] = 0
+        try:
+            return await self._prepare_front(staging, most)
+        except BaseExceptionGroup as group:
+            known, rest = group.split((RemoteError, CacheError, OSError))
+            if known is None or rest is not None:
+                raise
+            raise _first(known) from None
+        finally:
+            del self.done_bytes[staging.id]
+
+    async def _prepare_front(self, staging: Staging, most: int) -> Front | None:
+        self._earlier.pop(staging, None)
+        staging.mark()
+        mark = staging.marks
+        base, size, base_size, dirty = staging.base, staging.size, staging.base_size, staging.dirty
+        if staging.path is None or not dirty:
+            return None
+        fd = staging.open_file()
+        attempt = _Attempt(staging, base, size, staging.plan_read(0, size), fd, lambda: None)
+        holes = [(start, stop - start) for start, stop in staging.holes()]
+        try:
+            old: list[Item] = [
+                Leaf(entry) if base.depth else entry for entry in await self._reader.entries(base, height=1)
+            ]
+            old = await self._opened(old, size, dirty)
+            front = _Cut(old, base_size, Extents(dirty), _behind(dirty, most))
+            await self._bring(attempt, old, dirty, holes, front)
+            attempt.items += front.tail()
+            attempt.size = sum(entry.length for entry in patches.lengths([one for one in attempt.items if one]))
+            manifest = await self._manifest(attempt)
+        finally:
+            os.close(fd)
+        return Front(manifest, front.stop, front.last, mark, tuple(attempt.small.items()))
+
     async def _opened(self, items: Sequence[Item], size: int, dirty: Sequence[Range]) -> list[Item]:
         """The items with the entries of those leaves that an edit touches; those that it covers whole are of no use."""
         entries = patches.lengths(items)
@@ -183,9 +274,16 @@ class Large:
                 found[index] = _Delta(patch, parts)
         return found
 
-    async def _bring(self, attempt: _Attempt, old: list[Item], dirty: Sequence[Range], holes: Sequence[Range]) -> None:
-        """Fills `attempt.items`: cuts in a thread, and sends beside it."""
-        found = await self._patches(old, attempt.size, dirty)
+    async def _bring(
+        self,
+        attempt: _Attempt,
+        old: list[Item],
+        dirty: Sequence[Range],
+        holes: Sequence[Range],
+        front: _Cut | None = None,
+    ) -> None:
+        """Fills `attempt.items`, of `front` only if given: cuts in a thread, and sends beside it."""
+        found = await self._patches(old, attempt.size, dirty) if front is None else {}
         patched = [(index, delta.patch) for index, delta in found.items()]
         items, left = patches.apply(old, attempt.size, dirty, patched)
         ranges = [(start, stop - start) for start, stop in left]
@@ -197,7 +295,8 @@ class Large:
         def work() -> None:
             batch: list[_Piece] = []
             batched = 0
-            for span, data in recut(patches.lengths(items), attempt.size, ranges, holes, read):
+            spans = recut(patches.lengths(items), attempt.size, ranges, holes, read)
+            for span, data in spans if front is None else front.of(spans):
                 position = len(attempt.items)
                 delta = found.get(span.kept) if span.kept is not None else None
                 if delta is not None:
@@ -338,6 +437,15 @@ class _Delta:
 
     patch: Patch
     parts: tuple[deltas.Part, ...]
+
+
+def _behind(dirty: Sequence[Range], most: int) -> int:
+    """The offset before which there are so many dirty bytes, or all of them."""
+    for start, stop in dirty:
+        if stop - start >= most:
+            return start + most
+        most -= stop - start
+    return dirty[-1][1]
 
 
 def _look_at(pieces: Sequence[_Piece]) -> list[Sums]:

@@ -54,6 +54,9 @@ class Preparing:
         self._prepared: dict[NodeId, Prepared] = {}
         self._prepared_bytes = 0
         self._running: set[NodeId] = set()
+        # Of which nothing is to be prepared now.
+        self._kept_back: set[NodeId] = set()
+        self._scopes: dict[NodeId, trio.CancelScope] = {}
         self._small_tasks = 0
         self._large_tasks = {False: 0, True: 0}
         self._failure: Exception | None = None
@@ -79,8 +82,24 @@ class Preparing:
         return found
 
     def is_running(self, node: NodeId) -> bool:
-        """Whether the node's content is on its way."""
+        """Whether the node's content is on its way, or not to be looked at now."""
+        return node in self._running or node in self._kept_back
+
+    def keep_back(self, node: NodeId) -> None:
+        """Nothing of the node is prepared until `give_back`; a large file that is on its way is given up."""
+        self._kept_back.add(node)
+        self.forget(node)
+        if node in self._scopes:
+            self._scopes[node].cancel()
+
+    def is_at_work(self, node: NodeId) -> bool:
+        """Whether content of the node is being prepared at this moment."""
         return node in self._running
+
+    def give_back(self, node: NodeId) -> None:
+        """The node is as others again."""
+        self._kept_back.discard(node)
+        self._went_on()
 
     def is_missing(self, node: NodeId, record: Record) -> bool:
         """Whether content of the node is to be sent before it can be committed."""
@@ -203,8 +222,10 @@ class Preparing:
             self._keep(node, one)
 
     async def _prepare_large(self, node: NodeId, is_huge: bool) -> None:
+        scope = self._scopes[node] = trio.CancelScope()
         try:
-            await self._prepare_one(node)
+            with scope:
+                await self._prepare_one(node)
         except NOT_ITS_FAULT as error:
             self._troubles.note(node, error)
         except Exception as error:
@@ -212,6 +233,7 @@ class Preparing:
             log.exception("node %d cannot be uploaded", node)
             self._troubles.note(node, error)
         finally:
+            del self._scopes[node]
             self._running.discard(node)
             self._large_tasks[is_huge] -= 1
             self._went_on()

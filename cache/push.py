@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
@@ -45,6 +46,7 @@ _LOST: Final = (
 )
 _FAULTS_MAX: Final = 5
 """After so many failures of the server at one commit, the fault is taken to lie in what is in it."""
+_LOOK_SECONDS: Final = 0.02
 _TAKEN_AT_ONCE: Final = 64
 """Changes of an answer that are taken in before programs have their turn."""
 
@@ -117,6 +119,22 @@ class Push:
         """Something is to be sent, or can be tried again."""
         self.edited_at = trio.current_time()
         self.changed.set()
+
+    def may_be_sent(self, node: NodeId) -> bool:
+        """Whether a node's content may leave this machine: it is there, and not ignored."""
+        record = self._tree.record(node)
+        return record is not None and record.local is not None and not self.ignoring.holds(node, record)
+
+    @asynccontextmanager
+    async def kept_back(self, node: NodeId) -> AsyncIterator[None]:
+        """While this is entered no content of the node is on its way, nor begun with."""
+        self._preparing.keep_back(node)
+        try:
+            while self._preparing.is_at_work(node) or (self._in_flight and node in self._in_flight.prepared):  # noqa: ASYNC110
+                await trio.sleep(_LOOK_SECONDS)
+            yield
+        finally:
+            self._preparing.give_back(node)
 
     async def answered(self) -> None:
         """Returns when no commit is on its way."""

@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 import trio
 
 from cache import staged
+from cache.blobs import punch
 from cache.errors import ContentDamaged, ContentUnavailable, DiskFull
 from cache.extents import Extents
 from cache.store import Change, Store
@@ -62,6 +63,8 @@ class Staging:
         """Grows with every write and truncate."""
         self.base_size = base.size
         """Content of the base from here on was truncated away once, and is never seen again."""
+        self.freed = 0
+        """Grows when bytes that a plan counts on were given back: who reads by an older plan has to plan anew."""
         self.is_suspect = False
         """Whether the machine went down before the flushed content was synced: bytes of it may be lost."""
         self.is_spare = False
@@ -239,6 +242,54 @@ class Staging:
         self._dirty = self._since
         self._local = local
         self._since = None
+
+    def rebase_front(self, base: Manifest, stop: int) -> None:
+        """Makes the content before `stop`, as it was at the last `mark`, that of `base`; see `Large.prepare_front`.
+
+        From there on `base` is what the old base is, or ends. The file goes on serving its bytes until `free`.
+        """
+        if self._since is None:
+            raise ValueError("rebase without mark")
+        dirty, local = self._dirty.copy(), self._local.copy()
+        dirty.remove(0, stop)
+        for start, end in self._since:
+            dirty.add(start, end)
+        self.base_size = min(stop, self._since_size) if base.size == stop else self.base_size
+        self.base = base
+        self._dirty, self._local = dirty, local
+        self._since = None
+
+    @property
+    def is_counted_on(self) -> bool:
+        """Whether a record that is kept counts on bytes of its file."""
+        return self._part > 0 and self._home.recorded_part(self.id) == self._part
+
+    def keep(self, change: Change) -> None:
+        """As `flush`, but what was written since the last flush is still not flushed."""
+        self._flush(change, self._dirty, self.base_size, self.size)
+
+    def free(self, stop: int) -> None:
+        """Gives the room of what lies before `stop` and is the base's back to the disk.
+
+        Only when no record that could be found after a power cut counts on it (`is_counted_on`, `keep`, and the
+        store's sync), and nobody reads the file by a descriptor of their own.
+        """
+        path = self.path
+        if path is None or self._bytes is not None:
+            return
+        local = self._local.copy()
+        for start, end in self._dirty:
+            local.remove(start, end)
+        local.cut(stop)
+        stretches = [(start, end - start) for start, end in local]
+        if not stretches:
+            return
+        for start, end in local:
+            self._local.remove(start, end)
+        self.freed += 1
+        allocated = self._allocated
+        self._home.account(self, punch(str(path), stretches))
+        self._home.note_ahead(self, allocated - self._allocated)
 
     # Keeping
 
@@ -463,6 +514,8 @@ class Stagings:
         # What was counted for each staging that has a file, also while it is not in memory.
         self._counted: dict[StagingId, int] = {}
         self._total = 0
+        # What the server was sent of each while it was written, and does not lie here any more.
+        self._ahead: dict[StagingId, int] = {}
         self._part = 0
         self._last = StagingId(time.time_ns())
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -475,6 +528,11 @@ class Stagings:
         if self._superseded:
             self._drop_superseded()
         return self._total
+
+    @property
+    def ahead_bytes(self) -> int:
+        """Bytes that were sent ahead of their commit and given back to the disk, since the start."""
+        return sum(self._ahead.values())
 
     def create(self, base: Manifest, *, is_spare: bool = False) -> Staging:
         """A new staging whose content is that of `base`; nothing of it is kept before its first flush."""
@@ -537,6 +595,10 @@ class Stagings:
         else:
             self._counted.pop(staging.id, None)
 
+    def note_ahead(self, staging: Staging, freed: int) -> None:
+        """Notes that so many bytes of it are the server's only."""
+        self._ahead[staging.id] = self._ahead.get(staging.id, 0) + freed
+
     def changed(self, staging: Staging) -> None:
         """Holds on to a staging until it is flushed."""
         self._unflushed[staging.id] = staging
@@ -550,6 +612,7 @@ class Stagings:
         self._unflushed.pop(staging.id, None)
         self._alive.pop(staging.id, None)
         self.spare.pop(staging.id, None)
+        self._ahead.pop(staging.id, None)
         self.account(staging, 0)
 
     def supersede(self, staging: Staging, path: Path | None) -> None:

@@ -107,6 +107,11 @@ class Sync:
             if not self._tree.has_range:
                 self._tree.lease(leased.first, leased.count)
 
+    @property
+    def may_send(self) -> bool:
+        """Whether what is written here is being sent: the server can be reached, and nothing is held back."""
+        return self._is_online and not self._held
+
     def standing(self) -> Standing:
         """How things are now."""
         now = trio.current_time()

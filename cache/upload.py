@@ -9,7 +9,7 @@ from typing import Final
 import trio
 
 from cache.chunks import Chunks
-from cache.large import Large
+from cache.large import Front, Large
 from cache.prepared import Prepared
 from cache.reader import Reader
 from cache.staging import Staging, StagingId
@@ -92,6 +92,10 @@ class Upload:
         `replaced` is asked for old content that a new file was put in the place of: it may be much the same.
         """
         return await self._large.prepare(staging, replaced)
+
+    async def front(self, staging: Staging, most: int) -> Front | None:
+        """Sends about the first `most` dirty bytes of a staging that is being written; see `Large.prepare_front`."""
+        return await self._large.prepare_front(staging, most)
 
 
 def _sealed(contents: Sequence[bytes], secret: bytes) -> list[Sealed]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import trio
 
+from cache.ahead import Ahead
 from cache.chunks import Chunks
 from cache.errors import CacheError, DiskFull
 from cache.eviction import Budget
@@ -112,7 +113,10 @@ class Drive:
         self._resending = push.resending
         self.pins = Pins(self.tree, self.reader, pull.list_folder)
         self.sync = Sync(self.tree, pull, push, is_walking=choices.background_listing)
-        self.files.is_online = lambda: self.sync.is_online
+        self.files.is_online = lambda: self.sync.may_send
+        self.files.uploaded = lambda: traffic.sent_bytes
+        self.ahead = Ahead(self.stagings, self.budget, upload, push, self.files.is_writing_to, self.chunks.add_small)
+        self.files.ahead = self.ahead
         self.flow = Flow(self.tree, traffic, self.sync, self.reader, heeds_metered=choices.metered == "pause-uploads")
         self.volume = Volume(
             self.tree,
@@ -209,6 +213,7 @@ class Drive:
             await nursery.start(self.reader.run)
             nursery.start_soon(self.sync.run)
             nursery.start_soon(self.flow.run)
+            nursery.start_soon(self.ahead.run)
             nursery.start_soon(self.pins.run)
             nursery.start_soon(self.state.keep)
             nursery.start_soon(self.cache.keep)

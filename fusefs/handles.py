@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+import trio
 from msgspec.structs import replace
 
+from cache.ahead import Ahead
 from cache.cursor import Cursor
 from cache.errors import ContentDamaged, DiskFull, NoSuchNode
 from cache.eviction import Budget
@@ -31,6 +33,11 @@ SIZE_MAX: Final = FILE_SIZE_MAX
 _ROOM_SECONDS: Final = 60.0
 _ROOM_AWAY_SECONDS: Final = 3.0
 """How long a writer waits for uploads to make room: with the server, and without it, when it is to say so soon."""
+_ROOM_MOST_SECONDS: Final = 3_600.0
+"""However much is sent meanwhile."""
+_ROOM_LOOK_SECONDS: Final = 1.0
+_ROOM_SENT: Final = 16 << 10
+"""Who asks the server for news sends a little, too."""
 _OPEN_SECONDS: Final = 30.0
 _PAUSE_SECONDS: Final = 5.0
 """A file that was written to for so long without a flush is flushed at the next pause of so long."""
@@ -62,6 +69,8 @@ class OpenFile:
     """The last write found no room."""
     is_cut: bool = False
     """The last write was refused for the quota: what there is of it was not to be all."""
+    is_helpless: bool = False
+    """It found none although what is written to the file was being sent."""
 
 
 @dataclass
@@ -93,10 +102,20 @@ class OpenFiles:
         """Told of a file that was flushed although its last write was refused: it is not to be seen elsewhere."""
         self.is_online: Callable[[], bool] = lambda: True
         """Whether the server can be reached: then what was written is being sent, which makes room."""
+        self.uploaded: Callable[[], int] = lambda: 0
+        """Grows while something is being sent."""
+        self.ahead: Ahead | None = None
+        """Makes room by sending what is being written."""
         # A write waited for room in vain, and nothing was sent since.
         self._is_full = False
+        self._full = ""
         # Orphans whose node came back from elsewhere, and was opened anew.
         self._left_behind: list[OpenFile] = []
+
+    @property
+    def full(self) -> str:
+        """Why programs cannot write, a sentence; empty when they can."""
+        return self._full if self._is_full else ""
 
     def find(self, node: NodeId) -> OpenFile | None:
         """The file, when a program has it open."""
@@ -106,6 +125,11 @@ class OpenFiles:
         """Whether a program has the file open for writing, or what it wrote is not flushed."""
         file = self._files.get(node)
         return file is not None and (file.writers > 0 or file.is_changed)
+
+    def is_writing_to(self, node: NodeId, staging: Staging) -> bool:
+        """Whether programs that have the file open write to this staging."""
+        file = self._files.get(node)
+        return file is not None and file.staging is staging and not file.is_orphan
 
     def is_unfinished(self, node: NodeId) -> bool:
         """Whether what a program is writing would be seen half elsewhere: not flushed, or made and not closed yet."""
@@ -302,7 +326,7 @@ class OpenFiles:
                 return b""
             data = self._reader.try_read(manifest, offset, length, handle.cursor)
             return data if data is not None else await self._reader.read(manifest, offset, length, handle.cursor)
-        plan = staging.plan_read(offset, length)
+        plan, freed = staging.plan_read(offset, length), staging.freed
         if len(plan) == 1 and plan[0].is_dirty:
             return staging.read_dirty(plan[0].offset, plan[0].length)
         parts: list[Buffer] = []
@@ -311,8 +335,8 @@ class OpenFiles:
                 parts.append(staging.read_dirty(stretch.offset, stretch.length))
             else:
                 parts.append(await self._reader.read(staging.base, stretch.offset, stretch.length, handle.cursor))
-        if file.staging is not staging:
-            # While its base was fetched the server took it all, and it was let go of: there is nothing to read in it.
+        if file.staging is not staging or staging.freed != freed:
+            # While its base was fetched the server took it all, or some of it: there is nothing to read in it.
             return await self.read(handle, offset, length)
         return b"".join(parts)
 
@@ -329,6 +353,8 @@ class OpenFiles:
         self.quota.grew(staging.size - size_before)
         file.is_cut = False
         self._note_change(file)
+        if self.ahead is not None and not file.is_orphan:
+            self.ahead.note(file.node, staging)
         if staging.is_crowded:
             await self._thin(staging)
         return len(data)
@@ -352,19 +378,50 @@ class OpenFiles:
             file.is_refused = self._is_full = False
             return
         own_bytes = file.staging.dirty_bytes if file.staging is not None else 0
-        # What is being written is not sent, so to wait for room that it takes itself is in vain. And after one write
-        # was refused the file is not whole: were each of the thousands that follow to wait, it would look like a hang.
+        can_help = self._can_help(file)
+        # To wait for room that only this file takes is in vain when it cannot be sent. And after one write was refused
+        # the file is not whole: were each of the thousands that follow to wait, it would look like a hang.
         # The kernel writes one file back after the other: the wait of the first is that of all.
         is_in_vain = file.is_refused or self._is_full or own_bytes >= self._stagings.total_bytes
+        if can_help:
+            is_in_vain = file.is_helpless
         try:
-            seconds = _ROOM_SECONDS if self.is_online() else _ROOM_AWAY_SECONDS
-            await self._budget.wait_for_room(n, 0.0 if is_in_vain else seconds)
+            await self._wait_for_room(file, n, 0.0 if is_in_vain else _ROOM_SECONDS)
         except DiskFull as error:
             if not self._is_full:
                 log.warning("programs cannot write: %s", error)
+            self._full = str(error)
+            if not self.is_online():
+                self._full += " Nothing is sent now, which would make room."
             file.is_refused = self._is_full = True
+            file.is_helpless = can_help
             raise
-        file.is_refused = self._is_full = False
+        file.is_refused = file.is_helpless = self._is_full = False
+
+    def _can_help(self, file: OpenFile) -> bool:
+        """Whether room comes of sending what is written to this file."""
+        if self.ahead is None or file.is_orphan or not self.is_online():
+            return False
+        return self.ahead.can_help(file.node, file.staging)
+
+    async def _wait_for_room(self, file: OpenFile, n: int, seconds: float) -> None:
+        """Returns when there is room; raises DiskFull when nothing was sent for so long, sooner without the server."""
+        moved, since = self.uploaded(), trio.current_time()
+        limit = since + _ROOM_MOST_SECONDS
+        while True:
+            if self.ahead is not None and file.staging is not None and not file.is_orphan:
+                self.ahead.note(file.node, file.staging)
+            left = min(seconds, _ROOM_AWAY_SECONDS if not self.is_online() else seconds) - (trio.current_time() - since)
+            try:
+                await self._budget.wait_for_room(n, max(0.0, min(_ROOM_LOOK_SECONDS, left)))
+            except DiskFull:
+                now = trio.current_time()
+                if self.is_online() and self.uploaded() - moved >= _ROOM_SENT and now < limit:
+                    moved, since = self.uploaded(), now
+                elif left <= _ROOM_LOOK_SECONDS:
+                    raise
+            else:
+                return
 
     async def _thin(self, staging: Staging) -> None:
         async def read_base(offset: int, length: int) -> bytes:

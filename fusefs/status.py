@@ -73,6 +73,7 @@ class Status:
                 "seconds_left": round((pending_bytes - sent) / rate, 1) if is_moving and pending_bytes > sent else None,
                 "files": listed,
             },
+            "full": drive.files.full,
             "stuck": [
                 {"path": os.fsdecode(one.path), "sentence": one.sentence, "seconds": _seconds(one.seconds)}
                 for one in standing.stuck[:_STUCK_MAX]

@@ -55,6 +55,8 @@ def told(found: dict[str, Any], *, with_files: bool = True) -> list[str]:
         lines.append(f"  Server  it has not answered for {duration(silent)}")
     if found["paused"]["is_paused"]:
         lines.append(f"  Paused  {found['paused']['reason']}")
+    if found["full"]:
+        lines.append(f"  Full    programs cannot write: {found['full']}")
     lines += _up(found, with_files=with_files)
     if found["rates"]["down"] >= _RATE_SHOWN:
         lines.append(f"  Down    {size(found['rates']['down'])} a second")

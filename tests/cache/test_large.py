@@ -1,7 +1,7 @@
 """Large stagings: what the server gets reads back as what was written, and little of it is sent for a small edit."""
 
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,6 +43,7 @@ class Server:
         self.objects: dict[ChunkId, bytes] = {}
         self.sent_bytes = 0
         self.got_bytes = 0
+        self.on_send: Callable[[], None] = lambda: None
 
     async def wanted(self, space: SpaceId, chunks: Mapping[ChunkId, int]) -> set[ChunkId]:
         await trio.lowlevel.checkpoint()
@@ -50,6 +51,7 @@ class Server:
 
     async def send_chunks(self, space: SpaceId, chunks: Mapping[ChunkId, bytes]) -> int:
         await trio.lowlevel.checkpoint()
+        self.on_send()
         new = {chunk: data for chunk, data in chunks.items() if chunk not in self.objects}
         self.objects.update(new)
         sent = sum(map(len, new.values()))
@@ -112,6 +114,32 @@ class Device:
         for chunk, plain in prepared.small:
             self.chunks.add_small(chunk, plain)
         return prepared
+
+    async def sent_ahead(self, staging: Staging, most: int) -> None:
+        """Has the front of what is being written sent, and lets go of it here, as `cache.ahead` does."""
+        front = await self.upload.front(staging, most)
+        if front is None:
+            return
+        check(front.manifest)
+        for chunk, plain in front.small:
+            self.chunks.add_small(chunk, plain)
+        staging.rebase_front(front.manifest, front.stop)
+        if staging.is_counted_on:
+            with self.store.change() as change:
+                staging.keep(change)
+            self.store.sync()
+        staging.free(front.last)
+
+    async def whole(self, staging: Staging) -> bytes:
+        """What a program reads of the staging."""
+        return b"".join(
+            [
+                staging.read_dirty(stretch.offset, stretch.length)
+                if stretch.is_dirty
+                else bytes(await self.reader.read(staging.base, stretch.offset, stretch.length))
+                for stretch in staging.plan_read(0, staging.size)
+            ]
+        )
 
 
 class Edit:
@@ -228,6 +256,90 @@ def test_an_upload_overtaken_by_edits_goes_on_from_what_it_had(saves: list[list[
                 assert await read_elsewhere(home / "other", server, manifest) == content
 
     trio.run(play)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.lists(edits, max_size=3), st.lists(edits, max_size=2), st.integers(1, 5_000_000), st.booleans()),
+        min_size=1,
+        max_size=4,
+    ),
+    st.booleans(),
+)
+def test_what_is_sent_ahead_while_it_is_written_reads_back(
+    rounds: list[tuple[list[Edit], list[Edit], int, bool]], is_new: bool
+) -> None:
+    """Each round: edits, edits while their front is sent, how much is sent, and whether it was flushed before."""
+
+    async def play() -> None:
+        server = Server()
+        content = b"" if is_new else bytes_of(BIG)
+        with TemporaryDirectory() as folder:
+            home = Path(folder)
+            async with device(home / "desk", server) as desk:
+                staging = desk.stagings.create(await desk.saved(EMPTY, [Edit(0, content)]))
+
+                def edit_with(one: Edit) -> None:
+                    nonlocal content
+                    content = one.of(content)
+                    one.on(staging)
+
+                for before, meanwhile, most, is_flushed in rounds:
+                    for edit in before:
+                        edit_with(edit)
+                    if is_flushed:
+                        with desk.store.change() as change:
+                            staging.flush(change)
+                    left = list(meanwhile)
+                    server.on_send = lambda left=left: edit_with(left.pop()) if left else None  # type: ignore[misc]
+                    await desk.sent_ahead(staging, most)
+                    server.on_send = lambda: None
+                    assert await desk.whole(staging) == content
+                manifest = (await desk.prepared(staging)).manifest
+                with desk.store.change() as change:
+                    staging.flush(change)
+                again = Stagings(desk.store, home / "desk" / "staging", 0, 1).load(staging.id)
+                assert await desk.whole(again) == content, "as after a kill"
+                again._close()
+                assert await read_elsewhere(home / "other", server, manifest) == content
+
+    trio.run(play)
+
+
+async def test_what_is_sent_ahead_leaves_the_disk_and_is_sent_once(tmp_path: Path) -> None:
+    server, content = Server(), bytes_of(40_000_000)
+    async with device(tmp_path / "desk", server) as desk:
+        staging = desk.stagings.create(EMPTY)
+        for offset in range(0, len(content), 4_000_000):
+            staging.write(offset, content[offset : offset + 4_000_000])
+            await desk.sent_ahead(staging, 4_000_000)
+            assert staging.dirty_bytes <= 4_000_000 + 2 * SIZES.most
+        assert desk.stagings.ahead_bytes + desk.stagings.total_bytes == pytest.approx(len(content), abs=1 << 16)
+        manifest = (await desk.prepared(staging)).manifest
+        assert server.sent_bytes < len(content) + 12 * SIZES.most
+        assert server.got_bytes < 12 * 10_000, "leaves at the most"
+    assert await read_elsewhere(tmp_path / "other", server, manifest) == content
+
+
+async def test_the_front_of_a_long_file_is_sent_ahead_and_its_rest_stays_as_it_is(tmp_path: Path) -> None:
+    server, content = Server(), bytes_of(100 << 20)
+    async with device(tmp_path / "desk", server) as desk:
+        manifest = await desk.saved(EMPTY, [Edit(0, content)])
+    assert manifest.depth == 1
+    async with device(tmp_path / "laptop", server) as laptop:
+        server.sent_bytes = 0
+        staging = laptop.stagings.create(manifest)
+        for number in range(3):
+            edit = Edit(number * 8_000_000, bytes_of(8_000_000, number + 1))
+            content = edit.of(content)
+            edit.on(staging)
+            await laptop.sent_ahead(staging, 4_000_000)
+            assert staging.base.size == len(content)
+        assert await laptop.whole(staging) == content
+        manifest = (await laptop.prepared(staging)).manifest
+        assert server.sent_bytes < 24_000_000 + 10 * SIZES.most
+    assert await read_elsewhere(tmp_path / "other", server, manifest) == content
 
 
 async def test_4_kib_in_a_cold_file_costs_its_bytes_and_fetches_a_leaf(tmp_path: Path) -> None:

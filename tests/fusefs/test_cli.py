@@ -56,6 +56,7 @@ STANDING: dict[str, Any] = {
     "limits": {"up": 0, "down": 0},
     "rates": {"up": 0, "down": 0},
     "pending": {"count": 0, "bytes": 0, "sent_bytes": 0, "seconds_left": None, "files": []},
+    "full": "",
     "stuck": [],
     "rules": [],
     "conflicts": 0,
