@@ -25,6 +25,10 @@ class ContentDamaged(CacheError):
     """Bytes that this machine held or fetched are not what they should be, and no good copy could be had."""
 
 
+class OpenHere(CacheError):
+    """It cannot be sent while it is open here, for it was changed elsewhere meanwhile."""
+
+
 class NoSuchNode(CacheError):
     """There is no node with this id here."""
 

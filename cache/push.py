@@ -367,6 +367,7 @@ class Push:
         nodes stay noted as being sent.
         """
         changes = [change for change in sent.commit.changes if not change.is_conflict]
+        taken_back: set[bytes] = set()
         # News must not come in between: what is taken in here came before them, or after.
         async with self._pull.lock:
             if self._pull.set_backs != set_backs:
@@ -379,15 +380,19 @@ class Push:
                 done += self._take_changes(sent, changes[first : first + _TAKEN_AT_ONCE], rev, is_next=is_next)
                 await trio.lowlevel.checkpoint()
             with self._tree.edit() as edit:
-                for key, lost in sent.lost.items():
-                    edit.change.delete(Table.LOST, key)
-                    if lost is not None:
+                for key in sent.lost:
+                    if edit.change.get(Table.LOST, key) is None:
+                        # Meanwhile somebody made it what the node is again: its staging is in use.
+                        taken_back.add(key)
+                        continue
+                    edit.drop_lost(key)
+                    if (lost := sent.lost[key]) is not None:
                         lost.staging.discard(edit.change)
                 if is_next:
                     self._tree.set_cursor(rev, edit)
         for change, (key, lost) in zip(sent.commit.changes, sent.lost.items(), strict=False):
             self.troubles.end_lost(key)
-            if lost is not None:
+            if lost is not None and key not in taken_back:
                 done.append(lost)
                 self._let_go(change.node, lost)
         return True
@@ -525,8 +530,11 @@ class Push:
         """Sends these in one commit and forgets them; when it is not taken, they go one by one the next time."""
         if not gathered:
             return
-        sent = list(gathered.values())
+        # Somebody may have made one what its node is again, meanwhile.
+        sent = [one for one in gathered.values() if self._tree.is_lost(one[0])]
         gathered.clear()
+        if not sent:
+            return
         kept = {key: prepared for key, _, prepared in sent}
         self._start(_Sent(self._signed([change for _, change, _ in sent]), len(sent), {}, kept))
         await self._finish()
@@ -548,4 +556,4 @@ class Push:
 
     def _drop_lost(self, key: bytes) -> None:
         with self._tree.edit() as edit:
-            edit.change.delete(Table.LOST, key)
+            edit.drop_lost(key)

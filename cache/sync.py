@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from cache.errors import CacheError
+from cache.errors import CacheError, OpenHere
 from cache.pull import Pull
 from cache.push import AHEAD_NODES, ENOUGH_NODES, Push
 from cache.tree import Table, Tree
@@ -159,10 +159,11 @@ class Sync:
             await moved.wait()
 
     async def delivered(self, node: NodeId, away_seconds: float) -> None:
-        """Returns when the server has this node, and all that was edited below it until now.
+        """Returns when the server has this node and all that was edited below it until now, also edits that lost.
 
-        Raises what is in the way, and Unreachable when the server is away for so long. Who asks after that is told at
-        once, until it is back: a thousand files are not to wait a thousand times.
+        Raises what is in the way, OpenHere for a file that is being written to and was changed elsewhere, and
+        Unreachable when the server is away for so long. Who asks after that is told at once, until it is back: a
+        thousand files are not to wait a thousand times.
         """
         waiting = {node}
         record = self._tree.record(node)
@@ -172,12 +173,15 @@ class Sync:
                 waiting.update(one for one, _ in dirty if self.is_below(one, node))
                 after = dirty[-1][0]
                 await trio.lowlevel.checkpoint()
+            waiting.update(one for _, one, _ in self._tree.lost() if self.is_below(one, node))
         self._push.wake()
         if not self._is_given_up:
             self.retry_now()
         limit = trio.current_time() + (0.0 if self._is_given_up else away_seconds)
-        while waiting := {one for one in waiting if self._tree.is_pending(one)}:
+        while waiting := {one for one in waiting if self._tree.is_pending(one) or self._tree.will_send_lost(one)}:
             self._push.troubles.raise_first(waiting)
+            if any(self._tree.news_of(one) is not None and self._pull.mount.is_busy(one) for one in waiting):
+                raise OpenHere("It was changed elsewhere meanwhile, and both become one when it is closed here.")
             if self._held:
                 raise Unreachable(self._held)
             if self._is_online:

@@ -332,6 +332,10 @@ class Edit:
             number += 1
         self.change.put(Table.LOST, node_key(node) + number.to_bytes(8, "big"), _encode(lost))
 
+    def drop_lost(self, key: bytes) -> None:
+        """An edit that lost is none any more: the server has it, or it is what a node here is again."""
+        self.change.delete(Table.LOST, key)
+
     def move_lost(self, source: NodeId, target: NodeId) -> None:
         """Edits that lost in a node which the server never had go with it into another."""
         for key in self._lost_keys(source):
@@ -602,9 +606,19 @@ class Tree:
             for key, value in self._store.scan(Table.LOST)
         ]
 
+    def is_lost(self, key: bytes) -> bool:
+        """Whether there is still an edit that lost of this key."""
+        return self._store.has(Table.LOST, key)
+
     def has_lost(self, node: NodeId) -> bool:
         """Whether an edit of the node lost and still waits to be kept as a version."""
         return bool(self._store.scan(Table.LOST, prefix=node_key(node), limit=1))
+
+    def will_send_lost(self, node: NodeId) -> bool:
+        """Whether such an edit will become a version: not of a node that was made and removed before it was sent."""
+        record = self.record(node)
+        is_void = record is not None and record.rev == 0 and record.local is None
+        return not is_void and self.has_lost(node)
 
     def stagings(self) -> set[int]:
         """Ids of all stagings that a record or a lost edit refers to."""

@@ -62,7 +62,7 @@ class Troubles:
     def note_lost(self, key: bytes, error: Exception) -> None:
         """An edit that lost cannot be sent."""
         tries = self._lost[key].tries + 1 if key in self._lost else 1
-        self._lost[key] = Trouble(str(error), tries, _later(tries))
+        self._lost[key] = Trouble(str(error), tries, _later(tries), error=error)
 
     def note_refusal(self, nodes: Iterable[NodeId], reason: str) -> None:
         """A refusal is ordinary (somebody was first) and tried again at once; again and again, it is trouble."""
@@ -106,8 +106,9 @@ class Troubles:
 
     def raise_first(self, nodes: Iterable[NodeId]) -> None:
         """Raises what is in the way of one of these, if something is; ServerFault for a change that was refused."""
+        lost = {_node_of(key): trouble for key, trouble in self._lost.items()}
         for node in nodes:
-            trouble = self.nodes.get(node)
+            trouble = self.nodes.get(node) or lost.get(node)
             if trouble is not None:
                 raise trouble.error or ServerFault(trouble.sentence)
 
@@ -121,7 +122,7 @@ class Troubles:
         """Nodes that cannot be sent now, and those of which an edit that lost cannot be."""
         found = list(islice(self.nodes.items(), limit))
         lost = islice(self._lost.items(), limit - len(found))
-        return found + [(NodeId(int.from_bytes(key[:8], "big")), trouble) for key, trouble in lost]
+        return found + [(_node_of(key), trouble) for key, trouble in lost]
 
     def retry_all(self) -> None:
         """What was in the way may be gone: all may be tried again now."""
@@ -134,6 +135,10 @@ class Troubles:
 
 def _held(sentence: str, edited_ns: int) -> Trouble:
     return Trouble(sentence, 0, math.inf, edited_ns, QuotaExceeded(sentence))
+
+
+def _node_of(key: bytes) -> NodeId:
+    return NodeId(int.from_bytes(key[:8], "big"))
 
 
 def _later(tries: int) -> float:

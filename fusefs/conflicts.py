@@ -103,6 +103,25 @@ class Conflicts:
                 found.append(Unsent(at, node, lost, size or 0))
         return sorted(found, key=lambda one: (one.path, one.lost.edited_ns))
 
+    def take_back(self, node: NodeId, name: bytes) -> bool:
+        """Makes the newest edit that lost and is not sent yet what the node is again; whether there was one.
+
+        That needs no server, which has what won as a version. Raises Invalid while a program has the file open for
+        writing, NotSent when what is there now is not sent either.
+        """
+        found = [(lost, key) for key, one, lost in self._volume.tree.lost() if one == node]
+        if not found:
+            return False
+        file = self._volume.files.find(node)
+        if file is not None and file.writers:
+            raise Invalid("A program has it open for writing: close it there first.")
+        if not self._volume.is_as_sent(node):
+            raise not_sent(name)
+        lost, key = max(found, key=lambda pair: pair[0].edited_ns)
+        size = self._stagings.kept_size(StagingId(lost.staged)) if lost.staged else 0
+        self._volume.set_back(node, lost.state, (key, lost.staged, size or 0))
+        return True
+
     async def _path(self, one: Conflict) -> bytes:
         """The path of its node, in folders not listed here as the server has it."""
         parts: list[bytes] = []

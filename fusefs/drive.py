@@ -10,7 +10,7 @@ import trio
 
 from cache.ahead import Ahead
 from cache.chunks import Chunks
-from cache.errors import CacheError, DiskFull
+from cache.errors import CacheError, DiskFull, OpenHere
 from cache.eviction import Budget
 from cache.ignoring import Ignoring
 from cache.past import Past
@@ -30,7 +30,7 @@ from fusefs.backup.backups import Backups
 from fusefs.beat import Beat
 from fusefs.conflicts import Conflicts
 from fusefs.counting import Counting
-from fusefs.errors import ServerAway
+from fusefs.errors import NotSent, ServerAway
 from fusefs.face import Face
 from fusefs.flow import Flow, Traffic
 from fusefs.handles import OpenFiles
@@ -167,6 +167,8 @@ class Drive:
         """Returns when the server has what was closed or synced, with `sync=remote`."""
         try:
             await self.sync.delivered(node, self._choices.read_seconds)
+        except OpenHere as error:
+            raise NotSent(str(error)) from error
         except Unreachable as error:
             raise ServerAway(
                 f"It cannot be sent now ({error}). What was written is kept here, and sent later."

@@ -294,8 +294,11 @@ class Verbs:
         await self.flush()
         standing = drive.sync.standing()
         if drive.tree.has_lost(node) and (standing.held or not standing.is_online):
+            if fields["keep"] == "mine" and drive.conflicts.take_back(node, name):
+                return {"settled": 1, "changed": [os.fsdecode(path)]}
             raise Refused(
-                "An edit of it that lost is on this machine only: it can be settled once it is sent. "
+                "An edit of it that lost is on this machine only: --keep mine has it back at once, for others it must "
+                "be sent first. "
                 f"{standing.held or f'The server is away: {standing.trouble}'}",
                 Exit.PENDING,
             )

@@ -440,10 +440,11 @@ class Volume:
         file = self.files.find(node)
         return not self.tree.is_dirty(node) and (file is None or not file.is_changed)
 
-    def set_back(self, node: NodeId, state: NodeState) -> None:
+    def set_back(self, node: NodeId, state: NodeState, lost: tuple[bytes, int, int] | None = None) -> None:
         """Gives a node the content, permissions and attributes of an older state of it; its names stay.
 
-        What was written to it and not sent is kept as an edit that lost, so that it becomes a version.
+        What was written to it and not sent is kept as an edit that lost, so that it becomes a version. `lost`: the key
+        of such an edit of which this is the state, with its staging and size; it is no such edit any more.
         """
         file = self.files.find(node)
         if file is not None:
@@ -456,7 +457,9 @@ class Volume:
             if record.staged:
                 edit.keep_lost(node, LostEdit(record.local, edit.edited_ns(node), record.staged))
             edit.put(node, replace(edit.get(node), staged=0, staged_size=0))
-            edit.set_local(node, kept, now_ns)
+            if lost is not None:
+                edit.drop_lost(lost[0])
+            edit.set_local(node, kept, now_ns, staged=lost[1:] if lost is not None and lost[1] else None)
         self.files.release_dropped()
         self.changed_here(node, record.local, kept)
 

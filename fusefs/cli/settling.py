@@ -33,7 +33,7 @@ def _told(found: list[dict[str, Any]], mount: str) -> list[str]:
             lines.append(os.path.join(mount, one["path"]))
             if one["is_sent"]:
                 lines.append(f"  has the name  {_version(one['current'])}")
-        where = os.path.join(mount, one["version"]) if one["is_sent"] else "(not sent yet: to be settled once it is)"
+        where = os.path.join(mount, one["version"]) if one["is_sent"] else "(not sent yet: --keep mine has it back)"
         lines.append(f"  lost          {_version(one['lost'])}  {where}")
     return [*(shown(line) for line in lines), "", "To settle one: satchel resolve PATH --keep mine|theirs|both|REV"]
 

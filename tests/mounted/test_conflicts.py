@@ -120,8 +120,8 @@ def test_an_edit_that_lost_is_named_until_it_is_sent(device: Any, server: Any) -
     assert (found["lost"]["device"], found["lost"]["size_bytes"]) == ("desk", len("of the desk"))
     assert "not sent yet" in desk.must("conflicts")
     assert conflicts(laptop) == []
-    refused = desk.cli("resolve", path, "--keep", "mine")
-    assert (refused.returncode, "once it is sent" in refused.stderr) == (6, True)
+    refused = desk.cli("resolve", path, "--keep", "theirs")
+    assert (refused.returncode, "must be sent first" in refused.stderr) == (6, True)
     server.stop()
     away = desk.cli("conflicts", "--json")
     assert (away.returncode, json.loads(away.stdout)) == (5, [found])
@@ -135,6 +135,30 @@ def test_an_edit_that_lost_is_named_until_it_is_sent(device: Any, server: Any) -
     assert "The server has it." in desk.must("status", path)
     desk.must("resolve", path, "--keep", "mine")
     laptop.sees("e.txt", "of the desk")
+
+
+def test_an_edit_that_lost_and_is_not_sent_is_had_back_without_the_server(device: Any, server: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    path, mine = desk.path / "e.txt", "of the desk" * 20_000
+    path.write_text("first")
+    desk.in_step(laptop)
+    desk.must("pause")
+    path.write_text(mine)
+    (laptop.path / "e.txt").write_text("of the laptop, later")
+    desk.sees("e.txt", "of the laptop, later")
+    laptop.wait()
+    server.stop()
+    assert "is the chosen version now" in desk.must("resolve", path, "--keep", "mine")
+    assert path.read_text() == mine
+    desk.remount()
+    assert path.read_text() == mine
+    server.start()
+    desk.must("resume")
+    desk.wait()
+    laptop.sees("e.txt", mine)
+    assert conflicts(desk) == []
+    found = json.loads(desk.must("versions", path, "--json"))[:2]
+    assert [one["device"] for one in found] == ["desk", "laptop"]
 
 
 def test_a_choice_that_says_nothing_is_refused(desk_and_laptop: tuple[Any, Any]) -> None:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,17 @@ import pytest
 from tests.mounted.trees import until
 
 pytestmark = pytest.mark.mounted
+
+
+_CLOSES = """
+import os, sys
+file = os.open(sys.argv[1], os.O_WRONLY | os.O_TRUNC)
+os.write(file, os.urandom(150_000))
+try:
+    os.close(file)
+except OSError as error:
+    print(error.errno)
+"""
 
 
 def state(path: Path) -> bytes:
@@ -68,3 +81,20 @@ def test_a_full_quota_is_said_by_close(device: Any, server: Any) -> None:
     assert refused.value.errno == errno.EDQUOT
     assert (desk.path / "large").stat().st_size == 3_000_000, "it is kept here"
     desk.expects("quota")
+
+
+def test_close_says_that_another_edit_came_first(device: Any) -> None:
+    desk, laptop = device("desk", mount=False).mount("-o", "sync=remote"), device("laptop")
+    (laptop.path / "doc").write_text("old")
+    desk.sees("doc", "old")
+    desk.must("limit", "--up", "40k")
+    with subprocess.Popen([sys.executable, "-c", _CLOSES, desk.path / "doc"], stdout=subprocess.PIPE, text=True) as one:
+        assert until(lambda: desk.status()["pending"]["bytes"] >= 150_000, 10)
+        (laptop.path / "doc").write_text("of the laptop, later")
+        laptop.wait()
+        assert one.communicate(timeout=30)[0].strip() == str(errno.EBUSY)
+    desk.wait()
+    (conflict,) = desk.ask("conflicts", path="")["conflicts"]
+    assert (conflict["is_sent"], conflict["lost"]["device"]) == (True, "desk")
+    desk.sees("doc", "of the laptop, later")
+    assert (desk.path / conflict["version"]).stat().st_size == 150_000
