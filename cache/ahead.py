@@ -28,6 +28,9 @@ _FULL_SHARE: Final = 2
 _ROUND_SHARE: Final = 4
 """One part in so many of the cache is sent before it is given back: a writer waits no longer than for that."""
 _AGAIN_SECONDS: Final = 1.0
+RENEW_SECONDS: Final = 6 * 3_600.0
+"""Garbage on a server is what nothing needed for days."""
+_RENEW_AGAIN_SECONDS: Final = 600.0
 
 
 class Ahead:
@@ -69,6 +72,26 @@ class Ahead:
 
     async def run(self) -> None:
         """Works until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._renew)
+            await self._send_all()
+
+    async def _renew(self) -> None:
+        """Keeps the server from taking what was sent ahead for garbage, as long as it is not committed."""
+        while True:
+            seconds = RENEW_SECONDS
+            for staging_id in self._stagings.all_ids():
+                base = self._stagings.base_of(staging_id)
+                try:
+                    missing = await self._upload.renew(base) if base is not None and base.size >= LEAST else set()
+                except (RemoteError, CacheError):
+                    seconds = _RENEW_AGAIN_SECONDS
+                    continue
+                if missing:
+                    log.warning("staging %x: the server lacks %d chunks that it was sent", staging_id, len(missing))
+            await trio.sleep(seconds)
+
+    async def _send_all(self) -> None:
         while True:
             await self._changed.wait()
             self._changed = trio.Event()

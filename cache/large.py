@@ -5,7 +5,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -41,6 +41,7 @@ _UNSENT_MAX: Final = 256 << 10
 _LEAVES_KEPT: Final = 64
 _SUMS_KEPT: Final = 4_096
 """Chunks of one file whose sums are kept until it is the cache's; others are read once more for them."""
+_RENEWED_AT_ONCE: Final = 1_000
 _HOLE: Final = (ChunkId(b""), b"")
 _NO_HASH: Final = PlainHash(b"")
 
@@ -240,6 +241,23 @@ class Large:
         finally:
             os.close(fd)
         return Front(manifest, front.stop, front.last, mark, tuple(attempt.small.items()))
+
+    async def renew(self, base: Manifest) -> set[ChunkId]:
+        """Tells the server that the chunks of this content are still needed, though no commit may name them yet.
+
+        Returns those that it does not have (any more).
+        """
+        missing: set[ChunkId] = set()
+        level: Sequence[Entry] = base.entries
+        for depth in range(base.depth, -1, -1):
+            ids = {entry.id: 1 for entry in level if not entry.is_hole}
+            ids |= {entry.base.id: 1 for entry in level if entry.base}
+            for at in range(0, len(ids), _RENEWED_AT_ONCE):
+                batch = dict(islice(ids.items(), at, at + _RENEWED_AT_ONCE))
+                missing |= await self._service.wanted(self._space, batch)
+            if depth and not missing:
+                level = [entry for leaf in level for entry in await self._reader.leaf(leaf)]
+        return missing
 
     async def _opened(self, items: Sequence[Item], size: int, dirty: Sequence[Range]) -> list[Item]:
         """The items with the entries of those leaves that an edit touches; those that it covers whole are of no use."""

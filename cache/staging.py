@@ -565,6 +565,19 @@ class Stagings:
         record = staged.decode(value) if value is not None else None
         return record.size if record is not None else None
 
+    def base_of(self, staging_id: StagingId) -> Manifest | None:
+        """What a staging lies on, as it is now or by the kept record; None when there is none."""
+        staging = self._alive.get(staging_id)
+        if staging is not None:
+            return staging.base
+        value = self.store.get(self.records, staged.key_of(staging_id))
+        record = staged.decode(value) if value is not None else None
+        return record.base if record is not None else None
+
+    def all_ids(self) -> set[StagingId]:
+        """Every staging, also those that were never flushed."""
+        return {*self.ids(), *self._unflushed}
+
     def taken_bytes(self, staging_id: StagingId, size: int) -> int:
         """Bytes that a kept staging of this size takes, without reading its record."""
         return self._counted.get(staging_id, size)

@@ -14,7 +14,7 @@ from cache.prepared import Prepared
 from cache.reader import Reader
 from cache.staging import Staging, StagingId
 from remote.protocol.cutting import SIZES
-from remote.protocol.ids import SpaceId
+from remote.protocol.ids import ChunkId, SpaceId
 from remote.protocol.nodes import EMPTY, INLINE_MAX, Entry, Manifest
 from remote.protocol.sealing import Contexts, Sealed, seal
 from remote.protocol.service import Service
@@ -96,6 +96,10 @@ class Upload:
     async def front(self, staging: Staging, most: int) -> Front | None:
         """Sends about the first `most` dirty bytes of a staging that is being written; see `Large.prepare_front`."""
         return await self._large.prepare_front(staging, most)
+
+    async def renew(self, base: Manifest) -> set[ChunkId]:
+        """See `Large.renew`."""
+        return await self._large.renew(base)
 
 
 def _sealed(contents: Sequence[bytes], secret: bytes) -> list[Sealed]:

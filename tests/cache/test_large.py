@@ -322,6 +322,22 @@ async def test_what_is_sent_ahead_leaves_the_disk_and_is_sent_once(tmp_path: Pat
     assert await read_elsewhere(tmp_path / "other", server, manifest) == content
 
 
+async def test_what_was_sent_ahead_is_asked_for_to_the_last_chunk(tmp_path: Path) -> None:
+    server, content = Server(), bytes_of(70 << 20)
+    async with device(tmp_path / "desk", server) as desk:
+        staging = desk.stagings.create(EMPTY)
+        staging.write(0, content)
+        await desk.sent_ahead(staging, len(content))
+        (staging_id,) = desk.stagings.all_ids()
+        base = desk.stagings.base_of(staging_id)
+        assert base is not None
+        assert base.depth == 1
+        assert await desk.upload.renew(base) == set()
+        lost = max(server.objects, key=lambda one: len(server.objects[one]))
+        del server.objects[lost]
+        assert await desk.upload.renew(base) == {lost}
+
+
 async def test_the_front_of_a_long_file_is_sent_ahead_and_its_rest_stays_as_it_is(tmp_path: Path) -> None:
     server, content = Server(), bytes_of(100 << 20)
     async with device(tmp_path / "desk", server) as desk:

@@ -26,8 +26,9 @@ from remote.server.objects.packs import read_footer
 from remote.server.objects.store import ObjectMissing, Removable, id_of, name_of
 from remote.server.upkeep.marking import AT_ONCE, Incomplete, Marker
 
-GRACE_SECONDS = 24 * 3_600.0
-"""How long a reference is doubted before it is removed: an upload that was cut goes on within this time."""
+GRACE_SECONDS = 7 * 24 * 3_600.0
+"""How long a reference is doubted before it is removed: an upload that was cut goes on within this time. A device that
+writes a file larger than its cache has no other copy of what it sent (`cache/ahead.py`), and may be away for days."""
 STRAY_SECONDS = 3_600.0
 """Objects younger than this may be of an upload that is not noted yet: looking at them would be in vain."""
 _WRITTEN_AT_ONCE = 500
