@@ -99,7 +99,8 @@ def ask(address: Path, verb: str, /, *, seconds: float | None = ASK_SECONDS, **f
         raise DaemonEnded
     answer = json.loads(line)
     if "error" in answer:
-        raise Refused(str(answer["error"]), int(answer.get("code", Exit.FAILURE)))
+        # A name in it may have lines; what the daemon says has one.
+        raise Refused(str(answer["error"]).replace("\n", "\\n"), int(answer.get("code", Exit.FAILURE)))
     return answer["ok"]
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final
 
 _BYTES: Final = 5 << 20
+_UNSHOWN: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: "\\n"}
+"""Control characters, in names that others gave: the log is read in a terminal."""
 _FORMAT: Final = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s"
 
 
@@ -29,7 +31,7 @@ class _OneLine(logging.Formatter):
     """One line for each event, whatever a name in it holds; only a traceback takes more."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is the standard library's
-        return super().formatMessage(record).replace("\n", "\\n")
+        return super().formatMessage(record).translate(_UNSHOWN)
 
 
 def begin(file: Path | None) -> None:

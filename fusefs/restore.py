@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +31,10 @@ class Restored:
     rev: Rev
     path: bytes
     """What is so again; the copy, when one was asked for."""
+
+
+class StaysHere(NotSent):
+    """What has the name now is ignored: it is on this machine only, and stays as it is."""
 
 
 class Restore:
@@ -101,6 +106,10 @@ class Restore:
             live = await self._volume.find(parent, name)
             if live is None or self._is_folder(live) or self._volume.is_as_sent(live):
                 return live
+            if self._volume.tree.is_ignored(live):
+                raise StaysHere(
+                    f"{os.fsdecode(name)} is ignored, so the server has nothing of what it is now: move it away first."
+                )
             await self.sent(live, name)
         raise not_sent(name)
 
@@ -121,7 +130,8 @@ class Restore:
         count = 0
         for position, (name, child) in enumerate(await self._versions.children_at(node, rev)):
             if child.state is not None:
-                count += await self._put(live, name, child.node, child.state, rev)
+                with suppress(StaysHere):
+                    count += await self._put(live, name, child.node, child.state, rev)
             if position % _STEPS == 0:
                 await trio.lowlevel.checkpoint()
         return count

@@ -15,6 +15,7 @@ from typing import Final
 
 from fusefs import mounts
 from fusefs.cli.asking import daemon, places
+from fusefs.cli.showing import shown
 from fusefs.control import Exit, Refused
 from fusefs.mounts import Pulse
 from fusefs.settings import Account, Choices, Places, SettingsError, load_account, load_choices
@@ -42,9 +43,10 @@ def doctor(*, as_json: bool) -> int:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         for finding in findings:
-            print(f"{'ok     ' if finding.is_good else 'PROBLEM'}  {finding.subject:12} {finding.sentence}")
+            mark = "ok     " if finding.is_good else "PROBLEM"
+            print(shown(f"{mark}  {finding.subject:12} {finding.sentence}"))
             if finding.advice:
-                print(f"{'':22}{finding.advice}")
+                print(shown(f"{'':22}{finding.advice}"))
     return Exit.OK if all(finding.is_good for finding in findings) else Exit.FAILURE
 
 

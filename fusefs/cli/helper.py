@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from fusefs import mounts
 from fusefs.cli.asking import places
+from fusefs.cli.showing import shown, shown_lines
 from fusefs.control import Exit, Refused
 from fusefs.options import parse_options
 from fusefs.settings import Account, load_account
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> int:
         wanted = _parsed(arguments)
         _mount(wanted)
     except Refused as refused:
-        print(f"mount.satchel: {refused}", file=sys.stderr)
+        print(shown_lines(f"mount.satchel: {refused}"), file=sys.stderr)
         return Code.USAGE if refused.code == Exit.USAGE else Code.FAILURE
     except KeyboardInterrupt:
         return Code.INTERRUPTED
@@ -94,7 +95,7 @@ def _mount(wanted: Wanted) -> None:
     if not mounting.mount(wanted.folder, is_foreground=False, options=",".join(options), source=wanted.source):
         raise Refused(f"{wanted.folder} is mounted already.")
     if wanted.is_verbose:
-        print(f"{wanted.folder} is mounted.")
+        print(f"{shown(wanted.folder)} is mounted.")
 
 
 def _is_known(option: str) -> bool:

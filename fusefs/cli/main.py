@@ -179,7 +179,9 @@ def mount(folder: str, foreground: bool, options: tuple[str, ...]) -> None:
     from fusefs.cli import mounting  # noqa: PLC0415
 
     is_new = mounting.mount(folder, is_foreground=foreground, options=",".join(options))
-    click.echo(f"{os.path.abspath(folder)} is mounted{'' if is_new else ' already'}.")
+    from fusefs.cli.showing import shown  # noqa: PLC0415
+
+    click.echo(f"{shown(os.path.abspath(folder))} is mounted{'' if is_new else ' already'}.")
 
 
 @satchel.command(short_help="Print the line of /etc/fstab for this drive.")

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from fusefs import mounts
 from fusefs.cli.asking import ask, daemon, places
+from fusefs.cli.showing import shown
 from fusefs.control import DaemonEnded, Exit, NoDaemon, Refused
 from fusefs.mounts import Busy, Pulse
 from fusefs.settings import Places, load_account
@@ -188,7 +189,7 @@ def umount(folder: str, *, is_lazy: bool) -> None:
             _umount_foreign(point, is_lazy=is_lazy)
     except OSError as error:
         raise Refused(f"{point} cannot be unmounted: {error.strerror}") from error
-    print(f"{point} is unmounted.")
+    print(f"{shown(point)} is unmounted.")
 
 
 def _stop(point: str, process: int, *, is_lazy: bool) -> None:

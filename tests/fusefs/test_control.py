@@ -46,6 +46,17 @@ async def test_a_request_and_its_answer_also_with_odd_names(tmp_path: Path) -> N
         nursery.cancel_scope.cancel()
 
 
+async def test_a_refusal_is_one_line_whatever_name_is_in_it(tmp_path: Path) -> None:
+    async def refuse(fields: dict[str, Any]) -> object:
+        raise Refused(f"There is no {fields['path']} here.")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_Answers(refuse=refuse).serve, listen(tmp_path / "control"))
+        with pytest.raises(Refused, match=r"^There is no a\\nb here\.$"):
+            await _asked(tmp_path / "control", "refuse", path="a\nb")
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_socket_in_a_deep_folder(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 100) / ("y" * 100)
     deep.mkdir(parents=True)

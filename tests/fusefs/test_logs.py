@@ -11,7 +11,7 @@ from fusefs import logs
 logs._BYTES = 1_000
 logs.begin(Path(sys.argv[1]))
 for number in range(100):
-    logging.getLogger("test").info("event %d of\\n%s", number, "x" * 50)
+    logging.getLogger("test").info("event %d of\\n\\x1b[2J%s", number, "x" * 50)
     os.write(2, b"a library speaks\\n")
 """
 
@@ -24,4 +24,4 @@ def test_the_log_is_bounded_and_takes_along_what_libraries_write(tmp_path: Path)
     assert all(path.stat().st_size < 2_000 for path in tmp_path.iterdir())
     lines = log.read_text().splitlines()
     assert lines[-1] == "a library speaks"
-    assert lines[-2].endswith("INFO test: event 99 of\\n" + "x" * 50)
+    assert lines[-2].endswith("INFO test: event 99 of\\n\\x1b[2J" + "x" * 50)

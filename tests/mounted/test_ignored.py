@@ -89,6 +89,28 @@ def test_rules_from_elsewhere_and_a_folder_moved_elsewhere(device: Any) -> None:
     laptop.sees("b/x.log", "here only")
 
 
+def test_a_folder_is_restored_around_what_is_ignored_in_it(device: Any) -> None:
+    desk = device("desk")
+    folder = desk.path / "a"
+    folder.mkdir()
+    for name in ("x.log", "y"):
+        (folder / name).write_text("before")
+    desk.wait()
+    rev = str(desk.status()["rev"])
+    (desk.path / ".satchelignore").write_text("*.log\n")
+    (folder / "x.log").unlink()
+    desk.wait()
+    (folder / "x.log").write_text("here only")
+    (folder / "y").write_text("after")
+    desk.wait()
+    assert state(folder / "x.log") == b"ignored"
+    desk.must("restore", folder, "--at", rev)
+    assert (folder / "y").read_text() == "before"
+    assert ((folder / "x.log").read_text(), state(folder / "x.log")) == ("here only", b"ignored")
+    refused = desk.cli("restore", folder / "x.log", "--at", rev)
+    assert "x.log is ignored, so the server has nothing of what it is now: move it away first." in refused.stderr
+
+
 def test_a_folder_that_goes_elsewhere_keeps_what_is_ignored_in_it(device: Any) -> None:
     desk, laptop = device("desk"), device("laptop")
     (desk.path / "project").mkdir()
