@@ -394,7 +394,7 @@ class OpenFiles:
             if not self.is_online():
                 self._full += " Nothing is sent now, which would make room."
             file.is_refused = self._is_full = True
-            file.is_helpless = can_help
+            file.is_helpless = self._can_help(file)
             raise
         file.is_refused = file.is_helpless = self._is_full = False
 
