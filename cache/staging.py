@@ -287,9 +287,7 @@ class Staging:
         for start, end in local:
             self._local.remove(start, end)
         self.freed += 1
-        allocated = self._allocated
         self._home.account(self, punch(str(path), stretches))
-        self._home.note_ahead(self, allocated - self._allocated)
 
     # Keeping
 
@@ -514,8 +512,6 @@ class Stagings:
         # What was counted for each staging that has a file, also while it is not in memory.
         self._counted: dict[StagingId, int] = {}
         self._total = 0
-        # What the server was sent of each while it was written, and does not lie here any more.
-        self._ahead: dict[StagingId, int] = {}
         self._part = 0
         self._last = StagingId(time.time_ns())
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -528,11 +524,6 @@ class Stagings:
         if self._superseded:
             self._drop_superseded()
         return self._total
-
-    @property
-    def ahead_bytes(self) -> int:
-        """Bytes that were sent ahead of their commit and given back to the disk, since the start."""
-        return sum(self._ahead.values())
 
     def create(self, base: Manifest, *, is_spare: bool = False) -> Staging:
         """A new staging whose content is that of `base`; nothing of it is kept before its first flush."""
@@ -608,10 +599,6 @@ class Stagings:
         else:
             self._counted.pop(staging.id, None)
 
-    def note_ahead(self, staging: Staging, freed: int) -> None:
-        """Notes that so many bytes of it are the server's only."""
-        self._ahead[staging.id] = self._ahead.get(staging.id, 0) + freed
-
     def changed(self, staging: Staging) -> None:
         """Holds on to a staging until it is flushed."""
         self._unflushed[staging.id] = staging
@@ -625,7 +612,6 @@ class Stagings:
         self._unflushed.pop(staging.id, None)
         self._alive.pop(staging.id, None)
         self.spare.pop(staging.id, None)
-        self._ahead.pop(staging.id, None)
         self.account(staging, 0)
 
     def supersede(self, staging: Staging, path: Path | None) -> None:

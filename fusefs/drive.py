@@ -114,9 +114,7 @@ class Drive:
         self.pins = Pins(self.tree, self.reader, pull.list_folder)
         self.sync = Sync(self.tree, pull, push, is_walking=choices.background_listing)
         self.files.is_online = lambda: self.sync.may_send
-        self.files.uploaded = lambda: traffic.sent_bytes
-        self.ahead = Ahead(self.stagings, self.budget, upload, push, self.files.is_writing_to, self.chunks.add_small)
-        self.files.ahead = self.ahead
+        self.ahead = self._make_ahead(upload, push, traffic)
         self.flow = Flow(self.tree, traffic, self.sync, self.reader, heeds_metered=choices.metered == "pause-uploads")
         self.volume = Volume(
             self.tree,
@@ -176,6 +174,13 @@ class Drive:
 
     def _is_pinned(self, chunk_id: ChunkId) -> bool:
         return self.pins.holds(chunk_id)
+
+    def _make_ahead(self, upload: Upload, push: Push, traffic: Traffic) -> Ahead:
+        """What makes room for programs that write more than the cache holds."""
+        ahead = Ahead(self.stagings, self.budget, upload, push, self.files.is_writing_to, self.chunks.add_small)
+        self.files.uploaded = lambda: traffic.sent_bytes
+        self.files.ahead = ahead
+        return ahead
 
     def guard(self, point: str) -> None:
         """What is mounted there now ends with this process, however it ends."""

@@ -315,7 +315,6 @@ async def test_what_is_sent_ahead_leaves_the_disk_and_is_sent_once(tmp_path: Pat
             staging.write(offset, content[offset : offset + 4_000_000])
             await desk.sent_ahead(staging, 4_000_000)
             assert staging.dirty_bytes <= 4_000_000 + 2 * SIZES.most
-        assert desk.stagings.ahead_bytes + desk.stagings.total_bytes == pytest.approx(len(content), abs=1 << 16)
         manifest = (await desk.prepared(staging)).manifest
         assert server.sent_bytes < len(content) + 12 * SIZES.most
         assert server.got_bytes < 12 * 10_000, "leaves at the most"
