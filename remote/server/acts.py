@@ -45,6 +45,7 @@ from remote.server.retention import (
     add_kept,
     check_retention,
     drop_kept,
+    is_clock_steady,
     nodes_to_purge,
     plan_thinning,
     purge,
@@ -136,6 +137,12 @@ class Acts:
             return wanted
 
         return await self._database.write(put)
+
+    async def thin_by_clock(self, now_ns: int) -> int:
+        """The same as `thin`, but nothing as long as the clock cannot be relied on; to be called every few hours."""
+        if not await self._database.write(lambda session: is_clock_steady(session, now_ns)):
+            return 0
+        return await self.thin(now_ns)
 
     async def thin(self, now_ns: int) -> int:
         """Thins the past of every space as its retention says; how many revs are kept no more or newly."""

@@ -17,6 +17,7 @@ from remote.protocol.errors import BadRequest, NotFound
 from remote.protocol.history import TRASH_MAX, Purged, PurgeRequest, Retention
 from remote.protocol.ids import NodeId, Rev, SpaceId
 from remote.protocol.nodes import Kind
+from remote.server.database import accounts as account_rows
 from remote.server.database import conflicts as conflict_rows
 from remote.server.database import past as past_rows
 from remote.server.database import retention as rows
@@ -35,6 +36,29 @@ DAY: Final = 86_400
 DAYS_MAX: Final = 36_500
 KEPT_MAX: Final = 100_000
 _FOR_EVER: Final = 1 << 40
+CLOCK_GAP_DAYS: Final = 2
+"""A clock that moved on further than this between two looks was not watched, or was set."""
+CLOCK_STEADY_DAYS: Final = 7
+"""So long the clock must have gone as clocks do before anything of the past is let go."""
+_CLOCK: Final = "clock"
+
+
+def is_clock_steady(session: Session, now_ns: int) -> bool:
+    """Notes what the clock says; whether it has gone on without a leap long enough for history to be thinned by it.
+
+    A server whose clock is set years ahead would let go of all its history at once. So after any leap (also after
+    days in which no server ran, which looks the same) nothing is thinned for CLOCK_STEADY_DAYS.
+    """
+    stored = account_rows.setting(session, _CLOCK)
+    since_ns, last_ns = map(int, stored.split()) if stored is not None else (now_ns, now_ns)
+    if not 0 <= now_ns - last_ns <= CLOCK_GAP_DAYS * DAY * SECOND_NS:
+        since_ns = now_ns
+    said = b"%d %d" % (since_ns, now_ns)
+    if stored is None:
+        account_rows.put_setting(session, _CLOCK, said)
+    else:
+        account_rows.replace_setting(session, _CLOCK, said)
+    return now_ns - since_ns >= CLOCK_STEADY_DAYS * DAY * SECOND_NS
 
 
 def check_retention(retention: Retention) -> None:

@@ -221,7 +221,7 @@ async def _thin_regularly(instance: Instance) -> None:
         await asyncio.sleep(pause)
         pause = THINNING_SECONDS
         try:
-            await instance.acts.thin(time.time_ns())
+            await instance.acts.thin_by_clock(time.time_ns())
         except RemoteError:
             log.exception("history could not be thinned; it is tried again later")
 

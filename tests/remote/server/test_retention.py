@@ -3,6 +3,7 @@
 import asyncio
 import random
 import secrets
+import time
 from typing import Any
 
 import anyio
@@ -28,9 +29,11 @@ from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.nodes import Kind, Manifest
 from remote.server import serving
 from remote.server.instance import Instance
+from remote.server.retention import is_clock_steady
 
 pytestmark = pytest.mark.anyio
-DAY = 86_400 * 1_000_000_000
+HOUR = 3_600 * 1_000_000_000
+DAY = 24 * HOUR
 NOW = 1_800_000_000_000_000_000
 
 
@@ -250,11 +253,15 @@ async def test_only_who_may_forget_forgets(ann: Any, bob: Any, instance: Instanc
         await ann.in_space("retention", RetentionRequest(Retention(all_days=-1)), Retention)
 
 
-async def test_a_server_thins_by_itself(
+async def test_a_server_thins_by_itself_once_its_clock_went_steadily(
     ann: Any, build: Any, instance: Instance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await ann.new_file(b"a")
     set_times(instance, ann.home, {1: DAY, 2: 2 * DAY})
+    for hours in range(0, 7 * 24 + 6, 6):
+        assert (await ann.space()).floor == 0
+        now = time.time_ns() - (7 * 24 - hours) * HOUR
+        instance.database.write_now(lambda session, now=now: is_clock_steady(session, now))
     monkeypatch.setattr(serving, "FIRST_THINNING_SECONDS", 0.0)
     running = asyncio.create_task(serving._thin_regularly(instance))
     with anyio.fail_after(10):
@@ -262,3 +269,21 @@ async def test_a_server_thins_by_itself(
             await anyio.lowlevel.checkpoint()
     running.cancel()
     await asyncio.wait((running,))
+
+
+async def test_nothing_is_thinned_by_a_clock_that_leapt(ann: Any, instance: Instance) -> None:
+    await ann.new_file(b"a")
+    set_times(instance, ann.home, {1: DAY, 2: 2 * DAY})
+    now, quarter = NOW, 6 * HOUR
+    for leap in (10 * 365 * DAY, -20 * 365 * DAY):
+        for _ in range(40):
+            now += quarter
+            is_steady = instance.database.write_now(lambda session, now=now: is_clock_steady(session, now))
+        assert is_steady
+        now += leap
+        for _ in range(27):
+            now += quarter
+            assert not await instance.acts.thin_by_clock(now)
+        assert (await ann.space()).floor == 0
+    now += 2 * quarter
+    assert await instance.acts.thin_by_clock(now)
