@@ -32,6 +32,7 @@ class Face:
         """The tree shows something else now."""
         # Content that lost against news is of no use to anybody, unless a program still has it open.
         self._files.release_dropped()
+        self._files.follow(effects.contents)
         self._announce(effects)
 
     def let_go(self, node: NodeId, staging: Staging) -> None:

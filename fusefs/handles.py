@@ -238,6 +238,18 @@ class OpenFiles:
                 file.staging = None
         self._discard_all(released)
 
+    def follow(self, nodes: Iterable[NodeId]) -> None:
+        """What these nodes held lost against news: who has them open reads the news, and writes to it.
+
+        What was staged is still to be sent as a version: to write on in it would change that.
+        """
+        for node in nodes:
+            file, record = self._files.get(node), self._tree.record(node)
+            if file is None or file.staging is None or file.is_changed or file.is_orphan or record is None:
+                continue
+            if record.staged != file.staging.id:
+                file.staging = None
+
     def sweep(self) -> None:
         """Lets go of what a killed daemon left: stagings of files that had no name any more but were open."""
         self._discard_all(set(self._stagings.ids()) - self._tree.stagings())

@@ -360,3 +360,29 @@ def test_what_is_refused_again_and_again_is_tried_every_five_minutes() -> None:
         troubles.end(NodeId(5))
 
     in_world(scene)
+
+
+def test_an_edit_that_lost_is_not_written_over_by_who_has_the_file_open() -> None:
+    async def scene(world: World) -> None:
+        node = await make(world.one, b"a", b"first")
+        await world.quiet()
+        world.two.wire.set_up(False)
+        await trio.sleep(1)
+        await write(world.two, node, b"lost")
+        reading = world.two.volume.open(node, is_writing=False, is_truncating=False)
+        assert bytes(await world.two.files.read(reading, 0, 100)) == b"lost"
+        await trio.sleep(1)
+        await write(world.one, node, b"newer")
+        await quiet(world.one)
+        world.two.sync.hold("for the test")
+        world.two.wire.set_up(True)
+        world.two.sync.retry_now()
+        await trio.sleep(20)
+        assert bytes(await world.two.files.read(reading, 0, 100)) == b"newer"
+        await write(world.two, node, b"newest")
+        world.two.volume.close(reading)
+        world.two.sync.hold("")
+        await world.quiet()
+        assert {b"lost", b"newer", b"newest"} <= contents_kept(world)
+
+    in_world(scene)
