@@ -212,9 +212,10 @@ class News:
         if is_busy and (state is None or state.content != (before and before.agreed and before.agreed.content)):
             return True
         if state is None:
-            # A folder whose removal only waits for that of a file in it would come back with that file otherwise.
+            # A folder would come back with what only waits to leave it otherwise.
             return self._is_folder(version.node) and any(
-                (waiting := self._edit.news_of(child.node)) is not None and waiting.state is None
+                (waiting := self._edit.news_of(child.node)) is not None
+                and (waiting.state is None or all(name.parent != version.node for name in waiting.state.names))
                 for child in self._edit.children(version.node)
             )
         clashes = self._clashes(version.node, state)

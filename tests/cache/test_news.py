@@ -386,3 +386,21 @@ def test_an_edit_that_lost_is_not_written_over_by_who_has_the_file_open() -> Non
         assert {b"lost", b"newer", b"newest"} <= contents_kept(world)
 
     in_world(scene)
+
+
+def test_a_folder_whose_last_file_waits_to_leave_it_does_not_come_back() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"d")
+        await make(world.one, b"f", b"theirs", folder)
+        await world.quiet()
+        world.two.wire.set_up(False)
+        await trio.sleep(1)
+        await make(world.two, b"x", b"mine")
+        await world.one.volume.rename(folder, b"f", ROOT, b"x", 0)
+        await quiet(world.one)
+        await world.one.volume.rmdir(ROOT, b"d")
+        await quiet(world.one)
+        await world.quiet()
+        assert world.names() == {b"x"}
+
+    in_world(scene)
