@@ -102,16 +102,16 @@ class Files:
                 return
         raise NotAllowed(f"This cannot be changed: {answer.reason}")
 
-    async def remove(self, user: UserId, space: SpaceId, node: NodeId) -> None:
-        """Removes a file, or a folder with all that is below it."""
+    async def remove(self, user: UserId, space: SpaceId, node: NodeId, name: Name) -> None:
+        """Takes this name away from a node, and all that is below a folder with it; the last name ends a node.
+
+        What has another name elsewhere stays there.
+        """
         for _ in range(_TRIES):
-            found = await self._below(user, space, node)
-            # From the bottom: what goes with one commit leaves no folder without its parent.
-            found.reverse()
+            found = await self._below(user, space, node, name)
             answer = CommitAnswer(Rev(0), 0)
             for at in range(0, len(found), CHANGES_MAX):
-                now_ns = time.time_ns()
-                removals = [Change(item.node, item.rev, now_ns, None) for item in found[at : at + CHANGES_MAX]]
+                removals = [_without(item, names) for item, names in found[at : at + CHANGES_MAX]]
                 answer = await self._committed(user, space, removals)
                 if not answer.rev:
                     break
@@ -136,18 +136,29 @@ class Files:
 
         return await self._database.read(read)
 
-    async def _below(self, user: UserId, space: SpaceId, node: NodeId) -> list[Item]:
-        """The node and all below it, each behind its parent; of every kind."""
+    async def _below(self, user: UserId, space: SpaceId, node: NodeId, name: Name) -> list[tuple[Item, list[Name]]]:
+        """The node and all below it, of every kind, each before its parents, with its names there.
 
-        def read(session: Session) -> list[Item]:
+        Raises NotFound when the node does not have the name.
+        """
+
+        def read(session: Session) -> list[tuple[Item, list[Name]]]:
             key = self._keyring.key(member_space(session, space, user, Right.WRITE))
-            found = [item_of(session, space, key, node)]
-            for item in found:
+            top = item_of(session, space, key, node)
+            if name not in top.state.names:
+                raise NotFound("That is not there any more: it was moved.")
+            found = [(top, name)]
+            for item, _ in found:
                 if item.state.kind == Kind.FOLDER:
-                    found += children_of(session, space, key, item.node, kinds=frozenset(Kind))
+                    children = children_of(session, space, key, item.node, kinds=frozenset(Kind))
+                    found += [(child, Name(item.node, child.name)) for child in children]
                 if len(found) > TREE_MAX:
                     raise NotAllowed(f"There are over {TREE_MAX:,} files in this folder: use a device for that.")
-            return found
+            # From the bottom: what goes with one commit leaves no folder without its parent.
+            together: dict[NodeId, tuple[Item, list[Name]]] = {}
+            for item, each in reversed(found):
+                together.setdefault(item.node, (item, []))[1].append(each)
+            return list(together.values())
 
         return await self._database.read(read)
 
@@ -165,6 +176,14 @@ def folder_state() -> NodeState:
     """A new folder; it has no name yet."""
     now_ns = time.time_ns()
     return NodeState(Kind.FOLDER, (), 0o755, 0, 0, now_ns, now_ns, now_ns, now_ns)
+
+
+def _without(item: Item, gone: list[Name]) -> Change:
+    """The change that takes these names away."""
+    now_ns = time.time_ns()
+    left = tuple(name for name in item.state.names if name not in gone)
+    state = msgspec.structs.replace(item.state, names=left, ctime_ns=now_ns) if left else None
+    return Change(item.node, item.rev, now_ns, state)
 
 
 def item_of(session: Session, space: SpaceId, key: SpaceKey, node: NodeId) -> Item:

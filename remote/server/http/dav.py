@@ -10,6 +10,7 @@ import mimetypes
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import quote, unquote
 
 import msgspec
 from a2wsgi import WSGIMiddleware
@@ -184,6 +185,9 @@ class _Provider(DAVProvider):  # type: ignore[misc]
     def is_readonly(self) -> bool:
         return False
 
+    def ref_url_to_path(self, ref_url: str) -> str:
+        return "/" + unquote(ref_url).lstrip("/").partition("/")[2]
+
     def get_resource_inst(self, path: str, environ: Environ) -> "_File | _Folder | None":
         self._count_get_resource_inst += 1
         try:
@@ -238,9 +242,14 @@ class _Node:
             self._edit(lambda state: msgspec.structs.replace(state, mtime_ns=int(seconds) * 10**9))
         return True
 
+    def get_ref_url(self) -> str:
+        """What locks are kept by: everybody's home begins at the same path, so it says in whose home this is."""
+        return quote(f"/{self._space}{self.get_preferred_path()}")  # type: ignore[attr-defined]
+
     def delete(self) -> None:
         assert self.item is not None
-        self._drive.ask(self._drive.files.remove(self._user, self._space, self.item.node))
+        name = Name(self._parent_of(self.path), self.item.name)
+        self._drive.ask(self._drive.files.remove(self._user, self._space, self.item.node, name))
         self.remove_all_locks(recursive=True)  # type: ignore[attr-defined]
 
     def support_recursive_move(self, dest_path: str) -> bool:

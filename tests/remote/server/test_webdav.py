@@ -22,6 +22,7 @@ def url(tmp_path: Path, cheap_passwords: None) -> Iterator[str]:
     data, key_file = home.directory / "server", home.directory / "server-key"
     instances.make(data, key_file)
     instances.add_account(data, key_file, "ann", "pw")
+    instances.add_account(data, key_file, "bob", "pw")
     with home.serving("--webdav") as (process, address):
         yield f"{address}/dav"
         process.terminate()
@@ -94,3 +95,20 @@ def test_a_folder_moves_with_all_that_is_in_it_and_goes_whole(client: httpx.Clie
     assert client.delete("/z").status_code == 204
     assert client.get("/z/b/c").status_code == 404
     assert client.get("/copy/b/c").content == CONTENT
+
+
+def test_a_lock_holds_in_one_home_only(url: str, client: httpx.Client) -> None:
+    lock = (
+        '<D:lockinfo xmlns:D="DAV:"><D:lockscope><D:exclusive/></D:lockscope>'
+        "<D:locktype><D:write/></D:locktype><D:owner>bob's secret</D:owner></D:lockinfo>"
+    )
+    with httpx.Client(base_url=url, auth=("bob", "pw"), timeout=DEADLINE_SECONDS) as bob:
+        locked = bob.request("LOCK", "/", content=lock, headers={"depth": "infinity"})
+        assert locked.status_code == 200
+        assert client.put("/notes", content=b"ann's").status_code == 201
+        seen = client.request("PROPFIND", "/", headers={"depth": "0"}).text
+        assert "opaquelocktoken" not in seen
+        assert bob.put("/notes", content=b"bob's").status_code == 423
+        token = {"lock-token": locked.headers["lock-token"]}
+        assert client.request("UNLOCK", "/", headers=token).status_code >= 400
+        assert bob.request("UNLOCK", "/", headers=token).status_code == 204
