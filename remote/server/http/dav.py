@@ -10,7 +10,7 @@ import mimetypes
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 from a2wsgi import WSGIMiddleware
@@ -37,7 +37,7 @@ from remote.protocol.ids import SpaceId, UserId
 from remote.protocol.nodes import EMPTY, Kind, Manifest, Name, NodeState
 from remote.protocol.sealing import Buffer
 from remote.server.content import Writer
-from remote.server.files import Files, Item, file_state, folder_state
+from remote.server.files import Files, Item, file_state, folder_state, shown_name
 from remote.server.http.bodies import STALL_SECONDS
 from remote.server.instance import Instance
 
@@ -188,8 +188,11 @@ class _Provider(DAVProvider):  # type: ignore[misc]
     def ref_url_to_path(self, ref_url: str) -> str:
         return "/" + unquote(ref_url).lstrip("/").partition("/")[2]
 
-    def get_resource_inst(self, path: str, environ: Environ) -> "_File | _Folder | None":
+    def get_resource_inst(self, path: str | None, environ: Environ) -> "_File | _Folder | None":
         self._count_get_resource_inst += 1
+        if path is None:
+            # What is above the top.
+            return None
         try:
             item = self.drive.ask(self.drive.files.find(environ[_USER], environ[_SPACE], names_of(path)))
         except DAVError as error:
@@ -245,6 +248,34 @@ class _Node:
     def get_ref_url(self) -> str:
         """What locks are kept by: everybody's home begins at the same path, so it says in whose home this is."""
         return quote(f"/{self._space}{self.get_preferred_path()}")  # type: ignore[attr-defined]
+
+    def get_display_name(self) -> str:
+        """The name, without what XML cannot say: one file would make its whole folder unreadable."""
+        names = names_of(self.path)
+        return shown_name(names[-1]) if names else ""
+
+    def handle_delete(self) -> bool:
+        """Refuses what would take everything; the rest is for wsgidav."""
+        if not names_of(self.path):
+            raise DAVError(HTTP_FORBIDDEN, "The whole drive cannot be deleted.")
+        return False
+
+    def handle_move(self, dest_path: str) -> bool:
+        """As `handle_copy`."""
+        return self.handle_copy(dest_path, depth_infinity=True)
+
+    def handle_copy(self, dest_path: str, *, depth_infinity: bool) -> bool:
+        """Refuses what wsgidav does not see, before it clears the destination; the rest is for it."""
+        here, there = names_of(self.path), names_of(dest_path)
+        meant = names_of(unquote(urlsplit(self.environ["HTTP_DESTINATION"]).path))
+        if not there or meant[-len(there) :] != there:
+            # It takes what is behind ? and ; for no part of the name: another file would be replaced.
+            raise DAVError(HTTP_FORBIDDEN, "A destination with ? or ; in its name is not understood.")
+        common = min(len(here), len(there))
+        if here[:common] == there[:common]:
+            # Also where one address has more slashes than the other.
+            raise DAVError(HTTP_FORBIDDEN, "What is moved or copied and its destination lie in each other.")
+        return False
 
     def delete(self) -> None:
         assert self.item is not None

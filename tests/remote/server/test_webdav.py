@@ -4,6 +4,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from xml.dom import minidom
 
 import httpx
 import pytest
@@ -112,3 +113,45 @@ def test_a_lock_holds_in_one_home_only(url: str, client: httpx.Client) -> None:
         token = {"lock-token": locked.headers["lock-token"]}
         assert client.request("UNLOCK", "/", headers=token).status_code >= 400
         assert bob.request("UNLOCK", "/", headers=token).status_code == 204
+
+
+@pytest.mark.parametrize("verb", ["MOVE", "COPY"])
+def test_what_lies_in_its_destination_stays(verb: str, client: httpx.Client) -> None:
+    client.request("MKCOL", "/a")
+    client.request("MKCOL", "/a/b")
+    client.put("/a/b/c", content=b"kept")
+    base = str(client.base_url).rstrip("/")
+    for source, destination in (
+        *(("/a", "//a"), ("/a", "//a/b"), ("/a", "/a/b"), ("/a", "/"), ("/a/b", "/a"), ("/a/b", "/a//b")),
+        *(("/a/b/c", "/a"), ("/a/b/c", "/"), ("/a/b/c", "/a/b//c"), ("/a/b/c", "/a/b/c/")),
+    ):
+        answer = client.request(verb, source, headers={"destination": base + destination})
+        assert answer.status_code in {403, 409}, (source, destination)
+        assert client.get("/a/b/c").content == b"kept", (source, destination)
+
+
+def test_the_drive_is_not_deleted(client: httpx.Client) -> None:
+    client.put("/kept", content=b"kept")
+    assert client.delete("/").status_code == 403
+    assert client.get("/kept").content == b"kept"
+
+
+@pytest.mark.parametrize("verb", ["MOVE", "COPY"])
+def test_a_name_that_would_be_cut_replaces_nothing(verb: str, client: httpx.Client) -> None:
+    client.put("/kept", content=b"kept")
+    client.put("/other", content=b"other")
+    for name in ("kept%3Fx", "kept%3Bx", "kept;x"):
+        answer = client.request(verb, "/other", headers={"destination": f"{client.base_url}{name}"})
+        assert answer.status_code == 403
+        assert (client.get("/kept").content, client.get("/other").content) == (b"kept", b"other")
+    answer = client.request(verb, "/other", headers={"destination": f"{client.base_url}a%2541%23"})
+    assert answer.status_code == 201
+    assert client.get("/a%2541%23").content == b"other"
+
+
+def test_no_name_makes_a_folder_unreadable(client: httpx.Client) -> None:
+    for name in ("a%01b", "c%EF%BF%BEd", "e%0Af"):
+        assert client.put(f"/{name}", content=b"x").status_code == 201
+    listed = client.request("PROPFIND", "/", headers={"depth": "1"})
+    hrefs = [each.firstChild.nodeValue for each in minidom.parseString(listed.content).getElementsByTagName("ns0:href")]
+    assert {"/dav/a%01b", "/dav/c%EF%BF%BEd", "/dav/e%0Af"} <= set(hrefs)
