@@ -153,5 +153,6 @@ def test_no_name_makes_a_folder_unreadable(client: httpx.Client) -> None:
     for name in ("a%01b", "c%EF%BF%BEd", "e%0Af"):
         assert client.put(f"/{name}", content=b"x").status_code == 201
     listed = client.request("PROPFIND", "/", headers={"depth": "1"})
-    hrefs = [each.firstChild.nodeValue for each in minidom.parseString(listed.content).getElementsByTagName("ns0:href")]
+    told = minidom.parseString(listed.content)  # noqa: S318 - of our own server
+    hrefs = [each.firstChild.nodeValue for each in told.getElementsByTagName("ns0:href")]
     assert {"/dav/a%01b", "/dav/c%EF%BF%BEd", "/dav/e%0Af"} <= set(hrefs)
