@@ -210,6 +210,9 @@ class Copying:
         if is_ours and entry.kind is Kind.FOLDER:
             assert record is not None
             is_ours = record.is_listed and not self._tree.has_children(node)
+        if is_ours and self._is_edited(node, entry):
+            self._keep_edit(node)
+            record = self._tree.record(node)
         now_ns = time.time_ns()
         with self._tree.edit() as edit:
             if is_ours:
@@ -223,6 +226,27 @@ class Copying:
             self._volume.after_removal()
             after = left.local if left is not None else None
             self._volume.changed_here(node, record.local, after, is_content=False)
+
+    def _is_edited(self, node: NodeId, entry: Entry) -> bool:
+        """Whether a program wrote to a copy that goes with its last name what no server has yet."""
+        file = self._volume.files.find(node)
+        if file is not None:
+            self._volume.files.drop_content(file)
+        record = self._tree.record(node)
+        if record is None or record.local is None or len(record.local.names) != 1:
+            return False
+        return bool(record.staged) and record.staged != entry.staging
+
+    def _keep_edit(self, node: NodeId) -> None:
+        """What is written and not sent becomes a version, as when the folder wins over it; a step of its own.
+
+        Else who has the file open would take what is kept, and let go of it at the end.
+        """
+        with self._tree.edit() as edit:
+            record = edit.get(node)
+            assert record.local is not None
+            edit.keep_lost(node, LostEdit(record.local, edit.edited_ns(node), record.staged))
+            edit.put(node, replace(record, staged=0, staged_size=0))
 
     def old_content(self, spot: Spot, entry: Entry | None) -> tuple[Manifest, bool] | None:
         """What new content is put on top of, and whether that is what was taken last; None: it is not sent yet."""

@@ -381,6 +381,34 @@ def test_an_edit_that_waits_to_be_sent_is_kept_when_the_folder_wins() -> None:
     run(job)
 
 
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_an_edit_that_waits_to_be_sent_is_kept_when_the_file_goes(is_closed: bool) -> None:
+    async def job(world: World) -> None:
+        (world.folder / "stays").write_text("stays")
+        (world.folder / "file").write_text("first")
+        await world.round(is_everything=True)
+        world.send()
+        node = world.tree.child(world.chosen.node, b"file")
+        assert node is not None
+        handle = world.volume.open(node, is_writing=True, is_truncating=True)
+        await world.volume.files.write(handle.file, 0, b"by a program in the drive")
+        if is_closed:
+            world.volume.files.flush(handle.file)
+            world.volume.close(handle)
+        (world.folder / "file").unlink()
+        await world.round(is_everything=True)
+        assert b"file" not in world.in_drive()
+        ((_, kept, lost),) = world.tree.lost()
+        assert kept == node
+        assert world.content(world.stagings.load(StagingId(lost.staged))) == b"by a program in the drive"
+        if not is_closed:
+            world.volume.close(handle)
+            ((_, _, lost),) = world.tree.lost()
+            assert world.content(world.stagings.load(StagingId(lost.staged))) == b"by a program in the drive"
+
+    run(job)
+
+
 def test_a_backup_that_ends_leaves_what_is_stored_and_notes_nothing_more() -> None:
     async def job(world: World) -> None:
         for number in range(3):
