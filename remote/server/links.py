@@ -204,8 +204,9 @@ class LinkAnswers:
             waiting = [("", opened.item.node)]
             while waiting:
                 prefix, folder = waiting.pop()
+                taken: dict[str, int] = {}
                 for item in children_of(session, opened.row.space, opened.key, folder):
-                    path = f"{prefix}{shown_name(item.name)}"
+                    path = prefix + _in_archive(item.name, taken)
                     if item.state.kind == Kind.FOLDER:
                         path += "/"
                         waiting.append((path, item.node))
@@ -254,6 +255,23 @@ class LinkAnswers:
 
     def _is_over(self, row: LinkRow) -> bool:
         return self._has_expired(row) or bool(row.downloads_max and row.downloads >= row.downloads_max)
+
+
+def _in_archive(name: bytes, taken: dict[str, int]) -> str:
+    r"""A name as an archive has it, one that is not in `taken` yet; `..\` in it leads nowhere on any system.
+
+    Names that are no UTF-8 may look alike: `taken` counts them, so that many cost no more than few.
+    """
+    shown = shown_name(name).replace("\\", "_")
+    stem, dot, suffix = shown.rpartition(".")
+    if not stem:
+        stem, dot, suffix = shown, "", ""
+    tried = shown
+    while tried in taken:
+        taken[shown] += 1
+        tried = f"{stem} ({taken[shown]}){dot}{suffix}"
+    taken[tried] = 1
+    return tried
 
 
 def _below(session: Session, opened: Opened, path: tuple[bytes, ...]) -> Item:

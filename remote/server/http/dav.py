@@ -49,6 +49,11 @@ THREADS = 32
 _USER, _SPACE = "satchel.user", "satchel.space"
 _PROPERTY = b"user.dav."
 _ANSWER_SECONDS = 300.0
+_SAFE_HEADERS = [
+    # A browser that knows the password would run a page that a stranger brought by a link as the drive's owner.
+    ("Content-Security-Policy", "default-src 'none'; sandbox"),
+    ("X-Content-Type-Options", "nosniff"),
+]
 _STATUSES: tuple[tuple[type[RemoteError], int], ...] = (
     (NotFound, HTTP_NOT_FOUND),
     (QuotaExceeded, HTTP_INSUFFICIENT_STORAGE),
@@ -101,7 +106,10 @@ def webdav(instance: Instance) -> Any:
 
 
 def _with_right_headers(app: Any) -> Any:
-    """The application, with the headers of a LOCK as RFC 4918 (10.5) has them; wsgidav leaves the brackets out."""
+    """The application, with the headers of a LOCK as RFC 4918 (10.5) has them (wsgidav leaves the brackets out).
+
+    And with those that keep a browser from running what it is shown.
+    """
 
     def answer(environ: Environ, start_response: Any) -> Any:
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
@@ -113,6 +121,7 @@ def _with_right_headers(app: Any) -> Any:
                     righted.append((name, "application/xml; charset=utf-8"))
                 else:
                     righted.append((name, value))
+            righted += _SAFE_HEADERS
             return start_response(status, righted, exc_info)
 
         return app(environ, start)

@@ -103,6 +103,17 @@ async def test_a_folder_is_a_zip_that_is_made_as_it_is_sent(drive: Drive, http: 
         assert archive.read("tables/f\u00fcr <b>.bin") == CONTENT
 
 
+async def test_an_archive_has_all_files_and_no_way_out_of_it(drive: Drive, http: httpx.AsyncClient) -> None:
+    folder = await drive.ann.new_folder(b"odd", drive.folder)
+    for name in (b"a\xff.txt", b"a\xfe.txt", b"..\\..\\evil", b".._.._evil", b".\xff", b".\xfe"):
+        await drive.ann.new_file(name, folder)
+    answer = await http.get(f"{(await drive.link(folder)).path}?zip")
+    names = zipfile.ZipFile(io.BytesIO(answer.content)).namelist()
+    assert len(set(names)) == 6
+    assert not any("\\" in name for name in names)
+    assert {"a\N{REPLACEMENT CHARACTER}.txt", "a\N{REPLACEMENT CHARACTER} (2).txt"} < set(names)
+
+
 async def test_what_a_browser_would_run_is_kept_as_a_file_or_shown_as_text(
     drive: Drive, http: httpx.AsyncClient
 ) -> None:

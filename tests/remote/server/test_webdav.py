@@ -156,3 +156,10 @@ def test_no_name_makes_a_folder_unreadable(client: httpx.Client) -> None:
     told = minidom.parseString(listed.content)  # noqa: S318 - of our own server
     hrefs = [each.firstChild.nodeValue for each in told.getElementsByTagName("ns0:href")]
     assert {"/dav/a%01b", "/dav/c%EF%BF%BEd", "/dav/e%0Af"} <= set(hrefs)
+
+
+def test_a_page_in_the_drive_runs_nothing(client: httpx.Client) -> None:
+    client.put("/page.html", content=b"<script>alert(1)</script>")
+    answer = client.get("/page.html")
+    assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
+    assert answer.headers["x-content-type-options"] == "nosniff"
