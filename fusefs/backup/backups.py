@@ -271,12 +271,13 @@ class Backups:
         """Looks through a folder, and returns when the server has all of it; raises Refused."""
         mirror = self._find(folder)
         await self._look_through(mirror, is_confirmed=is_confirmed)
-        await self._sent(mirror)
-        while mirror.taking.behind:
-            # Of these, older content was on its way.
-            await self._look_through(mirror, is_confirmed=False)
+        while True:
+            # Of these, older content is on its way; what is there now is taken when that has arrived, and sent then.
+            is_behind = bool(mirror.taking.behind)
             await self._sent(mirror)
-        return self._told(mirror)
+            if not is_behind:
+                return self._told(mirror)
+            await self._look_through(mirror, is_confirmed=False)
 
     async def _look_through(self, mirror: Mirror, *, is_confirmed: bool) -> None:
         folder = os.fsdecode(mirror.backup.folder)

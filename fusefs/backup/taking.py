@@ -207,7 +207,6 @@ class Taking:
         """The server has what a staging held: what came after it can be taken."""
         self._copying.note_sent(place, staging)
         if place in self._behind:
-            self._behind.discard(place)
             self._hints.note(place.folder, place.name, is_written=False)
 
     def begin(self) -> None:
