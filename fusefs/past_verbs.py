@@ -174,7 +174,7 @@ class PastVerbs:
         await self._sent(ROOT)
         nodes = [(await self.removed_at(os.fsencode(str(path)))).node for path in fields["paths"]]
         before = NOW
-        if not nodes and fields.get("before"):
+        if not nodes and fields.get("before") is not None:
             before = Rev(await self.rev(str(fields["before"])) + 1)
         return await self._purged(nodes, before, fields)
 

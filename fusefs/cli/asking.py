@@ -29,12 +29,15 @@ def daemon() -> dict[str, Any] | None:
 
 def path_in_mount(path: str) -> str:
     """The path relative to the top of this device's mount, "" for the top; a symlink at its end is not followed."""
+    if not path:
+        # An unset variable of a script means nothing, least of all the folder that it runs in.
+        raise Refused("The path is empty: . is the folder that you are in.", Exit.USAGE)
     mount = str(ask("ping")["mount"])
     whole = os.path.abspath(path)
-    if os.path.realpath(whole) == mount:
-        return ""
     folder = os.path.realpath(os.path.dirname(whole))
     found = os.path.join(folder, os.path.basename(whole))
     if not found.startswith(mount + "/"):
+        if os.path.realpath(whole) == mount:
+            return ""
         raise Refused(f"{path} does not lie in this device's drive, which is mounted at {mount}.", Exit.USAGE)
     return found[len(mount) + 1 :]

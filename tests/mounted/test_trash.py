@@ -97,6 +97,18 @@ def test_what_is_purged_is_gone_and_what_is_kept_can_be_said(device: Any) -> Non
     assert "1 versions of 1 files" in refused.stderr
     desk.must("trash", "purge", "secret.txt", "--yes")
     assert desk.must("trash", "list") == "The trash is empty.\n"
+    # What names nothing is not all that there is.
+    (desk.path / "all").symlink_to(".")
+    (desk.path / "other").write_text("other")
+    desk.wait()
+    (desk.path / "other").unlink()
+    assert desk.cli("trash", "purge", "--before", "", "--yes").returncode == 2
+    assert [one["path"] for one in json.loads(desk.must("trash", "list", "--json"))] == ["other"]
+    assert desk.cli("purge", "", "--yes").returncode == 2
+    desk.must("purge", desk.path / "all", "--yes")
+    assert len(json.loads(desk.must("versions", desk.path / "file", "--json"))) == 2
+    desk.must("trash", "purge", "--all", "--yes")
+
     desk.must("purge", desk.path / "file", "--yes")
     assert (desk.path / "file").read_text() == "second"
     assert [one["kind"] for one in json.loads(desk.must("versions", desk.path / "file", "--json"))] == ["file"]
