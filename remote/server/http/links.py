@@ -71,7 +71,7 @@ class LinkRoutes:
         is_bringing = request.method in {"PUT", "POST"}
         opened = await self._links.opened(secret, _password_of(request), () if is_bringing else path)
         if is_bringing:
-            return await self._bring(request, opened, path)
+            return await self._bring(request, secret, opened, path)
         if opened.row.kind == UPLOAD:
             address = str(request.base_url).rstrip("/") + base
             return _html(pages.upload(address, shown_name(opened.item.name) or "Files"))
@@ -139,7 +139,7 @@ class LinkRoutes:
         finally:
             self._streams -= 1
 
-    async def _bring(self, request: AnyRequest, opened: Opened, path: tuple[bytes, ...]) -> Response[Any]:
+    async def _bring(self, request: AnyRequest, secret: str, opened: Opened, path: tuple[bytes, ...]) -> Response[Any]:
         if opened.row.kind != UPLOAD:
             raise NotAllowed("Nothing can be brought by this link.")
         if self._streams >= STREAMS_MAX:
@@ -159,6 +159,8 @@ class LinkRoutes:
             manifest = await asyncio.to_thread(writer.finish)
         finally:
             self._streams -= 1
+        # It may have been revoked while that came.
+        opened = await self._links.opened(secret, _password_of(request))
         kept = await self._links.bring(opened, name, manifest)
         sentence = f"{shown_name(kept)} arrived, {pages.readable(manifest.size)}."
         if request.method == "PUT":

@@ -275,3 +275,16 @@ async def test_an_archive_goes_on_without_what_is_removed_meanwhile(
     monkeypatch.setattr(instance.links, "tree", tree)
     with zipfile.ZipFile(io.BytesIO((await http.get(f"{link.path}?zip")).content)) as archive:
         assert sorted(archive.namelist()) == ["intro.txt", "page.html", "tables/"]
+
+
+async def test_what_comes_while_the_link_is_revoked_is_not_taken(drive: Drive, http: httpx.AsyncClient) -> None:
+    link = await drive.link(kind="upload")
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x" * 100_000
+        await drive.ann.ask("POST", "/v1/links/revoke", RevokeLinkRequest(link.link), Done)
+        yield b"x" * 100_000
+
+    answer = await http.put(f"{link.path}/late", content=body())
+    assert answer.status_code == 410
+    assert b"late" not in await drive.ann.names(drive.folder)
