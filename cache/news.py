@@ -212,12 +212,7 @@ class News:
         if is_busy and (state is None or state.content != (before and before.agreed and before.agreed.content)):
             return True
         if state is None:
-            # A folder would come back with what only waits to leave it otherwise.
-            return self._is_folder(version.node) and any(
-                (waiting := self._edit.news_of(child.node)) is not None
-                and (waiting.state is None or all(name.parent != version.node for name in waiting.state.names))
-                for child in self._edit.children(version.node)
-            )
+            return self._is_folder(version.node) and self._is_folder_waited_for(version.node)
         clashes = self._clashes(version.node, state)
         if self._is_behind and any(self._is_unsettled(holder) for holder, _ in clashes):
             self.is_deferred = True
@@ -230,6 +225,25 @@ class News:
         ]
         self.unlisted.update(unlisted)
         return bool(unlisted) or any(self._is_busy(holder) for holder, _ in clashes)
+
+    def _is_folder_waited_for(self, folder: NodeId) -> bool:
+        """Whether something waits to leave a folder that was removed, which would come back with it otherwise.
+
+        Or has no name any more and may need the folder, if it is kept: its removal waits, and another got its name.
+        """
+        for child in self._edit.children(folder):
+            waiting = self._edit.news_of(child.node)
+            if waiting is not None and (
+                waiting.state is None or all(name.parent != folder for name in waiting.state.names)
+            ):
+                return True
+        return any(
+            (waiting := self._edit.news_of(node)) is not None
+            and waiting.state is None
+            and (local := self._edit.get(node).local) is not None
+            and not local.names
+            for node in self._edit.slot_holders(folder)
+        )
 
     def _is_unsettled(self, node: NodeId) -> bool:
         return self._edit.get(node).is_dirty or self._edit.news_of(node) is not None
@@ -300,11 +314,7 @@ class News:
         if mine is None or theirs is None:
             return record
         waiting = self._edit.news_of(loser)
-        is_told = (
-            waiting is not None
-            and mine.kind is not Kind.FOLDER
-            and (waiting.state is None or own not in waiting.state.names)
-        )
+        is_told = waiting is not None and mine.kind is not Kind.FOLDER and _takes(waiting, other, own)
         if is_told or not (other.is_dirty or is_moved):
             # The server took the name from it, in news that waits here or is about to come: until then it is not shown.
             self._put(loser, _hidden(other, own), 0)
@@ -459,6 +469,13 @@ class News:
         if holder is not None and holder != node:
             undone = self._yield(holder, name, node, undone, name, 0)
         self._edit.put(node, undone)
+
+
+def _takes(news: NodeVersion, record: Record, name: Name) -> bool:
+    """Whether this news takes the name from its node; a removal takes none that the node only got here."""
+    if news.state is not None:
+        return name not in news.state.names
+    return record.agreed is not None and name in record.agreed.names
 
 
 def _renamed(state: NodeState, old: Name, name: bytes, parent: NodeId | None = None) -> NodeState:

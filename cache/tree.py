@@ -424,6 +424,14 @@ class Edit:
         value = self.change.get(Table.SLOTS, name_key(name.parent, name.name))
         return NodeId(int.from_bytes(value, "big")) if value else None
 
+    def slot_holders(self, folder: NodeId) -> list[NodeId]:
+        """The dirty nodes that the agreed view has in this folder, as this edit leaves it."""
+        prefix = node_key(folder)
+        keys = {key for key, _ in self._tree.store.scan(Table.SLOTS, prefix=prefix)}
+        keys |= {key for key in self.change.puts.get(Table.SLOTS, {}) if key.startswith(prefix)}
+        values = [self.change.get(Table.SLOTS, key) for key in sorted(keys)]
+        return [NodeId(int.from_bytes(value, "big")) for value in values if value]
+
     def differences(self) -> Iterator[tuple[NodeId, Record | None, Record | None]]:
         """Each node that was touched, with its record before and after."""
         for node, record in self._records.items():
