@@ -24,7 +24,7 @@ from cache.tree import Edit, Table, Tree
 from remote.protocol.errors import CursorTooOld
 from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import FolderListing, FolderQuery, JournalCommit
-from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
+from remote.protocol.nodes import Kind, Manifest, Name, NodeState, NodeVersion
 from remote.protocol.service import Service
 
 log = logging.getLogger(__name__)
@@ -88,8 +88,8 @@ class Mount(Protocol):
         """The tree shows something else now, which the kernel must learn."""
         ...
 
-    def let_go(self, node: NodeId, staging: Staging) -> None:
-        """The server has this content: whoever writes on begins a new staging."""
+    def let_go(self, node: NodeId, staging: Staging, content: Manifest) -> None:
+        """The server has this content, and the staging goes: whoever writes on begins a new staging."""
         ...
 
 

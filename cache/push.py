@@ -399,7 +399,7 @@ class Push:
 
     def _let_go(self, node: NodeId, prepared: Prepared) -> None:
         self._tree.released.discard(prepared.staging.id)
-        self._mount.let_go(node, prepared.staging)
+        self._mount.let_go(node, prepared.staging, prepared.manifest)
 
     def _take_changes(self, sent: _Sent, changes: Sequence[Change], rev: Rev, *, is_next: bool) -> list[Prepared]:
         """Takes these changes in as agreed; what was prepared of those that are clean now."""

@@ -6,6 +6,7 @@ from cache.pull import Effects
 from cache.staging import Staging
 from fusefs.handles import OpenFiles
 from remote.protocol.ids import NodeId
+from remote.protocol.nodes import Manifest
 
 
 class Face:
@@ -33,10 +34,11 @@ class Face:
         # Content that lost against news is of no use to anybody, unless a program still has it open.
         self._files.release_dropped()
         self._files.follow(effects.contents)
+        self._files.note_strays(effects.nodes)
         self._announce(effects)
 
-    def let_go(self, node: NodeId, staging: Staging) -> None:
+    def let_go(self, node: NodeId, staging: Staging, content: Manifest) -> None:
         """The server has this content."""
-        self._files.let_go(node, staging)
+        self._files.let_go(node, staging, content)
         self.on_sent(node, staging)
         self._notice_room()

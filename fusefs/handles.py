@@ -111,6 +111,8 @@ class OpenFiles:
         self._full = ""
         # Orphans whose node came back from elsewhere, and was opened anew.
         self._left_behind: list[OpenFile] = []
+        # Open files that went with news, with content that may be sent as another's.
+        self._strays: list[OpenFile] = []
 
     @property
     def full(self) -> str:
@@ -215,6 +217,8 @@ class OpenFiles:
             del self._files[file.node]
         else:
             self._left_behind.remove(file)
+        if file in self._strays:
+            self._strays.remove(file)
         staging, file.staging = file.staging, None
         if staging is not None and file.is_orphan:
             self.discard(staging)
@@ -250,6 +254,16 @@ class OpenFiles:
             if record.staged != file.staging.id:
                 file.staging = None
 
+    def note_strays(self, nodes: Iterable[NodeId]) -> None:
+        """Notes those that are open but gone from the tree: what was written to them may be sent as another's."""
+        for node in nodes:
+            file = self._files.get(node)
+            if file is None or file.staging is None or file in self._strays:
+                continue
+            record = self._tree.record(node)
+            if record is None or record.local is None:
+                self._strays.append(file)
+
     def sweep(self) -> None:
         """Lets go of what a killed daemon left: stagings of files that had no name any more but were open."""
         self._discard_all(set(self._stagings.ids()) - self._tree.stagings())
@@ -277,7 +291,7 @@ class OpenFiles:
         if file.staging is not None:
             return file.staging.size
         record = self._record(file)
-        return record.size if record is not None else (file.state.content or EMPTY).size
+        return record.size if record is not None and record.local is not None else (file.state.content or EMPTY).size
 
     def state(self, file: OpenFile) -> NodeState:
         """The node's state: the tree's, or the last one of an orphan."""
@@ -510,9 +524,12 @@ class OpenFiles:
         self.flush(file)
         file.staging = None
 
-    def let_go(self, node: NodeId, staging: Staging) -> None:
+    def let_go(self, node: NodeId, staging: Staging, content: Manifest) -> None:
         """The server has this content: the next write begins a new staging over it."""
         self._is_full = False
+        for stray in [stray for stray in self._strays if stray.staging is staging]:
+            self._strays.remove(stray)
+            stray.staging, stray.state = None, replace(stray.state, content=content)
         file = self._files.get(node)
         if file is not None and file.staging is staging:
             file.staging = None

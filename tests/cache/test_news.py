@@ -404,3 +404,29 @@ def test_a_folder_whose_last_file_waits_to_leave_it_does_not_come_back() -> None
         assert world.names() == {b"x"}
 
     in_world(scene)
+
+
+@pytest.mark.parametrize("is_newer", [False, True])
+def test_who_reads_a_file_that_became_one_with_another_reads_on_in_what_it_was(is_newer: bool) -> None:
+    async def scene(world: World) -> None:
+        data = bytes(range(1, 251)) * 300
+        world.two.wire.set_up(False)
+        await trio.sleep(1)
+        if is_newer:
+            await make(world.one, b"a", b"theirs")
+            await quiet(world.one)
+        node = await make(world.two, b"a", data)
+        reading = world.two.volume.open(node, is_writing=False, is_truncating=False)
+        assert bytes(await world.two.files.read(reading, 0, 10)) == data[:10]
+        if not is_newer:
+            await trio.sleep(1)
+            await make(world.one, b"a", b"theirs")
+            await quiet(world.one)
+        await quiet(world.one, world.two)
+        assert await content(world.one, b"a") == (data if is_newer else b"theirs")
+        assert world.two.files.size(reading.file) == len(data)
+        assert bytes(await world.two.files.read(reading, 0, 1 << 20)) == data
+        world.two.volume.close(reading)
+        await world.quiet()
+
+    in_world(scene)
