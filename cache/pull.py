@@ -244,7 +244,8 @@ class Pull:
             record = edit.record(version.node)
             if record is not None and record.rev >= commit.rev:
                 continue
-            if record is not None and record.is_dirty:
+            # A touch is taken on top of what waits to be merged here: then this takes its place, and waits as well.
+            if record is not None and record.is_dirty and edit.news_of(version.node) is None:
                 news.acknowledge(edit, version.node, version.state, commit.rev, is_unchanged=False)
             else:
                 left.append(version)

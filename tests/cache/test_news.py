@@ -7,12 +7,12 @@ import trio
 from msgspec.structs import replace
 
 from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId
-from remote.protocol.messages import Change, Changes, Commit
+from remote.protocol.messages import Change, Changes, Commit, CommitAnswer
 from remote.protocol.nodes import Kind
 from tests.model.device import Device
 from tests.model.play import quiet
 from tests.model.server import skew_ns
-from tests.model.world import World, in_world, make, make_folder, write
+from tests.model.world import World, begin, end, in_world, make, make_folder, write
 
 
 @pytest.fixture
@@ -428,5 +428,39 @@ def test_who_reads_a_file_that_became_one_with_another_reads_on_in_what_it_was(i
         assert bytes(await world.two.files.read(reading, 0, 1 << 20)) == data
         world.two.volume.close(reading)
         await world.quiet()
+
+    in_world(scene)
+
+
+def test_a_move_that_waits_is_not_forgotten_when_a_touch_of_ours_comes_after_it() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"d")
+        await world.quiet()
+        service = world.two.pull.service
+        changes, commit = service.changes, service.commit
+        is_sent = trio.Event()
+
+        async def late(space: SpaceId, since: Rev, life: int = 0) -> Changes:
+            await is_sent.wait()
+            return await changes(space, since, life)
+
+        async def send(space: SpaceId, sent: Commit) -> CommitAnswer:
+            answer = await commit(space, sent)
+            is_sent.set()
+            return answer
+
+        service.changes, service.commit = late, send  # type: ignore[method-assign]
+        # The request for news that is on its way ends with this.
+        await make(world.one, b"x")
+        await quiet(world.one)
+        await rename(world.one, b"d", b"f")
+        handle = await begin(world.two, await make(world.two, b"f"), b"mine")
+        await make(world.two, b"g", b"", folder)
+        await trio.sleep(20)
+        assert is_sent.is_set()
+        end(world.two, handle)
+        await world.quiet()
+        assert world.names() == {b"x", b"f", b"g", b"f (2)"}
+        assert await world.one.volume.lookup(ROOT, b"f") == folder
 
     in_world(scene)
