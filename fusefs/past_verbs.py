@@ -100,7 +100,7 @@ class PastVerbs:
         since = await self.rev(str(fields["from"]))
         to = await self.rev(str(fields["to"])) if fields.get("to") else Rev(self._drive.sync.standing().cursor)
         if to < since:
-            since, to = to, since
+            raise Refused(f"From rev {since} to rev {to} is backwards: give the older one as --from.", Exit.USAGE)
         sides = [await self._drive.versions.state_at(node, rev) for rev in (since, to)]
         known = [state for state in sides if state is not None]
         if not known:
@@ -219,8 +219,8 @@ class PastVerbs:
             await self._drive.sync.sent(node)
         if scope.cancelled_caught:
             raise Refused(
-                "What it is now is not on the server yet, and would be lost. satchel status says why; try again when "
-                "that is sent.",
+                "Not all that was changed here is on the server yet, where this is done. satchel status says why; try "
+                "again when that is sent.",
                 Exit.PENDING,
             )
 

@@ -90,7 +90,9 @@ def _print_done(found: dict[str, Any], sentence: str, *, is_dry_run: bool, as_js
     else:
         lines.append(f"{shown_lines(sentence)}: {counts or 'only attributes changed'}. To take that back: satchel undo")
     if found["kept"]:
-        lines.append(f"{found['kept']} that changed again since then stay as they are.")
+        lines.append(
+            f"{found['kept']} stay as they are: they changed again since then, or what they were is kept no more."
+        )
     if not found["shown"]:
         lines.append("The server has done it; this device shows it when it has heard of it.")
     print("\n".join(lines))

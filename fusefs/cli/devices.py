@@ -1,8 +1,10 @@
 """Devices: those of the user, ended or renamed from here, and the password that they sign in with."""
 
 import json
+import sys
 import time
-from dataclasses import replace
+
+import msgspec
 
 from fusefs.cli.asking import places
 from fusefs.cli.server import asked_server, signed_in_account
@@ -33,13 +35,15 @@ def listing(*, as_json: bool) -> None:
         )
 
 
-def sign_out(which: str, *, is_wiping: bool) -> None:
-    """Ends another device, by its number or its name; raises Refused."""
+def sign_out(which: str, *, is_wiping: bool, is_sure: bool = True) -> None:
+    """Ends another device, by its number or its name; asks first unless `is_sure`. Raises Refused."""
 
     async def end(service: AccountService) -> DeviceEntry:
         entry = _one(which, (await service.devices()).devices)
         if entry.is_this:
             raise Refused("That is this device. To sign it out: satchel logout", Exit.USAGE)
+        if not is_sure:
+            _ask_for_sure(shown(entry.device_name))
         await service.sign_out(entry.device, wipe=is_wiping)
         return entry
 
@@ -48,6 +52,17 @@ def sign_out(which: str, *, is_wiping: bool) -> None:
         print(f"{name} is signed out, and removes what it holds of the drive as soon as it reaches the server.")
     else:
         print(f"{name} is signed out. What it holds stays on it; to have that removed: satchel devices wipe")
+
+
+def _ask_for_sure(name: str) -> None:
+    """Raises Refused unless somebody at a terminal says yes."""
+    if not sys.stdin.isatty():
+        raise Refused(
+            f"{name} would lose all that it holds, also what it has not sent. If you mean it: --yes", Exit.USAGE
+        )
+    print(f"{name} loses all that it holds of the drive, also what it has not sent.")
+    if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise Refused("Nothing was done.")
 
 
 def rename(which: str, name: str) -> None:
@@ -63,7 +78,7 @@ def rename(which: str, name: str) -> None:
         here = places()
         account = load_account(here.account_file)
         if account is not None:
-            save_account(here.account_file, replace(account, device_name=name))
+            save_account(here.account_file, msgspec.structs.replace(account, device_name=name))
     print(f"{shown(entry.device_name)} is called {shown(name)} now.")
 
 

@@ -26,6 +26,7 @@ _TIME_HELP: Final = (
     "A time (2026-11-21T10:15:30, UTC unless it says otherwise; a date alone is the end of that day), or a rev."
 )
 _days = click.IntRange(0, 36_500)
+_yes = click.option("--yes", is_flag=True, help="Do it without asking.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
@@ -84,11 +85,12 @@ def sign_out(device: str) -> None:
 
 @your_devices.command()
 @click.argument("device")
-def wipe(device: str) -> None:
+@_yes
+def wipe(device: str, yes: bool) -> None:
     """Sign DEVICE out, and have it remove what it holds of the drive, also what it has not sent: when it is lost."""
     from fusefs.cli import devices  # noqa: PLC0415
 
-    devices.sign_out(device, is_wiping=True)
+    devices.sign_out(device, is_wiping=True, is_sure=yes)
 
 
 @your_devices.command()
@@ -319,9 +321,6 @@ def trash_restore(paths: tuple[str, ...]) -> None:
     from fusefs.cli import trashing  # noqa: PLC0415
 
     trashing.restore(paths)
-
-
-_yes = click.option("--yes", is_flag=True, help="Do it without asking.")
 
 
 @trash.command("purge")

@@ -62,7 +62,10 @@ class LinkRequest(msgspec.Struct, frozen=True):
 
 
 class LinkEntry(msgspec.Struct, frozen=True):
-    """A link: `path` is to be put behind the server's address; `is_over`: it leads nowhere any more."""
+    """A link: `path` is to be put behind the server's address; `is_over`: it leads nowhere any more.
+
+    `name`: of the file or folder, `/` for all of the drive; empty when it was removed.
+    """
 
     link: int
     path: str

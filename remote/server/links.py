@@ -111,7 +111,7 @@ class LinkAnswers:
                 is_revoked=False,
             )
             link_rows.add_link(session, row, _hash(secret))
-            return _entry(row, secret, item.name, is_over=False)
+            return _entry(row, secret, item, is_over=False)
 
         return await self._database.write(make)
 
@@ -126,11 +126,11 @@ class LinkAnswers:
                     continue
                 key = self._keyring.key(space)
                 try:
-                    name = item_of(session, row.space, key, row.node).name
+                    item = item_of(session, row.space, key, row.node)
                 except NotFound:
-                    name = b""
+                    item = None
                 secret = key.open(row.secret).decode()
-                found.append(_entry(row, secret, name, is_over=not name or self._is_over(row)))
+                found.append(_entry(row, secret, item, is_over=item is None or self._is_over(row)))
             return Links(tuple(found))
 
         return await self._database.read(read)
@@ -280,11 +280,12 @@ def _below(session: Session, opened: Opened, path: tuple[bytes, ...]) -> Item:
     return below(session, opened.row.space, opened.key, opened.item, path)
 
 
-def _entry(row: LinkRow, secret: str, name: bytes, *, is_over: bool) -> LinkEntry:
+def _entry(row: LinkRow, secret: str, item: Item | None, *, is_over: bool) -> LinkEntry:
+    name = "" if item is None else shown_name(item.name) or "/"
     return LinkEntry(
         link=row.link,
         path=f"/s/{secret}",
-        name=shown_name(name),
+        name=name,
         kind=row.kind,
         created_ns=row.created_ns,
         expires_ns=row.expires_ns,

@@ -23,7 +23,7 @@ def test_a_lost_device_is_wiped_although_programs_use_it(device: Any) -> None:
     process = laptop.pid
     draft = os.open(laptop.path / "draft", os.O_WRONLY | os.O_CREAT)
     os.write(draft, b"not sent")
-    assert "removes what it holds" in desk.must("devices", "wipe", "laptop")
+    assert "removes what it holds" in desk.must("devices", "wipe", "--yes", "laptop")
     assert ended(process)
     with suppress(OSError):
         os.close(draft)
@@ -39,7 +39,7 @@ def test_a_device_that_was_away_is_wiped_when_it_comes_back(device: Any) -> None
     (laptop.path / "letter").write_text("dear")
     laptop.in_step(desk)
     laptop.umount()
-    desk.must("devices", "wipe", "laptop")
+    desk.must("devices", "wipe", "--yes", "laptop")
     assert "to be wiped" in desk.must("devices")
     laptop.must("mount", laptop.path)
     assert eventually(lambda: files_of(laptop.home) == [])
@@ -76,8 +76,18 @@ def test_a_new_password_signs_others_out_when_asked_to(device: Any, server: Any)
     desk.wait()
 
 
+def test_nothing_is_wiped_without_a_yes(device: Any) -> None:
+    desk, laptop = device("desk", mount=False), device("laptop", mount=False)
+    asked = desk.cli("devices", "wipe", "laptop", text="y\n")
+    assert (asked.returncode, "--yes" in asked.stderr) == (2, True)
+    assert "laptop" in laptop.must("devices")
+
+
 def test_own_device_and_unknown_ones_are_refused(device: Any) -> None:
     desk = device("desk", mount=False)
-    own, unknown = desk.cli("devices", "sign-out", "desk"), desk.cli("devices", "wipe", "tablet")
+    own, unknown = desk.cli("devices", "sign-out", "desk"), desk.cli("devices", "wipe", "--yes", "tablet")
     assert (own.returncode, "satchel logout" in own.stderr) == (2, True)
+    desk.must("devices", "rename", "desk", "big desk")
+    assert [entry["name"] for entry in json.loads(desk.must("devices", "--json"))] == ["big desk"]
+    assert json.loads((desk.home / "state" / "account.json").read_text())["device_name"] == "big desk"
     assert (unknown.returncode, "satchel devices lists them" in unknown.stderr) == (2, True)

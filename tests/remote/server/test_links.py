@@ -234,6 +234,7 @@ async def test_nothing_is_brought_where_it_may_not_be(drive: Drive, http: httpx.
 
 async def test_the_top_of_a_drive_can_be_linked(drive: Drive, http: httpx.AsyncClient) -> None:
     link = await drive.link(ROOT)
+    assert [(entry.name, entry.is_over) for entry in await drive.links()] == [("/", False)]
     assert "thesis/" in (await http.get(link.path)).text
     assert (await http.get(f"{link.path}/thesis/intro.txt")).text == "Call me Ishmael."
 
