@@ -107,6 +107,10 @@ class Sync:
             if not self._tree.has_range:
                 self._tree.lease(leased.first, leased.count)
 
+    async def caught_up(self) -> None:
+        """Returns when the server was heard for the first time since the start, and what it said was taken in."""
+        await self._caught_up.wait()
+
     @property
     def may_send(self) -> bool:
         """Whether what is written here is being sent: the server can be reached, and nothing is held back."""

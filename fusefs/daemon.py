@@ -46,6 +46,7 @@ _READY_SECONDS: Final = 20.0
 _FLUSH_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 3.0
+_FIRST_SECONDS: Final = 2.0
 _NEW_OBJECTS: Final = 10_000
 """After so many the garbage collector looks for circles among them; hardly a request makes any."""
 
@@ -128,6 +129,11 @@ async def run(planned: Plan, state: Store, cache: Store, ready: Callable[[], Non
                 with trio.fail_after(_READY_SECONDS):
                     # Only free space is always asked for anew: this is answered by the loop that just started.
                     await trio.to_thread.run_sync(os.statvfs, planned.point, abandon_on_cancel=True)
+                if not drive.tree.has_range:
+                    # A new device can make nothing before it has ids to give and knows what there is at the top: who
+                    # mounts it may work in it at once.
+                    with trio.move_on_after(_FIRST_SECONDS):
+                        await drive.sync.caught_up()
                 nursery.start_soon(verbs.serve, listen(planned.places.socket))
                 log.info("mounted at %s as process %d", planned.point, os.getpid())
                 ready()
