@@ -136,6 +136,14 @@ class News:
         edited_ns = self._edited_ns(node)
         is_kept_alive = self._is_folder(node) and self._edit.has_children(node)
         settled = settle(before, version, edited_ns, is_kept_alive)
+        if settled.record is not None and settled.record.local is not None:
+            # Before any holder is looked at: a folder that comes back may take another name of this very node,
+            for name in settled.record.local.names:
+                self._revive_folder(name.parent)
+            present = self._edit.record(node)
+            if present is not before:
+                # or become one with a folder in which the node is.
+                before, settled = present, settle(present, version, edited_ns, is_kept_alive)
         if settled.is_local_lost and before is not None and before.local is not None:
             lost = before.local
             if not lost.names and version.state is not None:
@@ -166,9 +174,6 @@ class News:
         given = version.state.names if version.state is not None else ()
         local = record.local
         names = local.names if local is not None else ()
-        for name in names:
-            # Before any holder is looked at: a folder that comes back may take another name of this very node.
-            self._revive_folder(name.parent)
         for name in names:
             holder = self._edit.holder(name)
             if holder is None or holder == node:

@@ -464,3 +464,22 @@ def test_a_move_that_waits_is_not_forgotten_when_a_touch_of_ours_comes_after_it(
         assert await world.one.volume.lookup(ROOT, b"f") == folder
 
     in_world(scene)
+
+
+def test_a_file_goes_with_its_folder_into_one_that_comes_back_for_that_very_file() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"d")
+        node = await make(world.one, b"f", b"both")
+        await world.quiet()
+        world.two.wire.set_up(False)
+        await trio.sleep(1)
+        await world.two.volume.rmdir(ROOT, b"d")
+        mine = await make_folder(world.two, b"d")
+        await world.two.volume.link(node, mine, b"mine")
+        await world.one.volume.link(node, folder, b"theirs")
+        await quiet(world.one)
+        await world.quiet()
+        assert world.names() == {b"d", b"f", b"mine", b"theirs"}
+        assert await world.one.volume.lookup(folder, b"mine") == node
+
+    in_world(scene)

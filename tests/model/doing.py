@@ -492,13 +492,14 @@ class Doing:
         """`satchel restore`: sets a path back to what it was, or brings it back."""
         rev = Rev(1 + y * (self.server.head - 1) // 100)
         path = NAMES[x % len(NAMES)] if x % 5 else b""
-        before = {node for node, _ in device.records()}
+        before = {node: record.local for node, record in device.records()}
         try:
             with trio.fail_after(5):
                 await device.restore.path(path, rev)
         finally:
             for node, record in device.records():
-                if record.local is not None and (record.is_dirty or node not in before):
+                # Not dirty any more when it is sent already.
+                if record.local is not None and (record.is_dirty or record.local != before.get(node)):
                     self._made(device, node)
 
     async def _pin(self, device: Device, x: int, y: int) -> None:
