@@ -133,6 +133,12 @@ class Doing:
             is_excused |= any(held.file.node == node for holder, held, _ in self.held if holder is other)
             # Something was put or edited below it there.
             is_excused |= other is not device and any(node in self._above(other, one) for one, _ in other.tree.dirty())
+        # Or was sent from there, and this device did not hear of it.
+        alive = self.server.alive()
+        unheard = {one for one in alive if self.server.now[one].rev > device.tree.cursor}
+        while unheard and not is_excused:
+            unheard = {name.parent for one in unheard if one in alive for name in alive[one].names}
+            is_excused = node in unheard
         self.removals[node] = Removal(device.number, self.clock.last_ns, is_excused)
 
     def _above(self, device: Device, node: NodeId) -> set[NodeId]:
