@@ -523,6 +523,13 @@ def acknowledge(
         return
     if record.rev > rev:
         return
+    waiting = edit.news_of(node) if is_touch else None
+    if waiting is not None and sent is not None:
+        # Made of the folder as it is there, which is not taken in yet: what waits must not look old.
+        if is_next and waiting.state is not None and waiting.rev < rev:
+            state = touched(waiting.state, sent, is_on_top=waiting.rev == touch_base)
+            edit.keep_news(replace(waiting, rev=rev, state=state))
+        return
     if sent is None:
         if record.local is None:
             edit.drop(node)

@@ -6,6 +6,7 @@ A file that is open keeps working whatever happens to its names. What was writte
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -185,6 +186,10 @@ class OpenFiles:
             file = self._files[node] = OpenFile(node, record.local)
             if is_reading and not is_writing and not record.staged:
                 self._siblings.opened(node, record.local)
+            elif record.staged:
+                # Now: should the file become one with another, its record does not tell any more.
+                with suppress(ContentDamaged):
+                    self._attach(file)
         file.handles += 1
         file.writers += is_writing
         return Handle(file, is_writing)

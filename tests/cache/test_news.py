@@ -6,10 +6,11 @@ import pytest
 import trio
 from msgspec.structs import replace
 
+from fusefs.volume import Setting
 from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Change, Changes, Commit, CommitAnswer
-from remote.protocol.nodes import Kind
-from tests.model.device import Device
+from remote.protocol.nodes import Kind, Name
+from tests.model.device import Device, check_tree
 from tests.model.play import quiet
 from tests.model.server import skew_ns
 from tests.model.world import World, begin, end, in_world, make, make_folder, write
@@ -407,7 +408,8 @@ def test_a_folder_whose_last_file_waits_to_leave_it_does_not_come_back() -> None
 
 
 @pytest.mark.parametrize("is_newer", [False, True])
-def test_who_reads_a_file_that_became_one_with_another_reads_on_in_what_it_was(is_newer: bool) -> None:
+@pytest.mark.parametrize("was_read", [False, True])
+def test_who_reads_a_file_that_became_one_with_another_reads_on_in_what_it_was(is_newer: bool, was_read: bool) -> None:
     async def scene(world: World) -> None:
         data = bytes(range(1, 251)) * 300
         world.two.wire.set_up(False)
@@ -417,7 +419,8 @@ def test_who_reads_a_file_that_became_one_with_another_reads_on_in_what_it_was(i
             await quiet(world.one)
         node = await make(world.two, b"a", data)
         reading = world.two.volume.open(node, is_writing=False, is_truncating=False)
-        assert bytes(await world.two.files.read(reading, 0, 10)) == data[:10]
+        if was_read:
+            assert bytes(await world.two.files.read(reading, 0, 10)) == data[:10]
         if not is_newer:
             await trio.sleep(1)
             await make(world.one, b"a", b"theirs")
@@ -481,5 +484,43 @@ def test_a_file_goes_with_its_folder_into_one_that_comes_back_for_that_very_file
         await world.quiet()
         assert world.names() == {b"d", b"f", b"mine", b"theirs"}
         assert await world.one.volume.lookup(folder, b"mine") == node
+
+    in_world(scene)
+
+
+@pytest.mark.parametrize("hears_first", [True, False])
+def test_a_folder_moved_elsewhere_while_its_times_are_sent_has_its_new_name_alone(hears_first: bool) -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"a")
+        await world.quiet()
+        service = world.two.pull.service
+        commit = service.commit
+
+        async def overtaken(space: SpaceId, touch: Commit) -> CommitAnswer:
+            service.commit = commit  # type: ignore[method-assign]
+            assert folder in {change.node for change in touch.changes if change.is_touch}
+            now = world.server.now[folder]
+            assert now.state is not None
+            moved = replace(now.state, names=(Name(ROOT, b"b.txt"),))
+            change = Change(folder, now.rev, now.edited_ns + 1, moved)
+            assert world.server.take(DeviceId(1), Commit(b"0" * 16, (change,))).rev
+            if hears_first:
+                await world.two.pull.catch_up()
+            return await commit(space, touch)
+
+        file = await make(world.two, b"b.txt")
+        # Until this is closed, nothing from elsewhere takes its name.
+        writing = await begin(world.two, file, b"mine")
+        service.commit = overtaken  # type: ignore[method-assign]
+        world.two.volume.set_attributes(folder, Setting(mtime_ns=1_000_000_007), None)
+        with trio.fail_after(60):
+            while service.commit is not commit or world.two.push.is_sending:  # noqa: ASYNC110 - on the test's clock
+                await trio.sleep(0.1)
+        check_tree(world.two)
+        end(world.two, writing)
+        await world.quiet()
+        assert world.names() == {b"b.txt", b"b (2).txt"}
+        assert await world.two.volume.lookup(ROOT, b"b.txt") == folder
+        assert world.server.alive()[folder].mtime_ns == 1_000_000_007
 
     in_world(scene)
