@@ -425,7 +425,7 @@ class OpenFiles:
             if not self.is_online():
                 self._full += " Nothing is sent now, which would make room."
             file.is_refused = self._is_full = True
-            file.is_helpless = self._can_help(file)
+            file.is_helpless = file.is_helpless and self._can_help(file)
             raise
         file.is_refused = file.is_helpless = self._is_full = False
 
@@ -439,7 +439,10 @@ class OpenFiles:
         """Returns when there is room; raises DiskFull when nothing was sent for so long, sooner without the server."""
         moved, since = self.uploaded(), trio.current_time()
         limit = since + _ROOM_MOST_SECONDS
+        was_away = False
         while True:
+            # Whether it can be reached is found out again and again while it is away.
+            was_away = was_away or not self.is_online()
             if self.ahead is not None and file.staging is not None and not file.is_orphan:
                 self.ahead.note(file.node, file.staging)
             left = min(seconds, _ROOM_AWAY_SECONDS if not self.is_online() else seconds) - (trio.current_time() - since)
@@ -450,6 +453,7 @@ class OpenFiles:
                 if self.is_online() and self.uploaded() - moved >= _ROOM_SENT and now < limit:
                     moved, since = self.uploaded(), now
                 elif left <= _ROOM_LOOK_SECONDS:
+                    file.is_helpless = not was_away and self.is_online()
                     raise
             else:
                 return
