@@ -156,7 +156,8 @@ class Drive:
         self.operations.is_own = self.announcer.is_own
         self.volume.room = self._shown_room
         quota = self.files.quota
-        quota.is_online, quota.ask = self.files.is_online, self.sync.ask_for_room
+        # Asking is no sending: a drive that is paused may have more room, too.
+        quota.is_online, quota.ask = lambda: self.sync.is_online, self.sync.ask_for_room
         quota.lease.on_more = push.retry_all
         quota.lease.on_lost = self._note_loss
         self.files.on_cut = self._hold_back
