@@ -145,7 +145,8 @@ class Planner:
         if not agreed_names or agreed_names == here_names:
             return []
         heirs = [self._tree.child(name.parent, name.name) for name in agreed_names if name not in here_names]
-        return self._dirty_others(node, heirs)
+        # One that is ignored stays here: its name is given up without it.
+        return [heir for heir in self._dirty_others(node, heirs) if not self._tree.is_ignored(heir)]
 
     def _needs_first(self, node: NodeId) -> list[NodeId]:
         """Dirty nodes without whose change, before or with this one's, the server would refuse it."""
