@@ -4,6 +4,7 @@ import os
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from typing import Final, NamedTuple
@@ -158,11 +159,16 @@ class Large:
 
     async def prepare(self, staging: Staging, replaced: Callable[[], Manifest | None]) -> Prepared:
         """Makes the server hold all of it, cutting only around what was edited; see `Upload.large`."""
+        with self._at_work(staging):
+            return await self._prepare(staging, replaced)
+
+    @contextmanager
+    def _at_work(self, staging: Staging) -> Iterator[None]:
+        """Counts what is done; of what goes wrong side by side, who called is told the first thing."""
         self.done_bytes[staging.id] = 0
         try:
-            return await self._prepare(staging, replaced)
+            yield
         except BaseExceptionGroup as group:
-            # Of what goes on side by side, who called is told the first thing that went wrong.
             known, rest = group.split((RemoteError, CacheError, OSError))
             if known is None or rest is not None:
                 raise
@@ -207,16 +213,8 @@ class Large:
 
         What is written meanwhile, also there, is told apart (`Staging.mark`): the front may be half of two states.
         """
-        self.done_bytes[staging.id] = 0
-        try:
+        with self._at_work(staging):
             return await self._prepare_front(staging, most)
-        except BaseExceptionGroup as group:
-            known, rest = group.split((RemoteError, CacheError, OSError))
-            if known is None or rest is not None:
-                raise
-            raise _first(known) from None
-        finally:
-            del self.done_bytes[staging.id]
 
     async def _prepare_front(self, staging: Staging, most: int) -> Front | None:
         self._earlier.pop(staging, None)

@@ -1,6 +1,7 @@
 """Asking: this device's daemon, and where a path lies in its mount."""
 
 import os
+import sys
 from typing import Any
 
 from fusefs import control
@@ -25,6 +26,15 @@ def daemon() -> dict[str, Any] | None:
         return dict(ask("ping"))
     except NoDaemon:
         return None
+
+
+def confirm(would: str, does: str, otherwise: str) -> None:
+    """Raises Refused unless somebody at a terminal says yes: with `would` where there is none, `otherwise` for a no."""
+    if not sys.stdin.isatty():
+        raise Refused(f"{would} If you mean it: --yes", Exit.USAGE)
+    print(does)
+    if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise Refused(otherwise)
 
 
 def path_in_mount(path: str) -> str:

@@ -6,8 +6,9 @@ from typing import Any
 
 from fusefs.cli.asking import ask, path_in_mount
 from fusefs.cli.showing import shown
-from fusefs.cli.standing import BACKUP_STATES, counted, size
+from fusefs.cli.standing import BACKUP_STATES, counted
 from fusefs.control import Exit, Refused
+from remote.protocol.sizes import shown_size
 
 
 def add(folder: str, to: str | None, name: str | None, *, is_into: bool) -> None:
@@ -70,7 +71,7 @@ def told(one: dict[str, Any]) -> list[str]:
     if one["checked"]:
         lines.append(f"  Looked through at {one['checked']}")
     if one["taken_files"]:
-        lines.append(f"  Read since the mount: {counted(one['taken_files'], 'file')}, {size(one['taken_bytes'])}")
+        lines.append(f"  Read since the mount: {counted(one['taken_files'], 'file')}, {shown_size(one['taken_bytes'])}")
     if one["restless"]:
         lines.append(f"  Being written to, and taken when at rest: {counted(one['restless'], 'file')}")
     return lines + [f"  {line}" for line in (one["reason"], *unwatched(one), *one["rules"]) if line]

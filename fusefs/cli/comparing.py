@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from fusefs.cli.asking import ask, path_in_mount
 from fusefs.cli.showing import shown, shown_lines
-from fusefs.cli.standing import size
+from remote.protocol.sizes import shown_size
 
 _SECONDS: Final = 300.0
 _LINES_SHOWN: Final = 40
@@ -37,8 +37,8 @@ def _compared(path: str, found: dict[str, Any]) -> str:
         return "Its content does not differ." if None not in contents else "It is no file whose content can be shown."
     texts = [_text(one) for one in contents]
     if texts[0] is None or texts[1] is None:
-        told = ["not there" if one is None else size(os.lstat(one).st_size) for one in sides]
-        return f"It differs, and is no text (or over {size(_TEXT_MAX)}): {told[0]} then, {told[1]} later."
+        told = ["not there" if one is None else shown_size(os.lstat(one).st_size) for one in sides]
+        return f"It differs, and is no text (or over {shown_size(_TEXT_MAX)}): {told[0]} then, {told[1]} later."
     names = [f"{path} (rev {found[side]})" for side in ("from", "to")]
     lines = difflib.unified_diff(texts[0].splitlines(), texts[1].splitlines(), names[0], names[1], lineterm="")
     return "\n".join(shown(line) for line in lines)
@@ -113,6 +113,6 @@ def _difference(one: dict[str, Any]) -> str:
         return f"{one['was_path']} -> {path}"
     if one["kind"] != "file" or one["what"] == "attributes":
         return path
-    before, after = size(one["was_size_bytes"]), size(one["size_bytes"])
+    before, after = shown_size(one["was_size_bytes"]), shown_size(one["size_bytes"])
     sizes = {"added": after, "removed": before}.get(one["what"], after if before == after else f"{before} -> {after}")
     return f"{path}   {sizes}"

@@ -1,12 +1,10 @@
 """Devices: those of the user, ended or renamed from here, and the password that they sign in with."""
 
 import json
-import sys
-import time
 
 import msgspec
 
-from fusefs.cli.asking import places
+from fusefs.cli.asking import confirm, places
 from fusefs.cli.server import asked_server, signed_in_account
 from fusefs.cli.showing import shown
 from fusefs.cli.signing_in import asked_password
@@ -14,6 +12,7 @@ from fusefs.control import Exit, Refused
 from fusefs.settings import load_account, save_account
 from remote.client.account import AccountService
 from remote.protocol.account import DeviceEntry
+from remote.protocol.times import iso
 
 
 def listing(*, as_json: bool) -> None:
@@ -29,40 +28,28 @@ def listing(*, as_json: bool) -> None:
         elif entry.is_this:
             standing = "this device"
         else:
-            standing = f"last there {_time(entry.seen_ns)}" if entry.seen_ns else "not there lately"
-        print(
-            f"{shown(entry.device_name):{width}}  {entry.device:>19}  signed in {_time(entry.created_ns)}  {standing}"
-        )
+            standing = f"last there {iso(entry.seen_ns)}" if entry.seen_ns else "not there lately"
+        print(f"{shown(entry.device_name):{width}}  {entry.device:>19}  signed in {iso(entry.created_ns)}  {standing}")
 
 
 def sign_out(which: str, *, is_wiping: bool, is_sure: bool = True) -> None:
     """Ends another device, by its number or its name; asks first unless `is_sure`. Raises Refused."""
 
-    async def end(service: AccountService) -> DeviceEntry:
-        entry = _one(which, (await service.devices()).devices)
-        if entry.is_this:
-            raise Refused("That is this device. To sign it out: satchel logout", Exit.USAGE)
-        if not is_sure:
-            _ask_for_sure(shown(entry.device_name))
-        await service.sign_out(entry.device, wipe=is_wiping)
-        return entry
-
-    name = shown(asked_server(end).device_name)
+    entry = _one(which, asked_server(lambda service: service.devices()).devices)
+    name = shown(entry.device_name)
+    if entry.is_this:
+        raise Refused("That is this device. To sign it out: satchel logout", Exit.USAGE)
+    if not is_sure:
+        confirm(
+            f"{name} would lose all that it holds, also what it has not sent.",
+            f"{name} loses all that it holds of the drive, also what it has not sent.",
+            "Nothing was done.",
+        )
+    asked_server(lambda service: service.sign_out(entry.device, wipe=is_wiping))
     if is_wiping:
         print(f"{name} is signed out, and removes what it holds of the drive as soon as it reaches the server.")
     else:
         print(f"{name} is signed out. What it holds stays on it; to have that removed: satchel devices wipe")
-
-
-def _ask_for_sure(name: str) -> None:
-    """Raises Refused unless somebody at a terminal says yes."""
-    if not sys.stdin.isatty():
-        raise Refused(
-            f"{name} would lose all that it holds, also what it has not sent. If you mean it: --yes", Exit.USAGE
-        )
-    print(f"{name} loses all that it holds of the drive, also what it has not sent.")
-    if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise Refused("Nothing was done.")
 
 
 def rename(which: str, name: str) -> None:
@@ -113,7 +100,3 @@ def _as_json(entry: DeviceEntry) -> dict[str, object]:
         "is_this": entry.is_this,
         "is_to_be_wiped": entry.is_wiped,
     }
-
-
-def _time(time_ns: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime(time_ns / 1e9))

@@ -1,14 +1,12 @@
 """Forgetting: purging the past, for good, and how much of it is kept."""
 
 import json
-import sys
 from typing import Any, Final
 
-from fusefs.cli.asking import ask, path_in_mount
+from fusefs.cli.asking import ask, confirm, path_in_mount
 from fusefs.cli.showing import shown
-from fusefs.cli.standing import size
 from fusefs.cli.trashing import relative
-from fusefs.control import Exit, Refused
+from remote.protocol.sizes import shown_size
 
 _SECONDS: Final = 300.0
 
@@ -26,14 +24,15 @@ def purge(path: str, *, is_sure: bool) -> None:
 def _purge(verb: str, *, is_sure: bool, **fields: Any) -> None:  # Any: as the daemon takes them
     if not is_sure:
         found = ask(verb, seconds=_SECONDS, dry_run=True, **fields)
-        told = f"{found['versions']} versions of {found['nodes']} files, {size(found['size_bytes'])} of content"
-        if not sys.stdin.isatty():
-            raise Refused(f"That would forget {told}, for good. If you mean it: --yes", Exit.USAGE)
-        print(f"This forgets {told}, for good; nobody can bring it back.")
-        if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
-            raise Refused("Nothing was forgotten.")
+        told = f"{found['versions']} versions of {found['nodes']} files, {shown_size(found['size_bytes'])} of content"
+        confirm(
+            f"That would forget {told}, for good.",
+            f"This forgets {told}, for good; nobody can bring it back.",
+            "Nothing was forgotten.",
+        )
     found = ask(verb, seconds=_SECONDS, **fields)
-    print(f"Forgotten: {found['versions']} versions of {found['nodes']} files, {size(found['size_bytes'])} of content.")
+    content = shown_size(found["size_bytes"])
+    print(f"Forgotten: {found['versions']} versions of {found['nodes']} files, {content} of content.")
 
 
 def retention(said: dict[str, int | bool | None], *, as_json: bool) -> None:

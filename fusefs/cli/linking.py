@@ -12,6 +12,7 @@ from fusefs.cli.signing_in import asked_password
 from fusefs.control import Exit, Refused
 from remote.protocol.account import LinkEntry, LinkRequest
 from remote.protocol.ids import NODE_MAX, NodeId, SpaceId
+from remote.protocol.times import iso
 
 SENT_SECONDS = 30.0
 """How long a link waits for what it is to show to be on the server."""
@@ -74,7 +75,7 @@ def _told(entry: LinkEntry) -> str:
     if entry.has_password:
         parts.append("with a password")
     if entry.expires_ns:
-        parts.append(f"until {time.strftime('%Y-%m-%dT%H:%MZ', time.gmtime(entry.expires_ns / 1e9))}")
+        parts.append(f"until {iso(entry.expires_ns)}")
     if entry.kind != "upload":
         most = f" of {entry.downloads_max}" if entry.downloads_max else ""
         parts.append(f"{entry.downloads}{most} downloads")

@@ -2,11 +2,11 @@
 
 import json
 import os
-from datetime import UTC, datetime
 
 from fusefs.cli.asking import ask, path_in_mount
 from fusefs.cli.showing import shown
-from fusefs.cli.standing import size
+from remote.protocol.sizes import shown_size
+from remote.protocol.times import iso
 
 ANSWER_SECONDS = 120.0
 
@@ -22,8 +22,8 @@ def versions(path: str, *, as_json: bool) -> None:
         return
     print(f"{'rev':>8}  {'time (UTC)':<20}  {'what':>10}  who")
     for one in found:
-        when = datetime.fromtimestamp(one["time_ns"] / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        what = "removed" if one["kind"] is None else one["kind"] if one["kind"] != "file" else size(one["size_bytes"])
+        when = iso(one["time_ns"])
+        what = shown_size(one["size_bytes"]) if one["kind"] == "file" else one["kind"] or "removed"
         mark = "   (lost against another edit)" if one["is_conflict"] else ""
         who = f"  {' on '.join(part for part in (one['user'], one['device']) if part)}" if one["user"] else ""
         name = f"  as {one['name']}" if one["name"] not in ("", os.path.basename(path.rstrip("/"))) else ""

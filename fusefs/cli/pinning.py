@@ -4,7 +4,7 @@ import json
 
 from fusefs.cli.asking import ask, path_in_mount
 from fusefs.cli.showing import shown
-from fusefs.cli.standing import size
+from remote.protocol.sizes import shown_size
 
 
 def pin(path: str) -> None:
@@ -22,8 +22,8 @@ def listing(*, as_json: bool) -> None:
         return
     for one in found:
         files = "1 file" if one["files"] == 1 else f"{one['files']} files"
-        state = f"{size(one['missing_bytes'])} to be fetched" if one["missing_files"] else "all of it is here"
-        print(f"{shown(one['path'])}: {files}, {size(one['size_bytes'])}; {state}")
+        state = f"{shown_size(one['missing_bytes'])} to be fetched" if one["missing_files"] else "all of it is here"
+        print(f"{shown(one['path'])}: {files}, {shown_size(one['size_bytes'])}; {state}")
     if not found:
         print("Nothing is pinned.")
 

@@ -2,14 +2,14 @@
 
 import json
 import os
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from fusefs.cli.asking import ask, path_in_mount
 from fusefs.cli.past import ANSWER_SECONDS
 from fusefs.cli.showing import shown
-from fusefs.cli.standing import size
 from fusefs.control import Exit, Refused
+from remote.protocol.sizes import shown_size
+from remote.protocol.times import iso
 
 _SAME_NS: Final = 5_000_000_000
 """An edit reaches the server within a moment: then one time says both."""
@@ -40,16 +40,12 @@ def _told(found: list[dict[str, Any]], mount: str) -> list[str]:
 
 def _version(one: dict[str, Any]) -> str:
     # The time of the rev, as satchel versions tells it; the edit may be older, when the device was offline.
-    when = _time(one["time_ns"])
+    when = iso(one["time_ns"])
     if abs(one["time_ns"] - one["edited_ns"]) > _SAME_NS:
-        when += f" (edited {_time(one['edited_ns'])})"
-    what = size(one["size_bytes"]) if one["kind"] == "file" else one["kind"]
+        when += f" (edited {iso(one['edited_ns'])})"
+    what = shown_size(one["size_bytes"]) if one["kind"] == "file" else one["kind"]
     rev = f"rev {one['rev']}" if one["rev"] else "no rev"
     return f"{rev:<10}  {when}  {what:>10}  {one['device']}"
-
-
-def _time(time_ns: int) -> str:
-    return datetime.fromtimestamp(time_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def resolve(path: str, keep: str) -> None:

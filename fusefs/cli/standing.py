@@ -59,23 +59,23 @@ def told(found: dict[str, Any], *, with_files: bool = True) -> list[str]:
         lines.append(f"  Full    programs cannot write: {found['full']}")
     lines += _up(found, with_files=with_files)
     if found["rates"]["down"] >= _RATE_SHOWN:
-        lines.append(f"  Down    {size(found['rates']['down'])} a second")
+        lines.append(f"  Down    {shown_size(found['rates']['down'])} a second")
     lines += [f"  Limit   {line}" for line in told_limits(found["limits"])]
-    lines.append(f"  Cache   {size(cache['bytes'])} of {size(cache['limit_bytes'])}")
+    lines.append(f"  Cache   {shown_size(cache['bytes'])} of {shown_size(cache['limit_bytes'])}")
     if found["pinned"]:
         kept = found["kept"]
-        missing = f", {size(kept['missing_bytes'])} to be fetched" if kept["missing_files"] else ""
-        lines.append(f"  Pinned  {', '.join(found['pinned'])}: {size(kept['size_bytes'])}{missing}")
+        missing = f", {shown_size(kept['missing_bytes'])} to be fetched" if kept["missing_files"] else ""
+        lines.append(f"  Pinned  {', '.join(found['pinned'])}: {shown_size(kept['size_bytes'])}{missing}")
     lines += _backups(found["backups"])
     for space in found["spaces"]:
-        quota = f" of {size(space['quota_bytes'])}" if space["quota_bytes"] else ""
-        lines.append(f"  Space   {space['name']}: {size(space['used_bytes'])}{quota}")
+        quota = f" of {shown_size(space['quota_bytes'])}" if space["quota_bytes"] else ""
+        lines.append(f"  Space   {space['name']}: {shown_size(space['used_bytes'])}{quota}")
     if found["unlisted_folders"]:
         lines.append(
             f"  Names   {counted(found['unlisted_folders'], 'folder')} not listed yet: nothing below is seen offline"
         )
     if found["ignored"]["count"]:
-        what = f"{counted(found['ignored']['count'], 'ignored file')} ({size(found['ignored']['bytes'])})"
+        what = f"{counted(found['ignored']['count'], 'ignored file')} ({shown_size(found['ignored']['bytes'])})"
         lines.append(f"  Local   {what}: on this machine only")
     for stuck in found["stuck"]:
         lines.append(f"  Issue   {stuck['path'] or 'the drive'}: {stuck['sentence']}")
@@ -108,11 +108,11 @@ def _up(found: dict[str, Any], *, with_files: bool) -> list[str]:
     pending = found["pending"]
     if not pending["count"]:
         return []
-    words = [counted(pending["count"], "change"), f"{size(pending['bytes'])} of content"]
+    words = [counted(pending["count"], "change"), f"{shown_size(pending['bytes'])} of content"]
     if pending["sent_bytes"]:
-        words.append(f"{size(pending['sent_bytes'])} of it sent")
+        words.append(f"{shown_size(pending['sent_bytes'])} of it sent")
     if found["rates"]["up"]:
-        words.append(f"{size(found['rates']['up'])} a second")
+        words.append(f"{shown_size(found['rates']['up'])} a second")
     if pending["seconds_left"] is not None:
         words.append(f"about {duration(pending['seconds_left'])} left")
     lines = [f"  Up      {', '.join(words)}"]
@@ -121,7 +121,7 @@ def _up(found: dict[str, Any], *, with_files: bool) -> list[str]:
     for file in pending["files"]:
         share = f"   {100 * file['sent_bytes'] // file['bytes']} % sent" if file["sent_bytes"] else ""
         lost = f"   {_LOST}" if file["state"] == "lost" else ""
-        lines.append(f"          {file['path']}   {size(file['bytes'])}{share}{lost}")
+        lines.append(f"          {file['path']}   {shown_size(file['bytes'])}{share}{lost}")
     more = pending["count"] - len(pending["files"])
     return [*lines, f"          and {more} more"] if more > 0 else lines
 
@@ -155,7 +155,8 @@ def _status_of(path: str, *, as_json: bool) -> int:
     if found["lost_edits"]:
         print(f"  {counted(found['lost_edits'], 'older edit')} of yours that lost: kept on this machine until sent.")
     if found["size_bytes"]:
-        print(f"  {size(found['cached_bytes'])} of {size(found['size_bytes'])} can be read without the server.")
+        cached = shown_size(found["cached_bytes"])
+        print(f"  {cached} of {shown_size(found['size_bytes'])} can be read without the server.")
     for count, what in ((found["pending_below"], "to be sent"), (found["ignored_below"], "ignored")):
         if count:
             print(f"  Below it: {counted(count, 'change')} {what}.")
@@ -167,7 +168,7 @@ def _status_of(path: str, *, as_json: bool) -> int:
 def told_limits(limits: dict[str, Any]) -> list[str]:
     """A line for each limit that there is."""
     words = {"up": "sends", "down": "receives"}
-    return [f"this drive {words[way]} at most {size(rate)} a second" for way, rate in limits.items() if rate]
+    return [f"this drive {words[way]} at most {shown_size(rate)} a second" for way, rate in limits.items() if rate]
 
 
 def duration(seconds: float) -> str:
@@ -186,11 +187,6 @@ def _host(url: str) -> str:
 def counted(number: int, noun: str) -> str:
     """So many of something, as a person reads it."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def size(count: float) -> str:
-    """Bytes as a person reads them."""
-    return shown_size(count)
 
 
 def wait(path: str | None, timeout: float | None) -> None:
@@ -235,4 +231,4 @@ def _shown(name: str, value: Any) -> str:
         # How long the daemon kept programs waiting before it looked what they want: all of it, then the tail.
         late = [f"{count} up to {bound} ms" for bound, count in value.items() if count]
         return f"{sum(value.values())}: {', '.join(late)}".replace("up to longer ms", "longer")
-    return size(value) if name.endswith("_bytes") else f"{value}"
+    return shown_size(value) if name.endswith("_bytes") else f"{value}"

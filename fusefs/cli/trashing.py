@@ -13,8 +13,8 @@ from urllib.parse import unquote_to_bytes
 
 from fusefs.cli.asking import ask, path_in_mount
 from fusefs.cli.showing import shown
-from fusefs.cli.standing import size
 from fusefs.control import Refused
+from remote.protocol.sizes import shown_size
 
 _SECONDS: Final = 300.0
 _INFO_MAX: Final = 16 << 10
@@ -43,8 +43,8 @@ def listing(limit: int, *, as_json: bool) -> None:
         print("The trash is empty.")
         return
     for one in told:
-        what = size(one["size_bytes"]) if one["kind"] == "file" else one["kind"]
-        many = f"  ({one['count']} in all, {size(one['size_bytes'])})" if one["count"] > 1 else ""
+        what = shown_size(one["size_bytes"]) if one["kind"] == "file" else one["kind"]
+        many = f"  ({one['count']} in all, {shown_size(one['size_bytes'])})" if one["count"] > 1 else ""
         who = f"  {' on '.join(part for part in (one['user'], one['device']) if part)}" if one["user"] else ""
         place = "  in the file manager's trash" if one["where"] == "folder" else ""
         print(shown(f"{one['time']}  {what:>10}  {one['path']}{many}{who}{place}"))

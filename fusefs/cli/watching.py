@@ -16,7 +16,8 @@ from rich.text import Text
 
 from fusefs.cli.asking import ask
 from fusefs.cli.showing import shown
-from fusefs.cli.standing import FILES_SHOWN, size, told
+from fusefs.cli.standing import FILES_SHOWN, told
+from remote.protocol.sizes import shown_size
 
 _SECONDS: Final = 0.5
 
@@ -58,7 +59,7 @@ def drawn(found: dict[str, Any]) -> RenderableType:
         files.add_column(justify="left" if column == "left" else "right", no_wrap=True, overflow="ellipsis")
     for file in found["pending"]["files"]:
         bar = ProgressBar(total=max(1, file["bytes"]), completed=file["sent_bytes"], width=24)
-        files.add_row(size(file["bytes"]), bar, Text(shown(file["path"]), overflow="ellipsis"))
+        files.add_row(shown_size(file["bytes"]), bar, Text(shown(file["path"]), overflow="ellipsis"))
     more = found["pending"]["count"] - len(found["pending"]["files"])
     parts.append(Padding(files, (0, 0, 0, 10)))
     if more > 0:

@@ -139,13 +139,7 @@ class Accounts:
         check_password(request.password)
         if len(request.user) > LABEL_MAX:
             raise TooLarge(f"The user name has {len(request.user)} characters; at most {LABEL_MAX} are allowed.")
-        name = login_name(request.user)
-        self._failures.check(name)
-        account = await self._database.read(lambda session: _account_of(session, name))
-        if not await self._is_right(account, request.password) or account is None:
-            self._failures.add(name)
-            raise NotSignedIn("Name and password do not match.")
-        self._failures.forget(name)
+        account = await self._signing_in(login_name(request.user), request.password)
         token = secrets.token_urlsafe(32)
         device = Device(account.user, DeviceId(_random_id()), account.user_name, token_hash(token))
         await self._database.write(lambda session: self._add_device(session, device, request.device_name))
@@ -159,15 +153,9 @@ class Accounts:
         check_password(password)
         name = login_name(user_name[:LABEL_MAX])
         account = await self._database.read(lambda session: _account_of(session, name))
-        proof = (name, account.password_hash if account is not None else "", token_hash(password))
-        if account is not None and self._proven.has(proof):
-            return account.user, account.home
-        self._failures.check(name)
-        if not await self._is_right(account, password) or account is None:
-            self._failures.add(name)
-            raise NotSignedIn("Name and password do not match.")
-        self._failures.forget(name)
-        self._proven.add(proof)
+        if account is None or not self._proven.has(_proof(account, password)):
+            account = await self._signing_in(name, password)
+            self._proven.add(_proof(account, password))
         return account.user, account.home
 
     async def device(self, token: str, *, may_be_wiped: bool = False) -> Device:
@@ -198,12 +186,8 @@ class Accounts:
         """
         check_password(request.old)
         account = await self._database.read(lambda session: account_rows.account(session, device.user))
-        name = login_name(device.user_name)
-        self._failures.check(name)
-        if not await self._is_right(account, request.old):
-            self._failures.add(name)
+        if not await self._is_right(login_name(device.user_name), account, request.old):
             raise NotAllowed("That is not the present password; nothing was changed.")
-        self._failures.forget(name)
         hashed = await self.hashed(request.new)
 
         def change(session: Session) -> list[bytes]:
@@ -237,18 +221,32 @@ class Accounts:
     async def check_secret(self, name: str, stored: str, password: str) -> None:
         """Raises NotSignedIn for a wrong password of something that is no account, Busy after too many of them."""
         check_password(password)
-        self._failures.check(name)
-        if not await self._matches(stored, password):
-            self._failures.add(name)
+        if not await self._matches(name, stored, password):
             raise NotSignedIn("That is not the password.")
-        self._failures.forget(name)
 
-    async def _is_right(self, account: Account | None, password: str) -> bool:
+    async def _signing_in(self, name: str, password: str) -> Account:
+        """The account of this name; raises NotSignedIn for a wrong password, Busy after too many of them."""
+        account = await self._database.read(lambda session: _account_of(session, name))
+        if not await self._is_right(name, account, password) or account is None:
+            raise NotSignedIn("Name and password do not match.")
+        return account
+
+    async def _is_right(self, name: str, account: Account | None, password: str) -> bool:
         # An unknown name costs the same time as a known one, so that time does not tell them apart.
         stored = account.password_hash if account is not None else _NOBODY
-        return await self._matches(stored, password) and account is not None
+        return await self._matches(name, stored, password)
 
-    async def _matches(self, stored: str, password: str) -> bool:
+    async def _matches(self, name: str, stored: str, password: str) -> bool:
+        """Whether the password is right; counts wrong ones in a row for this name, and raises Busy after too many."""
+        self._failures.check(name)
+        is_right = await self._verified(stored, password)
+        if is_right:
+            self._failures.forget(name)
+        else:
+            self._failures.add(name)
+        return is_right
+
+    async def _verified(self, stored: str, password: str) -> bool:
         if self._hashing_count >= HASHING_WAITING_MAX:
             raise Busy("Too many devices are signing in: try again in a moment.", 2.0)
         self._hashing_count += 1
@@ -348,6 +346,11 @@ def _lease(session: Session, device: Device) -> int:
 
 def _random_id() -> int:
     return secrets.randbelow((1 << 63) - 1) + 1
+
+
+def _proof(account: Account, password: str) -> object:
+    """What stands for a right password, as long as that stays the account's."""
+    return account.user, account.password_hash, token_hash(password)
 
 
 def _verify(stored: str, password: str) -> bool:

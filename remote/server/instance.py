@@ -150,15 +150,9 @@ class Beside:
 def beside(data: Path, key_file: Path) -> Iterator[Beside]:
     """The instance in this directory, which a server may have open; raises InstanceTrouble or KeyTrouble."""
     refuse_inside(key_file, data)
-    _check_made(data)
-    master = read_master_key(key_file)
-    name, _ = _settings(data, master)
-    signer = Signer(master.derive(b"signed urls"), time.time)
-    database = Database(data / DATABASE)
-    try:
+    with _database(data, key_file) as (name, master, database):
+        signer = Signer(master.derive(b"signed urls"), time.time)
         yield Beside(data, name, database, LocalObjects(data, signer, is_only=False), Keyring(master))
-    finally:
-        database.close()
 
 
 @contextmanager
@@ -174,30 +168,24 @@ def only_one(directory: Path, name: str, what: str) -> Iterator[None]:
 
 def add_account(data: Path, key_file: Path, name: str, password: str) -> None:
     """A new user with a home, whether a server runs or not; raises BadRequest, InstanceTrouble or KeyTrouble."""
-    _check_made(data)
-    master = read_master_key(key_file)
-    _settings(data, master)
     try:
-        hashed = hash_password(password)
-        database = Database(data / DATABASE)
-        try:
+        with _database(data, key_file) as (_, master, database):
+            hashed = hash_password(password)
             database.write_now(lambda session: add_user(session, master, name, hashed, time.time_ns()))
-        finally:
-            database.close()
     except BadRequest as error:
         raise InstanceTrouble(str(error)) from error
 
 
 def set_quota(data: Path, key_file: Path, name: str, quota: int) -> None:
     """Bounds the home of a user; 0: no bound. Raises InstanceTrouble or KeyTrouble."""
-    with _database(data, key_file) as database:
+    with _database(data, key_file) as (_, _, database):
         if not database.write_now(lambda session: set_home_quota(session, name, quota)):
             raise InstanceTrouble(f"There is no user {name}.")
 
 
 def users(data: Path, key_file: Path) -> list[UserLine]:
     """All accounts by name; raises InstanceTrouble or KeyTrouble."""
-    with _database(data, key_file) as database:
+    with _database(data, key_file) as (_, _, database):
         return database.read_now(list_users)
 
 
@@ -207,19 +195,20 @@ def set_password(data: Path, key_file: Path, name: str, password: str) -> None:
         hashed = hash_password(password)
     except BadRequest as error:
         raise InstanceTrouble(str(error)) from error
-    with _database(data, key_file) as database:
+    with _database(data, key_file) as (_, _, database):
         if not database.write_now(lambda session: replace_password(session, name, hashed)):
             raise InstanceTrouble(f"There is no user {name}.")
 
 
 @contextmanager
-def _database(data: Path, key_file: Path) -> Iterator[Database]:
-    """The database of an instance that a server may have open meanwhile."""
+def _database(data: Path, key_file: Path) -> Iterator[tuple[str, MasterKey, Database]]:
+    """The name, the master key and the database of an instance that a server may have open meanwhile."""
     _check_made(data)
-    _settings(data, read_master_key(key_file))
+    master = read_master_key(key_file)
+    name, _ = _settings(data, master)
     database = Database(data / DATABASE)
     try:
-        yield database
+        yield name, master, database
     finally:
         database.close()
 

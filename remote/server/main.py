@@ -5,7 +5,6 @@ import getpass
 import json
 import logging
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +12,7 @@ from typing import NoReturn
 import click
 
 from remote.protocol.errors import RemoteError
+from remote.protocol.times import iso
 from remote.server import instance
 from remote.server.instance import InstanceTrouble
 from remote.server.keeping import COMMANDS, Size, data_option, key_option
@@ -101,7 +101,7 @@ def list_users(as_json: bool, data: Path | None, key_file: Path | None) -> None:
         return
     for line in found:
         quota = f"of {line.quota} bytes" if line.quota else "bytes, no quota"
-        seen = time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime(line.seen_ns / 1e9)) if line.seen_ns else "never"
+        seen = iso(line.seen_ns) if line.seen_ns else "never"
         click.echo(f"{line.user_name}  {line.used} {quota}  {line.devices} devices, last there: {seen}")
 
 

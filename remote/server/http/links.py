@@ -19,6 +19,7 @@ from remote.protocol.errors import BadRequest, Busy, NotAllowed, NotSignedIn, Re
 from remote.protocol.ids import NodeId
 from remote.protocol.nodes import Kind
 from remote.protocol.sealing import Buffer
+from remote.protocol.sizes import shown_size
 from remote.server.archive import Member, zipped
 from remote.server.content import Writer
 from remote.server.files import Item, shown_name
@@ -162,7 +163,7 @@ class LinkRoutes:
         # It may have been revoked while that came.
         opened = await self._links.opened(secret, _password_of(request))
         kept = await self._links.bring(opened, name, manifest)
-        sentence = f"{shown_name(kept)} arrived, {pages.readable(manifest.size)}."
+        sentence = f"{shown_name(kept)} arrived, {shown_size(manifest.size)}."
         if request.method == "PUT":
             return Response(f"{sentence}\n", status_code=201, media_type="text/plain", headers=_HEADERS)
         return _html(pages.message("Thank you", sentence), 201)

@@ -5,6 +5,7 @@ from html import escape
 from urllib.parse import quote_from_bytes
 
 from remote.protocol.nodes import Kind
+from remote.protocol.sizes import shown_size
 from remote.server.files import Item, shown_name
 
 _STYLE = (
@@ -27,7 +28,7 @@ def folder(base: str, item: Item, children: Sequence[Item], *, is_top: bool, has
     for child in children:
         is_folder = child.state.kind == Kind.FOLDER
         address = f"{base}{quote_from_bytes(child.name)}{'/' if is_folder else ''}"
-        size = "" if is_folder else readable(child.state.content.size if child.state.content is not None else 0)
+        size = "" if is_folder else shown_size(child.state.content.size if child.state.content is not None else 0)
         name = shown_name(child.name) + ("/" if is_folder else "")
         rows.append(f'<tr><td><a href="{escape(address)}">{escape(name)}</a></td><td>{size}</td></tr>')
     archive = f'<p><a href="{escape(base)}?zip">Download all of it (zip)</a></p>' if has_archive else ""
@@ -43,16 +44,6 @@ def upload(base: str, name: str) -> str:
         '<form method="post" enctype="multipart/form-data"><input type="file" name="file" required>'
         f"<button>Send</button></form><p>Or: <code>{escape(command)}</code></p>",
     )
-
-
-def readable(size: int) -> str:
-    """Bytes as people read them."""
-    number = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:.1f} TiB"
 
 
 def _page(title: str, body: str) -> str:
