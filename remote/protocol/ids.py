@@ -33,5 +33,8 @@ NODE_MAX = NodeId((1 << 62) - 1)
 NOWHERE = NodeId(0)
 """No node; all ids are greater."""
 
+NO_SPACE = SpaceId(0)
+"""No space; all ids are greater."""
+
 NODE_RANGE_BITS = 32
 """A leased range holds 2**32 node ids: range number << NODE_RANGE_BITS is its first id."""

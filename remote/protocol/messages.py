@@ -111,6 +111,10 @@ class Space(msgspec.Struct, frozen=True):
     """The newest lives of its journal, oldest first; at most LIVES_MAX."""
     lost: int = 0
     """How many chunks the server lost: see `LostRequest`."""
+    owner_name: str = ""
+    """Whose quota pays for it. Of a shared space `used` is what is in it, `quota` that with what its owner has left."""
+    mount: NodeId = NodeId(0)
+    """The folder in the user's home that stands for a shared space; 0: it is the home."""
 
 
 class Room(msgspec.Struct, frozen=True):
@@ -153,6 +157,8 @@ class Spaces(msgspec.Struct, frozen=True):
 
     spaces: tuple[Space, ...]
     now_ns: int
+    serial: int = 0
+    """Grows whenever spaces, roles or invitations of the user change."""
 
 
 class FolderQuery(msgspec.Struct, frozen=True, array_like=True):
@@ -278,6 +284,8 @@ class PollRequest(msgspec.Struct, frozen=True):
     cursors: dict[SpaceId, Rev]
     wait_seconds: int = 60
     holding: dict[SpaceId, Holding] = {}
+    serial: int = 0
+    """The last `Spaces.serial` it knows: with another one the answer says `spaces_changed`. 0: not looked at."""
 
 
 class PollAnswer(msgspec.Struct, frozen=True):

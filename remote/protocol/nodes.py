@@ -7,7 +7,7 @@ import enum
 
 import msgspec
 
-from remote.protocol.ids import ChunkId, NodeId, Rev
+from remote.protocol.ids import NO_SPACE, ChunkId, NodeId, Rev, SpaceId
 
 NAME_MAX = 255
 VERSIONS_NAME = b".versions"
@@ -88,6 +88,9 @@ class NodeState(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Times are nanoseconds since the epoch. `mode` holds the twelve permission bits only. Only files have a manifest,
     only symlinks a target, only devices an `rdev`. The root folder's one name is (0, b"").
+
+    `mounts`: a folder of a home that stands for a shared space, whose root is seen there; in its own space nothing is
+    ever in it. Only the server sets it, changes it, or removes such a folder. 0: an ordinary node.
     """
 
     kind: Kind
@@ -103,6 +106,7 @@ class NodeState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     target: bytes = b""
     xattrs: dict[bytes, bytes] = {}
     content: Manifest | None = None
+    mounts: SpaceId = NO_SPACE
 
 
 class NodeVersion(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -103,7 +103,7 @@ def list_users(session: Session) -> list[UserLine]:
             continue
         devices = [row for row in account_rows.devices(session, user) if not row.is_wiped]
         seen_ns = max((row.seen_ns for row in devices), default=0)
-        found.append(UserLine(account.user_name, home.used, home.quota, len(devices), seen_ns))
+        found.append(UserLine(account.user_name, home.used + home.shared_used, home.quota, len(devices), seen_ns))
     return found
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from remote.protocol.errors import Busy, NotSignedIn
-from remote.protocol.ids import ChunkId, Rev, SpaceId, UserId
+from remote.protocol.ids import ChunkId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import (
     CHUNKS_MAX,
     CONFLICTS_MAX,
@@ -67,7 +67,8 @@ from remote.server.keys import SpaceKey
 from remote.server.leaves import Leaves
 from remote.server.limits import ID_SIZE, check_count, check_node, check_rev, check_size, check_space
 from remote.server.objects.store import Objects
-from remote.server.rights import RIGHTS, Right, member_space
+from remote.server.quotas import bounded
+from remote.server.rights import RIGHTS, Right, member_space, owner_of
 
 Result = TypeVar("Result")
 SpaceJob = Callable[[Session, SpaceRow, SpaceKey], Result]
@@ -103,7 +104,8 @@ class Answers:
         """The spaces of the device's user."""
         free_bytes = await self._in_file_thread(self._free_bytes)
         found = await self._database.read(lambda session: _memberships(session, device))
-        return Spaces(tuple(self._space(one, free_bytes) for one in found), time.time_ns())
+        serial = await self._database.read(lambda session: account_rows.spaces_serial(session, device.user))
+        return Spaces(tuple(self._space(one, free_bytes) for one in found), time.time_ns(), serial)
 
     async def list_folders(self, device: Device, space: SpaceId, request: ListRequest) -> Listing:
         """Children of many folders."""
@@ -171,7 +173,7 @@ class Answers:
             # What comes by a link is the server's commit, and the server holds nothing.
             if not answer.rev or taken is None or not device.device:
                 return answer
-            return replace(answer, room=self._room(session, taken, device, 0))
+            return replace(answer, room=self._room(session, bounded(session, taken), device, 0))
 
         for _ in range(_TRIES):
             prepared = await self._read(device, space, prepare, Right.WRITE)
@@ -210,7 +212,7 @@ class Answers:
             check_rev("a cursor", rev)
         deadline = asyncio.get_running_loop().time() + min(max(request.wait_seconds, 1), POLL_SECONDS_MAX)
         # Entered before looking: a commit between the look and the wait sets the event.
-        waiter = self._hub.enter(request.cursors, device.token_hash)
+        waiter = self._hub.enter(request.cursors, device.token_hash, device.user)
         try:
             while True:
                 waiter.event.clear()
@@ -233,8 +235,9 @@ class Answers:
         def note(session: Session) -> None:
             for space, held in holding.items():
                 row = space_row(session, space) if role_of(session, space, device.user) is not None else None
-                if row is not None and row.quota:
-                    leases.heard(session, row, device.device, held, time.time_ns())
+                bound = bounded(session, row) if row is not None else None
+                if bound is not None and bound.quota:
+                    leases.heard(session, bound, device.device, held, time.time_ns())
 
         if holding:
             await self._database.write(note)
@@ -246,8 +249,9 @@ class Answers:
         def told(session: Session) -> dict[SpaceId, Room]:
             found: dict[SpaceId, Room] = {}
             for space in asked:
-                role, row = role_of(session, space, device.user), space_row(session, space)
-                if row is not None and role is not None:
+                role, found_row = role_of(session, space, device.user), space_row(session, space)
+                if found_row is not None and role is not None:
+                    row = bounded(session, found_row)
                     may_write = Right.WRITE in RIGHTS[role]
                     room = (
                         self._room(session, row, device, wanted) if may_write else Room(row.head, row.quota, row.used)
@@ -257,7 +261,8 @@ class Answers:
             return found
 
         def has_quota(session: Session) -> bool:
-            return any(row.quota for row in (space_row(session, space) for space in asked) if row is not None)
+            rows = [row for row in (space_row(session, space) for space in asked) if row is not None]
+            return any(bounded(session, row).quota for row in rows)
 
         # Promises are made on the writing thread; where there is no quota, there is none.
         is_promise = await self._database.read(has_quota)
@@ -378,6 +383,8 @@ class Answers:
             free=free,
             lives=one.lives,
             lost=one.lost,
+            owner_name=one.owner_name,
+            mount=one.mount,
         )
 
 
@@ -396,6 +403,8 @@ class _Membership:
     role: str
     lives: tuple[Life, ...]
     lost: int
+    owner_name: str
+    mount: NodeId
 
 
 def _memberships(session: Session, device: Device) -> list[_Membership]:
@@ -404,7 +413,10 @@ def _memberships(session: Session, device: Device) -> list[_Membership]:
         role, row = role_of(session, space, device.user), space_row(session, space)
         if role is not None and row is not None:
             lost = len(chunk_rows.lost_in(session, space, ChunkId(b""), CHUNKS_MAX))
-            found.append(_Membership(row, role, reading.lives_after(session, space, Rev(0)), lost))
+            lives = reading.lives_after(session, space, Rev(0))
+            mount = account_rows.mount_node(session, device.user, space)
+            owner = owner_of(session, space) if mount else device.user_name
+            found.append(_Membership(bounded(session, row), role, lives, lost, owner, mount))
     return found
 
 
@@ -418,4 +430,6 @@ def _moved(session: Session, device: Device, request: PollRequest) -> PollAnswer
         elif row.head != cursor:
             # Also when it is behind the cursor: a server restored from a backup has news of its own.
             heads[space] = row.head
+    if request.serial and request.serial != account_rows.spaces_serial(session, device.user):
+        spaces_changed = True
     return PollAnswer(heads, time.time_ns(), spaces_changed)

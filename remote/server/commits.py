@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from remote.protocol.errors import QuotaExceeded
-from remote.protocol.ids import ChunkId, NodeId, Rev, SpaceId
+from remote.protocol.ids import NOWHERE, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Change, Commit, CommitAnswer
 from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
 from remote.server import leases
@@ -28,6 +28,7 @@ from remote.server.invariants import Present, Refusal, judge, parent_after, sett
 from remote.server.keys import SpaceKey
 from remote.server.leaves import Leaves
 from remote.server.limits import INT63, check_commit
+from remote.server.quotas import bounded
 from remote.server.states import decode_state, encode_manifest, encode_state, version
 
 WINNERS_BYTES_MAX = 8 << 20
@@ -65,6 +66,16 @@ class Prepared:
     found: Found
 
 
+@dataclass(frozen=True)
+class Moving:
+    """A commit of the server that makes, changes or removes shared folders in a home.
+
+    What it removes lives on in the space `to`: it is no trash, and cannot come back by any other commit.
+    """
+
+    to: SpaceId
+
+
 class Overtaken(Exception):
     """Chunks were collected since the commit was prepared: it must be prepared again. Nothing was changed."""
 
@@ -89,44 +100,60 @@ def take(
     *,
     key: SpaceKey,
     now_ns: int,
-    found: Found | None = None,
+    found: "Found | Moving | None" = None,
 ) -> CommitAnswer:
     """The answer to the commit, which is written when the answer has a rev.
 
-    `found`: where drafts bring content; without it, they may only name what is stored. Raises BadRequest, QuotaExceeded
+    `found`: where drafts bring content; without it, they may only name what is stored. Moving: the server shares a
+    folder, places or removes a shared one, and cares for chunks itself. Raises BadRequest, NotAllowed, QuotaExceeded
     and Overtaken.
     """
+    moving = found if isinstance(found, Moving) else None
+    looked = found if isinstance(found, Found) else None
     seen = space_rows.rev_of_op(session, row.space, op_id)
     if seen is not None:
         return CommitAnswer(seen, now_ns, life=space_rows.life_at(session, row.space, seen))
-    if found is not None and chunk_rows.upkeep_round(session) != found.round:
+    if looked is not None and chunk_rows.upkeep_round(session) != looked.round:
         raise Overtaken
     if any(_is_gone(session, row.space, draft) for draft in drafts):
         return CommitAnswer(Rev(0), now_ns, (), "Content of an older version was removed for good meanwhile.")
     tree = _StoredTree(session, row.space, device)
-    refusal = judge(tree, [draft.change for draft in drafts])
+    refusal = judge(tree, [draft.change for draft in drafts], may_mount=moving is not None)
     if refusal is not None:
         return CommitAnswer(Rev(0), now_ns, _winners(session, row.space, refusal, key), refusal.reason)
     rev = Rev(row.head + 1)
-    writing = _plan(tree, drafts, rev)
-    used = row.used + writing.growth
-    if used > INT63:
-        raise QuotaExceeded(f"{row.name} holds {row.used} bytes, holes included: no more can be counted.")
-    reserved = leases.reserved(session, row.space, device.device, now_ns) if writing.growth > 0 and row.quota else 0
-    if writing.growth > 0 and row.quota and used + reserved > row.quota:
-        kept = f", and {reserved} are kept for what other devices write" if reserved else ""
-        raise QuotaExceeded(
-            f"{row.name} holds {row.used} of {row.quota} bytes{kept}; this commit needs {writing.growth} more."
-        )
+    writing = _plan(tree, drafts, rev, moving)
+    has_quota = _check_quota(session, row, device, writing.growth, now_ns)
     _write(session, row.space, rev, writing)
-    if found is not None:
-        chunk_rows.add_references(session, row.space, found.doubted)
+    if looked is not None:
+        chunk_rows.add_references(session, row.space, looked.doubted)
     # Strictly increasing, whatever the clock does: a time says exactly one rev.
     time_ns = max(now_ns, row.last_time_ns + 1)
-    if row.quota:
+    if has_quota:
         leases.took(session, row.space, device.device, writing.growth, now_ns)
-    space_rows.add_commit(session, row.space, JournalRow(rev, time_ns, device.user, device.device), op_id, used)
+    journal = JournalRow(rev, time_ns, device.user, device.device)
+    space_rows.add_commit(session, row.space, journal, op_id, row.used + writing.growth)
     return CommitAnswer(rev, now_ns, life=session.life)
+
+
+def _check_quota(session: Session, row: SpaceRow, device: Device, growth: int, now_ns: int) -> bool:
+    """Whether there is a quota at all; raises QuotaExceeded. What a shared space grows by is counted for its owner."""
+    if row.used + row.shared_used + growth > INT63:
+        raise QuotaExceeded(f"{row.name} holds {row.used} bytes, holes included: no more can be counted.")
+    if not row.quota and not row.payer:
+        return False
+    bound = bounded(session, row)
+    reserved = leases.reserved(session, bound, device.device, now_ns) if growth > 0 and bound.quota else 0
+    if row.payer:
+        is_over = not space_rows.pay(session, row.payer, growth, reserved)
+    else:
+        is_over = growth > 0 and bound.used + growth + reserved > bound.quota
+    if is_over:
+        kept = f", and {reserved} are kept for what other devices write" if reserved else ""
+        raise QuotaExceeded(
+            f"{row.name} holds {bound.used} of {bound.quota} bytes{kept}; this commit needs {growth} more."
+        )
+    return bool(bound.quota)
 
 
 def _is_gone(session: Session, space: SpaceId, draft: Draft) -> bool:
@@ -143,6 +170,7 @@ class _StoredTree:
         self._space = space
         self._device = device
         self._rows: dict[NodeId, trees.NodeRow | None] = {}
+        self._presents: dict[NodeId, Present | None] = {}
         self._names: dict[NodeId, tuple[Name, ...]] = {}
         self._ranges: dict[int, bool] = {}
 
@@ -156,8 +184,10 @@ class _StoredTree:
         return decode_state(row.state) if row is not None and row.state is not None else None
 
     def present(self, node: NodeId) -> Present | None:
-        row = self.row(node)
-        return None if row is None else Present(row.rev, row.kind, row.parent, row.state is None)
+        if node not in self._presents:
+            row = self.row(node)
+            self._presents[node] = None if row is None else _present(row)
+        return self._presents[node]
 
     def names(self, node: NodeId) -> tuple[Name, ...]:
         if node not in self._names:
@@ -190,6 +220,13 @@ class _StoredTree:
         return trees.has_version(self._session, self._space, node, rev)
 
 
+def _present(row: trees.NodeRow) -> Present:
+    is_removed = row.state is None
+    mounts = decode_state(row.state).mounts if row.state is not None and row.kind == Kind.FOLDER else SpaceId(0)
+    # Of a removed node `parent` is the space that it moved to.
+    return Present(row.rev, row.kind, row.parent, is_removed, mounts, is_removed and bool(row.parent))
+
+
 @dataclass
 class _Writing:
     """The rows of one commit."""
@@ -206,6 +243,8 @@ class _Writing:
     above_before: set[NodeId] = field(default_factory=set)
     above_after: set[NodeId] = field(default_factory=set)
     growth: int = 0
+    moved_to: NodeId = NOWHERE
+    """The space that lives on with what is removed, as `node.parent` keeps it."""
 
 
 def _not_later(change: Change, now_ns: int) -> Change:
@@ -223,8 +262,8 @@ def _draft(change: Change, key: SpaceKey) -> Draft:
     return Draft(change, state, key.content_id(manifest), key.seal(manifest), change.state.content.size)
 
 
-def _plan(tree: _StoredTree, drafts: Sequence[Draft], rev: Rev) -> _Writing:
-    writing = _Writing()
+def _plan(tree: _StoredTree, drafts: Sequence[Draft], rev: Rev, moving: Moving | None) -> _Writing:
+    writing = _Writing(moved_to=NodeId(moving.to) if moving is not None else NodeId(0))
     settled = settled_states([draft.change for draft in drafts])
     for draft in drafts:
         effective: Draft | None = draft
@@ -262,12 +301,13 @@ def _plan_state(
         writing.lost.append((change.node, change.overrides))
         writing.conflicts.append((change.node, change.overrides))
     kind = state.kind if state is not None else Kind(row.kind) if row is not None else Kind.FILE
-    parent = state.names[0].parent if state is not None and kind == Kind.FOLDER else NodeId(0)
+    parent = writing.moved_to if state is None else state.names[0].parent if kind == Kind.FOLDER else NodeId(0)
     writing.nodes.append(
         trees.NodeRow(change.node, rev, change.edited_ns, kind, parent, draft.size, draft.state, draft.content_id)
     )
     if state is None:
-        writing.removed.append(change.node)
+        if not writing.moved_to:
+            writing.removed.append(change.node)
     elif row is not None and row.state is None:
         writing.returned.append((change.node, row.rev))
     writing.growth += draft.size - (row.size if row is not None else 0)

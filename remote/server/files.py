@@ -22,6 +22,7 @@ from remote.server.database.accounts import Device
 from remote.server.database.connection import Database, Session
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
+from remote.server.quotas import bounded
 from remote.server.rights import Right, member_space
 from remote.server.states import decode_state, open_manifest
 
@@ -78,7 +79,9 @@ class Files:
 
     async def left(self, user: UserId, space: SpaceId) -> int:
         """Bytes that may come before the quota is full."""
-        return await self._database.read(lambda session: member_space(session, space, user, Right.WRITE).left)
+        return await self._database.read(
+            lambda session: bounded(session, member_space(session, space, user, Right.WRITE)).left
+        )
 
     async def make(self, user: UserId, space: SpaceId, parent: NodeId, name: bytes, state: NodeState) -> NodeId | None:
         """A new node with `state` under this name (`state.names` does not matter); None when the name is taken."""

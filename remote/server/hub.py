@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from remote.protocol.ids import SpaceId
+from remote.protocol.ids import SpaceId, UserId
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -17,6 +17,7 @@ class Waiter:
 
     spaces: frozenset[SpaceId]
     token_hash: bytes
+    user: UserId
     event: asyncio.Event = field(default_factory=asyncio.Event)
     is_signed_out: bool = False
 
@@ -27,14 +28,16 @@ class Hub:
     def __init__(self) -> None:
         self._by_space: dict[SpaceId, set[Waiter]] = defaultdict(set)
         self._by_token: dict[bytes, set[Waiter]] = defaultdict(set)
+        self._by_user: dict[UserId, set[Waiter]] = defaultdict(set)
         self.is_closed = False
 
-    def enter(self, spaces: Iterable[SpaceId], token_hash: bytes) -> Waiter:
+    def enter(self, spaces: Iterable[SpaceId], token_hash: bytes, user: UserId) -> Waiter:
         """A waiter that hears of everything from now on, until `leave`."""
-        waiter = Waiter(frozenset(spaces), token_hash)
+        waiter = Waiter(frozenset(spaces), token_hash, user)
         for space in waiter.spaces:
             self._by_space[space].add(waiter)
         self._by_token[token_hash].add(waiter)
+        self._by_user[user].add(waiter)
         if self.is_closed:
             waiter.event.set()
         return waiter
@@ -44,10 +47,16 @@ class Hub:
         for space in waiter.spaces:
             _discard(self._by_space, space, waiter)
         _discard(self._by_token, waiter.token_hash, waiter)
+        _discard(self._by_user, waiter.user, waiter)
 
     def moved(self, space: SpaceId) -> None:
         """Wakes all who wait for this space."""
         for waiter in self._by_space.get(space, ()):
+            waiter.event.set()
+
+    def spaces_changed(self, user: UserId) -> None:
+        """Wakes all devices of a user: which spaces are his, or what he may do there, is another than before."""
+        for waiter in self._by_user.get(user, ()):
             waiter.event.set()
 
     def signed_out(self, token_hash: bytes) -> None:

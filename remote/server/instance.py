@@ -42,6 +42,7 @@ from remote.server.keys import MasterKey, fresh_key, make_master_key, read_maste
 from remote.server.links import LinkAnswers
 from remote.server.objects.local import LocalObjects
 from remote.server.objects.signing import Signer
+from remote.server.sharing import SharingAnswers
 
 DATABASE = "satchel.db"
 _DRAFT = "satchel.db.new"
@@ -68,6 +69,7 @@ class Instance:
     files: Files
     links: LinkAnswers
     contents: Contents
+    sharing: SharingAnswers
     hub: Hub
 
 
@@ -114,6 +116,7 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
             files = Files(database, keyring, accounts, answers.commit)
             links = LinkAnswers(database, keyring, accounts, files)
             contents = Contents(answers.chunks, domain_secret)
+            sharing = SharingAnswers(database, keyring, master, answers.chunks, files, hub=hub)
             yield Instance(
                 name=name,
                 database=database,
@@ -126,6 +129,7 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
                 files=files,
                 links=links,
                 contents=contents,
+                sharing=sharing,
                 hub=hub,
             )
         finally:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from remote.protocol.errors import BadRequest, TooLarge
-from remote.protocol.ids import NODE_RANGE_BITS, ROOT, NodeId, Rev
+from remote.protocol.errors import BadRequest, NotAllowed, TooLarge
+from remote.protocol.ids import NO_SPACE, NODE_RANGE_BITS, ROOT, NodeId, Rev, SpaceId
 from remote.protocol.messages import Change
 from remote.protocol.nodes import Kind, Name, NodeState
 
@@ -21,12 +21,17 @@ WINNERS_MAX = 1_000
 
 @dataclass(frozen=True)
 class Present:
-    """What counts of a node as it is now; `parent` is that of a folder."""
+    """What counts of a node as it is now; `parent` is that of a folder, `mounts` as in NodeState.
+
+    `has_moved`: it is not in this space any more, but in another one.
+    """
 
     rev: Rev
     kind: int
     parent: NodeId
     is_removed: bool
+    mounts: SpaceId = NO_SPACE
+    has_moved: bool = False
 
 
 class Tree(Protocol):
@@ -74,12 +79,18 @@ class _InTheWay:
             self.nodes.setdefault(node, reason)
 
 
-def judge(tree: Tree, changes: Sequence[Change]) -> Refusal | None:
-    """None when all invariants hold after all of these changes; raises BadRequest for what is no conflict but wrong."""
+def judge(tree: Tree, changes: Sequence[Change], *, may_mount: bool = False) -> Refusal | None:
+    """None when all invariants hold after all of these changes; raises BadRequest for what is no conflict but wrong.
+
+    `may_mount`: the server itself shares a folder, or places or removes a shared one. Others get NotAllowed for that.
+    """
     settled = settled_states(changes)
     in_the_way = _InTheWay()
     for change in changes:
         _check_base(tree, change, in_the_way)
+        if not may_mount:
+            _check_range_of(tree, change.node)
+            _check_mount(tree, change)
     _check_names(tree, settled, in_the_way)
     _check_emptied(tree, settled, in_the_way)
     _check_ancestors(tree, settled, in_the_way)
@@ -121,12 +132,31 @@ def _check_base(tree: Tree, change: Change, in_the_way: _InTheWay) -> None:
         raise BadRequest(f"Node {node} is removed already.")
 
 
+def _check_range_of(tree: Tree, node: NodeId) -> None:
+    if tree.present(node) is None and not tree.holds_range(node >> NODE_RANGE_BITS):
+        raise BadRequest(f"The id of the new node {node} is not of a range that was leased to your devices.")
+
+
+def _check_mount(tree: Tree, change: Change) -> None:
+    """Refuses to make, change or remove what stands for a shared space, or to have back what moved into one."""
+    node, present = change.node, tree.present(change.node)
+    if change.is_touch or change.is_conflict or (present is not None and change.base != present.rev):
+        return
+    mounts = present.mounts if present is not None else 0
+    if change.state is None:
+        if mounts:
+            raise NotAllowed(f"Node {node} is a shared folder, which cannot be removed: satchel leave takes it away.")
+        return
+    if change.state.mounts != mounts:
+        raise NotAllowed(f"Node {node}: only the server makes a folder a shared one: satchel share.")
+    if present is not None and present.is_removed and present.has_moved:
+        raise NotAllowed(f"Node {node} is in another space now, or was a shared folder: it cannot come back here.")
+
+
 def _check_birth(tree: Tree, change: Change) -> None:
     node = change.node
     if change.base or change.state is None or change.is_touch or change.is_conflict or change.overrides:
         raise BadRequest(f"There never was a node {node} in this space that could be changed.")
-    if not tree.holds_range(node >> NODE_RANGE_BITS):
-        raise BadRequest(f"The id of the new node {node} is not of a range that was leased to your devices.")
 
 
 def _check_names(tree: Tree, settled: Mapping[NodeId, NodeState | None], in_the_way: _InTheWay) -> None:
@@ -155,6 +185,8 @@ def _check_parent(tree: Tree, settled: Mapping[NodeId, NodeState | None], name: 
             raise BadRequest(f"This commit removes folder {parent} and puts {name.name!r} into it.")
         if state.kind != Kind.FOLDER:
             raise BadRequest(f"{name.name!r} cannot be in node {parent}, which is no folder.")
+        if state.mounts:
+            in_the_way.add(parent, f"Folder {parent} is shared: what is in it is in a space of its own.")
         return
     present = tree.present(parent)
     if present is None:
@@ -163,6 +195,8 @@ def _check_parent(tree: Tree, settled: Mapping[NodeId, NodeState | None], name: 
         raise BadRequest(f"{name.name!r} cannot be in node {parent}, which is no folder.")
     if present.is_removed:
         in_the_way.add(parent, f"Folder {parent} was removed with rev {present.rev}.")
+    elif present.mounts:
+        in_the_way.add(parent, f"Folder {parent} is shared: what is in it is in a space of its own.")
 
 
 def _check_emptied(tree: Tree, settled: Mapping[NodeId, NodeState | None], in_the_way: _InTheWay) -> None:

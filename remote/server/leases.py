@@ -1,11 +1,11 @@
 """Leases: how much of a space's quota each device may fill without asking, so that one that is away can be believed.
 
 Together they never promise more than the quota leaves: all of this runs in transactions that write, one after the
-other.
+other. Spaces are given as `quotas.bounded` tells them; those that one home pays for share what it has left.
 """
 
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from remote.protocol.ids import DeviceId, SpaceId
 from remote.protocol.messages import Holding, Room
@@ -13,6 +13,7 @@ from remote.server.database import leases as lease_rows
 from remote.server.database.connection import Session
 from remote.server.database.leases import HoldingRow
 from remote.server.database.spaces import SpaceRow
+from remote.server.quotas import together
 
 LEASE_NS: Final = 7 * 86_400 * 10**9
 """So long after it was heard last a device's lease is kept for it."""
@@ -22,11 +23,11 @@ _NOTED_NS: Final = 86_400 * 10**9
 
 def heard(session: Session, space: SpaceRow, device: DeviceId, holding: Holding, now_ns: int) -> None:
     """The device holds itself to this: the rest of its lease is free for others."""
-    held = _held(session, space.space, now_ns)
-    own = held.get(device)
+    held = _held(session, space, device, now_ns)
+    own = held.own
     if own is None:
         # Its own was over: it gets back what is left of it.
-        lease = min(holding.lease, _left(space, held, device))
+        lease = min(holding.lease, _left(space, held))
         lease_rows.put_holding(session, space.space, HoldingRow(device, lease, holding.serial, now_ns + LEASE_NS))
     elif holding.serial > own.serial:
         own = replace(own, lease=min(own.lease, holding.lease), serial=holding.serial)
@@ -35,11 +36,11 @@ def heard(session: Session, space: SpaceRow, device: DeviceId, holding: Holding,
 
 def room(session: Session, space: SpaceRow, device: DeviceId, wanted: int, free_bytes: int, now_ns: int) -> Room:
     """What there is room for, with the device's lease from now on: its share, what it holds, or what it wants."""
-    held = _held(session, space.space, now_ns)
-    left = _left(space, held, device)
-    own = held.get(device) or HoldingRow(device, 0, 0, 0)
+    held = _held(session, space, device, now_ns)
+    left = _left(space, held)
+    own = held.own or HoldingRow(device, 0, 0, 0)
     # One share stays free, for a device that comes.
-    share = max(0, space.quota - space.used) // (len({*held, device}) + 1)
+    share = max(0, space.quota - space.used) // (held.others + 2)
     lease = min(left, max(own.lease, share, wanted))
     if lease != own.lease or own.until_ns < now_ns + LEASE_NS - _NOTED_NS:
         own = replace(own, lease=lease, until_ns=now_ns + LEASE_NS)
@@ -47,22 +48,38 @@ def room(session: Session, space: SpaceRow, device: DeviceId, wanted: int, free_
     return Room(space.head, space.quota, space.used, free_bytes, left, lease, min(left, share), own.serial)
 
 
-def reserved(session: Session, space: SpaceId, device: DeviceId, now_ns: int) -> int:
-    """Bytes that are kept for other devices than this one."""
-    return sum(row.lease for row in lease_rows.holdings(session, space, now_ns) if row.device != device)
+def reserved(session: Session, space: SpaceRow, device: DeviceId, now_ns: int) -> int:
+    """Bytes that are kept for others than this device in this space."""
+    return _held(session, space, device, now_ns).reserved
 
 
 def took(session: Session, space: SpaceId, device: DeviceId, growth: int, now_ns: int) -> None:
     """The device's commit made the space larger by so much: its lease is used up by that, or it freed as much."""
-    own = _held(session, space, now_ns).get(device)
+    own = lease_rows.holding(session, space, device, now_ns)
     if own is not None and growth:
         lease_rows.put_holding(session, space, replace(own, lease=max(0, own.lease - growth)))
 
 
-def _held(session: Session, space: SpaceId, now_ns: int) -> dict[DeviceId, HoldingRow]:
-    return {row.device: row for row in lease_rows.holdings(session, space, now_ns)}
+class _Held(NamedTuple):
+    """The device's own lease in this space; how many others there are, and what is kept for them."""
+
+    own: HoldingRow | None
+    others: int
+    reserved: int
 
 
-def _left(space: SpaceRow, held: dict[DeviceId, HoldingRow], device: DeviceId) -> int:
-    others = sum(row.lease for row in held.values() if row.device != device)
-    return max(0, space.quota - space.used - others)
+def _held(session: Session, space: SpaceRow, device: DeviceId, now_ns: int) -> _Held:
+    own: HoldingRow | None = None
+    others = reserved_bytes = 0
+    for each in together(session, space):
+        for row in lease_rows.holdings(session, each, now_ns):
+            if each == space.space and row.device == device:
+                own = row
+            else:
+                others += 1
+                reserved_bytes += row.lease
+    return _Held(own, others, reserved_bytes)
+
+
+def _left(space: SpaceRow, held: _Held) -> int:
+    return max(0, space.quota - space.used - held.reserved)

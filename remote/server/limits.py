@@ -162,8 +162,11 @@ def check_state(node: int, state: NodeState, where: str) -> None:
     _check_range(f"{where}.uid", state.uid, 0, OWNER_MAX)
     _check_range(f"{where}.gid", state.gid, 0, OWNER_MAX)
     _check_range(f"{where}.rdev", state.rdev, 0, INT63)
+    _check_range(f"{where}.mounts", state.mounts, 0, INT63)
     for field in ("mtime_ns", "ctime_ns", "atime_ns", "birth_ns"):
         check_time(f"{where}.{field}", getattr(state, field))
+    if state.mounts and (state.kind != Kind.FOLDER or node == ROOT):
+        raise BadRequest(f"{where}.mounts: only folders can stand for a shared space, but not the root.")
     if state.rdev and state.kind not in _DEVICE_KINDS:
         raise BadRequest(f"{where}.rdev: only devices have one.")
     if (state.kind == Kind.SYMLINK) != bool(state.target):

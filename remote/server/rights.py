@@ -4,8 +4,9 @@ import enum
 
 from remote.protocol.errors import NotAllowed, NotFound
 from remote.protocol.ids import SpaceId, UserId
+from remote.server.database import accounts as account_rows
 from remote.server.database.connection import Session
-from remote.server.database.spaces import SpaceRow, role_of, space_row
+from remote.server.database.spaces import SpaceRow, owner_id, role_of, space_row
 
 
 class Right(enum.Enum):
@@ -14,11 +15,13 @@ class Right(enum.Enum):
     READ = "read"
     WRITE = "write"
     FORGET = "forget the past"
+    SHARE = "share with others"
+    OWN = "give away or stop sharing"
 
 
 RIGHTS: dict[str, frozenset[Right]] = {
-    "owner": frozenset({Right.READ, Right.WRITE, Right.FORGET}),
-    "manager": frozenset({Right.READ, Right.WRITE, Right.FORGET}),
+    "owner": frozenset(Right),
+    "manager": frozenset({Right.READ, Right.WRITE, Right.FORGET, Right.SHARE}),
     "editor": frozenset({Right.READ, Right.WRITE}),
     "viewer": frozenset({Right.READ}),
 }
@@ -36,3 +39,10 @@ def member_space(session: Session, space: SpaceId, user: UserId, right: Right) -
     if right not in RIGHTS[role]:
         raise NotAllowed(f"As {role} of {row.name} you may not {right.value} there.")
     return row
+
+
+def owner_of(session: Session, space: SpaceId) -> str:
+    """The name of the user whose space it is; empty when nobody's."""
+    owner = owner_id(session, space)
+    account = account_rows.account(session, owner) if owner is not None else None
+    return account.user_name if account is not None else ""

@@ -12,8 +12,12 @@ _FIELDS = len(NodeState.__struct_fields__)
 _HEAD = 0x90 | _FIELDS
 """How msgpack begins an array of so many elements, up to 15."""
 _NIL = 0xC0
+_TAIL = b"\xc0\x00"
+"""How a stored state of what mounts nothing ends: no content, and 0."""
+_HEAD_BEFORE = _HEAD - 1
+"""Of states without `mounts`, as they were written up to format 4."""
 assert _FIELDS <= 15, "a longer array begins otherwise"
-assert NodeState.__struct_fields__[-1] == "content", "content is put behind the rest of a stored state"
+assert NodeState.__struct_fields__[-2:] == ("content", "mounts"), "content is put between the rest of a stored state"
 
 _encoder = msgspec.msgpack.Encoder()
 _states = msgspec.msgpack.Decoder(NodeState)
@@ -54,7 +58,9 @@ def version(
 
 
 def _with_content(key: SpaceKey, state: bytes, manifest: bytes) -> bytes:
-    if state[0] == _HEAD and state[-1] == _NIL:
+    if state[0] == _HEAD and state[-2:] == _TAIL:
+        return b"".join((state[:-2], key.open(manifest), b"\0"))
+    if state[0] == _HEAD_BEFORE and state[-1] == _NIL:
         return state[:-1] + key.open(manifest)
     # Written by a version whose states had other fields.
     return _encoder.encode(msgspec.structs.replace(_states.decode(state), content=open_manifest(key, manifest)))

@@ -61,7 +61,8 @@ class Bin:
     def find(self, node: NodeId) -> Gone | None:
         """The node, if it is removed and what it was is known."""
         row = trees.node_row(self._session, self._row.space, node)
-        if row is None or row.state is not None:
+        # What has a parent then is in another space now: it is not removed for anybody.
+        if row is None or row.state is not None or row.parent:
             return None
         then = self.before(row.rev).node(node)
         return Gone(node, row.rev, then) if then is not None else None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from remote.protocol.ids import DeviceId, SpaceId, UserId
+from remote.protocol.ids import NOWHERE, DeviceId, NodeId, SpaceId, UserId
 from remote.server.database.connection import Session
 from remote.server.database.leases import end_holdings
 
@@ -95,9 +95,31 @@ def add_account(session: Session, login_name: str, account: Account, now_ns: int
     )
 
 
-def add_mount(session: Session, user: UserId, space: SpaceId) -> None:
-    """Notes that the user is a member of the space."""
-    session.run("INSERT INTO mount (user_id, space_id) VALUES (?, ?)", user, space)
+def add_mount(session: Session, user: UserId, space: SpaceId, node: NodeId = NOWHERE) -> None:
+    """Notes that the user is a member of the space, and which node of his home stands for it (0: it is his home)."""
+    session.run("INSERT INTO mount (user_id, space_id, node_id) VALUES (?, ?, ?)", user, space, node)
+
+
+def end_mount(session: Session, user: UserId, space: SpaceId) -> None:
+    """The user is no member of the space any more."""
+    session.run("DELETE FROM mount WHERE user_id = ? AND space_id = ?", user, space)
+
+
+def mount_node(session: Session, user: UserId, space: SpaceId) -> NodeId:
+    """The node of the user's home that stands for the space; NOWHERE when none does."""
+    found = session.row("SELECT node_id FROM mount WHERE user_id = ? AND space_id = ?", user, space)
+    return NodeId(found[0]) if found else NOWHERE
+
+
+def spaces_serial(session: Session, user: UserId) -> int:
+    """Grows whenever spaces, roles or invitations of the user change."""
+    found = session.row("SELECT spaces_serial FROM account WHERE user_id = ?", user)
+    return int(found[0]) if found else 0
+
+
+def spaces_changed(session: Session, user: UserId) -> None:
+    """Spaces, roles or invitations of the user changed."""
+    session.run("UPDATE account SET spaces_serial = spaces_serial + 1 WHERE user_id = ?", user)
 
 
 def mounts(session: Session, user: UserId) -> list[SpaceId]:

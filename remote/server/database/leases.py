@@ -25,6 +25,17 @@ def holdings(session: Session, space: SpaceId, now_ns: int) -> list[HoldingRow]:
     return [HoldingRow(*row) for row in found]
 
 
+def holding(session: Session, space: SpaceId, device: DeviceId, now_ns: int) -> HoldingRow | None:
+    """That of one device, unless it is over."""
+    found = session.row(
+        "SELECT lease, serial, until_ns FROM holding WHERE space_id = ? AND device_id = ? AND until_ns > ?",
+        space,
+        device,
+        now_ns,
+    )
+    return HoldingRow(device, *found) if found else None
+
+
 def put_holding(session: Session, space: SpaceId, row: HoldingRow) -> None:
     """Writes one device's, over an older one."""
     session.run(

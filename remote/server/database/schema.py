@@ -4,7 +4,7 @@ Types are those that SQLite and PostgreSQL both take. Groups and their shard key
 account's tables `user_id`; directories are keyed by what they are looked up with. `setting` belongs to the instance.
 """
 
-FORMAT = 4
+FORMAT = 5
 """The version of these tables and of how objects are named; written into `setting` when an instance is made."""
 
 NEVER = (1 << 63) - 1
@@ -25,6 +25,39 @@ _RETENTION = f"""CREATE TABLE retention (
         PRIMARY KEY (space_id)) {_CLUSTERED}"""
 _VERSION_BY_CONTENT = "CREATE INDEX version_by_content ON version (space_id, content_id) WHERE content_id IS NOT NULL"
 
+# Who pays for which shared spaces, by the home that does.
+_PAID = f"""CREATE TABLE paid (
+        space_id BIGINT NOT NULL, shared BIGINT NOT NULL,
+        PRIMARY KEY (space_id, shared)) {_CLUSTERED}"""
+# What is granted in a shared space, to a user or a group; `member` says what that makes of each user who accepted.
+_PERMIT = f"""CREATE TABLE permit (
+        space_id BIGINT NOT NULL, is_group SMALLINT NOT NULL, who BIGINT NOT NULL, role TEXT NOT NULL,
+        PRIMARY KEY (space_id, is_group, who)) {_CLUSTERED}"""
+# Spaces that are granted to a user who is no member, because he did not accept (yet), declined, or left.
+_INVITATION = f"""CREATE TABLE invitation (
+        user_id BIGINT NOT NULL, space_id BIGINT NOT NULL, invited_by BIGINT NOT NULL, invited_ns BIGINT NOT NULL,
+        is_declined SMALLINT NOT NULL,
+        PRIMARY KEY (user_id, space_id)) {_CLUSTERED}"""
+_GROUP_TABLES = (
+    f"""CREATE TABLE user_group (
+        group_id BIGINT NOT NULL, group_name TEXT NOT NULL, owner BIGINT NOT NULL, created_ns BIGINT NOT NULL,
+        PRIMARY KEY (group_id)) {_CLUSTERED}""",
+    f"""CREATE TABLE group_member (
+        group_id BIGINT NOT NULL, user_id BIGINT NOT NULL,
+        PRIMARY KEY (group_id, user_id)) {_CLUSTERED}""",
+    # The spaces that are granted to the group.
+    f"""CREATE TABLE group_permit (
+        group_id BIGINT NOT NULL, space_id BIGINT NOT NULL,
+        PRIMARY KEY (group_id, space_id)) {_CLUSTERED}""",
+    # The groups that a user owns or is in: user_group and group_member seen from the other side.
+    f"""CREATE TABLE in_group (
+        user_id BIGINT NOT NULL, group_id BIGINT NOT NULL,
+        PRIMARY KEY (user_id, group_id)) {_CLUSTERED}""",
+    f"""CREATE TABLE group_name (
+        login_name TEXT NOT NULL, group_id BIGINT NOT NULL,
+        PRIMARY KEY (login_name)) {_CLUSTERED}""",
+)
+
 SHARD_KEYS: dict[str, str] = {
     "setting": "",
     "space": "space_id",
@@ -43,7 +76,15 @@ SHARD_KEYS: dict[str, str] = {
     "chunk_reference": "space_id",
     "life": "space_id",
     "holding": "space_id",
+    "paid": "space_id",
+    "permit": "space_id",
     "account": "user_id",
+    "invitation": "user_id",
+    "in_group": "user_id",
+    "user_group": "group_id",
+    "group_member": "group_id",
+    "group_permit": "group_id",
+    "group_name": "login_name",
     "mount": "user_id",
     "device": "user_id",
     "lease": "user_id",
@@ -93,15 +134,18 @@ _HOLDING = f"""CREATE TABLE holding (
 TABLES: tuple[str, ...] = (
     f"CREATE TABLE setting (name TEXT NOT NULL, value BYTEA NOT NULL, PRIMARY KEY (name)) {_CLUSTERED}",
     # head: the newest rev; floor: the oldest cursor that the journal still answers; wrapped_key: by the master key.
+    # payer: the home whose quota counts for a shared space, 0 for a home; shared_used: bytes that a home pays for so.
     f"""CREATE TABLE space (
         space_id BIGINT NOT NULL, name TEXT NOT NULL, head BIGINT NOT NULL, floor BIGINT NOT NULL,
         quota BIGINT NOT NULL, used BIGINT NOT NULL, last_time_ns BIGINT NOT NULL, wrapped_key BYTEA NOT NULL,
+        payer BIGINT NOT NULL DEFAULT 0, shared_used BIGINT NOT NULL DEFAULT 0,
         PRIMARY KEY (space_id)) {_CLUSTERED}""",
     f"""CREATE TABLE member (
         space_id BIGINT NOT NULL, user_id BIGINT NOT NULL, role TEXT NOT NULL,
         PRIMARY KEY (space_id, user_id)) {_CLUSTERED}""",
     # The present. A removed node stays, with state NULL: its id is never used again and its rev is a base to return on.
-    # parent: of a folder, so that walking up needs no decoding; 0 for everything else.
+    # parent: of a folder, so that walking up needs no decoding; of a removed node the space that it moved to, if any;
+    # 0 for everything else.
     f"""CREATE TABLE node (
         space_id BIGINT NOT NULL, node_id BIGINT NOT NULL, rev BIGINT NOT NULL, edited_ns BIGINT NOT NULL,
         kind SMALLINT NOT NULL, parent BIGINT NOT NULL, size BIGINT NOT NULL, state BYTEA, content_id BYTEA,
@@ -152,13 +196,17 @@ TABLES: tuple[str, ...] = (
         PRIMARY KEY (space_id, chunk_id)) {_CLUSTERED}""",
     _LIFE,
     _HOLDING,
+    _PAID,
+    _PERMIT,
+    _INVITATION,
+    *_GROUP_TABLES,
     f"""CREATE TABLE account (
         user_id BIGINT NOT NULL, user_name TEXT NOT NULL, password_hash TEXT NOT NULL, home BIGINT NOT NULL,
-        created_ns BIGINT NOT NULL,
+        created_ns BIGINT NOT NULL, spaces_serial BIGINT NOT NULL DEFAULT 1,
         PRIMARY KEY (user_id)) {_CLUSTERED}""",
-    # The spaces of a user: member seen from the other side.
+    # The spaces of a user: member seen from the other side. node_id: what stands for it in his home; 0: it is that.
     f"""CREATE TABLE mount (
-        user_id BIGINT NOT NULL, space_id BIGINT NOT NULL,
+        user_id BIGINT NOT NULL, space_id BIGINT NOT NULL, node_id BIGINT NOT NULL DEFAULT 0,
         PRIMARY KEY (user_id, space_id)) {_CLUSTERED}""",
     f"""CREATE TABLE device (
         user_id BIGINT NOT NULL, device_id BIGINT NOT NULL, device_name TEXT NOT NULL, token_hash BYTEA NOT NULL,
@@ -219,6 +267,16 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         _LOST_CHUNK,
         _DOOMED,
         _HOLDING,
+    ),
+    4: (
+        "ALTER TABLE space ADD COLUMN payer BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE space ADD COLUMN shared_used BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE account ADD COLUMN spaces_serial BIGINT NOT NULL DEFAULT 1",
+        "ALTER TABLE mount ADD COLUMN node_id BIGINT NOT NULL DEFAULT 0",
+        _PAID,
+        _PERMIT,
+        _INVITATION,
+        *_GROUP_TABLES,
     ),
 }
 """format -> the statements that make its tables those of the next one; run once, together, when a server opens them."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from remote.protocol.ids import DeviceId, NodeId, Rev, SpaceId, UserId
+from remote.protocol.ids import NO_SPACE, DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.nodes import FILE_SIZE_MAX
 from remote.server.database.connection import Row, Session
 
@@ -20,10 +20,14 @@ class SpaceRow:
     used: int
     last_time_ns: int
     wrapped_key: bytes
+    payer: SpaceId = NO_SPACE
+    """The home whose quota counts for this shared space; 0: it is a home itself."""
+    shared_used: int = 0
+    """Of a home: bytes in the shared spaces that it pays for."""
 
     @property
     def left(self) -> int:
-        """Bytes that may come before the quota is full; without one, what a file may have."""
+        """Bytes that may come before the quota is full; without one, what a file may have. See `quotas.bounded`."""
         return max(0, self.quota - self.used) if self.quota else FILE_SIZE_MAX
 
 
@@ -40,7 +44,9 @@ class JournalRow:
 def space_row(session: Session, space: SpaceId) -> SpaceRow | None:
     """The space, or None."""
     found = session.row(
-        "SELECT name, head, floor, quota, used, last_time_ns, wrapped_key FROM space WHERE space_id = ?", space
+        "SELECT name, head, floor, quota, used, last_time_ns, wrapped_key, payer, shared_used FROM space"
+        " WHERE space_id = ?",
+        space,
     )
     return SpaceRow(space, *found) if found else None
 
@@ -48,8 +54,8 @@ def space_row(session: Session, space: SpaceId) -> SpaceRow | None:
 def add_space(session: Session, row: SpaceRow) -> None:
     """Writes a new space."""
     session.run(
-        "INSERT INTO space (space_id, name, head, floor, quota, used, last_time_ns, wrapped_key)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO space (space_id, name, head, floor, quota, used, last_time_ns, wrapped_key, payer,"
+        " shared_used) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         row.space,
         row.name,
         row.head,
@@ -58,6 +64,8 @@ def add_space(session: Session, row: SpaceRow) -> None:
         row.used,
         row.last_time_ns,
         row.wrapped_key,
+        row.payer,
+        row.shared_used,
     )
 
 
@@ -69,6 +77,71 @@ def set_quota(session: Session, space: SpaceId, quota: int) -> None:
 def add_member(session: Session, space: SpaceId, user: UserId, role: str) -> None:
     """Makes the user a member of the space."""
     session.run("INSERT INTO member (space_id, user_id, role) VALUES (?, ?, ?)", space, user, role)
+
+
+def set_role(session: Session, space: SpaceId, user: UserId, role: str) -> None:
+    """Gives a member another role."""
+    session.run("UPDATE member SET role = ? WHERE space_id = ? AND user_id = ?", role, space, user)
+
+
+def end_member(session: Session, space: SpaceId, user: UserId) -> None:
+    """The user is no member of the space any more."""
+    session.run("DELETE FROM member WHERE space_id = ? AND user_id = ?", space, user)
+
+
+def members(session: Session, space: SpaceId) -> list[tuple[UserId, str]]:
+    """Who is a member of the space, with which role."""
+    found = session.rows("SELECT user_id, role FROM member WHERE space_id = ? ORDER BY user_id", space)
+    return [(UserId(row[0]), str(row[1])) for row in found]
+
+
+def owner_id(session: Session, space: SpaceId) -> UserId | None:
+    """The user whose space it is."""
+    found = session.row("SELECT user_id FROM member WHERE space_id = ? AND role = 'owner'", space)
+    return UserId(found[0]) if found else None
+
+
+def pay(session: Session, home: SpaceId, growth: int, reserved: int = 0) -> bool:
+    """Counts what a shared space grew by for the home that pays; False, and nothing done, when that is over its quota.
+
+    `reserved`: bytes that are kept for devices beside that. What does not grow is always taken.
+    """
+    return bool(
+        session.run(
+            "UPDATE space SET shared_used = shared_used + ? WHERE space_id = ?"
+            " AND (quota = 0 OR ? <= 0 OR used + shared_used + ? + ? <= quota)",
+            growth,
+            home,
+            growth,
+            growth,
+            reserved,
+        )
+    )
+
+
+def pay_anyway(session: Session, home: SpaceId, growth: int) -> None:
+    """The same whatever the quota is: what is counted was in it before, in another way."""
+    session.run("UPDATE space SET shared_used = shared_used + ? WHERE space_id = ?", growth, home)
+
+
+def set_payer(session: Session, space: SpaceId, home: SpaceId) -> None:
+    """From now on this home pays for the shared space; what is in it is to be counted by `pay`."""
+    session.run("UPDATE space SET payer = ? WHERE space_id = ?", home, space)
+
+
+def paid_by(session: Session, home: SpaceId) -> list[SpaceId]:
+    """The shared spaces that a home pays for."""
+    return [SpaceId(row[0]) for row in session.rows("SELECT shared FROM paid WHERE space_id = ?", home)]
+
+
+def add_paid(session: Session, home: SpaceId, space: SpaceId) -> None:
+    """The home pays for this shared space."""
+    session.run("INSERT INTO paid (space_id, shared) VALUES (?, ?)", home, space)
+
+
+def end_paid(session: Session, home: SpaceId, space: SpaceId) -> None:
+    """The home does not pay for this shared space any more."""
+    session.run("DELETE FROM paid WHERE space_id = ? AND shared = ?", home, space)
 
 
 def role_of(session: Session, space: SpaceId, user: UserId) -> str | None:

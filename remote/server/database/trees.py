@@ -140,6 +140,26 @@ def children_now(session: Session, space: SpaceId, folder: NodeId, after: bytes,
     )
 
 
+def rows_in(
+    session: Session, space: SpaceId, folder: NodeId, after: bytes, limit: int
+) -> list[tuple[bytes, NodeRow, bytes | None]]:
+    """Name, node and sealed manifest of the folder's children, in order of their names behind `after`."""
+    found = session.rows(
+        "SELECT name.name, node.node_id, node.rev, node.edited_ns, node.kind, node.parent, node.size, node.state,"
+        " node.content_id, manifest.body FROM name"
+        " JOIN node ON node.space_id = name.space_id AND node.node_id = name.node_id"
+        " LEFT JOIN manifest ON manifest.space_id = node.space_id AND manifest.content_id = node.content_id"
+        " WHERE name.space_id = ? AND name.parent = ? AND name.until_rev = ? AND name.name > ?"
+        " ORDER BY name.name LIMIT ?",
+        space,
+        folder,
+        NEVER,
+        after,
+        limit,
+    )
+    return [(row[0], NodeRow(*row[1:9]), row[9]) for row in found]
+
+
 def children_as_of(
     session: Session, space: SpaceId, folder: NodeId, rev: Rev, after: bytes, limit: int
 ) -> Iterator[Row]:
@@ -231,14 +251,14 @@ def add_names(session: Session, space: SpaceId, names: Iterable[NameRow], rev: R
     )
 
 
-def add_versions(session: Session, space: SpaceId, rev: Rev, rows: Iterable[VersionRow]) -> None:
-    """Writes what a commit changed, in its order."""
+def add_versions(session: Session, space: SpaceId, rev: Rev, rows: Iterable[VersionRow], first: int = 0) -> None:
+    """Writes what a commit changed, in its order; `first`: how many of its changes were written before."""
     session.run_many(
         "INSERT INTO version (space_id, rev, ordinal, node_id, edited_ns, state, content_id, mark, overrides)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (space, rev, at, row.node, row.edited_ns, row.state, row.content_id, row.mark, row.overrides)
-            for at, row in enumerate(rows)
+            for at, row in enumerate(rows, start=first)
         ],
     )
 

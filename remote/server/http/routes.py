@@ -46,12 +46,14 @@ from remote.protocol.messages import (
     WantRequest,
 )
 from remote.protocol.parts import PARTS_TYPE
+from remote.protocol.sharing import PermitRequest, RevokeRequest, SharedSpaceRequest, ShareRequest, TransferRequest
 from remote.server.database.accounts import Device
 from remote.server.http.bodies import body_pieces, check_protocol, read_message, space_of, token_of
 from remote.server.http.problems import PROTOCOL_HEADER, AnyRequest, message_response
 from remote.server.http.sending import take_chunks
 from remote.server.instance import Instance
 from remote.server.limits import as_rev
+from remote.server.sharing import SharingAnswers
 
 Message = TypeVar("Message", bound=msgspec.Struct)
 Answer = TypeVar("Answer", bound=msgspec.Struct)
@@ -88,6 +90,7 @@ class Routes:
             self._about_account("links/make", LinkRequest, instance.links.make),
             self._about_account("links/revoke", RevokeLinkRequest, instance.links.revoke),
             self._about_account("password", PasswordRequest, instance.devices.change_password),
+            *self._sharing(instance.sharing),
             self._of_device("/v1/spaces", answers.spaces, get),
             self._poll(),
             self._changes(),
@@ -114,6 +117,19 @@ class Routes:
             self._read_parts(),
             self._in_space("chunks/lost", LostRequest, SMALL_BODY_MAX, answers.lost),
             self._in_space("chunks/urls", UrlsRequest, SMALL_BODY_MAX, answers.urls),
+        ]
+
+    def _sharing(self, sharing: SharingAnswers) -> list[HTTPRouteHandler]:
+        return [
+            self._of_device("/v1/shares/invitations", sharing.invitations, get),
+            self._about_account("shares/make", ShareRequest, sharing.make, SMALL_BODY_MAX),
+            self._about_account("shares/members", SharedSpaceRequest, sharing.members),
+            self._about_account("shares/permit", PermitRequest, sharing.permit),
+            self._about_account("shares/revoke", RevokeRequest, sharing.revoke),
+            self._about_account("shares/accept", SharedSpaceRequest, sharing.accept),
+            self._about_account("shares/decline", SharedSpaceRequest, sharing.decline),
+            self._about_account("shares/leave", SharedSpaceRequest, sharing.leave),
+            self._about_account("shares/transfer", TransferRequest, sharing.transfer),
         ]
 
     def _greeting(self) -> HTTPRouteHandler:
@@ -154,7 +170,11 @@ class Routes:
         return method(path, status_code=200)(handler)
 
     def _about_account(
-        self, path: str, kind: type[Message], answer: Callable[[Device, Message], Awaitable[msgspec.Struct]]
+        self,
+        path: str,
+        kind: type[Message],
+        answer: Callable[[Device, Message], Awaitable[msgspec.Struct]],
+        maximum: int = LOGIN_BODY_MAX,
     ) -> HTTPRouteHandler:
         """A POST of one message about the device's user."""
         decoder = msgspec.msgpack.Decoder(kind)
@@ -162,7 +182,7 @@ class Routes:
         @post(f"/v1/{path}", status_code=200)
         async def handler(request: AnyRequest) -> Response[bytes]:
             device = await self._device(request)
-            return message_response(await answer(device, await read_message(request, decoder, LOGIN_BODY_MAX)))
+            return message_response(await answer(device, await read_message(request, decoder, maximum)))
 
         return handler
 

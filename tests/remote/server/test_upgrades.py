@@ -11,7 +11,7 @@ from remote.server.database import connection as connections
 from remote.server.database.schema import FORMAT, UPGRADES
 from remote.server.instance import InstanceTrouble
 
-OLD_TABLES = Path(__file__).with_name("format_3.sql")
+OLD_FORMATS = (3, 4)
 
 
 def columns(database: Path) -> dict[str, set[tuple[object, ...]]]:
@@ -26,30 +26,39 @@ def columns(database: Path) -> dict[str, set[tuple[object, ...]]]:
     return {name: tables[name] | indices[name] for name in names}
 
 
+@pytest.fixture(params=OLD_FORMATS)
+def old_format(request: pytest.FixtureRequest) -> int:
+    """A format that was, each in its turn."""
+    return int(request.param)
+
+
 @pytest.fixture
-def old(tmp_path: Path, cheap_passwords: None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An instance whose tables are those of format 3."""
-    statements = tuple(OLD_TABLES.read_text().split(";\n")[:-1])
+def old(old_format: int, tmp_path: Path, cheap_passwords: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An instance whose tables are those of an older format."""
+    tables = Path(__file__).with_name(f"format_{old_format}.sql")
+    statements = tuple(tables.read_text().split(";\n")[:-1])
     monkeypatch.setattr(connections, "TABLES", statements)
-    monkeypatch.setattr(instances, "FORMAT", 3)
+    monkeypatch.setattr(instances, "FORMAT", old_format)
     instances.make(tmp_path / "data", tmp_path / "key")
     monkeypatch.undo()
     return tmp_path / "data"
 
 
-def test_upgraded_tables_are_those_of_a_new_instance(old: Path, tmp_path: Path) -> None:
+def test_upgraded_tables_are_those_of_a_new_instance(old: Path, old_format: int, tmp_path: Path) -> None:
     instances.make(tmp_path / "new", tmp_path / "key")
     assert columns(old / "satchel.db") != columns(tmp_path / "new" / "satchel.db")
     with instances.opened(old, tmp_path / "key") as opened:
         found = opened.database.read_now(lambda session: account_rows.setting(session, "format"))
     assert found == str(FORMAT).encode()
     assert columns(old / "satchel.db") == columns(tmp_path / "new" / "satchel.db")
-    assert (old / "satchel.db.format-3").exists()
+    assert (old / f"satchel.db.format-{old_format}").exists()
 
 
-def test_an_upgrade_that_fails_changes_nothing(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upgrade_that_fails_changes_nothing(
+    old: Path, old_format: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = columns(old / "satchel.db")
-    monkeypatch.setitem(UPGRADES, 3, (*UPGRADES[3], "ALTER TABLE nowhere ADD COLUMN x"))
+    monkeypatch.setitem(UPGRADES, old_format, (*UPGRADES[old_format], "ALTER TABLE nowhere ADD COLUMN x"))
     with pytest.raises(InstanceTrouble, match="nothing was changed"), instances.opened(old, tmp_path / "key"):
         pass
     assert columns(old / "satchel.db") == before

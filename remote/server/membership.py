@@ -1,0 +1,149 @@
+"""Membership: who is what in a shared space, as permits of users and groups make it, and where he sees it.
+
+All of these run within one transaction that writes. `Told` gathers whom to wake when it is through.
+"""
+
+import secrets
+from dataclasses import dataclass, field
+
+from remote.protocol.errors import InTheWay, NotAllowed, NotFound
+from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
+from remote.protocol.messages import Change
+from remote.protocol.nodes import Kind, Name, NodeState
+from remote.protocol.sharing import OWNER, ROLES, SHARED_MAX
+from remote.server import commits
+from remote.server.commits import Draft, Moving
+from remote.server.database import accounts as account_rows
+from remote.server.database import leases as lease_rows
+from remote.server.database import sharing as rows
+from remote.server.database import spaces as space_rows
+from remote.server.database import trees
+from remote.server.database.accounts import Account, Device
+from remote.server.database.connection import Session
+from remote.server.database.sharing import InvitationRow
+from remote.server.database.spaces import SpaceRow
+from remote.server.founding import free_name
+from remote.server.keyring import Keyring
+from remote.server.states import encode_state
+
+
+@dataclass
+class Told:
+    """Spaces that moved, and users whose spaces, roles or invitations changed."""
+
+    spaces: set[SpaceId] = field(default_factory=set)
+    users: set[UserId] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Members:
+    """Changes who is a member, within one transaction."""
+
+    session: Session
+    keyring: Keyring
+    told: Told
+    now_ns: int
+
+    def refresh(self, space: SpaceRow, user: UserId, by: UserId) -> None:
+        """Makes of a user in a space what permits say now: invites, changes his role, or puts him out."""
+        session = self.session
+        is_now, may_be = space_rows.role_of(session, space.space, user), permitted(session, space.space, user)
+        if is_now == OWNER or (is_now is not None and is_now == may_be):
+            return
+        if is_now is not None and may_be is None:
+            self.end(space, user)
+        elif is_now is not None and may_be is not None:
+            space_rows.set_role(session, space.space, user, may_be)
+        elif may_be is None:
+            rows.end_invitation(session, user, space.space)
+        elif rows.invitation(session, user, space.space) is None:
+            if len(rows.invitations(session, user)) >= SHARED_MAX:
+                raise NotAllowed(f"{name_of(session, user)} has {SHARED_MAX} invitations, which is all that one gets.")
+            rows.put_invitation(session, user, InvitationRow(space.space, by, self.now_ns, is_declined=False))
+        self._changed(user)
+
+    def accept(self, space: SpaceRow, user: UserId, node: NodeId) -> None:
+        """Makes an invited user a member: `node`, a new id, stands for the space in his home from now on.
+
+        Raises NotFound for who is not invited.
+        """
+        session = self.session
+        role = permitted(session, space.space, user)
+        if role is None or not rows.end_invitation(session, user, space.space):
+            raise NotFound(f"You are not invited to a shared folder {space.space}.")
+        if len(account_rows.mounts(session, user)) > SHARED_MAX:
+            raise NotAllowed(f"You have {SHARED_MAX} shared folders, which is all that one user gets: leave some.")
+        space_rows.add_member(session, space.space, user, role)
+        self._place(space, user, node)
+        self._changed(user)
+
+    def end(self, space: SpaceRow, user: UserId) -> None:
+        """Puts a member out: from now on the space is none of his, and what stood for it in his home is gone."""
+        session = self.session
+        space_rows.end_member(session, space.space, user)
+        node = account_rows.mount_node(session, user, space.space)
+        account_rows.end_mount(session, user, space.space)
+        for device in account_rows.devices(session, user):
+            lease_rows.end_holdings(session, [space.space], device.device)
+        account = self._account(user)
+        home = self._home(account)
+        row = trees.node_row(session, home.space, node)
+        if row is not None and row.state is not None:
+            self._take(home, account, Draft(Change(node, row.rev, self.now_ns, None), None, None, None), space.space)
+        self._changed(user)
+
+    def _place(self, space: SpaceRow, user: UserId, node: NodeId) -> None:
+        account = self._account(user)
+        home = self._home(account)
+        name = free_name(self.session, home.space, Name(ROOT, space.name.encode()))
+        state = NodeState(Kind.FOLDER, (Name(ROOT, name),), 0o755, 0, 0, *[self.now_ns] * 4, mounts=space.space)
+        change = Change(node, Rev(0), self.now_ns, state)
+        self._take(home, account, Draft(change, encode_state(state), None, None), space.space)
+        account_rows.add_mount(self.session, user, space.space, node)
+
+    def _take(self, home: SpaceRow, account: Account, draft: Draft, space: SpaceId) -> None:
+        by = Device(account.user, DeviceId(0), account.user_name, b"")
+        answer = commits.take(
+            self.session,
+            home,
+            by,
+            secrets.token_bytes(16),
+            [draft],
+            key=self.keyring.key(home),
+            now_ns=self.now_ns,
+            found=Moving(space),
+        )
+        if not answer.rev:
+            raise InTheWay(f"{answer.reason} Nothing was changed.")
+        self.told.spaces.add(home.space)
+
+    def _account(self, user: UserId) -> Account:
+        account = account_rows.account(self.session, user)
+        if account is None:
+            raise NotFound("There is no such user any more.")
+        return account
+
+    def _home(self, account: Account) -> SpaceRow:
+        row = space_rows.space_row(self.session, account.home)
+        assert row is not None, "an account has a home"
+        return row
+
+    def _changed(self, user: UserId) -> None:
+        account_rows.spaces_changed(self.session, user)
+        self.told.users.add(user)
+
+
+def permitted(session: Session, space: SpaceId, user: UserId) -> str | None:
+    """The highest role that is granted to the user or to a group that he is in."""
+    roles = [
+        permit.role
+        for permit in rows.permits(session, space)
+        if (rows.is_in_group(session, permit.who, user) if permit.is_group else permit.who == user)
+    ]
+    return max(roles, key=ROLES.index, default=None)
+
+
+def name_of(session: Session, user: UserId) -> str:
+    """The name of a user; empty for one who is gone."""
+    account = account_rows.account(session, user)
+    return account.user_name if account is not None else ""
