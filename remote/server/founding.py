@@ -182,7 +182,10 @@ class Founder:
         if len(state.names) > 1:
             raise InTheWay("This file has several names (hard links): remove the others first.")
         parent, name = state.names[0].parent, free_name(self.session, home.space, state.names[0], b" (shared)")
-        outer = NodeState(Kind.FOLDER, (Name(parent, name),), 0o755, state.uid, state.gid, *[self.now_ns] * 4)
+        now_ns = self.now_ns
+        outer = NodeState(
+            Kind.FOLDER, (Name(parent, name),), 0o755, state.uid, state.gid, now_ns, now_ns, now_ns, now_ns
+        )
         inner = msgspec.structs.replace(state, names=(Name(folder, state.names[0].name),), ctime_ns=self.now_ns)
         moved = Draft(Change(file, row.rev, self.now_ns, inner), encode_state(inner), row.content_id, None, row.size)
         self._take(home, key, [_draft(folder, Rev(0), self.now_ns, outer), moved], None)

@@ -96,7 +96,10 @@ class Members:
         account = self._account(user)
         home = self._home(account)
         name = free_name(self.session, home.space, Name(ROOT, space.name.encode()))
-        state = NodeState(Kind.FOLDER, (Name(ROOT, name),), 0o755, 0, 0, *[self.now_ns] * 4, mounts=space.space)
+        now_ns = self.now_ns
+        state = NodeState(
+            Kind.FOLDER, (Name(ROOT, name),), 0o755, 0, 0, now_ns, now_ns, now_ns, now_ns, mounts=space.space
+        )
         change = Change(node, Rev(0), self.now_ns, state)
         self._take(home, account, Draft(change, encode_state(state), None, None), space.space)
         account_rows.add_mount(self.session, user, space.space, node)
