@@ -7,7 +7,7 @@ brought up to that rev first, and what it said of a node meanwhile counts.
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
@@ -138,8 +138,11 @@ class Pull:
         self._head = Rev(0)
         self._is_deferred = False
 
-    async def catch_up(self, own: Rev = NOW) -> None:
-        """Applies the journal up to the server's head; `own`: the rev of a commit of ours whose answer just came."""
+    async def catch_up(self, own: Rev = NOW, touched: Collection[NodeId] = ()) -> None:
+        """Applies the journal up to the server's head; `own`: the rev of a commit of ours whose answer just came.
+
+        `touched`: folders of which it changed nothing but times.
+        """
         while True:
             if self._tree.setting(_CURSOR) is None:
                 # A new device needs no history: it begins with what there is now.
@@ -150,7 +153,7 @@ class Pull:
             except CursorTooOld:
                 # Unless another task heard of it first, and all is in order by now.
                 if self.set_backs == set_backs and not await self._set_back():
-                    await self._start_over(own)
+                    await self._start_over(own, touched)
                 continue
             self.clock.heard(answer.now_ns)
             async with self.lock:
@@ -411,7 +414,7 @@ class Pull:
                 if record is not None and not record.is_listed and not record.is_listing:
                     edit.put(folder, replace(record, is_listing=True))
 
-    async def _start_over(self, own: Rev = NOW) -> None:
+    async def _start_over(self, own: Rev = NOW, touched: Collection[NodeId] = ()) -> None:
         """The journal does not reach back to our cursor: everything that is known is asked for, and listed anew."""
         cursor = self._tree.setting(_CURSOR)
         space = next(one for one in (await self.service.spaces()).spaces if one.space == self.home.space)
@@ -435,7 +438,9 @@ class Pull:
                 ]
                 for version in versions:
                     self.note_recent([version.node], version.rev)
-                self._take_answered([version for version in versions if version.rev == own and own != NOW])
+                # A touch is made of the folder as it is there: what else moved there is news.
+                own_news = [version for version in versions if version.rev == own and version.node not in touched]
+                self._take_answered(own_news if own != NOW else ())
                 removed += [version for version in versions if version.state is None]
                 await self._take_in_parts([version for version in versions if version.state is not None])
             # What is in a folder before the folder: what still holds something lives on.

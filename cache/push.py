@@ -297,7 +297,7 @@ class Push:
                 return
             if answer.rev > self._tree.cursor + 1:
                 # States are taken in in the order of the journal: first what came before.
-                await self._pull.catch_up(answer.rev)
+                await self._pull.catch_up(answer.rev, {one.node for one in sent.commit.changes if one.is_touch})
         done: list[Prepared] = []
         try:
             if not await self._take_answer(sent, answer.rev, answer.life, set_backs, done):

@@ -233,7 +233,8 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
 class Commit(msgspec.Struct, frozen=True):
     """Changes that are taken whole or not at all; invariants hold after all of them, in whatever order they stand.
 
-    `op_id`: 16 random bytes; a commit with an op id seen before in this space gets the old answer.
+    `op_id`: 16 random bytes; a commit with an op id seen before in this space gets the old answer,
+    and one that was refused is refused again: what is tried anew has a new one.
     """
 
     op_id: bytes

@@ -213,7 +213,7 @@ class Acts:
 def _done_before(session: Session, row: SpaceRow, key: SpaceKey, op_id: bytes) -> Done | None:
     """What this op id did when it was asked for before."""
     rev = space_rows.rev_of_op(session, row.space, op_id)
-    if rev is None:
+    if not rev:
         return None
     before, after = Past(session, row.space, key, Rev(rev - 1)), Past(session, row.space, key, rev)
     steps = [

@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from msgspec.structs import replace
 
-from remote.protocol.errors import Busy, NotSignedIn
+from remote.protocol.errors import Busy, ChunkMissing, NotSignedIn, QuotaExceeded
 from remote.protocol.ids import ChunkId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import (
     CHUNKS_MAX,
@@ -57,6 +58,7 @@ from remote.server.chunks import Chunks, Stretch
 from remote.server.database import accounts as account_rows
 from remote.server.database import chunks as chunk_rows
 from remote.server.database import conflicts as conflict_rows
+from remote.server.database import spaces as space_rows
 from remote.server.database.accounts import Device
 from remote.server.database.chunks import Place
 from remote.server.database.connection import Database, Session
@@ -157,7 +159,17 @@ class Answers:
 
     async def commit(self, device: Device, space: SpaceId, commit: Commit) -> CommitAnswer:
         """Takes the commit or refuses it whole, and tells those who wait for the space."""
+        try:
+            answer = await self._commit(device, space, commit)
+        except (QuotaExceeded, ChunkMissing):
+            # Its device gives it up: delivered once more, when there is room, it must not be taken.
+            await self._database.write(partial(space_rows.refuse_op, space=space, op_id=commit.op_id))
+            raise
+        if answer.rev:
+            self._hub.moved(space)
+        return answer
 
+    async def _commit(self, device: Device, space: SpaceId, commit: Commit) -> CommitAnswer:
         def prepare(session: Session, _: SpaceRow, key: SpaceKey) -> commits.Prepared:
             return commits.prepare(session, space, commit, key, self._leaves, now_ns=time.time_ns())
 
@@ -169,6 +181,8 @@ class Answers:
             answer = commits.take(
                 session, row, device, commit.op_id, prepared.drafts, key=key, now_ns=time.time_ns(), found=found
             )
+            if not answer.rev:
+                space_rows.refuse_op(session, space, commit.op_id)
             taken = space_row(session, space)
             # What comes by a link is the server's commit, and the server holds nothing.
             if not answer.rev or taken is None or not device.device:
@@ -177,16 +191,9 @@ class Answers:
 
         for _ in range(_TRIES):
             prepared = await self._read(device, space, prepare, Right.WRITE)
-            try:
-                answer = await self._database.write(partial(take, prepared))
-                break
-            except commits.Overtaken:
-                continue
-        else:
-            raise Busy("The server is putting its chunks in order: try again in a moment.", 1.0)
-        if answer.rev:
-            self._hub.moved(space)
-        return answer
+            with suppress(commits.Overtaken):
+                return await self._database.write(partial(take, prepared))
+        raise Busy("The server is putting its chunks in order: try again in a moment.", 1.0)
 
     async def room(self, device: Device, space: SpaceId, request: RoomRequest) -> Room:
         """What there is room for, with a lease of what is wanted, as far as that goes."""

@@ -111,6 +111,8 @@ def take(
     moving = found if isinstance(found, Moving) else None
     looked = found if isinstance(found, Found) else None
     seen = space_rows.rev_of_op(session, row.space, op_id)
+    if seen == 0:
+        return CommitAnswer(Rev(0), now_ns, (), "This commit was refused before: a new one is needed.")
     if seen is not None:
         return CommitAnswer(seen, now_ns, life=space_rows.life_at(session, row.space, seen))
     if looked is not None and chunk_rows.upkeep_round(session) != looked.round:

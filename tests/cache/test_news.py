@@ -524,3 +524,43 @@ def test_a_folder_moved_elsewhere_while_its_times_are_sent_has_its_new_name_alon
         assert world.server.alive()[folder].mtime_ns == 1_000_000_007
 
     in_world(scene)
+
+
+def test_a_folder_moved_elsewhere_keeps_its_new_name_when_our_touch_of_it_is_answered_after_the_journal_was_lost() -> (
+    None
+):
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"d")
+        await world.quiet()
+        service = world.two.pull.service
+        changes, commit = service.changes, service.commit
+        is_sent = trio.Event()
+
+        async def late(space: SpaceId, since: Rev, life: int = 0) -> Changes:
+            if not is_sent.is_set():
+                # Who sent hears first.
+                await is_sent.wait()
+                await trio.sleep(5)
+            return await changes(space, since, life)
+
+        async def send(space: SpaceId, sent: Commit) -> CommitAnswer:
+            answer = await commit(space, sent)
+            if not is_sent.is_set():
+                world.server.floor = world.server.head
+                # The folder is touched once more before the answer comes.
+                await make(world.two, b"h", b"", folder)
+            is_sent.set()
+            return answer
+
+        service.changes, service.commit = late, send  # type: ignore[method-assign]
+        # The request for news that is on its way ends with this.
+        await make(world.one, b"x")
+        await quiet(world.one)
+        await rename(world.one, b"d", b"f")
+        await make(world.two, b"g", b"", folder)
+        await is_sent.wait()
+        await world.quiet()
+        assert world.names() == {b"x", b"f", b"g", b"h"}
+        assert await world.two.volume.lookup(ROOT, b"f") == folder
+
+    in_world(scene)

@@ -385,12 +385,12 @@ class Doing:
 
     async def _resolve(self, device: Device, x: int, y: int) -> None:
         """Settles a conflict, as `satchel resolve` does."""
-        found = [one for one in await device.conflicts.below(b"") if device.tree.record(one.node) is not None]
+        listed = [(one, device.tree.record(one.node)) for one in await device.conflicts.below(b"")]
+        # One whose news waits may have no name just now: nobody can say which is meant.
+        found = [(one, record.local) for one, record in listed if record and record.local and record.local.names]
         if not found:
             raise VolumeError("there is nothing to choose from")
-        one = found[x % len(found)]
-        local = device.volume.record(one.node).local
-        assert local is not None, f"node {one.node} has a conflict and is not here"
+        one, local = found[x % len(found)]
         choice = ("mine", "theirs", "both", str(one.lost.rev))[y % 4]
         with trio.fail_after(5):
             await device.sync.sent(one.node)

@@ -30,6 +30,10 @@ from tests.model.doing import Doing, stem
 from tests.model.server import IN_MEMORY, SPACE, Desk, check_invariants, new_database, skew_ns
 
 QUIET_SECONDS = 4_000
+STEPS_MAX = 300_000
+"""Turns of tasks in one play: most take some thousands. One that goes round in no time is not ended by its clock."""
+CALM_SECONDS = 3
+"""After so long nothing is on its way that was sent before the weather got better."""
 EXPECTED = (VolumeError, CacheError, RemoteError, trio.TooSlowError)
 
 
@@ -93,6 +97,8 @@ class Play(Doing):
             device.wire.calm()
         for device, handle, data in list(self.held):
             await self._let_go(device, handle, data)
+        # What was on its way when the weather was bad may be lost yet, with those who wait for it.
+        await trio.sleep(CALM_SECONDS)
         for reading in list(self.reading):
             await self._read_on(*reading)
         for device in self.devices:
@@ -312,6 +318,19 @@ async def _inline(job: Callable[..., Any], *args: object, **_: object) -> object
     return job(*args)
 
 
+class _Patience(trio.abc.Instrument):
+    """Ends a play that goes on and on, also where its clock stands still."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.scope = trio.CancelScope()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.steps += 1
+        if self.steps == STEPS_MAX:
+            self.scope.cancel()
+
+
 def in_no_time(job: Callable[[Path, Time], Awaitable[None]], *, seed: int = 0) -> None:
     """Runs a job on a home for devices and their clock; nobody waits for real, and it runs the same way each time."""
     clock = Time()
@@ -337,7 +356,14 @@ def in_no_time(job: Callable[[Path, Time], Awaitable[None]], *, seed: int = 0) -
         patch.setattr("trio._core._run._r", random.Random(seed))
         # What `secrets` draws from: never the same bytes, as these may be op ids on both sides.
         patch.setattr("random._urandom", random.Random(f"server {seed}").randbytes)
-        trio.run(job, Path(home), clock, clock=trio.testing.MockClock(autojump_threshold=0))
+        patience = _Patience()
+
+        async def run() -> None:
+            with patience.scope:
+                await job(Path(home), clock)
+
+        trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0), instruments=[patience])
+        assert not patience.scope.cancelled_caught, f"the play did not end within {STEPS_MAX} turns of its tasks"
 
 
 def perform(

@@ -8,10 +8,12 @@ import contextlib
 import io
 import logging
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from types import FrameType
 
 import pytest
 
@@ -40,6 +42,8 @@ BEGINNING = ["create", "create", "mkdir", "symlink", "link"]
 WORLD = ["wait", "wait", "wait", "wait", "offline", "online", "online", "look", "pause", "evict", "pin"]
 HOLDS = ["hold", "hold", "release"]
 WEATHER = ["weather", "weather", "kill", "kill", "restart", "forget", "crash", "clock", "quota"]
+SECONDS_MAX = 120
+"""By the machine's clock: a play takes a quarter of a second, and one that never waits is not ended by its own."""
 _SKEWS = (0, 30, -4_000, -1_794_999_990)
 
 
@@ -84,11 +88,17 @@ class _Errors(logging.Handler):
         self.first = self.first or f"logged: {record.getMessage()}: {cause!r}"
 
 
+def _end(number: int, frame: FrameType | None) -> None:
+    raise TimeoutError(f"the play did not end within {SECONDS_MAX} seconds")
+
+
 def _try(seed: int) -> tuple[int, str]:
     """The seed, and what a failed play printed."""
     printed = io.StringIO()
     errors = _Errors()
     logging.getLogger().addHandler(errors)
+    signal.signal(signal.SIGALRM, _end)
+    signal.alarm(SECONDS_MAX)
     try:
         with contextlib.redirect_stdout(printed), in_small_parts():
             long_play(seed)
@@ -97,6 +107,7 @@ def _try(seed: int) -> tuple[int, str]:
             error = error.exceptions[0]
         return seed, f"{printed.getvalue()}{type(error).__name__}: {error}"
     finally:
+        signal.alarm(0)
         logging.getLogger().removeHandler(errors)
     return seed, errors.first
 

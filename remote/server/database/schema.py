@@ -180,6 +180,7 @@ TABLES: tuple[str, ...] = (
     _KEPT,
     # What a space keeps, where somebody has set it.
     _RETENTION,
+    # rev 0: the commit was refused, and is not taken when it comes once more.
     f"""CREATE TABLE op_seen (
         space_id BIGINT NOT NULL, op_id BYTEA NOT NULL, rev BIGINT NOT NULL,
         PRIMARY KEY (space_id, op_id)) {_CLUSTERED}""",

@@ -151,9 +151,18 @@ def role_of(session: Session, space: SpaceId, user: UserId) -> str | None:
 
 
 def rev_of_op(session: Session, space: SpaceId, op_id: bytes) -> Rev | None:
-    """The rev that this op id became, when it was accepted before."""
+    """The rev that this op id became, when it was accepted before; 0, when it was refused."""
     found = session.row("SELECT rev FROM op_seen WHERE space_id = ? AND op_id = ?", space, op_id)
     return Rev(found[0]) if found else None
+
+
+def refuse_op(session: Session, space: SpaceId, op_id: bytes) -> None:
+    """Notes that this op id was refused, unless it was accepted before."""
+    session.run(
+        "INSERT INTO op_seen (space_id, op_id, rev) VALUES (?, ?, 0) ON CONFLICT (space_id, op_id) DO NOTHING",
+        space,
+        op_id,
+    )
 
 
 def life_at(session: Session, space: SpaceId, rev: Rev) -> int:

@@ -86,6 +86,31 @@ async def test_an_op_id_seen_before_gets_the_old_answer(ann: Any, build: Any) ->
     assert (await ann.commit(build.change(node, build.file(b"a")), op_id=op_id)).rev == first.rev
 
 
+async def test_a_commit_that_was_refused_is_not_taken_when_it_comes_once_more(
+    ann: Any, build: Any, instance: Instance
+) -> None:
+    """Its device has given it up, and may have removed what it was to bring: a copy may be late on the way."""
+    holder, node, missing, large = await ann.new_file(b"a"), *[await ann.new_id() for _ in range(3)]
+    of_name = build.change(node, build.file(b"a")), b"1" * 16
+    entry = Entry(b"c" * 32, b"k" * 32, 9)
+    of_chunk = build.change(missing, build.file(b"b", content=Manifest(9, entries=(entry,)))), b"2" * 16
+    of_room = build.change(large, build.file(b"c", content=Manifest(101, b"y" * 101))), b"3" * 16
+    await instance.database.write(lambda session: space_rows.set_quota(session, ann.home, 100))
+    assert not (await ann.commit(of_name[0], op_id=of_name[1])).rev
+    with pytest.raises(ChunkMissing):
+        await ann.commit(of_chunk[0], op_id=of_chunk[1])
+    with pytest.raises(QuotaExceeded):
+        await ann.commit(of_room[0], op_id=of_room[1])
+    await instance.database.write(lambda session: space_rows.set_quota(session, ann.home, 0))
+    await ann.made(build.change(holder, None, (await ann.node(holder)).rev))
+    for change, op_id in (of_name, of_room):
+        answer = await ann.commit(change, op_id=op_id)
+        assert (answer.rev, answer.winners) == (0, ())
+        assert "refused before" in answer.reason
+        assert (await ann.commit(change)).rev
+    assert await ann.names() == [b"a", b"c"]
+
+
 async def test_many_commits_at_once_leave_no_gap(ann: Any, build: Any) -> None:
     head = (await ann.space()).head
     ids = [await ann.new_id() for _ in range(40)]
