@@ -17,6 +17,7 @@ from pathspec import GitIgnoreSpec
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
 from cache.errors import CacheError
+from cache.merge import ASIDE
 from cache.reader import Reader
 from cache.staging import StagingId, Stagings
 from cache.tree import Record, Table, Tree
@@ -32,6 +33,7 @@ FILE_MAX: Final = 64 << 10
 LINES_MAX: Final = 1_000
 LINE_MAX: Final = 500
 USUAL: Final = (
+    f"*{ASIDE.decode()}*",  # what gave its name up to what came from elsewhere
     ".*.sw[a-p]",  # vim's swap files
     ".*.kate-swp",
     ".#*",  # Emacs' locks, which are symlinks to nowhere

@@ -17,6 +17,8 @@ from remote.protocol.nodes import NAME_MAX, Kind, Name, NodeState, NodeVersion
 
 T = TypeVar("T")
 
+ASIDE: Final = b" (ignored here)"
+"""Stands in the name of what is ignored and gave its own up to something that came from elsewhere: ignored as well."""
 _EXECUTABLE: Final = 0o111
 _EXTENSION_MAX: Final = 100
 """Bytes; what follows the last dot and is longer is no extension."""

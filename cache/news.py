@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from cache.merge import free_name, settle, touched
+from cache.merge import ASIDE, free_name, labelled, settle, touched
 from cache.tree import Edit, LostEdit, Record
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
@@ -20,16 +20,24 @@ class News:
     `is_busy(node)`: a program has the file open for writing; what concerns its content waits until it is closed.
     `correction_ns`: what to add to this machine's clock to get the server's. `is_behind`: more news of these nodes may
     be about to come. A name that one of them had for a while is no reason to make it one with what has it here: what
-    would touch unsent edits of others waits.
+    would touch unsent edits of others waits. `is_ignored`: a node stays on this machine, so it does not become one with
+    another, but has another name from then on.
     """
 
     def __init__(
-        self, edit: Edit, is_busy: Callable[[NodeId], bool], correction_ns: int, *, is_behind: bool = False
+        self,
+        edit: Edit,
+        is_busy: Callable[[NodeId], bool],
+        correction_ns: int,
+        *,
+        is_behind: bool = False,
+        is_ignored: Callable[[NodeId, Record | None], bool] = lambda node, record: False,
     ) -> None:
         self._edit = edit
         self._is_busy = is_busy
         self._correction_ns = correction_ns
         self._is_behind = is_behind
+        self._is_ignored = is_ignored
         self.is_deferred = False
         """Whether some of it waits because more may be about to come."""
         self.unlisted: set[NodeId] = set()
@@ -229,7 +237,9 @@ class News:
             for folder in self._unlisted(holder, folder)
         ]
         self.unlisted.update(unlisted)
-        return bool(unlisted) or any(self._is_busy(holder) for holder, _ in clashes)
+        return bool(unlisted) or any(
+            self._is_busy(holder) and not self._stays_here(holder, state.kind) for holder, _ in clashes
+        )
 
     def _is_folder_waited_for(self, folder: NodeId) -> bool:
         """Whether something waits to leave a folder that was removed, which would come back with it otherwise.
@@ -324,6 +334,9 @@ class News:
             # The server took the name from it, in news that waits here or is about to come: until then it is not shown.
             self._put(loser, _hidden(other, own), 0)
             return record
+        if self._stays_here(loser, theirs.kind):
+            self._put_aside(loser, own)
+            return record
         if mine.kind is theirs.kind:
             # News waits until a folder is listed (see `_unlisted`); a move that is undone cannot.
             if mine.kind is Kind.FOLDER and other.is_listed:
@@ -341,6 +354,23 @@ class News:
         free = Name(name.parent, self._free_name(name))
         self._edit.set_local(loser, _renamed(mine, own, free.name, free.parent), self._edit.edited_ns(loser))
         return record
+
+    def _stays_here(self, node: NodeId, kind: Kind) -> bool:
+        """Whether this is ignored, and keeps apart from something of this kind that is to have its name.
+
+        Folders become one: what is in them is judged by itself.
+        """
+        is_one = kind is Kind.FOLDER and self._is_folder(node)
+        return not is_one and self._is_ignored(node, self._edit.record(node))
+
+    def _put_aside(self, node: NodeId, own: Name) -> None:
+        """Gives what is ignored a name under which it is ignored, too."""
+        other = self._present(node)
+        assert other.local is not None
+        free = Name(own.parent, labelled(own.name, ASIDE))
+        if self._edit.holder(free) is not None:
+            free = Name(own.parent, self._free_name(free))
+        self._edit.set_local(node, _renamed(other.local, own, free.name), self._edit.edited_ns(node))
 
     def _present(self, node: NodeId) -> Record:
         """The record without those names that this edit gave to others already, before the node's own news came."""
@@ -404,6 +434,9 @@ class News:
                 # It is in both folders, by the same name.
                 self._edit.set_local(child.node, _without(state, own), self._edit.edited_ns(child.node))
                 continue
+            if holder is not None and self._stays_here(holder, state.kind):
+                self._put_aside(holder, name)
+                holder = None
             if holder is not None and not self._takes_over(child.node, state, holder):
                 kept = self._edit.get(holder)
                 kept_ns = self._edited_ns(holder) or (kept.local.ctime_ns if kept.local is not None else 0)

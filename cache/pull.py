@@ -7,7 +7,7 @@ brought up to that rev first, and what it said of a node meanwhile counts.
 import logging
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
@@ -20,7 +20,7 @@ from cache.errors import NoSuchNode
 from cache.lease import Lease
 from cache.lives import Lives, set_back
 from cache.staging import Staging
-from cache.tree import Edit, Table, Tree
+from cache.tree import Edit, Record, Table, Tree
 from remote.protocol.errors import CursorTooOld
 from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import FolderListing, FolderQuery, JournalCommit
@@ -119,6 +119,8 @@ class Pull:
         self.mount = mount
         self._tree = tree
         self.lives = Lives(tree)
+        self.is_ignored: Callable[[NodeId, Record | None], bool] = lambda node, record: False
+        """Whether a node stays on this machine; set by who sends."""
         self._listing: dict[NodeId, trio.Event] = {}
         # Folders in those that programs waited for, the likely next one first.
         self._ahead: deque[NodeId] = deque(maxlen=_AHEAD_MAX)
@@ -259,7 +261,9 @@ class Pull:
     ) -> None:
         """Takes states in, as of a rev: that of the cursor, if none is given."""
         is_behind = (self._tree.cursor if as_of is None else as_of) < self._head
-        told = news.News(edit, self.mount.is_busy, self.clock.correction_ns, is_behind=is_behind)
+        told = news.News(
+            edit, self.mount.is_busy, self.clock.correction_ns, is_behind=is_behind, is_ignored=self.is_ignored
+        )
         told.take(versions, are_in_the_way=are_in_the_way)
         self._unlisted |= told.unlisted
         self._is_deferred |= told.is_deferred

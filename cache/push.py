@@ -79,6 +79,7 @@ class Push:
         self.troubles = Troubles(tree)
         self._preparing = Preparing(tree, stagings, upload, self.troubles, self._take_content)
         self.ignoring = ignoring
+        pull.is_ignored = ignoring.holds
         self._planner = Planner(tree, pull.mount, self.troubles, self._preparing, ignoring)
         self._limit = COMMIT_CHANGES
         self._lost_at_once = LOST_AT_ONCE

@@ -35,6 +35,8 @@ hold four times as many events, which is about what these make."""
 _HELD_FOLDERS: Final = 16
 """Descriptors of folders kept while one batch is repeated."""
 _QUIET_SECONDS: Final = 2.0
+_EXECUTABLE: Final = 0o111
+"""Who may be run is not opened for writing: whoever runs it just then would be refused (ETXTBSY)."""
 
 
 class Repeater:
@@ -221,7 +223,7 @@ class Repeater:
         if len(self._folders) >= _HELD_FOLDERS:
             self._let_go()
         folder, name, state = self._reach(step.name.parent, told), step.name.name, step.state
-        if step.act is Act.TOUCH:
+        if step.act is Act.TOUCH or (step.act is Act.CHANGE and state.mode & _EXECUTABLE):
             self._hand.do("touch", folder, name, state.atime_ns, state.mtime_ns)
         elif step.act is Act.CHANGE:
             size = (state.content or EMPTY).size

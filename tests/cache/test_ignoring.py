@@ -7,7 +7,6 @@ from contextlib import suppress
 from random import Random
 
 import pytest
-import trio
 
 from cache.errors import CacheError
 from cache.ignoring import FILE, FILE_MAX, LINES_MAX, Rules
@@ -18,6 +17,7 @@ from remote.protocol.nodes import Kind
 from tests.cache.test_sync import World, in_world, make, make_folder, save, write
 from tests.model.device import Device, check_tree
 from tests.model.play import quiet
+from tests.model.world import begin, end
 
 
 async def settled(world: World) -> None:
@@ -305,23 +305,57 @@ def test_a_folder_removed_elsewhere_stays_here_for_what_is_ignored_in_it() -> No
     in_world(scene)
 
 
-def test_a_name_that_comes_from_elsewhere_is_joined_with_the_ignored_one() -> None:
+def test_what_is_ignored_gives_its_name_up_to_what_comes_from_elsewhere_and_is_still_ignored() -> None:
     async def scene(world: World) -> None:
-        mine = await make(world.one, b"notes.log", b"mine")
+        await make(world.one, FILE, b"*.txt\nbuild\n")
+        folder = await make_folder(world.one, b"folder")
         await settled(world)
-        await make(world.one, FILE, b"*.txt\n")
+        mine = await make(world.one, b"list.txt", b"mine")
+        below = await make(world.one, b"list.txt", b"below", folder)
+        build = await make_folder(world.one, b"build")
+        await make(world.one, b"object", b"x", build)
         await settled(world)
-        await make(world.one, b"list.txt", b"mine")
+        held = await begin(world.one, below, b"open")
+        # The server has these two before they have such names.
+        theirs = await make(world.two, b"theirs", b"theirs, which are newer")
+        file = await make(world.two, b"file", b"a file")
         await settled(world)
-        world.two.push.ignoring.rules = Rules.of("")
-        await trio.sleep(1)
-        theirs = await make(world.two, b"list.txt", b"theirs, which are newer")
+        await world.two.volume.rename(ROOT, b"theirs", ROOT, b"list.txt", 0)
+        await world.two.volume.link(theirs, folder, b"list.txt")
+        await world.two.volume.rename(ROOT, b"file", ROOT, b"build", 0)
         await settled(world)
-        assert world.one.tree.child(ROOT, b"list.txt") == theirs
-        assert await content_of(world.one, theirs) == b"theirs, which are newer"
-        # What was here lost by its age, and is a version.
-        assert world.conflicts() == 1
-        assert state_of(world.one, mine) == b"synced"
+        tree = world.one.tree
+        assert tree.child(ROOT, b"list.txt") == tree.child(folder, b"list.txt") == theirs
+        assert tree.child(ROOT, b"build") == file
+        for parent, name, node in (
+            (ROOT, b"list (ignored here).txt", mine),
+            (folder, b"list (ignored here).txt", below),
+            (ROOT, b"build (ignored here)", build),
+        ):
+            assert tree.child(parent, name) == node
+            assert state_of(world.one, node) == b"ignored"
+        assert await content_of(world.one, mine) == b"mine"
+        end(world.one, held)
+        # Once more, under the name that it has now.
+        other = await make(world.two, b"other", b"other")
+        await settled(world)
+        await world.two.volume.rename(ROOT, b"other", ROOT, b"list (ignored here).txt", 0)
+        await settled(world)
+        assert tree.child(ROOT, b"list (ignored here).txt") == other
+        assert tree.child(ROOT, b"list (ignored here) (ignored here).txt") == mine
+        assert await content_of(world.one, below) == b"open"
+        assert sent_names(world) == {
+            b"",
+            FILE,
+            b"folder",
+            b"list.txt",
+            b"build",
+            b"theirs",
+            b"file",
+            b"other",
+            b"list (ignored here).txt",
+        }
+        assert world.conflicts() == 0
 
     in_world(scene)
 

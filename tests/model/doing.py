@@ -66,6 +66,8 @@ class Doing:
         self.reading: list[tuple[Device, Handle]] = []
         self.ever: set[bytes] = {b""}
         """Content that a file had at any time, for those who read it meanwhile."""
+        self.private: dict[NodeId, bytes] = {}
+        """Content that a file had under a name that is ignored, and never another."""
         self.settled: set[tuple[NodeId, Rev]] = set()
         """Conflicts that somebody settled, or tried to."""
         self.count = 0
@@ -104,6 +106,7 @@ class Doing:
         self._named(device, node)
 
     def _named(self, device: Device, node: NodeId) -> None:
+        self.private.pop(node, None)
         record = device.tree.record(node)
         if record is None or record.local is None:
             return
@@ -454,6 +457,7 @@ class Doing:
         """`cp`: the same content under another name."""
         _, node = self._pick(device, x, [Kind.FILE])
         data = await device.content(node)
+        self.private = {one: kept for one, kept in self.private.items() if kept != data}
         copy = await device.volume.make(self._folder(device, y), NAMES[(x + y) % len(NAMES)], stat.S_IFREG | 0o644, ME)
         self._made(device, copy)
         was_written = self.written.get(data)
@@ -482,13 +486,21 @@ class Doing:
             await self._put(device, made, self._content(device, y))
 
     async def _swap(self, device: Device, x: int, y: int) -> None:
-        """What an editor keeps beside a file, and is not sent: made, written, removed, or it becomes a file."""
+        """What an editor keeps beside a file, and is not sent: made, written, removed, or it becomes a file.
+
+        Or something that the server has gets such a name, which may be taken by then on another device.
+        """
         folder, hidden = self._folder(device, x), b".a.swp"
         node = device.tree.child(folder, hidden)
-        if node is None:
+        if node is None and y % 5 == 4:
+            name, node = self._pick(device, y)
+            await self._move(device, name, node, Name(folder, hidden))
+        elif node is None:
             node = await device.volume.make(folder, hidden, stat.S_IFREG | 0o600, ME)
             self._made(device, node)
-            await self._put(device, node, self._content(device, y))
+            data = self._content(device, y)
+            await self._put(device, node, data)
+            self.private[node] = data
         elif y % 3 == 0:
             await self._take_away(device, Name(folder, hidden), node)
         else:

@@ -187,6 +187,8 @@ class Play(Doing):
             for version in self.server.all_versions()
             if version.state is not None and version.state.content is not None
         }
+        sent = kept & set(self.private.values())
+        assert not sent, f"what is ignored was sent: {sent}"
         for device in self.devices:
             check_tree(device)
             ignored = {node: device.tree.record(node) for node, _ in device.tree.ignored()}

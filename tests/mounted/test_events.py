@@ -1,6 +1,7 @@
 """Changes from elsewhere raise file events here, as if a program here had made them; nothing of it goes back."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -109,6 +110,23 @@ def test_new_content_is_heard_of(watched: Any) -> None:
         assert (there / "changed").read_bytes() == content
         assert (there / "changed").stat().st_mtime_ns == (here / "changed").stat().st_mtime_ns
         assert not [event for event in watch.events if event.what in ("CREATE", "DELETE")]
+
+
+def test_a_program_can_be_run_while_its_change_is_told(watched: Any) -> None:
+    desk, laptop, watch = watched
+    here, there = desk.path / "folder/script", laptop.path / "folder/script"
+    here.chmod(0o755)
+    watch.hears("ATTRIB script")
+    for number in range(20):
+        watch.forget()
+        here.write_text(f"#!/bin/sh\nexit {number}\n")
+        result = -1
+        # Again and again, so that some are just then; whoever hears of it runs what is new.
+        while result != number:
+            is_told = "ATTRIB script" in watch.told()
+            result = subprocess.run([there], check=False).returncode
+            assert result == number or not is_told
+        assert "CLOSE_WRITE script" not in watch.told()
 
 
 def test_a_file_saved_by_rename_is_heard_of_as_changed(watched: Any) -> None:
