@@ -88,6 +88,7 @@ class Push:
         self._sent_again: set[NodeId] = set()
         self._in_flight: _Sent | None = None
         self._faults = 0
+        self._is_heard = False
         self._is_behind = False
         self._has_content = False
         self._answered = trio.Event()
@@ -111,6 +112,11 @@ class Push:
         sent = self._in_flight
         without_content = len(sent.commit.changes) - len(sent.prepared) if sent is not None else 0
         return self._tree.dirty_count() - len(self._preparing) - without_content
+
+    def take_heard(self) -> bool:
+        """Whether the server answered a commit since this was asked last."""
+        is_heard, self._is_heard = self._is_heard, False
+        return is_heard
 
     def moving(self) -> dict[NodeId, int]:
         """See Preparing.moving."""
@@ -270,6 +276,7 @@ class Push:
         with self._pull.crossing() as starts:
             try:
                 answer = await self._service.commit(self._space, sent.commit)
+                self._is_heard = True
             except CursorTooOld:
                 # The server was put back from an older copy: what this commit is made on top of is not there.
                 self._forget(nodes)

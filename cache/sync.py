@@ -356,13 +356,16 @@ class Sync:
                 if await self._pull.retry_waiting():
                     self._push.retry_all()
                 if not self._held and await self._push.run_once(nursery, is_gathered=is_gathered):
-                    if not self._is_online:
-                        self._push.retry_all()
-                    self._is_online, self._trouble = True, ""
                     # A line or a machine that is slow is not filled with small commits: half of the time is a rest.
                     now = trio.current_time()
                     self._rested_at = now + min(now - self._begun_at, BULK_SECONDS)
-                failures = 0
+                if self._push.take_heard():
+                    if not self._is_online:
+                        self._push.retry_all()
+                    self._is_online, self._trouble = True, ""
+                if self._is_online:
+                    # Content that was begun with may fail yet: only an answer ends the longer and longer pauses.
+                    failures = 0
             self._tell()
             if connection.failed:
                 failures += 1

@@ -92,7 +92,7 @@ M = TypeVar("M", bound=msgspec.Struct)
 
 SPACE = SpaceId(7)
 SECRET = b"s" * 32
-DEVICES = 9
+DEVICES = 32
 IN_MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
 """Where files lie that need not be there for long: no play waits for a disk."""
 _USER = UserId(1)
