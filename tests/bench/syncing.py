@@ -1,6 +1,6 @@
-"""Syncing: how two devices keep in step: at rest, change by change, after a time apart, and far behind.
+"""Syncing: how two devices keep in step: at rest, change by change, after a time apart, and far behind; what is sent.
 
-    .venv/bin/python -m tests.bench.syncing                        # all, about six minutes
+    .venv/bin/python -m tests.bench.syncing                        # all, about ten minutes
     .venv/bin/python -m tests.bench.syncing --only idle --seconds 10
 
 Real servers, daemons and mounts on this machine, the server behind the relay that tests/bench/run uses.
@@ -24,6 +24,7 @@ from tests.bench.behind import behind
 from tests.bench.contestant import discard, new_home
 from tests.bench.elsewhere import elsewhere
 from tests.bench.idle import idle
+from tests.bench.points import events, sent, start
 from tests.bench.report import number
 from tests.bench.rounds import say
 from tests.bench.work import Figure
@@ -45,6 +46,9 @@ PARTS = (
     Part("elsewhere.distant", lambda home, given: elsewhere(home, given.changes, LATENCY_MS)),
     Part("apart", lambda home, given: apart(home, given.edits)),
     Part("behind", lambda home, given: behind(home, given.missed)),
+    Part("sent", lambda home, given: sent(home, given.mib)),
+    Part("start", lambda home, given: start(home, given.known)),
+    Part("events", lambda home, given: events(home, given.rounds)),
 )
 
 
@@ -94,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--changes", type=int, default=320, metavar="N", help="changes that are to be seen elsewhere")
     parser.add_argument("--edits", type=int, default=10_000, metavar="N", help="edits on each of two sides apart")
     parser.add_argument("--missed", type=int, default=100_000, metavar="N", help="changes that a device is behind")
+    parser.add_argument(
+        "--mib", type=int, default=1024, metavar="N", help="the size of the largest file that is edited"
+    )
+    parser.add_argument("--known", type=int, default=100_000, metavar="N", help="files that a device starts with")
+    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="events of each kind")
     parser.add_argument("--work", type=Path, default=Path("/var/tmp"), metavar="DIR", help="a folder on a real disk")
     return parser
 
