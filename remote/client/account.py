@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from remote.client.patience import Patience
 from remote.client.service import DEADLINE_SECONDS
 from remote.client.session import Session, open_session
+from remote.client.sharing import Sharing
 from remote.client.traffic import Traffic
 from remote.protocol.account import (
     Devices,
@@ -26,6 +27,7 @@ class AccountService:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.sharing = Sharing(session)
 
     async def devices(self) -> Devices:
         """The devices of the user, the newest first."""

@@ -294,11 +294,7 @@ class Answers:
     async def want(self, device: Device, space: SpaceId, request: WantRequest) -> WantAnswer:
         """Which chunks must be sent, and where the large ones go."""
 
-        def spaces(session: Session) -> list[SpaceId]:
-            member_space(session, space, device.user, Right.WRITE)
-            return [other for other in account_rows.mounts(session, device.user) if other != space]
-
-        others = await self._database.read(spaces)
+        others = await self._others(device.user, space, Right.WRITE)
         return await self._in_file_thread(lambda: self.chunks.want(device.user, space, others, request))
 
     async def put(self, device: Device, space: SpaceId, request: PutRequest) -> PutAnswer:
@@ -308,13 +304,13 @@ class Answers:
 
     async def get(self, device: Device, space: SpaceId, request: GetRequest) -> GetAnswer:
         """Chunks or parts of chunks."""
-        await self._check(device, space, Right.READ)
-        return await self._in_file_thread(lambda: self.chunks.get(space, request))
+        others = await self._others(device.user, space, Right.READ)
+        return await self._in_file_thread(lambda: self.chunks.get(space, request, others))
 
     async def read(self, device: Device, space: SpaceId, request: GetRequest) -> tuple[int, AsyncIterator[bytes]]:
         """Parts of chunks, of any number of bytes: how many, and they themselves as they are read."""
-        await self._check(device, space, Right.READ)
-        pieces = await self._in_file_thread(lambda: self.chunks.plan(space, request))
+        others = await self._others(device.user, space, Right.READ)
+        pieces = await self._in_file_thread(lambda: self.chunks.plan(space, request, others))
         size = sum(stretch.size for piece in pieces for stretch in piece)
         # What is wrong with the first piece can still be told in an answer.
         first = await self._in_file_thread(lambda: self.chunks.piece(pieces[0])) if pieces else b""
@@ -337,13 +333,13 @@ class Answers:
 
     async def urls(self, device: Device, space: SpaceId, request: UrlsRequest) -> UrlsAnswer:
         """Signed GET URLs."""
-        await self._check(device, space, Right.READ)
-        return await self._in_file_thread(lambda: self.chunks.urls(device.user, space, request))
+        others = await self._others(device.user, space, Right.READ)
+        return await self._in_file_thread(lambda: self.chunks.urls(device.user, space, request, others))
 
     async def object_place(self, user: UserId, space: SpaceId, chunk: ChunkId) -> Place:
         """Where a chunk lies, for the holder of a signed URL."""
-        await self._database.read(lambda session: member_space(session, space, user, Right.READ))
-        return await self._in_file_thread(lambda: self.chunks.place(space, chunk))
+        others = await self._others(user, space, Right.READ)
+        return await self._in_file_thread(lambda: self.chunks.place(space, chunk, others))
 
     async def object_bytes(self, place: Place, start: int, length: int) -> bytes:
         """Bytes of a chunk, for the holder of a signed URL."""
@@ -368,6 +364,15 @@ class Answers:
             return job(session, row, self._keyring.key(row))
 
         return await self._database.read(read)
+
+    async def _others(self, user: UserId, space: SpaceId, right: Right) -> list[SpaceId]:
+        """The user's other spaces, if he may do this in this one."""
+
+        def look(session: Session) -> list[SpaceId]:
+            member_space(session, space, user, right)
+            return [other for other in account_rows.mounts(session, user) if other != space]
+
+        return await self._database.read(look)
 
     async def _check(self, device: Device, space: SpaceId, right: Right) -> None:
         await self._database.read(lambda session: member_space(session, space, device.user, right))

@@ -1,7 +1,8 @@
 """Chunks: what must be sent, where it is kept, and who may read it.
 
 A space may read a chunk when a member proved to have it: by sending its bytes, or by being a member of another space
-that may read it. Nothing here ever tells whether somebody else's space holds a chunk.
+that may read it. Who reads may do so by any of his spaces: `others` are those beside the one that he names. Nothing
+here ever tells whether somebody else's space holds a chunk.
 """
 
 import hashlib
@@ -169,14 +170,15 @@ class Chunks:
         """Whether members of the space may read the chunk, and it is stored."""
         return self._database.read_now(lambda session: _is_there(session, space, chunk))
 
-    def place(self, space: SpaceId, chunk: ChunkId) -> Place:
-        """Where a chunk of this space lies; raises NotFound."""
-        return self._database.read_now(lambda session: _readable(session, space, [chunk]))[0]
+    def place(self, space: SpaceId, chunk: ChunkId, others: Sequence[SpaceId] = ()) -> Place:
+        """Where a chunk of this space, or of one of the others, lies; raises NotFound."""
+        return self._database.read_now(lambda session: _readable(session, (space, *others), [chunk]))[0]
 
-    def get(self, space: SpaceId, request: GetRequest) -> GetAnswer:
+    def get(self, space: SpaceId, request: GetRequest, others: Sequence[SpaceId] = ()) -> GetAnswer:
         """The bytes of the first parts, as many as fit, at least one."""
         check_parts(request.parts)
-        places = self._database.read_now(lambda session: _readable(session, space, [part.id for part in request.parts]))
+        ids = [part.id for part in request.parts]
+        places = self._database.read_now(lambda session: _readable(session, (space, *others), ids))
         packs = _Packs(self.read, places)
         found: list[bytes] = []
         room = GET_ANSWER_MAX
@@ -191,11 +193,12 @@ class Chunks:
             room -= len(data)
         return GetAnswer(tuple(found))
 
-    def plan(self, space: SpaceId, request: GetRequest) -> list[list[Stretch]]:
+    def plan(self, space: SpaceId, request: GetRequest, others: Sequence[SpaceId] = ()) -> list[list[Stretch]]:
         """What an answer to `chunks/read` is made of, in pieces of about READ_AT_ONCE bytes."""
         check_parts(request.parts)
         ids = [part.id for part in request.parts]
-        places = self._database.read_now(lambda session: _readable(session, space, ids))
+        spaces = (space, *others)
+        places = self._database.read_now(lambda session: _readable(session, spaces, ids))
         packs = _Packs(self.read, places)
         found: list[Stretch] = []
         room = GET_ANSWER_MAX
@@ -205,7 +208,7 @@ class Chunks:
                 found.append(Stretch(Head(place.id, part.first, part.frames, len(data)).pack() + data, place, 0, 0))
                 room -= len(data)
             else:
-                self._plan_part(space, place, part, found)
+                self._plan_part(spaces, place, part, found)
         pieces: list[list[Stretch]] = []
         room = 0
         for stretch in found:
@@ -225,12 +228,12 @@ class Chunks:
                 parts.append(self.read(stretch.place, stretch.start, stretch.length))
         return b"".join(parts)
 
-    def _plan_part(self, space: SpaceId, place: Place, part: ChunkPart, found: list[Stretch]) -> None:
+    def _plan_part(self, spaces: Sequence[SpaceId], place: Place, part: ChunkPart, found: list[Stretch]) -> None:
         head = Head(place.id, part.first, part.frames, place.size)
         if part.below is not None:
             data = self.read(place, 0, place.size)
             found.append(Stretch(head.pack() + data, place, 0, 0))
-            self._plan_below(space, place, data, part.below, found)
+            self._plan_below(spaces, place, data, part.below, found)
         elif not part.frames:
             found.append(Stretch(head.pack(), place, 0, place.size))
         else:
@@ -243,18 +246,20 @@ class Chunks:
             else:
                 found.append(Stretch(head.pack() + header, place, start, length))
 
-    def _plan_below(self, space: SpaceId, leaf: Place, data: bytes, below: Below, found: list[Stretch]) -> None:
+    def _plan_below(
+        self, spaces: Sequence[SpaceId], leaf: Place, data: bytes, below: Below, found: list[Stretch]
+    ) -> None:
         # The length of content below a leaf is not needed to open it.
         entries = decode_leaf(sealing.open_leaf(Entry(leaf.id, below.key, 0), data))
         for _, part in parts_below(entries, below):
             if len(found) >= CHUNKS_MAX:
                 return
-            self._plan_part(space, self.place(space, part.id), part, found)
+            self._plan_part(spaces, self.place(spaces[0], part.id, spaces[1:]), part, found)
 
-    def urls(self, user: UserId, space: SpaceId, request: UrlsRequest) -> UrlsAnswer:
+    def urls(self, user: UserId, space: SpaceId, request: UrlsRequest, others: Sequence[SpaceId] = ()) -> UrlsAnswer:
         """Signed GET URLs of those chunks that are objects of their own."""
         check_chunk_ids(request.chunks)
-        places = self._database.read_now(lambda session: _readable(session, space, request.chunks))
+        places = self._database.read_now(lambda session: _readable(session, (space, *others), request.chunks))
         urls = {place.id: self._objects.get_url(user, space, place.id) for place in places if place.pack is None}
         return UrlsAnswer(urls, GET_URL_SECONDS)
 
@@ -384,10 +389,10 @@ def _note(session: Session, space: SpaceId, others: Sequence[SpaceId], chunks: I
     return missing
 
 
-def _readable(session: Session, space: SpaceId, chunks: Iterable[ChunkId]) -> list[Place]:
+def _readable(session: Session, spaces: Sequence[SpaceId], chunks: Iterable[ChunkId]) -> list[Place]:
     places: list[Place] = []
     for chunk in chunks:
-        if not chunk_rows.may_read(session, space, chunk):
+        if not any(chunk_rows.may_read(session, space, chunk) for space in spaces):
             raise NotFound(f"There is no chunk {chunk.hex()} in this space.")
         place = chunk_rows.place(session, chunk)
         if place is None:

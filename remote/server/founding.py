@@ -12,7 +12,7 @@ import msgspec
 
 from remote.protocol import manifests, sealing
 from remote.protocol.errors import InTheWay, NotAllowed, TooLarge
-from remote.protocol.ids import NOWHERE, ROOT, ChunkId, NodeId, Rev, SpaceId
+from remote.protocol.ids import NO_SPACE, NOWHERE, ROOT, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Change
 from remote.protocol.nodes import NAME_MAX, ROOT_NAME, Entry, Kind, Manifest, Name, NodeState
 from remote.protocol.sharing import SHARED_NODES_MAX
@@ -172,6 +172,45 @@ class Founder:
         shared = msgspec.structs.replace(state, mounts=space.space, ctime_ns=self.now_ns)
         filling.removals.append(_draft(top, row.rev, self.now_ns, shared))
         return self._take(home, home_key, filling.removals, Moving(space.space))
+
+    def dissolve_space(
+        self, space: SpaceRow, space_key: SpaceKey, home: SpaceRow, home_key: SpaceKey, top: NodeId
+    ) -> Rev:
+        """The rev of the home in which the folder `top` is an ordinary one again, with all that is in the space.
+
+        The space is empty then, and keeps its history. Raises InTheWay, TooLarge, QuotaExceeded.
+        """
+        session = self.session
+        row = trees.node_row(session, home.space, top)
+        if row is None or row.state is None:
+            raise InTheWay("The folder that stands for it is gone from the drive of its owner: nothing was changed.")
+        state = msgspec.structs.replace(decode_state(row.state), mounts=NO_SPACE, ctime_ns=self.now_ns)
+        coming, removals = [_draft(top, row.rev, self.now_ns, state)], []
+        named: set[ChunkId] = set()
+        for batch in moved_below(session, space.space, space_key, ROOT):
+            for moved in batch:
+                removals.append(_draft(moved.row.node, moved.row.rev, self.now_ns, None))
+                coming.append(self._back(moved, home.space, home_key, top))
+                if moved.manifest is not None:
+                    named.update(self._chunks(moved))
+        if removals:
+            self._take(space, space_key, removals, Moving(home.space))
+        chunk_rows.add_references(session, home.space, named)
+        # What the space held counts as the home's own from here on: its row is another one now.
+        emptied = space_rows.space_row(session, home.space)
+        assert emptied is not None, "an account has a home"
+        return self._take(emptied, home_key, coming, Moving(space.space))
+
+    def _back(self, moved: Moved, home: SpaceId, key: SpaceKey, top: NodeId) -> Draft:
+        """What brings a node of a shared space into the home, on top of what it was there."""
+        had = trees.node_row(self.session, home, moved.row.node)
+        names = tuple(Name(top, name.name) if name.parent == ROOT else name for name in moved.state.names)
+        state = msgspec.structs.replace(moved.state, names=names)
+        change = Change(moved.row.node, had.rev if had is not None else Rev(0), moved.row.edited_ns, state)
+        if moved.manifest is None:
+            return Draft(change, encode_state(state), None, None)
+        content_id, sealed = key.content_id(moved.manifest), key.seal(moved.manifest)
+        return Draft(change, encode_state(state), content_id, sealed, moved.row.size)
 
     def into_folder(self, home: SpaceRow, key: SpaceKey, file: NodeId, folder: NodeId) -> NodeId:
         """Puts a file into a new folder beside it, which has this id; raises InTheWay when it is gone meanwhile."""

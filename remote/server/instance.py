@@ -36,6 +36,7 @@ from remote.server.database.connection import Database, OnStatement, Session, ma
 from remote.server.database.schema import FORMAT, UPGRADES
 from remote.server.devices import DeviceAnswers
 from remote.server.files import Files
+from remote.server.groups import GroupAnswers
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import MasterKey, fresh_key, make_master_key, read_master_key, refuse_inside, sync_folder
@@ -70,6 +71,7 @@ class Instance:
     links: LinkAnswers
     contents: Contents
     sharing: SharingAnswers
+    groups: GroupAnswers
     hub: Hub
 
 
@@ -117,6 +119,7 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
             links = LinkAnswers(database, keyring, accounts, files)
             contents = Contents(answers.chunks, domain_secret)
             sharing = SharingAnswers(database, keyring, master, answers.chunks, files, hub=hub)
+            groups = GroupAnswers(sharing)
             yield Instance(
                 name=name,
                 database=database,
@@ -130,6 +133,7 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
                 links=links,
                 contents=contents,
                 sharing=sharing,
+                groups=groups,
                 hub=hub,
             )
         finally:

@@ -13,7 +13,7 @@ from itertools import islice
 
 from remote.protocol.account import LinkEntry, LinkRequest, Links, RevokeLinkRequest
 from remote.protocol.errors import BadRequest, Gone, NotAllowed, NotFound, NotSignedIn
-from remote.protocol.ids import NodeId
+from remote.protocol.ids import ROOT, NodeId
 from remote.protocol.messages import Done
 from remote.protocol.nodes import NAME_MAX, Kind, Manifest
 from remote.server.accounts import PROVEN_MAX, PROVEN_SECONDS, Accounts, Lately
@@ -86,10 +86,14 @@ class LinkAnswers:
         secret = secrets.token_urlsafe(_SECRET_SIZE)
 
         def make(session: Session) -> LinkEntry:
-            right = Right.WRITE if request.kind == UPLOAD else Right.READ
-            space = member_space(session, request.space, device.user, right)
+            # Also to show: who may only look does not show it to all the world.
+            space = member_space(session, request.space, device.user, Right.WRITE)
             key = self._keyring.key(space)
-            item = item_of(session, space.space, key, request.node)
+            item = _item(session, space, key, request.node)
+            if item.state.mounts:
+                space = member_space(session, item.state.mounts, device.user, Right.WRITE)
+                key = self._keyring.key(space)
+                item = _item(session, space, key, ROOT)
             if request.kind == UPLOAD and item.state.kind != Kind.FOLDER:
                 raise BadRequest("Files can be brought into a folder only.")
             if item.state.kind not in {Kind.FILE, Kind.FOLDER}:
@@ -99,8 +103,8 @@ class LinkAnswers:
             row = LinkRow(
                 user=device.user,
                 link=secrets.randbelow((1 << 63) - 1) + 1,
-                space=request.space,
-                node=request.node,
+                space=space.space,
+                node=item.node,
                 kind=request.kind,
                 secret=key.seal(secret.encode()),
                 password_hash=password_hash,
@@ -126,7 +130,7 @@ class LinkAnswers:
                     continue
                 key = self._keyring.key(space)
                 try:
-                    item = item_of(session, row.space, key, row.node)
+                    item = _item(session, space, key, row.node)
                 except NotFound:
                     item = None
                 secret = key.open(row.secret).decode()
@@ -161,9 +165,9 @@ class LinkAnswers:
             if row.is_revoked or self._has_expired(row):
                 raise Gone("This link is over: ask who gave it to you for a new one.")
             try:
-                space = member_space(session, row.space, row.user, Right.WRITE if row.kind == UPLOAD else Right.READ)
+                space = member_space(session, row.space, row.user, Right.WRITE)
                 key = self._keyring.key(space)
-                item = item_of(session, row.space, key, row.node)
+                item = _item(session, space, key, row.node)
             except (NotFound, NotAllowed):
                 raise Gone("What this link led to is not there any more.") from None
             return Opened(row, space, key, item)
@@ -278,6 +282,12 @@ def _below(session: Session, opened: Opened, path: tuple[bytes, ...]) -> Item:
     if len(path) > DEPTH_MAX:
         raise NotFound("There is no such file in this folder.")
     return below(session, opened.row.space, opened.key, opened.item, path)
+
+
+def _item(session: Session, space: SpaceRow, key: SpaceKey, node: NodeId) -> Item:
+    """A node as it is now; the top of a shared folder has the name of that."""
+    item = item_of(session, space.space, key, node)
+    return replace(item, name=space.name.encode()) if node == ROOT and space.payer else item
 
 
 def _entry(row: LinkRow, secret: str, item: Item | None, *, is_over: bool) -> LinkEntry:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from remote.protocol.errors import InTheWay, NotFound
 from remote.protocol.history import CHANGED_MAX, Differences, RewindRequest, UndoRequest
-from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev
+from remote.protocol.ids import NO_SPACE, NOW, ROOT, DeviceId, NodeId, Rev
 from remote.protocol.messages import Change
 from remote.protocol.nodes import Kind, Name, NodeState
 from remote.server.commits import Draft
@@ -91,6 +91,7 @@ def plan_rewind(session: Session, row: SpaceRow, key: SpaceKey, request: RewindR
             others = tuple(name for name in there.state.names if name not in names_now)
             back = _where_it_was(was, now, others, node) if was is not None else others
             targets[node] = _Target(replace(there.state, names=back), there.content_id, there.size) if back else None
+    kept += _leave_shared(session, row, now, targets)
     return _plan(session, row, now, targets, _Asked(top, request.to, request.limit, now_ns), kept)
 
 
@@ -160,6 +161,7 @@ def plan_undo(
             kept += 1
             continue
         targets[node] = None if was is None else _Target(was.state, was.content_id, was.size)
+    kept += _leave_shared(session, row, now, targets)
     return _plan(session, row, now, targets, _Asked(ROOT, rev, request.limit, now_ns), kept)
 
 
@@ -172,6 +174,36 @@ def plan_back(
         node: _Target(then.state, then.content_id, then.size) for node, then in states.items()
     }
     return _plan(session, row, now, targets, _Asked(ROOT, NOW, limit, now_ns))
+
+
+def _leave_shared(session: Session, row: SpaceRow, now: Past, targets: dict[NodeId, _Target | None]) -> int:
+    """Takes out of the targets what is in another space now, and what stands for one or was in it: how many.
+
+    Folders are shared and unshared by those who share them, not by going back.
+    """
+
+    def has_moved(node: NodeId) -> bool:
+        present = trees.node_row(session, row.space, node) if now.node(node) is None else None
+        return present is not None and bool(present.parent)
+
+    def is_shared(folder: NodeId) -> bool:
+        there = now.node(folder)
+        return has_moved(folder) if there is None else bool(there.state.mounts)
+
+    left: list[NodeId] = []
+    for node, target in targets.items():
+        there = now.node(node)
+        mounts = there.state.mounts if there is not None else NO_SPACE
+        if target is None:
+            is_left = bool(mounts)
+        else:
+            is_left = target.state.mounts != mounts or has_moved(node)
+            is_left |= any(is_shared(name.parent) for name in target.state.names)
+        if is_left:
+            left.append(node)
+    for node in left:
+        del targets[node]
+    return len(left)
 
 
 def _plan(

@@ -98,7 +98,7 @@ class SharingAnswers:
 
         kind, long = await self._database.read(look)
         folder = NOWHERE if kind == Kind.FOLDER else await self._files.fresh_node(device.user)
-        return await self._told(partial(self._make, device, request, folder, long))
+        return await self.told(partial(self._make, device, request, folder, long))
 
     def _make(
         self, device: Device, request: ShareRequest, folder: NodeId, long: Long, session: Session, told: Told
@@ -175,11 +175,11 @@ class SharingAnswers:
 
         def permit(session: Session, told: Told) -> Done:
             space = member_space(session, request.space, device.user, Right.SHARE)
-            self._check_shared(space)
+            _check_shared(session, space)
             self._permit(session, told, device, space, Wish(request.who, request.role))
             return Done()
 
-        return await self._told(permit)
+        return await self.told(permit)
 
     async def revoke(self, device: Device, request: RevokeRequest) -> Done:
         """Takes away what a user or group was granted; who is no member by that any more loses the space at once."""
@@ -198,10 +198,10 @@ class SharingAnswers:
                 raise NotFound(f"{space.name} is not shared with {name}.")
             if is_group:
                 rows.end_group_space(session, who, space.space)
-            self._refresh(session, told, space, _users(session, is_group=is_group, who=who), device.user)
+            self.refresh(session, told, space, _users(session, is_group=is_group, who=who), device.user)
             return Done()
 
-        return await self._told(revoke)
+        return await self.told(revoke)
 
     async def invitations(self, device: Device) -> Invitations:
         """Shared spaces that the user may accept."""
@@ -231,7 +231,7 @@ class SharingAnswers:
             self._members(session, told).accept(space, device.user, node)
             return Shared(space.space, node, space.name)
 
-        return await self._told(accept)
+        return await self.told(accept)
 
     async def decline(self, device: Device, request: SharedSpaceRequest) -> Done:
         """Notes that the user does not want it; he may still accept it later. Raises NotFound."""
@@ -246,7 +246,7 @@ class SharingAnswers:
             self._changed(session, told, device.user)
             return Done()
 
-        return await self._told(decline)
+        return await self.told(decline)
 
     async def leave(self, device: Device, request: SharedSpaceRequest) -> Done:
         """Ends the user's membership; he may accept again as long as the folder is granted to him."""
@@ -254,7 +254,7 @@ class SharingAnswers:
 
         def leave(session: Session, told: Told) -> Done:
             space = member_space(session, request.space, device.user, Right.READ)
-            self._check_shared(space)
+            _check_shared(session, space)
             if space_rows.owner_id(session, space.space) == device.user:
                 raise NotAllowed(f"{space.name} is yours: give it to another member, or stop sharing it.")
             self._members(session, told).end(space, device.user)
@@ -262,7 +262,7 @@ class SharingAnswers:
             rows.put_invitation(session, device.user, left)
             return Done()
 
-        return await self._told(leave)
+        return await self.told(leave)
 
     async def transfer(self, device: Device, request: TransferRequest) -> Done:
         """Makes another member the owner; raises QuotaExceeded when he has no room for what is in it."""
@@ -270,7 +270,7 @@ class SharingAnswers:
 
         def transfer(session: Session, told: Told) -> Done:
             space = member_space(session, request.space, device.user, Right.OWN)
-            self._check_shared(space)
+            _check_shared(session, space)
             is_group, who, name = find_who(session, device.user, request.who)
             if is_group or space_rows.role_of(session, space.space, UserId(who)) is None:
                 raise NotAllowed(f"{name} is no member of {space.name}: only one who accepted it can own it.")
@@ -278,7 +278,47 @@ class SharingAnswers:
                 self._transfer(session, told, space, device.user, UserId(who), name)
             return Done()
 
-        return await self._told(transfer)
+        return await self.told(transfer)
+
+    async def end(self, device: Device, request: SharedSpaceRequest) -> Done:
+        """Stops sharing: all goes back into the owner's folder, others lose it. The history stays readable for him."""
+        check_space("space", request.space)
+
+        def look(session: Session) -> Long:
+            space = member_space(session, request.space, device.user, Right.OWN)
+            _check_shared(session, space)
+            return long_contents(session, space.space, self._keyring.key(space), ROOT, self._chunks.read_whole)
+
+        long = await self._database.read(look)
+
+        def end(session: Session, told: Told) -> Done:
+            space = member_space(session, request.space, device.user, Right.OWN)
+            _check_shared(session, space)
+            top = account_rows.mount_node(session, device.user, space.space)
+            self._put_out(session, told, space, device.user)
+            home = member_space(session, space.payer, device.user, Right.OWN)
+            by = Device(device.user, SERVER, device.user_name, device.token_hash)
+            founder = Founder(session, by, self._chunks.read_whole, long, self._now_ns())
+            founder.dissolve_space(space, self._keyring.key(space), home, self._keyring.key(home), top)
+            space_rows.end_paid(session, home.space, space.space)
+            account_rows.end_mount(session, device.user, space.space)
+            # What is left is a history, which he may read, and have forgotten.
+            space_rows.set_role(session, space.space, device.user, MANAGER)
+            told.spaces |= {home.space, space.space}
+            self._changed(session, told, device.user)
+            return Done()
+
+        return await self.told(end)
+
+    def _put_out(self, session: Session, told: Told, space: SpaceRow, owner: UserId) -> None:
+        """Ends all that is granted in the space, but that it is its owner's."""
+        members = self._members(session, told)
+        for permit in rows.permits(session, space.space):
+            rows.end_permit(session, space.space, is_group=permit.is_group, who=permit.who)
+            if permit.is_group:
+                rows.end_group_space(session, permit.who, space.space)
+            for user in _users(session, is_group=permit.is_group, who=permit.who):
+                members.refresh(space, user, owner)
 
     def _transfer(self, session: Session, told: Told, space: SpaceRow, old: UserId, new: UserId, name: str) -> None:
         account = account_rows.account(session, new)
@@ -309,9 +349,10 @@ class SharingAnswers:
         elif (was := rows.invitation(session, UserId(who), space.space)) is not None and was.is_declined:
             # Who is invited by his name is asked anew.
             rows.end_invitation(session, UserId(who), space.space)
-        self._refresh(session, told, space, _users(session, is_group=is_group, who=who), device.user)
+        self.refresh(session, told, space, _users(session, is_group=is_group, who=who), device.user)
 
-    def _refresh(self, session: Session, told: Told, space: SpaceRow, users: list[UserId], by: UserId) -> None:
+    def refresh(self, session: Session, told: Told, space: SpaceRow, users: list[UserId], by: UserId) -> None:
+        """Makes of these users in a space what permits say now; new ones are invited `by` that user."""
         members = self._members(session, told)
         for user in users:
             members.refresh(space, user, by)
@@ -323,11 +364,11 @@ class SharingAnswers:
         account_rows.spaces_changed(session, user)
         told.users.add(user)
 
-    def _check_shared(self, space: SpaceRow) -> None:
-        if not space.payer:
-            raise BadRequest(f"{space.name} is a home, not a shared folder.")
+    async def look(self, job: Callable[[Session], Result]) -> Result:
+        """What the job reads."""
+        return await self._database.read(job)
 
-    async def _told(self, job: Callable[[Session, Told], Result]) -> Result:
+    async def told(self, job: Callable[[Session, Told], Result]) -> Result:
         """What the job returns, in one transaction; then all who wait for what it changed are woken."""
 
         def write(session: Session) -> tuple[Result, Told]:
@@ -360,6 +401,13 @@ def find_who(session: Session, asking: UserId, name: str) -> tuple[bool, int, st
 
 def _users(session: Session, *, is_group: bool, who: int) -> list[UserId]:
     return rows.group_members(session, who) if is_group else [UserId(who)]
+
+
+def _check_shared(session: Session, space: SpaceRow) -> None:
+    if not space.payer:
+        raise BadRequest(f"{space.name} is a home, not a shared folder.")
+    if space.space not in space_rows.paid_by(session, space.payer):
+        raise NotFound(f"{space.name} is not shared any more.")
 
 
 def _check_role(role: str) -> None:

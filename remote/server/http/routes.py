@@ -46,8 +46,17 @@ from remote.protocol.messages import (
     WantRequest,
 )
 from remote.protocol.parts import PARTS_TYPE
-from remote.protocol.sharing import PermitRequest, RevokeRequest, SharedSpaceRequest, ShareRequest, TransferRequest
+from remote.protocol.sharing import (
+    GroupMemberRequest,
+    GroupRequest,
+    PermitRequest,
+    RevokeRequest,
+    SharedSpaceRequest,
+    ShareRequest,
+    TransferRequest,
+)
 from remote.server.database.accounts import Device
+from remote.server.groups import GroupAnswers
 from remote.server.http.bodies import body_pieces, check_protocol, read_message, space_of, token_of
 from remote.server.http.problems import PROTOCOL_HEADER, AnyRequest, message_response
 from remote.server.http.sending import take_chunks
@@ -91,6 +100,7 @@ class Routes:
             self._about_account("links/revoke", RevokeLinkRequest, instance.links.revoke),
             self._about_account("password", PasswordRequest, instance.devices.change_password),
             *self._sharing(instance.sharing),
+            *self._groups(instance.groups),
             self._of_device("/v1/spaces", answers.spaces, get),
             self._poll(),
             self._changes(),
@@ -129,7 +139,17 @@ class Routes:
             self._about_account("shares/accept", SharedSpaceRequest, sharing.accept),
             self._about_account("shares/decline", SharedSpaceRequest, sharing.decline),
             self._about_account("shares/leave", SharedSpaceRequest, sharing.leave),
+            self._about_account("shares/end", SharedSpaceRequest, sharing.end),
             self._about_account("shares/transfer", TransferRequest, sharing.transfer),
+        ]
+
+    def _groups(self, groups: GroupAnswers) -> list[HTTPRouteHandler]:
+        return [
+            self._of_device("/v1/groups", groups.groups, get),
+            self._about_account("groups/make", GroupRequest, groups.make),
+            self._about_account("groups/remove", GroupRequest, groups.remove),
+            self._about_account("groups/add-member", GroupMemberRequest, groups.add_member),
+            self._about_account("groups/remove-member", GroupMemberRequest, groups.remove_member),
         ]
 
     def _greeting(self) -> HTTPRouteHandler:

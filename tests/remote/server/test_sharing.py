@@ -1,21 +1,52 @@
 """Shared folders: made of folders with nothing uploaded, and what members see and may do."""
 
+import random
+import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from msgspec.structs import replace
 
-from remote.protocol.ids import ROOT, NodeId, Rev, SpaceId
-from remote.protocol.messages import Done, FolderQuery, Listing, ListRequest
-from remote.protocol.nodes import Manifest
+from remote.protocol import history
+from remote.protocol.account import LinkEntry, LinkRequest
+from remote.protocol.errors import BadRequest, InTheWay, NotAllowed, NotFound, QuotaExceeded
+from remote.protocol.history import Purged, PurgeRequest, RewindRequest, Trash, TrashRequest, UndoRequest
+from remote.protocol.ids import ROOT, ChunkId, NodeId, Rev, SpaceId
+from remote.protocol.messages import (
+    Change,
+    ChunkPart,
+    Done,
+    FolderQuery,
+    Listing,
+    ListRequest,
+    PollAnswer,
+    PollRequest,
+    Room,
+    RoomRequest,
+)
+from remote.protocol.nodes import EMPTY, Entry, Kind, Manifest, Name, NodeState
 from remote.protocol.sharing import (
+    Group,
+    GroupMemberRequest,
+    GroupRequest,
+    Groups,
     Invitations,
+    Members,
+    PermitRequest,
+    RevokeRequest,
     Shared,
     SharedSpaceRequest,
     ShareRequest,
+    TransferRequest,
     Wish,
 )
+from remote.server import instance as instances
+from remote.server.database import chunks as chunk_rows
 from remote.server.instance import Instance
+from remote.server.upkeep.collecting import Collector
 
 pytestmark = pytest.mark.anyio
 
@@ -78,3 +109,407 @@ async def test_a_folder_becomes_a_space_with_the_same_nodes(ann: Any, thesis: No
     assert {one.node for one in changes.commits[0].changes if one.state is None} == {
         one.node for one in (*old.children, *(await ann.listing(old.children[1].node, as_of=head)).folders[0].children)
     }
+
+
+async def test_members_see_and_change_one_folder(ann: Any, bob: Any, thesis: NodeId, instance: Instance) -> None:
+    shared = await share(ann, thesis, "bob")
+    with pytest.raises(NotFound):
+        await names_in(bob, shared.space)
+    assert await invitations(bob) == ["thesis of ann: editor"]
+    accepted = await about(bob, "accept", shared.space, Shared)
+    assert await invitations(bob) == []
+    assert await bob.names() == [b"thesis"]
+    assert (await bob.node(accepted.mount)).state.mounts == shared.space
+    assert await names_in(bob, shared.space) == [b"intro.txt", b"tables"]
+
+    found = {one.name: one for one in (await bob.spaces()).spaces}
+    assert (found["thesis"].role, found["thesis"].owner_name, found["thesis"].mount) == (
+        "editor",
+        "ann",
+        accepted.mount,
+    )
+    node = await bob.new_id()
+    await bob.commit(build_change(bob, node, b"notes", ROOT), space=shared.space)
+    assert await names_in(ann, shared.space) == [b"intro.txt", b"notes", b"tables"]
+
+
+def build_change(asker: Any, node: NodeId, name: bytes, parent: NodeId, **fields: Any) -> Change:
+    now_ns = 1_700_000_000_000_000_000
+    state = NodeState(Kind.FOLDER, (Name(parent, name),), 0o755, 0, 0, now_ns, now_ns, now_ns, now_ns, **fields)
+    return Change(node, Rev(0), now_ns, state)
+
+
+async def test_a_taken_name_gets_a_number(ann: Any, bob: Any, thesis: NodeId) -> None:
+    await bob.new_folder(b"thesis")
+    shared = await share(ann, thesis, "bob")
+    await about(bob, "accept", shared.space, Shared)
+    assert await bob.names() == [b"thesis", b"thesis (2)"]
+
+
+async def test_nothing_has_to_be_sent_and_members_read_all(
+    ann: Any, bob: Any, thesis: NodeId, instance: Instance
+) -> None:
+    listing = (await ann.listing(thesis)).folders[0]
+    tables = listing.children[1].node
+    figures = (await ann.listing(tables)).folders[0].children[0].state.content
+    shared = await share(ann, thesis, "bob", role="viewer")
+    await about(bob, "accept", shared.space, Shared)
+    part = ChunkPart(figures.entries[0].id)
+    for space in (shared.space, bob.home):
+        assert len(await bob.get(part, space=space)) == 1
+    assert next(instance.contents.read(SpaceId(shared.space), figures, 0, 100))[:100] == LONG[:100]
+    await ann.ask("POST", "/v1/shares/revoke", RevokeRequest(SpaceId(shared.space), "bob"), Done)
+    for space in (shared.space, bob.home):
+        with pytest.raises(NotFound):
+            await bob.get(part, space=space)
+
+
+async def test_only_chunks_of_the_folder_may_be_read(ann: Any, bob: Any, thesis: NodeId, instance: Instance) -> None:
+    secret = content(instance, ann.home, LONG[::-1])
+    await ann.new_file(b"secret", content=secret)
+    shared = await share(ann, thesis, "bob")
+    await about(bob, "accept", shared.space, Shared)
+    with pytest.raises(NotFound):
+        await bob.get(ChunkPart(secret.entries[0].id), space=shared.space)
+
+
+async def test_leaves_of_a_long_manifest_are_shared(ann: Any, bob: Any, instance: Instance) -> None:
+    data = random.Random(5).randbytes(1 << 20)
+    pieces = [cut for at in range(70) for cut in (data[at:], data[:at])]
+    writer = instance.contents.writer(ann.home)
+    for piece in pieces:
+        writer.add(piece)
+    manifest = writer.finish()
+    assert manifest.depth == 1
+    folder = await ann.new_folder(b"films")
+    await ann.new_file(b"film", folder, manifest)
+    shared = await share(ann, folder, "bob")
+    await about(bob, "accept", shared.space, Shared)
+    read = b"".join(map(bytes, instance.contents.read(SpaceId(shared.space), manifest, 0, manifest.size)))
+    assert read == b"".join(pieces)
+
+
+async def test_a_shared_file_is_in_a_new_folder(ann: Any, bob: Any, instance: Instance) -> None:
+    file = await ann.new_file(b"report.txt", content=content(instance, ann.home, b"all is well"))
+    shared = await share(ann, file, "bob")
+    assert (shared.is_in_new_folder, shared.name) == (True, "report.txt (shared)")
+    assert await ann.names() == [b"report.txt (shared)"]
+    await about(bob, "accept", shared.space, Shared)
+    assert await names_in(bob, shared.space) == [b"report.txt"]
+
+
+async def test_what_cannot_be_shared_is_refused(ann: Any, bob: Any, thesis: NodeId) -> None:
+    with pytest.raises(NotAllowed, match="top of your drive"):
+        await share(ann, ROOT)
+    with pytest.raises(NotFound):
+        await share(bob, thesis, space=ann.home)
+    with pytest.raises(NotFound, match="nobody"):
+        await share(ann, thesis, "nobody")
+    assert await ann.names(thesis) == [b"intro.txt", b"tables"], "refused whole"
+    outer = await ann.new_folder(b"outer")
+    inner = await ann.new_folder(b"inner", outer)
+    await share(ann, inner)
+    with pytest.raises(InTheWay, match="inner"):
+        await share(ann, outer)
+    shared = await share(ann, thesis)
+    with pytest.raises(NotAllowed, match="by itself"):
+        await share(
+            ann,
+            (await ann.in_space("list", ListRequest((FolderQuery(ROOT),)), Listing, shared.space))
+            .folders[0]
+            .children[1]
+            .node,
+            space=shared.space,
+        )
+
+
+async def test_a_file_with_a_name_outside_keeps_a_folder_from_being_shared(
+    ann: Any, thesis: NodeId, build: Any
+) -> None:
+    node = await ann.new_id()
+    names = (Name(thesis, b"one"), Name(ROOT, b"two"))
+    await ann.made(build.change(node, build.state(Kind.FILE, names, content=EMPTY)))
+    with pytest.raises(InTheWay, match="another name outside"):
+        await share(ann, thesis)
+
+
+async def test_devices_cannot_make_change_or_remove_mounts(ann: Any, thesis: NodeId, build: Any) -> None:
+    shared = await share(ann, thesis)
+    mount = await ann.node(thesis)
+    with pytest.raises(NotAllowed, match="satchel leave"):
+        await ann.commit(build.change(thesis, None, mount.rev))
+    with pytest.raises(NotAllowed, match="satchel share"):
+        await ann.commit(build.change(thesis, replace(mount.state, mounts=0), mount.rev))
+    with pytest.raises(NotAllowed, match="satchel share"):
+        await ann.commit(build.change(await ann.new_id(), build.folder(b"forged", mounts=shared.space)))
+    with pytest.raises(BadRequest, match="mounts"):
+        await ann.commit(build.change(await ann.new_id(), build.file(b"forged", mounts=shared.space)))
+
+    renamed = replace(mount.state, names=(Name(ROOT, b"our thesis"),), mode=0o700)
+    assert (await ann.commit(build.change(thesis, renamed, mount.rev))).rev
+    assert (await ann.node(thesis)).state.mounts == shared.space
+
+    child = await ann.commit(build.change(await ann.new_id(), build.folder(b"child", thesis)))
+    assert (child.rev, [one.node for one in child.winners]) == (0, [thesis])
+
+
+async def test_what_moved_into_the_space_does_not_come_back(ann: Any, thesis: NodeId, build: Any) -> None:
+    intro = (await ann.listing(thesis)).folders[0].children[0]
+    await share(ann, thesis)
+    stale = await ann.commit(build.change(intro.node, intro.state, intro.rev))
+    assert (stale.rev, [one.node for one in stale.winners]) == (0, [intro.node, thesis])
+    back = build.change(intro.node, build.file(b"back"), stale.winners[0].rev)
+    with pytest.raises(NotAllowed, match="another space"):
+        await ann.commit(back)
+    trash = await ann.in_space("trash", TrashRequest(), Trash)
+    assert trash.removed == ()
+
+
+async def test_going_back_leaves_shared_folders_alone(ann: Any, bob: Any, thesis: NodeId) -> None:
+    before = (await ann.space()).head
+    await ann.new_folder(b"later")
+    shared = await share(ann, thesis, "bob")
+    done = await ann.in_space("rewind", RewindRequest(b"1" * 16, ROOT, before), Done)
+    assert done is not None
+    assert await ann.names() == [b"thesis"]
+    assert (await ann.node(thesis)).state.mounts == shared.space
+    assert await ann.names(thesis) == []
+    sharing_rev = before + 2
+    done = await ann.in_space("undo", UndoRequest(b"2" * 16, Rev(sharing_rev)), history.Done)
+    assert (done.rev, done.kept) == (0, 4)
+
+    await about(bob, "accept", shared.space, Shared)
+    rev = (await bob.space()).head
+    await about(bob, "leave", shared.space)
+    done = await bob.in_space("rewind", RewindRequest(b"3" * 16, ROOT, rev), history.Done)
+    assert (done.rev, done.kept) == (0, 1)
+    assert await bob.names() == []
+
+
+async def test_older_states_of_the_folder_stay_in_the_home(ann: Any, thesis: NodeId) -> None:
+    before = (await ann.space()).head
+    await share(ann, thesis)
+    assert await ann.names(thesis, as_of=before) == [b"intro.txt", b"tables"]
+
+
+async def test_leaving_and_coming_again(ann: Any, bob: Any, thesis: NodeId) -> None:
+    shared = await share(ann, thesis, "bob")
+    await about(bob, "accept", shared.space, Shared)
+    await about(bob, "leave", shared.space)
+    assert await bob.names() == []
+    with pytest.raises(NotFound):
+        await names_in(bob, shared.space)
+    assert await members(ann, shared.space) == ["ann: owner member", "bob: editor declined"]
+    await about(bob, "accept", shared.space, Shared)
+    assert await bob.names() == [b"thesis"]
+    with pytest.raises(NotAllowed, match="yours"):
+        await about(ann, "leave", shared.space)
+
+
+async def members(asker: Any, space: int) -> list[str]:
+    found = await about(asker, "members", space, Members)
+    return [f"{one.who}: {one.role} {one.standing}" for one in found.members]
+
+
+async def test_declining(ann: Any, bob: Any, thesis: NodeId) -> None:
+    shared = await share(ann, thesis, "bob")
+    await about(bob, "decline", shared.space)
+    assert await members(ann, shared.space) == ["ann: owner member", "bob: editor declined"]
+    await share(ann, thesis, "bob", role="viewer")
+    assert await members(ann, shared.space) == ["ann: owner member", "bob: viewer invited"]
+    await ann.ask("POST", "/v1/shares/revoke", RevokeRequest(SpaceId(shared.space), "bob"), Done)
+    assert await invitations(bob) == []
+    with pytest.raises(NotFound):
+        await about(bob, "accept", shared.space, Shared)
+
+
+async def test_a_role_changes_at_once_and_polls_hear_of_it(ann: Any, bob: Any, thesis: NodeId) -> None:
+    shared = await share(ann, thesis, "bob")
+    await about(bob, "accept", shared.space, Shared)
+    spaces = await bob.spaces()
+    cursors = {one.space: one.head for one in spaces.spaces}
+    answers: list[PollAnswer] = []
+
+    async def wait() -> None:
+        answers.append(await bob.ask("POST", "/v1/poll", PollRequest(cursors, 60, {}, spaces.serial), PollAnswer))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await ann.ask("POST", "/v1/shares/permit", PermitRequest(SpaceId(shared.space), "bob", "viewer"), Done)
+    assert answers[0].spaces_changed
+    with pytest.raises(NotAllowed, match="viewer"):
+        await bob.commit(build_change(bob, await bob.new_id(), b"no", ROOT), space=shared.space)
+
+
+async def test_who_is_put_out_hears_of_it_at_once(ann: Any, bob: Any, thesis: NodeId) -> None:
+    shared = await share(ann, thesis, "bob")
+    await about(bob, "accept", shared.space, Shared)
+    spaces = await bob.spaces()
+    cursors = {one.space: one.head for one in spaces.spaces}
+    answers: list[PollAnswer] = []
+
+    async def wait() -> None:
+        answers.append(await bob.ask("POST", "/v1/poll", PollRequest(cursors, 60, {}, spaces.serial), PollAnswer))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await ann.ask("POST", "/v1/shares/revoke", RevokeRequest(SpaceId(shared.space), "bob"), Done)
+    assert answers[0].spaces_changed
+    assert answers[0].heads == {bob.home: cursors[bob.home] + 1}
+    assert await bob.names() == []
+
+
+async def test_ending_brings_all_back_into_the_folder(ann: Any, bob: Any, thesis: NodeId, instance: Instance) -> None:
+    shared = await share(ann, thesis, "bob")
+    await about(bob, "accept", shared.space, Shared)
+    node = await bob.new_id()
+    new = content(instance, shared.space, LONG[::-1])
+    made = replace(build_change(bob, node, b"from bob", ROOT).state, kind=Kind.FILE, content=new)
+    await bob.commit(Change(node, Rev(0), 1, made), space=shared.space)
+    with pytest.raises(NotAllowed):
+        await about(bob, "end", shared.space)
+    await about(ann, "end", shared.space)
+    assert await ann.names(thesis) == [b"from bob", b"intro.txt", b"tables"]
+    assert (await ann.node(thesis)).state.mounts == 0
+    assert len(await ann.get(ChunkPart(new.entries[0].id))) == 1
+    assert await bob.names() == []
+    with pytest.raises(NotFound):
+        await names_in(bob, shared.space)
+    assert await names_in(ann, shared.space) == []
+    assert [one.name for one in (await ann.spaces()).spaces] == ["ann"]
+    with pytest.raises(NotFound, match="any more"):
+        await ann.ask("POST", "/v1/shares/permit", PermitRequest(SpaceId(shared.space), "bob", "viewer"), Done)
+    again = await share(ann, thesis, "bob")
+    assert again.space != shared.space
+    assert await names_in(ann, again.space) == [b"from bob", b"intro.txt", b"tables"]
+
+
+async def test_groups_give_and_take_roles(ann: Any, bob: Any, sign_in: SignIn, thesis: NodeId) -> None:
+    carol = await sign_in("carol")
+    await ann.ask("POST", "/v1/groups/make", GroupRequest("team"), Group)
+    await ann.ask("POST", "/v1/groups/add-member", GroupMemberRequest("team", "bob"), Done)
+    shared = await share(ann, thesis, "team", role="viewer")
+    await about(bob, "accept", shared.space, Shared)
+    await ann.ask("POST", "/v1/groups/add-member", GroupMemberRequest("team", "carol"), Done)
+    assert await invitations(carol) == ["thesis of ann: viewer"]
+    assert await members(ann, shared.space) == [
+        "ann: owner member", "bob: viewer member", "carol: viewer invited", "team: viewer member",
+    ]  # fmt: skip
+    await share(ann, thesis, "bob", role="manager")
+    assert [one.role for one in (await bob.spaces()).spaces if one.mount] == ["manager"]
+    await ann.ask("POST", "/v1/shares/revoke", RevokeRequest(SpaceId(shared.space), "bob"), Done)
+    assert [one.role for one in (await bob.spaces()).spaces if one.mount] == ["viewer"]
+    with pytest.raises(InTheWay, match="the group team"):
+        await ann.ask("POST", "/v1/shares/revoke", RevokeRequest(SpaceId(shared.space), "bob"), Done)
+    with pytest.raises(NotAllowed):
+        await bob.ask("POST", "/v1/groups/add-member", GroupMemberRequest("team", "bob"), Done)
+    await bob.ask("POST", "/v1/groups/remove-member", GroupMemberRequest("team", "bob"), Done)
+    assert await bob.names() == []
+    await ann.ask("POST", "/v1/groups/remove", GroupRequest("team"), Done)
+    assert await invitations(carol) == []
+    assert await members(ann, shared.space) == ["ann: owner member"]
+    assert (await ann.ask("GET", "/v1/groups", None, Groups)).groups == ()
+
+
+async def test_a_group_cannot_have_the_name_of_a_user(ann: Any, bob: Any) -> None:
+    for name in ("BOB", "team", "Team"):
+        if name == "team":
+            await ann.ask("POST", "/v1/groups/make", GroupRequest(name), Group)
+            continue
+        with pytest.raises(BadRequest):
+            await ann.ask("POST", "/v1/groups/make", GroupRequest(name), Group)
+    with pytest.raises(NotFound):
+        await bob.ask("POST", "/v1/groups/remove", GroupRequest("team"), Done)
+
+
+@pytest.fixture
+def bounded(tmp_path: Path) -> Callable[[str, int], None]:
+    return lambda name, quota: instances.set_quota(tmp_path / "data", tmp_path / "key", name, quota)
+
+
+async def test_what_is_shared_counts_for_its_owner(
+    ann: Any, bob: Any, thesis: NodeId, bounded: Callable[[str, int], None], instance: Instance
+) -> None:
+    used = (await ann.space()).used
+    shared = await share(ann, thesis, "bob")
+    await about(bob, "accept", shared.space, Shared)
+    assert (await ann.space()).used == used
+    bounded("ann", used + 1_000)
+    bounded("bob", 10)
+    of_bob = next(one for one in (await bob.spaces()).spaces if one.mount)
+    assert (of_bob.used, of_bob.quota - of_bob.used, (await bob.space()).used) == (used, 1_000, 0)
+
+    async def bring(asker: Any, space: int, name: bytes, size: int) -> Any:
+        node = await asker.new_id()
+        state = replace(build_change(asker, node, name, ROOT).state, kind=Kind.FILE)
+        inline = Manifest(size, bytes(size))
+        return await asker.commit(Change(node, Rev(0), 1, replace(state, content=inline)), space=space)
+
+    await bring(bob, shared.space, b"small", 600)
+    assert (await ann.space()).used == used + 600
+    for asker, space in ((bob, shared.space), (ann, ann.home), (ann, shared.space)):
+        with pytest.raises(QuotaExceeded):
+            await bring(asker, space, b"too much", 401)
+    await bring(ann, ann.home, b"rest", 100)
+    with pytest.raises(QuotaExceeded, match="no room"):
+        await ann.ask("POST", "/v1/shares/transfer", TransferRequest(SpaceId(shared.space), "bob"), Done)
+    bounded("bob", used + 10_000)
+    await ann.ask("POST", "/v1/shares/transfer", TransferRequest(SpaceId(shared.space), "bob"), Done)
+    assert ((await ann.space()).used, (await bob.space()).used) == (100, used + 600)
+    assert await members(bob, shared.space) == ["bob: owner member", "ann: manager member"]
+    await about(bob, "end", shared.space)
+    assert ((await ann.space()).used, (await bob.space()).used) == (100, used + 600)
+    assert await ann.names() == [b"rest"]
+
+
+async def test_leases_of_a_shared_folder_are_of_its_owners_quota(
+    ann: Any, bob: Any, thesis: NodeId, bounded: Callable[[str, int], None]
+) -> None:
+    shared = await share(ann, thesis, "bob")
+    await about(bob, "accept", shared.space, Shared)
+    bounded("ann", (await ann.space()).used + 100_000)
+    room = await ann.in_space("room", RoomRequest(None, 70_000), Room)
+    assert (room.left, room.lease) == (100_000, 70_000)
+    of_bob = await bob.in_space("room", RoomRequest(None, 100_000), Room, shared.space)
+    assert (of_bob.left, of_bob.lease) == (30_000, 30_000)
+    node = await bob.new_id()
+    state = replace(build_change(bob, node, b"hole", ROOT).state, kind=Kind.FILE)
+    hole = Manifest(30_001, entries=(Entry(ChunkId(b""), b"", 30_001),))
+    with pytest.raises(QuotaExceeded, match="kept for"):
+        await bob.commit(Change(node, Rev(0), 1, replace(state, content=hole)), space=shared.space)
+
+
+async def test_links_into_a_shared_folder_need_an_editor(ann: Any, bob: Any, thesis: NodeId, http: Any) -> None:
+    shared = await share(ann, thesis, "bob", role="viewer")
+    await about(bob, "accept", shared.space, Shared)
+    request = LinkRequest(SpaceId(shared.space), ROOT)
+    with pytest.raises(NotAllowed):
+        await bob.ask("POST", "/v1/links/make", request, LinkEntry)
+    await share(ann, thesis, "bob", role="editor")
+    link = await bob.ask("POST", "/v1/links/make", request, LinkEntry)
+    own = await ann.ask("POST", "/v1/links/make", LinkRequest(ann.home, thesis), LinkEntry)
+    for each in (link, own):
+        assert each.name == "thesis"
+        assert "intro.txt" in (await http.get(each.path)).text
+    await share(ann, thesis, "bob", role="viewer")
+    assert (await http.get(link.path)).status_code == 410
+    assert (await http.get(own.path)).status_code == 200
+
+
+async def test_upkeep_keeps_what_is_shared(ann: Any, bob: Any, thesis: NodeId, instance: Instance) -> None:
+    """Also when the home forgets all that was there before."""
+    here = (await ann.listing(thesis)).folders[0].children
+    nodes = (thesis, *(one.node for one in (*here, *(await ann.listing(here[1].node)).folders[0].children)))
+    shared = await share(ann, thesis, "bob")
+    await about(bob, "accept", shared.space, Shared)
+    await ann.in_space("purge", PurgeRequest(nodes), Purged)
+    clock = iter(range(time.time_ns(), 1 << 62, 10**15))
+    for _ in range(3):
+        Collector(instance.database, instance.objects, instance.answers._keyring, now_ns=lambda: next(clock)).run()
+    tables = (await ann.in_space("list", ListRequest((FolderQuery(ROOT),)), Listing, shared.space)).folders[0]
+    figures = await ann.in_space("list", ListRequest((FolderQuery(tables.children[1].node),)), Listing, shared.space)
+    manifest = figures.folders[0].children[0].state.content
+    read = b"".join(map(bytes, instance.contents.read(SpaceId(shared.space), manifest, 0, manifest.size)))
+    assert read == LONG
+    chunk = manifest.entries[0].id
+    assert not instance.database.read_now(lambda session: chunk_rows.may_read(session, ann.home, chunk))

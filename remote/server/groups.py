@@ -1,0 +1,147 @@
+"""Groups of users, which folders can be shared with; each belongs to the user who made it.
+
+Who comes into a group is invited to what is shared with it; who goes loses what he had by it alone, at once.
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+
+from remote.protocol.errors import BadRequest, NotAllowed, NotFound
+from remote.protocol.ids import SpaceId, UserId
+from remote.protocol.messages import Done
+from remote.protocol.sharing import (
+    GROUP_MEMBERS_MAX,
+    GROUPS_MAX,
+    Group,
+    GroupMemberRequest,
+    GroupRequest,
+    Groups,
+)
+from remote.server.accounts import login_name
+from remote.server.database import accounts as account_rows
+from remote.server.database import sharing as rows
+from remote.server.database import spaces as space_rows
+from remote.server.database.accounts import Device
+from remote.server.database.connection import Session
+from remote.server.database.sharing import GroupRow
+from remote.server.limits import LABEL_MAX, check_label
+from remote.server.membership import Told, name_of
+from remote.server.sharing import SharingAnswers
+
+
+class GroupAnswers:
+    """Groups for users."""
+
+    def __init__(self, sharing: SharingAnswers, now_ns: Callable[[], int] = time.time_ns) -> None:
+        self._sharing = sharing
+        self._now_ns = now_ns
+
+    async def groups(self, device: Device) -> Groups:
+        """Those that the user owns or is in."""
+
+        def read(session: Session) -> Groups:
+            found = [rows.group_row(session, group) for group in rows.groups_of(session, device.user)]
+            told = [_told(session, row, device.user) for row in found if row is not None]
+            return Groups(tuple(sorted(told, key=lambda group: group.name)))
+
+        return await self._sharing.look(read)
+
+    async def make(self, device: Device, request: GroupRequest) -> Group:
+        """A new group of nobody; raises BadRequest for a name that is taken, by a user too."""
+        check_label("The group's name", request.name)
+
+        def make(session: Session, _: Told) -> Group:
+            name = login_name(request.name)
+            if account_rows.user_of_login(session, name) is not None:
+                raise BadRequest(f"There is a user {request.name}: give the group another name.")
+            if rows.group_of_name(session, name) is not None:
+                raise BadRequest(f"There is a group {request.name} already: give this one another name.")
+            if len(rows.groups_of(session, device.user)) >= GROUPS_MAX:
+                raise NotAllowed(f"You own or are in {GROUPS_MAX} groups, which is all that one user gets.")
+            row = GroupRow(secrets.randbelow((1 << 63) - 1) + 1, request.name, device.user)
+            rows.add_group(session, row, name, self._now_ns())
+            rows.note_group(session, device.user, row.group)
+            return _told(session, row, device.user)
+
+        return await self._sharing.told(make)
+
+    async def remove(self, device: Device, request: GroupRequest) -> Done:
+        """Ends a group: who had folders by it alone loses them."""
+
+        def remove(session: Session, told: Told) -> Done:
+            row = _own(session, device.user, request.name)
+            members = rows.group_members(session, row.group)
+            for space in rows.group_spaces(session, row.group):
+                rows.end_permit(session, space, is_group=True, who=row.group)
+                rows.end_group_space(session, row.group, space)
+                self._refresh(session, told, space, members, device.user)
+            for user in members:
+                rows.end_group_member(session, row.group, user)
+                rows.forget_group(session, user, row.group)
+            rows.forget_group(session, row.owner, row.group)
+            rows.end_group(session, row.group, login_name(row.group_name))
+            return Done()
+
+        return await self._sharing.told(remove)
+
+    async def add_member(self, device: Device, request: GroupMemberRequest) -> Done:
+        """Puts a user into a group, and invites him to what is shared with it."""
+
+        def add(session: Session, told: Told) -> Done:
+            row = _own(session, device.user, request.name)
+            user = _user(session, request.who)
+            if len(rows.group_members(session, row.group)) >= GROUP_MEMBERS_MAX:
+                raise NotAllowed(f"{row.group_name} has {GROUP_MEMBERS_MAX} members, which is all that a group gets.")
+            rows.add_group_member(session, row.group, user)
+            rows.note_group(session, user, row.group)
+            for space in rows.group_spaces(session, row.group):
+                self._refresh(session, told, space, [user], device.user)
+            return Done()
+
+        return await self._sharing.told(add)
+
+    async def remove_member(self, device: Device, request: GroupMemberRequest) -> Done:
+        """Takes a user out of a group; anybody may take out himself."""
+
+        def remove(session: Session, told: Told) -> Done:
+            user = _user(session, request.who)
+            row = _own(session, device.user, request.name, or_member=user == device.user)
+            if not rows.end_group_member(session, row.group, user):
+                raise NotFound(f"{name_of(session, user)} is not in {row.group_name}.")
+            if user != row.owner:
+                rows.forget_group(session, user, row.group)
+            for space in rows.group_spaces(session, row.group):
+                self._refresh(session, told, space, [user], device.user)
+            return Done()
+
+        return await self._sharing.told(remove)
+
+    def _refresh(self, session: Session, told: Told, space_id: SpaceId, users: list[UserId], by: UserId) -> None:
+        space = space_rows.space_row(session, space_id)
+        if space is not None:
+            self._sharing.refresh(session, told, space, users, by)
+
+
+def _own(session: Session, user: UserId, name: str, *, or_member: bool = False) -> GroupRow:
+    """The group of this name, if the user may change it; raises NotFound, NotAllowed."""
+    group = rows.group_of_name(session, login_name(name[:LABEL_MAX]))
+    row = rows.group_row(session, group) if group is not None else None
+    is_in = row is not None and rows.is_in_group(session, row.group, user)
+    if row is None or (row.owner != user and not is_in):
+        raise NotFound(f"You have no group {name[:LABEL_MAX]}.")
+    if row.owner != user and not or_member:
+        raise NotAllowed(f"{row.group_name} is a group of {name_of(session, row.owner)}, who alone changes it.")
+    return row
+
+
+def _user(session: Session, who: str) -> UserId:
+    user = account_rows.user_of_login(session, login_name(who[:LABEL_MAX]))
+    if user is None:
+        raise NotFound(f"There is no user {who[:LABEL_MAX]}.")
+    return user
+
+
+def _told(session: Session, row: GroupRow, asking: UserId) -> Group:
+    members = sorted(name_of(session, user) for user in rows.group_members(session, row.group))
+    return Group(row.group_name, name_of(session, row.owner), tuple(members), row.owner == asking)
