@@ -22,6 +22,14 @@ class Waiter:
     is_signed_out: bool = False
 
 
+@dataclass(eq=False)
+class Listener:
+    """Hears of every space: `event` is set when there are some in `spaces`; who listens takes them out."""
+
+    spaces: set[SpaceId] = field(default_factory=set)
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Hub:
     """Who waits for which space."""
 
@@ -29,6 +37,7 @@ class Hub:
         self._by_space: dict[SpaceId, set[Waiter]] = defaultdict(set)
         self._by_token: dict[bytes, set[Waiter]] = defaultdict(set)
         self._by_user: dict[UserId, set[Waiter]] = defaultdict(set)
+        self._listeners: list[Listener] = []
         self.is_closed = False
 
     def enter(self, spaces: Iterable[SpaceId], token_hash: bytes, user: UserId) -> Waiter:
@@ -49,8 +58,16 @@ class Hub:
         _discard(self._by_token, waiter.token_hash, waiter)
         _discard(self._by_user, waiter.user, waiter)
 
+    def listen(self) -> Listener:
+        """Hears of every space from now on, for as long as the server runs."""
+        self._listeners.append(Listener())
+        return self._listeners[-1]
+
     def moved(self, space: SpaceId) -> None:
         """Wakes all who wait for this space."""
+        for listener in self._listeners:
+            listener.spaces.add(space)
+            listener.event.set()
         for waiter in self._by_space.get(space, ()):
             waiter.event.set()
 

@@ -59,8 +59,10 @@ class InstanceTrouble(Exception):
 class Instance:
     """An opened instance, ready to answer."""
 
+    data: Path
     name: str
     database: Database
+    keyring: Keyring
     objects: LocalObjects
     signer: Signer
     accounts: Accounts
@@ -121,8 +123,10 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
             sharing = SharingAnswers(database, keyring, master, answers.chunks, files, hub=hub)
             groups = GroupAnswers(sharing)
             yield Instance(
+                data=data,
                 name=name,
                 database=database,
+                keyring=keyring,
                 objects=objects,
                 signer=signer,
                 accounts=accounts,

@@ -8,7 +8,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from remote.server.http.connections import BoundedConnection
 from remote.server.http.metrics import Metrics
 from remote.server.hub import Hub
 from remote.server.instance import Instance
+from remote.server.jobs.following import Job
+from remote.server.jobs.running import Jobs
 
 log = logging.getLogger(__name__)
 
@@ -102,10 +104,12 @@ def serve(
     metrics_at: tuple[str, int] | None = None,
     *,
     has_webdav: bool = False,
+    jobs: Sequence[Job] = (),
 ) -> None:
     """Answers until SIGTERM or SIGINT; `ready` gets the URL when connections are answered.
 
     `has_webdav`: also by WebDAV, with names and passwords.
+    `jobs`: what follows the journals meanwhile.
     `metrics_at`: host and port at which Prometheus may ask; None: requests are not counted at all.
     """
     listen.check()
@@ -131,7 +135,7 @@ def serve(
         )
         server = _Server(config, instance.hub, lambda: ready(url))
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_until_signal(instance, server, bound))
+            runner.run(_until_signal(instance, server, bound, jobs))
 
 
 def _with_webdav(instance: Instance, app: ASGIApp) -> ASGIApp:
@@ -202,16 +206,18 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _until_signal(instance: Instance, server: _Server, bound: socket.socket) -> None:
+async def _until_signal(instance: Instance, server: _Server, bound: socket.socket, jobs: Sequence[Job]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.end)
-    thinning = asyncio.create_task(_thin_regularly(instance))
+    following = Jobs(jobs, instance.database, instance.keyring, instance.contents, instance.hub)
+    beside = (asyncio.create_task(_thin_regularly(instance)), asyncio.create_task(following.run()))
     try:
         await server.serve([bound])
     finally:
-        thinning.cancel()
-        await asyncio.wait((thinning,))
+        for task in beside:
+            task.cancel()
+        await asyncio.wait(beside)
 
 
 async def _thin_regularly(instance: Instance) -> None:

@@ -78,6 +78,8 @@ SHARD_KEYS: dict[str, str] = {
     "holding": "space_id",
     "paid": "space_id",
     "permit": "space_id",
+    "job_cursor": "space_id",
+    "job_trouble": "space_id",
     "account": "user_id",
     "invitation": "user_id",
     "in_group": "user_id",
@@ -130,6 +132,19 @@ _HOLDING = f"""CREATE TABLE holding (
         space_id BIGINT NOT NULL, device_id BIGINT NOT NULL, lease BIGINT NOT NULL, serial BIGINT NOT NULL,
         until_ns BIGINT NOT NULL,
         PRIMARY KEY (space_id, device_id)) {_CLUSTERED}"""
+
+JOB_TABLES: tuple[str, ...] = (
+    # How far each job has come, see database.jobs.Cursor.
+    f"""CREATE TABLE job_cursor (
+        space_id BIGINT NOT NULL, job TEXT NOT NULL, life BIGINT NOT NULL, rev BIGINT NOT NULL,
+        ordinal INTEGER NOT NULL, walked BIGINT NOT NULL,
+        PRIMARY KEY (space_id, job)) {_CLUSTERED}""",
+    # Files that a job could not do, and will not try again before they change.
+    f"""CREATE TABLE job_trouble (
+        space_id BIGINT NOT NULL, job TEXT NOT NULL, node_id BIGINT NOT NULL, rev BIGINT NOT NULL,
+        reason TEXT NOT NULL, time_ns BIGINT NOT NULL,
+        PRIMARY KEY (space_id, job, node_id)) {_CLUSTERED}""",
+)
 
 TABLES: tuple[str, ...] = (
     f"CREATE TABLE setting (name TEXT NOT NULL, value BYTEA NOT NULL, PRIMARY KEY (name)) {_CLUSTERED}",
@@ -233,6 +248,7 @@ TABLES: tuple[str, ...] = (
     *LINK_TABLES,
     _LOST_CHUNK,
     _DOOMED,
+    *JOB_TABLES,
 )
 
 PLANNING: tuple[str, ...] = (
@@ -278,6 +294,7 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         _PERMIT,
         _INVITATION,
         *_GROUP_TABLES,
+        *JOB_TABLES,
     ),
 }
 """format -> the statements that make its tables those of the next one; run once, together, when a server opens them."""

@@ -1,0 +1,1 @@
+"""Jobs: what follows the journals beside a server that runs, never in front of a commit."""
