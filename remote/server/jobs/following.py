@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Protocol
 
 import msgspec
@@ -182,7 +183,7 @@ class Follower:
         if self._stopping.is_set():
             raise Stopped
         cursor = self.job.cursors.cursor(space)
-        if cursor is not None and not self._database.read_now(lambda session: _is_of(session, space, cursor)):
+        if cursor is not None and not self._database.read_now(partial(_is_of, space=space, cursor=cursor)):
             self._start_over(space)
             cursor = None
         work = self._database.read_now(lambda session: self._next(session, space, cursor))

@@ -11,7 +11,7 @@ import os
 import resource
 import sys
 from ctypes import CDLL
-from typing import Final, Protocol, cast
+from typing import Final, NoReturn, Protocol, cast
 
 from remote.server.jobs.seccomp import CannotConfine, confine
 
@@ -72,7 +72,7 @@ def _give_up(memory: int, cpu_seconds: int) -> None:
     confine()
 
 
-def _end(told: bytes, code: int) -> None:
+def _end(told: bytes, code: int) -> NoReturn:
     """Says it and ends at once: nothing is tidied up that could be in the hands of somebody else."""
     with contextlib.suppress(OSError):
         at = 0
