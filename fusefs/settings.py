@@ -123,6 +123,20 @@ class _Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metered: Literal["pause-uploads", "ignore"] = "pause-uploads"
 
 
+_KINDS: Final = {
+    "cache_size_bytes": 'a number of bytes or a size such as "20G"',
+    "free_floor_bytes": 'a number of bytes or a size such as "20G"',
+    "read_seconds": "a number of seconds",
+    "background_listing": "true or false",
+    "owners": '"mine" or "real"',
+    "uid": "the number of a user",
+    "gid": "the number of a group",
+    "sync": '"local" or "remote"',
+    "metered": '"pause-uploads" or "ignore"',
+}
+"""What the values of the settings are, in words."""
+
+
 @dataclass(frozen=True)
 class Choices:
     """What the user chose, or the usual."""
@@ -180,8 +194,7 @@ def _checked(values: dict[str, object], source: str) -> Choices:
     try:
         chosen = msgspec.convert(values, _Chosen)
     except msgspec.ValidationError as error:
-        known = ", ".join(_Chosen.__struct_fields__)
-        raise SettingsError(f"{source}: {error}. The settings are: {known}.") from error
+        raise SettingsError(f"{source}: {_fault(values, str(error))}") from error
     cache_size = size_bytes(chosen.cache_size_bytes, f"{source}: cache_size_bytes")
     if cache_size < CACHE_LEAST:
         raise SettingsError(f"{source}: cache_size_bytes is {chosen.cache_size_bytes}, the least is 16M.")
@@ -206,6 +219,16 @@ def _checked(values: dict[str, object], source: str) -> Choices:
         chosen.sync,
         chosen.metered,
     )
+
+
+def _fault(values: dict[str, object], said: str) -> str:
+    """What is wrong with these values, where msgspec says it of the type that they must have."""
+    for name in values:
+        if name not in _KINDS:
+            return f"there is no setting {name!r}. The settings are: {', '.join(_KINDS)}."
+        if f"$.{name}" in said:
+            return f"{name} is {values[name]!r}, it must be {_KINDS[name]}."
+    return said
 
 
 def _number(text: str) -> float | str:

@@ -184,6 +184,8 @@ def mount(folder: str, foreground: bool, options: tuple[str, ...]) -> None:
     from fusefs.cli.showing import shown  # noqa: PLC0415
 
     click.echo(f"{shown(os.path.abspath(folder))} is mounted{'' if is_new else ' already'}.")
+    if options and not is_new:
+        click.echo("The options were not looked at: what is mounted keeps its own until it is unmounted.", err=True)
 
 
 @satchel.command(short_help="Print the line of /etc/fstab for this drive.")

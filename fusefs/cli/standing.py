@@ -113,7 +113,8 @@ def _up(found: dict[str, Any], *, with_files: bool) -> list[str]:
         words.append(f"{shown_size(pending['sent_bytes'])} of it sent")
     if found["rates"]["up"]:
         words.append(f"{shown_size(found['rates']['up'])} a second")
-    if pending["seconds_left"] is not None:
+    # Less says nothing: what is left then is for the server to answer, or not.
+    if pending["seconds_left"] is not None and pending["seconds_left"] >= 1:
         words.append(f"about {duration(pending['seconds_left'])} left")
     lines = [f"  Up      {', '.join(words)}"]
     if not with_files:

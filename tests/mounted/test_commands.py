@@ -35,6 +35,7 @@ def test_mount_twice_is_one_mount(device: Any) -> None:
     desk = device("desk")
     process = desk.pid
     assert "is mounted already" in desk.must("mount", desk.path)
+    assert "options were not looked at" in desk.cli("mount", "-o", "ro", desk.path).stderr
     assert desk.pid == process
     elsewhere = desk.cli("mount", desk.home / "elsewhere")
     assert elsewhere.returncode == 1
