@@ -223,11 +223,11 @@ def _checked(values: dict[str, object], source: str) -> Choices:
 
 def _fault(values: dict[str, object], said: str) -> str:
     """What is wrong with these values, where msgspec says it of the type that they must have."""
-    for name in values:
+    for name, value in values.items():
         if name not in _KINDS:
             return f"there is no setting {name!r}. The settings are: {', '.join(_KINDS)}."
         if f"$.{name}" in said:
-            return f"{name} is {values[name]!r}, it must be {_KINDS[name]}."
+            return f"{name} is {value!r}, it must be {_KINDS[name]}."
     return said
 
 
