@@ -76,6 +76,12 @@ class InTheWay(RemoteError):
     code = "in-the-way"
 
 
+class Changed(RemoteError):
+    """What is there is not what the request names as its condition; nothing was changed: look again, then decide."""
+
+    code = "changed"
+
+
 class Gone(RemoteError):
     """It was there, and is over for good: a link that expired, was revoked, or was used as often as it may be."""
 
@@ -119,6 +125,7 @@ BY_CODE: dict[str, type[RemoteError]] = {
         NotAllowed,
         NotFound,
         InTheWay,
+        Changed,
         Gone,
         CursorTooOld,
         QuotaExceeded,

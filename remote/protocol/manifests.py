@@ -93,6 +93,11 @@ def decode_leaf(data: bytes | bytearray | memoryview) -> tuple[Entry, ...]:
     return entries
 
 
+def decode_entries(data: bytes) -> tuple[Entry, ...]:
+    """Any number of entries, of a source that is trusted; what `encode_leaf` made."""
+    return _decoder.decode(data)
+
+
 def starts(entries: Sequence[Entry]) -> list[int]:
     """The offset at which each entry starts, and behind them the end of the last one."""
     return list(accumulate((entry.length for entry in entries), initial=0))

@@ -4,7 +4,7 @@ For those who have no device of their own: links, and whatever else reads or wri
 here blocks on the disk and computes: call it from a thread.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from remote.protocol import cutting, deltas, manifests, sealing
 from remote.protocol.errors import ChunkDamaged
@@ -35,6 +35,19 @@ class Contents:
     def writer(self, space: SpaceId) -> "Writer":
         """Takes content of any length."""
         return Writer(self._chunks, space, self._domain_secret)
+
+    def joined(self, space: SpaceId, entries: Sequence[Entry]) -> Manifest:
+        """The manifest of content that came in parts, of all their entries in order."""
+        size = sum(entry.length for entry in entries)
+        if size <= INLINE_MAX:
+            return Manifest(
+                size, b"".join(map(bytes, self.read(space, Manifest(size, b"", 0, tuple(entries)), 0, size)))
+            )
+        manifest, leaves = manifests.build(
+            size, entries, lambda plain: sealing.seal(plain, self._domain_secret, sealing.Contexts())
+        )
+        self._chunks.keep(space, leaves)
+        return manifest
 
     def _entries(
         self, space: SpaceId, entries: tuple[Entry, ...], depth: int, start: int, stop: int, base: int = 0
@@ -96,10 +109,14 @@ class Writer:
         """The manifest of all that was taken; its chunks are stored, and readable in the space."""
         if self.size <= INLINE_MAX:
             return Manifest(self.size, bytes(self._waiting))
-        self._cut(is_last=True)
-        manifest, leaves = manifests.build(self.size, self._entries, self._seal)
+        manifest, leaves = manifests.build(self.size, self.finish_part(), self._seal)
         self._chunks.keep(self._space, leaves)
         return manifest
+
+    def finish_part(self) -> list[Entry]:
+        """The entries of all that was taken, when it is a part of some content; their chunks are stored."""
+        self._cut(is_last=True)
+        return self._entries
 
     def _cut(self, *, is_last: bool) -> None:
         view = memoryview(self._waiting)

@@ -124,12 +124,16 @@ class Files:
 
     async def fresh_node(self, user: UserId) -> NodeId:
         """An id that nobody else gets, of a range that this process leased for the user."""
+        return await self.fresh_nodes(user, 1)
+
+    async def fresh_nodes(self, user: UserId, count: int) -> NodeId:
+        """The first of so many ids, one behind the other."""
         async with self._ranges_lock:
-            first, count = self._ranges.get(user, (0, 0))
-            if not count:
+            first, left = self._ranges.get(user, (0, 0))
+            if left < count:
                 leased = await self._accounts.lease_range(_nobody(user))
-                first, count = leased.first, leased.count
-            self._ranges[user] = first + 1, count - 1
+                first, left = leased.first, leased.count
+            self._ranges[user] = first + count, left - count
             return NodeId(first)
 
     async def _now(self, user: UserId, space: SpaceId, node: NodeId) -> Item:

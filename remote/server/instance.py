@@ -35,15 +35,19 @@ from remote.server.database import accounts as account_rows
 from remote.server.database.connection import Database, OnStatement, Session, make_tables, upgrade_tables
 from remote.server.database.schema import FORMAT, UPGRADES
 from remote.server.devices import DeviceAnswers
+from remote.server.edits import Edits
+from remote.server.feed import Feed
 from remote.server.files import Files
 from remote.server.groups import GroupAnswers
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import MasterKey, fresh_key, make_master_key, read_master_key, refuse_inside, sync_folder
 from remote.server.links import LinkAnswers
+from remote.server.located import Locator
 from remote.server.objects.local import LocalObjects
 from remote.server.objects.signing import Signer
 from remote.server.sharing import SharingAnswers
+from remote.server.uploads import Uploads
 
 DATABASE = "satchel.db"
 _DRAFT = "satchel.db.new"
@@ -74,6 +78,10 @@ class Instance:
     contents: Contents
     sharing: SharingAnswers
     groups: GroupAnswers
+    locator: Locator
+    edits: Edits
+    uploads: Uploads
+    feed: Feed
     hub: Hub
 
 
@@ -122,6 +130,8 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
             contents = Contents(answers.chunks, domain_secret)
             sharing = SharingAnswers(database, keyring, master, answers.chunks, files, hub=hub)
             groups = GroupAnswers(sharing)
+            edits = Edits(database, keyring, hub, files, answers.commit)
+            uploads = Uploads(database, keyring, files, contents, signer=signer, commit=answers.commit)
             yield Instance(
                 data=data,
                 name=name,
@@ -138,6 +148,10 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
                 contents=contents,
                 sharing=sharing,
                 groups=groups,
+                locator=Locator(database, keyring),
+                edits=edits,
+                uploads=uploads,
+                feed=Feed(database, keyring, hub),
                 hub=hub,
             )
         finally:

@@ -194,12 +194,13 @@ def _check_names(node: int, state: NodeState, where: str) -> None:
     if len(state.names) > NAMES_MAX:
         raise TooLarge(f"{where}.names: {len(state.names)} names; at most {NAMES_MAX} are allowed.")
     for at, name in enumerate(state.names):
-        _check_name(name, f"{where}.names[{at}]")
+        check_name(name, f"{where}.names[{at}]")
     if len({(name.parent, name.name) for name in state.names}) != len(state.names):
         raise BadRequest(f"{where}.names: the same name stands there twice.")
 
 
-def _check_name(name: Name, where: str) -> None:
+def check_name(name: Name, where: str) -> None:
+    """Raises BadRequest or TooLarge for what no node can be called."""
     check_node(f"{where}.parent", name.parent)
     if len(name.name) > NAME_MAX:
         raise TooLarge(f"{where}: a name has at most {NAME_MAX} bytes, not {len(name.name)}.")

@@ -96,6 +96,8 @@ SHARD_KEYS: dict[str, str] = {
     "chunk": "chunk_id",
     "link": "user_id",
     "link_secret": "secret_hash",
+    "upload": "user_id",
+    "upload_part": "user_id",
     "lost_chunk": "chunk_id",
     "doomed": "object_id",
 }
@@ -132,6 +134,19 @@ _HOLDING = f"""CREATE TABLE holding (
         space_id BIGINT NOT NULL, device_id BIGINT NOT NULL, lease BIGINT NOT NULL, serial BIGINT NOT NULL,
         until_ns BIGINT NOT NULL,
         PRIMARY KEY (space_id, device_id)) {_CLUSTERED}"""
+UPLOAD_TABLES: tuple[str, ...] = (
+    # base: of what is replaced, 0: nothing; rev: that the finished upload got, 0: it is not finished.
+    f"""CREATE TABLE upload (
+        user_id BIGINT NOT NULL, upload_id BIGINT NOT NULL, space_id BIGINT NOT NULL, node_id BIGINT NOT NULL,
+        parent BIGINT NOT NULL, name BYTEA NOT NULL, base BIGINT NOT NULL, size BIGINT NOT NULL,
+        mtime_ns BIGINT NOT NULL, op_id BYTEA NOT NULL, expires_ns BIGINT NOT NULL, rev BIGINT NOT NULL,
+        PRIMARY KEY (user_id, upload_id)) {_CLUSTERED}""",
+    # entries: of the manifest, sealed by the space's key; NULL: the part is not there yet.
+    f"""CREATE TABLE upload_part (
+        user_id BIGINT NOT NULL, upload_id BIGINT NOT NULL, number INTEGER NOT NULL, size BIGINT NOT NULL,
+        sha256 BYTEA NOT NULL, entries BYTEA,
+        PRIMARY KEY (user_id, upload_id, number)) {_CLUSTERED}""",
+)
 
 JOB_TABLES: tuple[str, ...] = (
     # How far each job has come, see database.jobs.Cursor.
@@ -249,6 +264,7 @@ TABLES: tuple[str, ...] = (
     _LOST_CHUNK,
     _DOOMED,
     *JOB_TABLES,
+    *UPLOAD_TABLES,
 )
 
 PLANNING: tuple[str, ...] = (
@@ -295,6 +311,7 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         _INVITATION,
         *_GROUP_TABLES,
         *JOB_TABLES,
+        *UPLOAD_TABLES,
     ),
 }
 """format -> the statements that make its tables those of the next one; run once, together, when a server opens them."""

@@ -230,6 +230,35 @@ def last_commit_at(session: Session, space: SpaceId, time_ns: int) -> tuple[Rev,
     return (Rev(found[0]), found[1]) if found else None
 
 
+def moments_after(session: Session, space: SpaceId, folder: NodeId, since: Rev, limit: int) -> list[Row]:
+    """(rev, time_ns, user, device) of the oldest commits after a rev that changed the folder or what is below."""
+    found = session.rows(
+        "SELECT moment.rev, journal.time_ns, journal.user_id, journal.device_id FROM moment"
+        " JOIN journal ON journal.space_id = moment.space_id AND journal.rev = moment.rev"
+        " WHERE moment.space_id = ? AND moment.folder = ? AND moment.rev > ? ORDER BY moment.rev LIMIT ?",
+        space,
+        folder,
+        since,
+        limit,
+    )
+    return list(found)
+
+
+def versions_after(session: Session, space: SpaceId, node: NodeId, since: Rev, limit: int) -> list[Row]:
+    """(rev, time_ns, user, device) of the oldest commits after a rev that gave the node a state."""
+    found = session.rows(
+        "SELECT version.rev, journal.time_ns, journal.user_id, journal.device_id FROM version"
+        " JOIN journal ON journal.space_id = version.space_id AND journal.rev = version.rev"
+        " WHERE version.space_id = ? AND version.node_id = ? AND version.rev > ? AND version.mark < 2"
+        " ORDER BY version.rev LIMIT ?",
+        space,
+        node,
+        since,
+        limit,
+    )
+    return list(found)
+
+
 def moments(session: Session, space: SpaceId, folder: NodeId, last: int, limit: int) -> Iterator[Row]:
     """(rev, time_ns, user, device) of the newest commits up to rev `last` that changed the folder or what is below."""
     return session.rows(

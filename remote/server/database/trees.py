@@ -124,6 +124,41 @@ def child_ids(session: Session, space: SpaceId, folder: NodeId, limit: int) -> l
     return [NodeId(row[0]) for row in found]
 
 
+def holder_as_of(session: Session, space: SpaceId, parent: NodeId, name: bytes, rev: Rev) -> NodeId | None:
+    """The node that had this name as of a rev."""
+    found = session.row(
+        "SELECT node_id FROM name WHERE space_id = ? AND parent = ? AND until_rev > ? AND from_rev <= ? AND name = ?",
+        space,
+        parent,
+        rev,
+        rev,
+        name,
+    )
+    return NodeId(found[0]) if found else None
+
+
+def names_in(session: Session, space: SpaceId, folder: NodeId) -> Iterator[Row]:
+    """(name, node) of all that the folder has now, by name."""
+    return session.rows(
+        "SELECT name, node_id FROM name WHERE space_id = ? AND parent = ? AND until_rev = ? ORDER BY name",
+        space,
+        folder,
+        NEVER,
+    )
+
+
+def names_in_as_of(session: Session, space: SpaceId, folder: NodeId, rev: Rev) -> Iterator[Row]:
+    """The same as of a rev."""
+    return session.rows(
+        "SELECT name, node_id FROM name WHERE space_id = ? AND parent = ? AND until_rev > ? AND from_rev <= ?"
+        " ORDER BY name",
+        space,
+        folder,
+        rev,
+        rev,
+    )
+
+
 def children_now(session: Session, space: SpaceId, folder: NodeId, after: bytes, limit: int) -> Iterator[Row]:
     """(name, node, rev, edited_ns, state, manifest) of the folder's children, in order of their names."""
     return session.rows(

@@ -13,7 +13,7 @@ from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import OpenAPIRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
-from litestar.params import JSONBody, PathParameter, QueryParameter
+from litestar.params import JSONBody, QueryParameter
 
 from remote.protocol import history
 from remote.protocol.errors import BadRequest, RemoteError
@@ -31,15 +31,16 @@ from remote.protocol.history import (
 from remote.protocol.ids import NOW, NodeId, Rev, SpaceId
 from remote.protocol.messages import PROTOCOL_VERSION, HistoryRequest, LoginRequest, MomentsRequest, Problem
 from remote.protocol.times import iso
-from remote.server.database.accounts import Device
-from remote.server.http.bodies import token_of
+from remote.server.http.api_common import SpaceNumber, device_of, documented, text_of
+from remote.server.http.api_content import content_routes
+from remote.server.http.api_files import file_routes
 from remote.server.http.described import api_page
 from remote.server.http.problems import STATUSES, AnyRequest
 from remote.server.instance import Instance
 
 BODY_MAX = 64 << 10
 _LISTED = 100
-Number = Annotated[int, PathParameter(description="The space: GET /api/v1/spaces tells it.")]
+Number = SpaceNumber
 Before = Annotated[int, QueryParameter(name="before", ge=0, description="Removed before this rev; 0: all.")]
 Path = Annotated[str, QueryParameter(name="path", description="From the top of the space; empty: all of it.")]
 Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=1_000, description="At most so many.")]
@@ -184,7 +185,15 @@ def api(instance: Instance) -> Router:
     """All routes of the API."""
     return Router(
         path="/api/v1",
-        route_handlers=[*_reading(instance), *_acting(instance), *_forgetting(instance)],
+        route_handlers=documented(
+            [
+                *_reading(instance),
+                *_acting(instance),
+                *_forgetting(instance),
+                *file_routes(instance),
+                *content_routes(instance),
+            ]
+        ),
         request_max_body_size=BODY_MAX,
         include_in_schema=True,
         security=[{"token": []}],
@@ -223,12 +232,12 @@ def _reading(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
 
     @get("/spaces", summary="Your spaces")
     async def spaces(request: AnyRequest) -> list[Space]:
-        found = await answers.spaces(await _device(instance, request))
+        found = await answers.spaces(await device_of(instance, request))
         return [Space(str(one.space), one.name, one.role, one.head, one.quota, one.used) for one in found.spaces]
 
     @get("/spaces/{space:int}/versions", summary="What a path was, newest first")
     async def versions(request: AnyRequest, space: Number, path: Path = "", limit: Limit = 1_000) -> list[Version]:
-        device, of = await _device(instance, request), SpaceId(space)
+        device, of = await device_of(instance, request), SpaceId(space)
         node = await acts.find(device, of, path.encode())
         found = await answers.history(device, of, HistoryRequest(node, NOW, limit))
         # What is stored is answered to devices undecoded.
@@ -240,7 +249,7 @@ def _reading(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
                 one.user_name,
                 one.device_name,
                 one.state.kind.name.lower() if one.state is not None else None,
-                _text(one.state.names[0].name) if one.state is not None else "",
+                text_of(one.state.names[0].name) if one.state is not None else "",
                 one.state.content.size if one.state is not None and one.state.content is not None else 0,
                 one.is_conflict,
             )
@@ -249,7 +258,7 @@ def _reading(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
 
     @get("/spaces/{space:int}/moments", summary="When a folder, or anything below it, changed, newest first")
     async def moments(request: AnyRequest, space: Number, path: Path = "", limit: Limit = 1_000) -> list[Moment]:
-        device, of = await _device(instance, request), SpaceId(space)
+        device, of = await device_of(instance, request), SpaceId(space)
         node = await acts.find(device, of, path.encode())
         found = await answers.moments(device, of, MomentsRequest(node, limit))
         return [Moment(one.rev, iso(one.time_ns), one.user_name, one.device_name) for one in found.moments]
@@ -258,7 +267,7 @@ def _reading(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
     async def diff(
         request: AnyRequest, space: Number, since: Since, path: Path = "", to: To = "", limit: Limit = 1_000
     ) -> Differences:
-        device, of = await _device(instance, request), SpaceId(space)
+        device, of = await device_of(instance, request), SpaceId(space)
         node = await acts.find(device, of, path.encode())
         wanted = DiffRequest(node, await acts.rev_of(device, of, since), await acts.rev_of(device, of, to), limit)
         return _differences(await acts.diff(device, of, wanted))
@@ -266,12 +275,12 @@ def _reading(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
     @get("/spaces/{space:int}/trash", summary="What was removed and can be brought back, newest first")
     async def trash(request: AnyRequest, space: Number, before: Before = 0, limit: Limit = 100) -> Trash:
         wanted = TrashRequest(Rev(before), limit)
-        found = await acts.trash(await _device(instance, request), SpaceId(space), wanted)
+        found = await acts.trash(await device_of(instance, request), SpaceId(space), wanted)
         return Trash([_removed(one) for one in found.removed], found.next)
 
     @get("/spaces/{space:int}/retention", summary="How much of the past is kept")
     async def retention(request: AnyRequest, space: Number) -> Retention:
-        return await acts.retention(await _device(instance, request), SpaceId(space), RetentionRequest())
+        return await acts.retention(await device_of(instance, request), SpaceId(space), RetentionRequest())
 
     return [login, spaces, versions, moments, diff, trash, retention]
 
@@ -281,7 +290,7 @@ def _acting(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
 
     @post("/spaces/{space:int}/rewind", status_code=200, summary="Make a tree what it was")
     async def rewind(request: AnyRequest, space: Number, data: JSONBody[Rewind]) -> Done:
-        device, of = await _device(instance, request), SpaceId(space)
+        device, of = await device_of(instance, request), SpaceId(space)
         node = await acts.find(device, of, data.path.encode())
         to = await acts.rev_of(device, of, data.to)
         return _done(await acts.rewind(device, of, RewindRequest(_op_id(), node, to, data.dry_run, _LISTED)))
@@ -289,12 +298,12 @@ def _acting(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
     @post("/spaces/{space:int}/undo", status_code=200, summary="Take back what a rev did")
     async def undo(request: AnyRequest, space: Number, data: JSONBody[Undo]) -> Done:
         wanted = UndoRequest(_op_id(), Rev(data.rev), data.dry_run, _LISTED)
-        return _done(await acts.undo(await _device(instance, request), SpaceId(space), wanted))
+        return _done(await acts.undo(await device_of(instance, request), SpaceId(space), wanted))
 
     @post("/spaces/{space:int}/trash/restore", status_code=200, summary="Bring removed things back")
     async def put_back(request: AnyRequest, space: Number, data: JSONBody[Nodes]) -> Done:
         wanted = PutBackRequest(_op_id(), _nodes(data.nodes), limit=_LISTED)
-        return _done(await acts.put_back(await _device(instance, request), SpaceId(space), wanted))
+        return _done(await acts.put_back(await device_of(instance, request), SpaceId(space), wanted))
 
     return [rewind, undo, put_back]
 
@@ -304,24 +313,20 @@ def _forgetting(instance: Instance) -> list[Any]:  # Any: handlers of several ki
 
     @put("/spaces/{space:int}/retention", summary="Set how much of the past is kept")
     async def set_retention(request: AnyRequest, space: Number, data: JSONBody[Retention]) -> Retention:
-        return await acts.retention(await _device(instance, request), SpaceId(space), RetentionRequest(data))
+        return await acts.retention(await device_of(instance, request), SpaceId(space), RetentionRequest(data))
 
     @post("/spaces/{space:int}/trash/purge", status_code=200, summary="Forget removed things for good")
     async def purge_trash(request: AnyRequest, space: Number, data: JSONBody[PurgeTrash]) -> Purged:
         wanted = PurgeRequest(_nodes(data.nodes), Rev(data.before), data.dry_run)
-        return await acts.purge(await _device(instance, request), SpaceId(space), wanted)
+        return await acts.purge(await device_of(instance, request), SpaceId(space), wanted)
 
     @post("/spaces/{space:int}/purge", status_code=200, summary="Forget for good what a path was before now")
     async def purge_path(request: AnyRequest, space: Number, data: JSONBody[PurgePath]) -> Purged:
-        device, of = await _device(instance, request), SpaceId(space)
+        device, of = await device_of(instance, request), SpaceId(space)
         node = await acts.find(device, of, data.path.encode())
         return await acts.purge(device, of, PurgeRequest((node,), NOW, data.dry_run))
 
     return [set_retention, purge_trash, purge_path]
-
-
-async def _device(instance: Instance, request: AnyRequest) -> Device:
-    return await instance.accounts.device(token_of(request))
 
 
 def _op_id() -> bytes:
@@ -335,18 +340,14 @@ def _nodes(texts: list[str]) -> tuple[NodeId, ...]:
     return tuple(NodeId(int(text)) for text in texts)
 
 
-def _text(path: bytes) -> str:
-    return path.decode(errors="backslashreplace")
-
-
 def _differences(found: history.Differences) -> Differences:
     listed = [
         Difference(
             str(one.node),
             one.what,
             one.kind,
-            _text(one.path),
-            _text(one.was_path),
+            text_of(one.path),
+            text_of(one.was_path),
             one.size,
             one.was_size,
         )
@@ -361,7 +362,7 @@ def _done(found: history.Done) -> Done:
 
 def _removed(one: history.Removed) -> Removed:
     time, who = iso(one.time_ns), (one.user_name, one.device_name)
-    return Removed(str(one.node), _text(one.path), one.kind, one.rev, time, *who, one.nodes, one.size)
+    return Removed(str(one.node), text_of(one.path), one.kind, one.rev, time, *who, one.nodes, one.size)
 
 
 def _answer_error(_: AnyRequest, error: RemoteError) -> Response[Problem]:

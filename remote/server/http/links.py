@@ -109,7 +109,7 @@ class LinkRoutes:
             raise NotAllowed("This link is for looking only.")
         found = await self._links.tree(opened)
         name = (shown_name(opened.item.name) or "files") + ".zip"
-        headers = {**_HEADERS, "Content-Disposition": _attachment(name)}
+        headers = {**_HEADERS, "Content-Disposition": attachment(name)}
         if request.method == "HEAD":
             return Response(b"", media_type="application/zip", headers=headers)
         await self._links.count(opened, _who(request), is_beginning=True)
@@ -228,11 +228,12 @@ def _kind_of(item: Item, link_kind: str) -> dict[str, str]:
         return {"Content-Type": guessed, "Content-Disposition": "inline"}
     return {
         "Content-Type": guessed if is_shown else "application/octet-stream",
-        "Content-Disposition": _attachment(name),
+        "Content-Disposition": attachment(name),
     }
 
 
-def _attachment(name: str) -> str:
+def attachment(name: str) -> str:
+    """The header that has a browser keep what comes under this name."""
     plain = "".join(letter if letter.isascii() and letter not in '"\\' else "_" for letter in name)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 

@@ -10,6 +10,7 @@ from litestar.exceptions import HTTPException
 from remote.protocol.errors import (
     BadRequest,
     Busy,
+    Changed,
     ChunkDamaged,
     ChunkMissing,
     CursorTooOld,
@@ -42,6 +43,7 @@ STATUSES: dict[type[RemoteError], int] = {
     InTheWay: 409,
     Gone: 410,
     CursorTooOld: 410,
+    Changed: 412,
     TooLarge: 413,
     ChunkDamaged: 422,
     Busy: 429,

@@ -38,11 +38,23 @@ class Signer:
 
     def check(self, grant: Grant, expires: int, signature: bytes) -> None:
         """Raises NotAllowed unless `url` made exactly this, and it has not expired."""
-        if not hmac.compare_digest(signature, self._signature(grant, expires)):
-            raise NotAllowed("The signature does not fit this method, chunk, size, space, user and expiry.")
+        self._check(self._signature(grant, expires), expires, signature, "method, chunk, size, space, user and expiry")
+
+    def sign_text(self, text: str, expires: int) -> bytes:
+        """The signature of what a URL of another kind is good for; a text begins with the word of its kind."""
+        return hmac.digest(self._key, f"{text}\n{expires}".encode(), "sha256")
+
+    def check_text(self, text: str, expires: int, signature: bytes) -> None:
+        """Raises NotAllowed unless `sign_text` made exactly this, and it has not expired."""
+        self._check(self.sign_text(text, expires), expires, signature, "part, size, user and expiry")
+
+    def _check(self, right: bytes, expires: int, signature: bytes, what: str) -> None:
+        if not hmac.compare_digest(signature, right):
+            raise NotAllowed(f"The signature does not fit this {what}.")
         if expires < self._clock_seconds():
             raise NotAllowed("The signed URL has expired: ask for a new one.")
 
     def _signature(self, grant: Grant, expires: int) -> bytes:
-        text = f"{grant.method}\n{grant.chunk.hex()}\n{grant.size}\n{grant.space}\n{grant.user}\n{expires}"
-        return hmac.digest(self._key, text.encode(), "sha256")
+        return self.sign_text(
+            f"{grant.method}\n{grant.chunk.hex()}\n{grant.size}\n{grant.space}\n{grant.user}", expires
+        )

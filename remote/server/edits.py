@@ -1,0 +1,423 @@
+"""Edits: what people do to a space by name, each as one commit: make, replace, move, copy, remove.
+
+For those who ask for one thing and wait for it: scripts, WebDAV. A commit is by the user and by device 0; its op id
+says which device asked, so that `undo` finds it. What a request takes for granted (`Condition`) is judged in the same
+state that the commit is made on: nothing is replaced that the asker did not know.
+"""
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from msgspec.structs import replace
+
+from remote.protocol.errors import BadRequest, Changed, InTheWay, NotAllowed, NotFound
+from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
+from remote.protocol.messages import Change, Commit, CommitAnswer
+from remote.protocol.nodes import Kind, Manifest, Name, NodeState
+from remote.server import commits
+from remote.server.commits import Draft
+from remote.server.database import trees
+from remote.server.database.accounts import Device
+from remote.server.database.connection import Database, Session
+from remote.server.database.spaces import SpaceRow
+from remote.server.files import TREE_MAX, Files, Item, file_state, item_of, shown_name
+from remote.server.hub import Hub
+from remote.server.keyring import Keyring
+from remote.server.keys import SpaceKey
+from remote.server.limits import check_name
+from remote.server.rewinding import act_tag
+from remote.server.rights import Right, member_space
+from remote.server.states import decode_state, encode_state
+
+_TRIES = 5
+SERVER: Final = DeviceId(0)
+Planner = Callable[[Session, SpaceRow, SpaceKey], list[Draft]]
+CommitOf = Callable[[Device, SpaceId, Commit], Awaitable[CommitAnswer]]
+
+
+@dataclass(frozen=True)
+class By:
+    """For whom a commit is made; `device` 0: by WebDAV or a link, without any."""
+
+    user: UserId
+    device: DeviceId = SERVER
+
+    def op_id(self) -> bytes:
+        """A new op id."""
+        return act_tag(self.device) + secrets.token_bytes(8) if self.device else secrets.token_bytes(16)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is taken for granted: `etags`: it is one of these ("*": there is something); `is_new`: there is nothing."""
+
+    etags: frozenset[str] = frozenset()
+    is_new: bool = False
+
+    def check(self, etag: str | None, what: str) -> None:
+        """Raises Changed unless it holds of what has this etag (None: there is nothing)."""
+        if self.is_new and etag is not None:
+            raise Changed(f"There is {what} already; nothing was changed.")
+        if self.etags and etag is None:
+            raise Changed(f"There is no {what} any more; nothing was changed.")
+        if self.etags and "*" not in self.etags and etag not in self.etags:
+            raise Changed(f"{what} is not what you know: its ETag is {etag} now. Nothing was changed.")
+
+
+ANYTHING = Condition()
+
+
+def etag_of(rev: Rev, state: NodeState) -> str:
+    """What names one state of a node for ever, also on a server that was put back from an older copy."""
+    return f'"{rev:x}-{state.ctime_ns & (1 << 64) - 1:x}"'
+
+
+@dataclass(frozen=True)
+class _Copying:
+    """Ids for copies: `next_id` is the next one."""
+
+    made: dict[NodeId, NodeId]
+    next_id: list[int]
+
+    def copy_of(self, node: NodeId) -> NodeId:
+        if node not in self.made:
+            self.made[node] = NodeId(self.next_id[0])
+            self.next_id[0] += 1
+        return self.made[node]
+
+
+class Edits:
+    """Edits of spaces, for their members; every method raises NotFound and NotAllowed by the user's rights."""
+
+    def __init__(self, database: Database, keyring: Keyring, hub: Hub, files: Files, commit: CommitOf) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._hub = hub
+        self._files = files
+        self._commit = commit
+
+    async def put(
+        self, by: By, space: SpaceId, at: Name, manifest: Manifest, condition: Condition, *, mtime_ns: int = 0
+    ) -> NodeId:
+        """The file of this name with this content: a new one, or the one that is there; raises Changed, InTheWay.
+
+        Without a condition only a new one: nothing is replaced that nobody spoke of.
+        """
+        fresh = await self._files.fresh_node(by.user)
+        # One id for all tries: an answer that got lost is not made twice.
+        op_id = by.op_id()
+        reason = ""
+
+        def plan(session: Session) -> Change:
+            row = member_space(session, space, by.user, Right.WRITE)
+            there = check_put(session, row, self._keyring.key(row), at, condition)
+            if there is None:
+                state = replace(file_state(manifest, mtime_ns=mtime_ns), names=(at,))
+                return Change(fresh, Rev(0), time.time_ns(), state)
+            now_ns = time.time_ns()
+            state = replace(there.state, content=manifest, mtime_ns=mtime_ns or now_ns, ctime_ns=now_ns)
+            return Change(there.node, there.rev, now_ns, state)
+
+        for _ in range(_TRIES):
+            change = await self._database.read(plan)
+            answer = await self._commit(_device(by), space, Commit(op_id, (change,)))
+            if answer.rev:
+                return change.node
+            reason = answer.reason
+        raise InTheWay(f"{reason} Nothing was changed.")
+
+    async def room_for(self, by: By, space: SpaceId, at: Name, condition: Condition) -> int:
+        """How many bytes a content of this name may have; raises as `put` would as things are now."""
+
+        def read(session: Session) -> int:
+            row = member_space(session, space, by.user, Right.WRITE)
+            there = check_put(session, row, self._keyring.key(row), at, condition)
+            was = there.state.content.size if there is not None and there.state.content is not None else 0
+            return row.left + was
+
+        return await self._database.read(read)
+
+    async def make_folder(self, by: By, space: SpaceId, at: Name, state: NodeState) -> NodeId:
+        """A new folder; raises InTheWay when there is something of this name."""
+        fresh = await self._files.fresh_node(by.user)
+
+        def plan(session: Session, row: SpaceRow, key: SpaceKey) -> list[Draft]:
+            _check_parent(session, row, at)
+            _check_free(session, row, at)
+            return [_draft(fresh, Rev(0), replace(state, names=(at,)))]
+
+        await self._do(by, space, plan)
+        return fresh
+
+    async def change(
+        self, by: By, space: SpaceId, node: NodeId, edit: Callable[[NodeState], NodeState], condition: Condition
+    ) -> None:
+        """Gives a node the state that `edit` makes of its present one, content aside."""
+
+        def plan(session: Session, row: SpaceRow, key: SpaceKey) -> list[Draft]:
+            found, state = _present(session, row, node)
+            condition.check(etag_of(found.rev, state), _shown(state))
+            edited = edit(state)
+            if edited == state:
+                return []
+            return [_draft(node, found.rev, edited, found.content_id, found.size)]
+
+        await self._do(by, space, plan)
+
+    async def move(
+        self,
+        by: By,
+        space: SpaceId,
+        node: NodeId,
+        to: Name,
+        *,
+        was: Name | None = None,
+        condition: Condition = ANYTHING,
+        replaces: bool = False,
+    ) -> None:
+        """Gives a node this name instead of the name `was` (None: its first); `replaces` what has it, all in one."""
+
+        def plan(session: Session, row: SpaceRow, key: SpaceKey) -> list[Draft]:
+            found, state = _present(session, row, node)
+            condition.check(etag_of(found.rev, state), _shown(state))
+            if node == ROOT:
+                raise NotAllowed("The top of a space has no name.")
+            old = was if was is not None else state.names[0]
+            if old not in state.names:
+                raise NotFound("That is not there any more: it was moved.")
+            _check_parent(session, row, to)
+            drafts = [] if to in state.names else _clear(session, row, to, replaces=replaces)
+            _check_apart(drafts, node)
+            names = dict.fromkeys(to if name == old else name for name in state.names)
+            if tuple(names) == state.names:
+                return []
+            return [*drafts, _draft(node, found.rev, replace(state, names=tuple(names)), found.content_id, found.size)]
+
+        await self._do(by, space, plan)
+
+    async def copy(
+        self, by: By, space: SpaceId, node: NodeId, to: Name, *, is_deep: bool = True, replaces: bool = False
+    ) -> NodeId:
+        """A copy under this name, with all that is below a folder; links among what is copied are kept.
+
+        `replaces` what has the name, in the same commit; a file that replaces a file becomes a version of it.
+        """
+        first = await self._files.fresh_nodes(by.user, TREE_MAX + 1)
+        made: list[NodeId] = []
+
+        def plan(session: Session, row: SpaceRow, key: SpaceKey) -> list[Draft]:
+            found, state = _present(session, row, node)
+            if node == ROOT:
+                raise NotAllowed("The whole of a space cannot be copied into itself.")
+            _check_parent(session, row, to)
+            if _is_below(session, row, to.parent, node):
+                raise NotAllowed("A folder cannot be copied into itself.")
+            there = trees.holder(session, row.space, to.parent, to.name)
+            if there == node:
+                raise NotAllowed("What is copied has this name already.")
+            if there is not None and replaces and state.kind is Kind.FILE:
+                present, old = _present(session, row, there)
+                if old.kind is Kind.FILE:
+                    alike = replace(state, names=old.names, birth_ns=old.birth_ns, uid=old.uid, gid=old.gid)
+                    made[:] = [there]
+                    return [_draft(there, present.rev, alike, found.content_id, found.size)]
+            copying = _Copying({}, [first])
+            made[:] = [copying.copy_of(node)]
+            cleared = _clear(session, row, to, replaces=replaces)
+            _check_apart(cleared, node)
+            return [*cleared, *_copies(session, row, (found, state), to, copying, is_deep=is_deep)]
+
+        await self._do(by, space, plan)
+        return made[0]
+
+    async def remove(
+        self, by: By, space: SpaceId, node: NodeId, name: Name | None = None, condition: Condition = ANYTHING
+    ) -> int:
+        """Takes this name (None: all its names) from a node, and what is below a folder with it; how many went."""
+        gone = [0]
+
+        def plan(session: Session, row: SpaceRow, key: SpaceKey) -> list[Draft]:
+            found, state = _present(session, row, node)
+            condition.check(etag_of(found.rev, state), _shown(state))
+            if node == ROOT:
+                raise NotAllowed("The top of a space cannot be removed.")
+            if name is not None and name not in state.names:
+                raise NotFound("That is not there any more: it was moved.")
+            drafts = _removals(session, row, node, state.names if name is None else (name,))
+            gone[0] = len(drafts)
+            return drafts
+
+        await self._do(by, space, plan)
+        return gone[0]
+
+    async def _do(self, by: By, space: SpaceId, planner: Planner) -> None:
+        op_id = by.op_id()
+        reason = ""
+
+        def planned(session: Session) -> list[Draft]:
+            row = member_space(session, space, by.user, Right.WRITE)
+            return planner(session, row, self._keyring.key(row))
+
+        for _ in range(_TRIES):
+            drafts = await self._database.read(planned)
+            if not drafts:
+                return
+            rev, reason = await self._take(by, space, op_id, drafts)
+            if rev:
+                return
+        raise InTheWay(f"{reason} Nothing was changed.")
+
+    async def _take(self, by: By, space: SpaceId, op_id: bytes, drafts: list[Draft]) -> tuple[Rev, str]:
+        def take(session: Session) -> tuple[Rev, str]:
+            row = member_space(session, space, by.user, Right.WRITE)
+            key = self._keyring.key(row)
+            answer = commits.take(session, row, _device(by), op_id, drafts, key=key, now_ns=time.time_ns())
+            return answer.rev, answer.reason
+
+        rev, reason = await self._database.write(take)
+        if rev:
+            self._hub.moved(space)
+        return rev, reason
+
+
+def check_put(session: Session, row: SpaceRow, key: SpaceKey, at: Name, condition: Condition) -> Item | None:
+    """The file that a new content of this name would replace; None: there is nothing. Raises Changed, InTheWay."""
+    _check_parent(session, row, at)
+    node = trees.holder(session, row.space, at.parent, at.name)
+    there = item_of(session, row.space, key, node) if node is not None else None
+    shown = shown_name(at.name)
+    condition.check(etag_of(there.rev, there.state) if there is not None else None, shown)
+    if there is not None and there.state.kind is not Kind.FILE:
+        raise InTheWay(f"{shown} is there already, and is no file.")
+    if there is not None and not condition.etags:
+        raise InTheWay(f"{shown} is there already: send If-Match with its ETag to replace it.")
+    return there
+
+
+def _device(by: By) -> Device:
+    return Device(by.user, DeviceId(0), "", b"")
+
+
+def _present(session: Session, row: SpaceRow, node: NodeId) -> tuple[trees.NodeRow, NodeState]:
+    found = trees.node_row(session, row.space, node)
+    if found is None or found.state is None:
+        raise NotFound("That is not on the server: it was removed, or was not sent yet.")
+    return found, decode_state(found.state)
+
+
+def _shown(state: NodeState) -> str:
+    return shown_name(state.names[0].name) or "The top"
+
+
+def _check_parent(session: Session, row: SpaceRow, at: Name) -> None:
+    check_name(at, "name")
+    _, state = _present(session, row, at.parent)
+    if state.kind is not Kind.FOLDER:
+        raise BadRequest(f"{_shown(state)} is no folder.")
+
+
+def _check_free(session: Session, row: SpaceRow, at: Name) -> None:
+    if trees.holder(session, row.space, at.parent, at.name) is not None:
+        raise InTheWay(f"There is {shown_name(at.name)} already; nothing was changed.")
+
+
+def _check_apart(cleared: list[Draft], node: NodeId) -> None:
+    if any(draft.change.node == node for draft in cleared):
+        raise NotAllowed("What is moved or copied and its destination lie in each other.")
+
+
+def _clear(session: Session, row: SpaceRow, at: Name, *, replaces: bool) -> list[Draft]:
+    """What takes away that has this name."""
+    if not replaces:
+        _check_free(session, row, at)
+    there = trees.holder(session, row.space, at.parent, at.name)
+    return _removals(session, row, there, (at,)) if there is not None else []
+
+
+def _removals(session: Session, row: SpaceRow, node: NodeId, names: tuple[Name, ...]) -> list[Draft]:
+    """What takes these names away, and all names below a folder; what has another name elsewhere stays there."""
+    gone: dict[NodeId, list[Name]] = {node: list(names)}
+    waiting = [node]
+    found: dict[NodeId, trees.NodeRow] = {}
+    while waiting:
+        at = waiting.pop()
+        found[at], state = _present(session, row, at)
+        if state.kind is not Kind.FOLDER:
+            continue
+        for name, child in trees.names_in(session, row.space, at):
+            if child not in gone:
+                waiting.append(NodeId(child))
+            gone.setdefault(NodeId(child), []).append(Name(at, name))
+        if len(gone) > TREE_MAX:
+            raise NotAllowed(f"There are over {TREE_MAX:,} files in this folder: use a device for that.")
+    drafts: list[Draft] = []
+    for each, ended in gone.items():
+        present = found[each]
+        assert present.state is not None
+        state = decode_state(present.state)
+        left = tuple(name for name in state.names if name not in ended)
+        if left:
+            drafts.append(_draft(each, present.rev, replace(state, names=left), present.content_id, present.size))
+        else:
+            drafts.append(Draft(Change(each, present.rev, time.time_ns(), None), None, None, None))
+    return drafts
+
+
+def _copies(
+    session: Session,
+    row: SpaceRow,
+    top: tuple[trees.NodeRow, NodeState],
+    to: Name,
+    copying: _Copying,
+    *,
+    is_deep: bool,
+) -> list[Draft]:
+    names: dict[NodeId, list[Name]] = {top[0].node: [to]}
+    found: dict[NodeId, tuple[trees.NodeRow, NodeState]] = {top[0].node: top}
+    waiting = [top[0].node]
+    while waiting:
+        at = waiting.pop()
+        if found[at][1].kind is not Kind.FOLDER or not is_deep:
+            continue
+        for name, child in trees.names_in(session, row.space, at):
+            node = NodeId(child)
+            if node not in found:
+                found[node] = _present(session, row, node)
+                waiting.append(node)
+            names.setdefault(node, []).append(Name(copying.copy_of(at), name))
+        if len(found) > TREE_MAX:
+            raise NotAllowed(f"There are over {TREE_MAX:,} files in this folder: use a device for that.")
+    now_ns = time.time_ns()
+    return [
+        _draft(
+            copying.copy_of(node),
+            Rev(0),
+            replace(state, names=tuple(names[node]), birth_ns=now_ns, atime_ns=now_ns),
+            present.content_id,
+            present.size,
+        )
+        for node, (present, state) in found.items()
+    ]
+
+
+def _is_below(session: Session, row: SpaceRow, folder: NodeId, top: NodeId) -> bool:
+    at = folder
+    for _ in range(TREE_MAX):
+        if at == top:
+            return True
+        if at == ROOT:
+            return False
+        found = trees.node_row(session, row.space, at)
+        if found is None:
+            return False
+        at = found.parent
+    return False
+
+
+def _draft(node: NodeId, base: Rev, state: NodeState, content_id: bytes | None = None, size: int = 0) -> Draft:
+    now_ns = time.time_ns()
+    state = replace(state, ctime_ns=now_ns)
+    return Draft(Change(node, base, now_ns, state), encode_state(state), content_id, None, size)
