@@ -67,6 +67,20 @@ class RewindRequest(msgspec.Struct, frozen=True):
     limit: int = 100
 
 
+class RestoreRequest(msgspec.Struct, frozen=True):
+    """Make a path what it was as of a rev, by one commit that moves no content; what came into a folder since stays.
+
+    `is_beside`: what is there now is let be, and the older state is put beside it, under a name with its rev.
+    """
+
+    op_id: bytes
+    path: bytes
+    to: Rev
+    is_beside: bool = False
+    is_dry_run: bool = False
+    limit: int = 100
+
+
 class UndoRequest(msgspec.Struct, frozen=True):
     """Take back what one commit did (`rev` 0: the last one of this device, or that it asked the server for)."""
 

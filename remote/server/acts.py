@@ -19,6 +19,7 @@ from remote.protocol.history import (
     Purged,
     PurgeRequest,
     PutBackRequest,
+    RestoreRequest,
     Retention,
     RetentionRequest,
     RewindRequest,
@@ -40,6 +41,7 @@ from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.lookup import node_of, rev_of
 from remote.server.past import Past
+from remote.server.restoring import plan_restore
 from remote.server.retention import (
     Thinning,
     add_kept,
@@ -88,6 +90,14 @@ class Acts:
 
         def plan(session: Session, row: SpaceRow, key: SpaceKey) -> Plan:
             return plan_rewind(session, row, key, request, time.time_ns())
+
+        return await self._act(device, space, request.op_id, plan, is_dry_run=request.is_dry_run)
+
+    async def restore(self, device: Device, space: SpaceId, request: RestoreRequest, first: NodeId) -> Done:
+        """A path as it was; from `first` on, CHANGED_MAX ids are free for what comes back as another node."""
+
+        def plan(session: Session, row: SpaceRow, key: SpaceKey) -> Plan:
+            return plan_restore(session, row, key, request, first, time.time_ns())
 
         return await self._act(device, space, request.op_id, plan, is_dry_run=request.is_dry_run)
 

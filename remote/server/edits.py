@@ -28,6 +28,7 @@ from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.limits import check_name
+from remote.server.quotas import bounded
 from remote.server.rewinding import act_tag
 from remote.server.rights import Right, member_space
 from remote.server.states import decode_state, encode_state
@@ -136,7 +137,7 @@ class Edits:
             row = member_space(session, space, by.user, Right.WRITE)
             there = check_put(session, row, self._keyring.key(row), at, condition)
             was = there.state.content.size if there is not None and there.state.content is not None else 0
-            return row.left + was
+            return bounded(session, row).left + was
 
         return await self._database.read(read)
 
@@ -380,6 +381,8 @@ def _copies(
     waiting = [top[0].node]
     while waiting:
         at = waiting.pop()
+        if found[at][1].mounts:
+            raise NotAllowed(f"{_shown(found[at][1])} is a shared folder: copy what is in it.")
         if found[at][1].kind is not Kind.FOLDER or not is_deep:
             continue
         for name, child in trees.names_in(session, row.space, at):

@@ -65,7 +65,7 @@ class Feed:
         """
         deadline = asyncio.get_running_loop().time() + wait_seconds
         # Entered before looking: a commit between the look and the wait sets the event.
-        waiter = self._hub.enter([space], device.token_hash)
+        waiter = self._hub.enter([space], device.token_hash, device.user)
         try:
             while True:
                 waiter.event.clear()

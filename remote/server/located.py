@@ -81,13 +81,22 @@ class Locator:
         return await self._database.read(read)
 
     async def by_path(
-        self, device: Device, space: SpaceId | None, names: tuple[bytes, ...], right: Right = Right.READ
+        self,
+        device: Device,
+        space: SpaceId | None,
+        names: tuple[bytes, ...],
+        right: Right = Right.READ,
+        *,
+        is_entered: bool = False,
     ) -> Located:
-        """What has this path from the top of the space; symlinks are not followed."""
+        """What has this path from the top of the space; shared folders are gone into, symlinks are not followed.
+
+        `is_entered`: of a shared folder the top of its own space, not what stands for it in a home.
+        """
 
         def read(session: Session) -> Located:
-            row = member_space(session, space or _home(session, device), device.user, right)
-            node = _follow(session, row, names)
+            top = member_space(session, space or _home(session, device), device.user, right)
+            row, node = _follow(session, device, top, names, right, is_entered=is_entered)
             key = self._keyring.key(row)
             return self._located(session, row, key, item_of(session, row.space, key, node))
 
@@ -97,9 +106,11 @@ class Locator:
         """What is in a folder, of every kind, by name; raises BadRequest for what is none."""
 
         def read(session: Session) -> Listed:
-            row = self._space_of(session, device, node, space, Right.READ)
+            row, top = _entered(
+                session, device, self._space_of(session, device, node, space, Right.READ), node, Right.READ
+            )
             key = self._keyring.key(row)
-            folder = self._located(session, row, key, item_of(session, row.space, key, node))
+            folder = self._located(session, row, key, item_of(session, row.space, key, top))
             if folder.item.state.kind is not Kind.FOLDER:
                 raise BadRequest(f"{folder.path.decode(errors='backslashreplace')} is no folder.")
             found = list(_children(session, row, key, folder, after, limit + 1))
@@ -146,14 +157,26 @@ def _home(session: Session, device: Device) -> SpaceId:
     return account.home
 
 
-def _follow(session: Session, row: SpaceRow, names: tuple[bytes, ...]) -> NodeId:
+def _follow(
+    session: Session, device: Device, row: SpaceRow, names: tuple[bytes, ...], right: Right, *, is_entered: bool
+) -> tuple[SpaceRow, NodeId]:
     node = ROOT
     for at, name in enumerate(names):
+        row, node = _entered(session, device, row, node, right)
         found = trees.holder(session, row.space, node, name)
         if found is None:
             raise NotFound(f"There is no {b'/'.join(names[: at + 1]).decode(errors='backslashreplace')}.")
         node = found
-    return node
+    return _entered(session, device, row, node, right) if is_entered else (row, node)
+
+
+def _entered(session: Session, device: Device, row: SpaceRow, node: NodeId, right: Right) -> tuple[SpaceRow, NodeId]:
+    """The top of the shared space that a folder stands for; of any other node itself."""
+    stored = trees.node_row(session, row.space, node)
+    if stored is None or stored.state is None or stored.kind != Kind.FOLDER:
+        return row, node
+    mounts = decode_state(stored.state).mounts
+    return (member_space(session, mounts, device.user, right), ROOT) if mounts else (row, node)
 
 
 def _children(

@@ -46,6 +46,7 @@ from remote.server.edits import By, CommitOf, Condition, check_put
 from remote.server.files import Files, file_state, item_of, shown_name
 from remote.server.keyring import Keyring
 from remote.server.objects.signing import Signer
+from remote.server.quotas import bounded
 from remote.server.rights import Right, member_space
 
 UPLOADS_MAX = 100
@@ -139,8 +140,9 @@ class Uploads:
             row = member_space(session, space, device.user, Right.WRITE)
             there = check_put(session, row, self._keyring.key(row), at, wanted.condition)
             was = there.state.content.size if there is not None and there.state.content is not None else 0
-            if size - was > row.left:
-                raise QuotaExceeded(f"{row.name} has room for {row.left} bytes more, not for {size}.")
+            left = bounded(session, row).left + was
+            if size > left:
+                raise QuotaExceeded(f"{row.name} has room for {left} bytes here, not for {size}.")
             self._forget_old(session, device.user)
             upload = UploadRow(
                 user=device.user,

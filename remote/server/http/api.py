@@ -18,10 +18,12 @@ from litestar.params import JSONBody, QueryParameter
 from remote.protocol import history
 from remote.protocol.errors import BadRequest, RemoteError
 from remote.protocol.history import (
+    CHANGED_MAX,
     DiffRequest,
     Purged,
     PurgeRequest,
     PutBackRequest,
+    RestoreRequest,
     Retention,
     RetentionRequest,
     RewindRequest,
@@ -31,7 +33,8 @@ from remote.protocol.history import (
 from remote.protocol.ids import NOW, NodeId, Rev, SpaceId
 from remote.protocol.messages import PROTOCOL_VERSION, HistoryRequest, LoginRequest, MomentsRequest, Problem
 from remote.protocol.times import iso
-from remote.server.http.api_common import SpaceNumber, device_of, documented, text_of
+from remote.server.http.api_account import account_routes
+from remote.server.http.api_common import PATH_MAX, SpaceNumber, device_of, documented, names_of, text_of
 from remote.server.http.api_content import content_routes
 from remote.server.http.api_files import file_routes
 from remote.server.http.described import api_page
@@ -153,6 +156,15 @@ class Rewind(msgspec.Struct):
     dry_run: bool = False
 
 
+class Restore(msgspec.Struct):
+    """Make `path` what it was at a time or rev; what came into a folder since stays. `beside`: as a copy beside it."""
+
+    path: Annotated[str, msgspec.Meta(min_length=1, max_length=PATH_MAX)]
+    to: str
+    beside: bool = False
+    dry_run: bool = False
+
+
 class Undo(msgspec.Struct):
     """Take back what a rev did; 0: what this device did, or had done, last."""
 
@@ -192,6 +204,7 @@ def api(instance: Instance) -> Router:
                 *_forgetting(instance),
                 *file_routes(instance),
                 *content_routes(instance),
+                *account_routes(instance),
             ]
         ),
         request_max_body_size=BODY_MAX,
@@ -295,6 +308,15 @@ def _acting(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
         to = await acts.rev_of(device, of, data.to)
         return _done(await acts.rewind(device, of, RewindRequest(_op_id(), node, to, data.dry_run, _LISTED)))
 
+    @post("/spaces/{space:int}/restore", status_code=200, summary="Bring a path back as it was, or beside what it is")
+    async def restore(request: AnyRequest, space: Number, data: JSONBody[Restore]) -> Done:
+        device, of = await device_of(instance, request), SpaceId(space)
+        path = b"/".join(names_of(data.path))
+        to = await acts.rev_of(device, of, data.to)
+        first = await instance.files.fresh_nodes(device.user, CHANGED_MAX + 1)
+        wanted = RestoreRequest(_op_id(), path, to, data.beside, data.dry_run, _LISTED)
+        return _done(await acts.restore(device, of, wanted, first))
+
     @post("/spaces/{space:int}/undo", status_code=200, summary="Take back what a rev did")
     async def undo(request: AnyRequest, space: Number, data: JSONBody[Undo]) -> Done:
         wanted = UndoRequest(_op_id(), Rev(data.rev), data.dry_run, _LISTED)
@@ -305,7 +327,7 @@ def _acting(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
         wanted = PutBackRequest(_op_id(), _nodes(data.nodes), limit=_LISTED)
         return _done(await acts.put_back(await device_of(instance, request), SpaceId(space), wanted))
 
-    return [rewind, undo, put_back]
+    return [rewind, restore, undo, put_back]
 
 
 def _forgetting(instance: Instance) -> list[Any]:  # Any: handlers of several kinds

@@ -70,7 +70,7 @@ def raw_body(description: str) -> type[Operation]:
 
     class RawBody(Operation):
         def __post_init__(self) -> None:
-            schema = Schema(type=OpenAPIType.STRING, format="binary")
+            schema = Schema(type=OpenAPIType.STRING, content_media_type=BINARY)
             self.request_body = RequestBody(
                 content={BINARY: OpenAPIMediaType(schema=schema)}, description=description, required=True
             )

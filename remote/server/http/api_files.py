@@ -8,8 +8,8 @@ from litestar.params import JSONBody, QueryParameter
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from remote.protocol.errors import BadRequest
-from remote.protocol.ids import Rev
+from remote.protocol.errors import BadRequest, NotAllowed
+from remote.protocol.ids import Rev, SpaceId
 from remote.protocol.nodes import Name
 from remote.protocol.times import iso, span
 from remote.server.database.accounts import Device
@@ -49,7 +49,10 @@ Wait = Annotated[
 
 
 class File(msgspec.Struct):
-    """A file or folder as it is now. `etag`: for If-Match; `path`: from the top of `space`; `parent` "0": the top."""
+    """A file or folder as it is now. `etag`: for If-Match; `path`: from the top of `space`; `parent` "0": the top.
+
+    `shared_space`: the space that a shared folder stands for in your home; else empty.
+    """
 
     file: str
     space: str
@@ -64,6 +67,7 @@ class File(msgspec.Struct):
     modified: str
     created: str
     target: str
+    shared_space: str
 
 
 class Listing(msgspec.Struct):
@@ -211,7 +215,9 @@ def _editing(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
         node, within = found.item.node, found.space.space
         changed = _edited(data)
         if data.path is not UNSET:
-            to, _ = await place_of(instance, device, str(within), data.path)
+            to, there = await place_of(instance, device, str(within), data.path)
+            if there != within:
+                raise NotAllowed("That path is in another space: copy it there by a device, or download and bring it.")
             await edits.move(by_of(device), within, node, to, condition=condition, replaces=data.replaces)
             condition = ANYTHING
         await edits.change(by_of(device), within, node, lambda state: replace(state, **changed), condition)
@@ -224,6 +230,8 @@ def _editing(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
         device = await device_of(instance, request)
         found = await locator.by_id(device, file_id(file), space_id(space), right=Right.WRITE)
         to, within = await place_of(instance, device, str(found.space.space), data.path)
+        if within != found.space.space:
+            raise NotAllowed("That path is in another space: copy it there by a device, or download and bring it.")
         made = await edits.copy(by_of(device), within, found.item.node, to, replaces=data.replaces)
         return _answer(await locator.by_id(device, made, within), 201)
 
@@ -244,12 +252,12 @@ def by_of(device: Device) -> By:
     return By(device.user, device.device)
 
 
-async def place_of(instance: Instance, device: Device, space: str, path: str) -> tuple[Name, int]:
+async def place_of(instance: Instance, device: Device, space: str, path: str) -> tuple[Name, SpaceId]:
     """The name that a path means, in a folder that is there, and its space; raises NotFound, BadRequest."""
     names = names_of(path)
     if not names:
         raise BadRequest("The path is that of the top: say what is in it.")
-    parent = await instance.locator.by_path(device, space_id(space), names[:-1], Right.WRITE)
+    parent = await instance.locator.by_path(device, space_id(space), names[:-1], Right.WRITE, is_entered=True)
     return Name(parent.item.node, names[-1]), parent.space.space
 
 
@@ -271,6 +279,7 @@ def file_of(found: Located) -> File:
         modified=iso(state.mtime_ns),
         created=iso(state.birth_ns),
         target=text_of(state.target),
+        shared_space=str(state.mounts) if state.mounts else "",
     )
 
 

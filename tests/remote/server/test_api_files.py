@@ -106,7 +106,8 @@ async def test_a_large_file_comes_in_parts_with_an_interruption(script: Script) 
     wrong = await script.http.put(urls[0], content=pieces[1])
     assert (wrong.status_code, wrong.json()["code"]) == (422, "chunk-damaged")
     assert (await script.http.put(urls[0], content=LARGE)).status_code == 413
-    assert (await script.http.put(urls[0][:-1] + "0", content=pieces[0])).status_code == 403
+    forged = urls[0][:-1] + ("1" if urls[0].endswith("0") else "0")
+    assert (await script.http.put(forged, content=pieces[0])).status_code == 403
     # Nobody sees anything of it.
     await script.ask("GET", "/files", 404, params={"path": "film.bin"})
     upload = {"upload": begun["upload"]}
