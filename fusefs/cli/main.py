@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 import click
 
+from fusefs.cli import shares
 from fusefs.control import SECONDS_MOST, Exit, Refused
 
 DISTRIBUTION: Final = "satchel"
@@ -546,6 +547,10 @@ def doctor(as_json: bool) -> None:
     from fusefs.cli import doctor as examination  # noqa: PLC0415
 
     sys.exit(examination.doctor(as_json=as_json))
+
+
+for _command in shares.COMMANDS:
+    satchel.add_command(_command)
 
 
 def main() -> None:

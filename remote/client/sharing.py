@@ -2,7 +2,7 @@
 
 from remote.client.session import Session
 from remote.protocol.ids import NodeId, SpaceId
-from remote.protocol.messages import Done
+from remote.protocol.messages import Done, Spaces
 from remote.protocol.sharing import (
     Group,
     GroupMemberRequest,
@@ -25,6 +25,10 @@ class Sharing:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+
+    async def spaces(self) -> Spaces:
+        """The user's home, and the shared spaces that he is a member of."""
+        return await self._session.ask(Spaces, "GET", "v1/spaces")
 
     async def share(self, space: SpaceId, node: NodeId, wishes: tuple[Wish, ...] = ()) -> Shared:
         """Shares a folder or file of a home with users and groups; one that is shared already, also with these."""

@@ -48,6 +48,7 @@ from remote.server.membership import Told, name_of
 from remote.server.rights import Right, member_space, owner_of
 from remote.server.states import decode_state
 
+_INSIDE: Final = "What is in a shared folder cannot be shared by itself: share the folder with others."
 SERVER: Final = DeviceId(0)
 Result = TypeVar("Result")
 Long = Mapping[bytes, frozenset[ChunkId]]
@@ -90,6 +91,7 @@ class SharingAnswers:
             row = member_space(session, request.space, device.user, Right.SHARE)
             if row.payer or _mounted(session, row, request.node):
                 return Kind.FOLDER, {}
+            _refuse_inside(session, device.user, row, request.node)
             kind = _kind(session, row, request.node)
             key = self._keyring.key(row)
             # What is read from the store is read before others have to wait for it.
@@ -107,7 +109,7 @@ class SharingAnswers:
         mounted = _mounted(session, row, request.node)
         if row.payer or mounted:
             if row.payer and request.node != ROOT:
-                raise NotAllowed("What is in a shared folder cannot be shared by itself: share the folder with others.")
+                raise NotAllowed(_INSIDE)
             space = row if row.payer else member_space(session, mounted, device.user, Right.SHARE)
             mount = account_rows.mount_node(session, device.user, space.space)
             shared = Shared(space.space, mount, space.name)
@@ -418,6 +420,17 @@ def _check_role(role: str) -> None:
 def _mounted(session: Session, row: SpaceRow, node: NodeId) -> SpaceId:
     found = trees.node_row(session, row.space, node)
     return decode_state(found.state).mounts if found is not None and found.state is not None else NO_SPACE
+
+
+def _refuse_inside(session: Session, user: UserId, home: SpaceRow, node: NodeId) -> None:
+    """Raises NotAllowed for what is in a shared space: devices show it below a folder of the home."""
+    row = trees.node_row(session, home.space, node)
+    if row is not None and row.state is not None:
+        return
+    for space in account_rows.mounts(session, user):
+        there = trees.node_row(session, space, node) if space != home.space else None
+        if there is not None and there.state is not None:
+            raise NotAllowed(_INSIDE)
 
 
 def _kind(session: Session, row: SpaceRow, node: NodeId) -> Kind:

@@ -103,6 +103,10 @@ class Server:
             command, input=text, capture_output=True, text=True, check=True, timeout=60, env=self._environment()
         )
 
+    def add_user(self, name: str) -> None:
+        """Makes an account, with the same password as the first one has."""
+        self.command("user", "add", name, "--password-stdin", "--data", str(self.data), text=self.password + "\n")
+
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "SATCHEL_HOME": str(self.home), "PYTHONWARNINGS": "default"}
 
@@ -176,6 +180,7 @@ class Device:
     home: Path
     path: Path
     server: Server
+    user: str = USER
     expected: list[str] = field(default_factory=list)
     options: tuple[str, ...] = ()
     """Arguments of the last mount."""
@@ -218,7 +223,7 @@ class Device:
             "login",
             self.server.url,
             "--user",
-            self.server.user,
+            self.user,
             "--password-stdin",
             "--device-name",
             self.name,
@@ -382,13 +387,14 @@ def server(_world: tuple[Server, dict[str, Device]]) -> Server:
 def device(_world: tuple[Server, dict[str, Device]], tmp_path: Path) -> Callable[..., Device]:
     """`device(name)`: a device of that account, signed in and mounted; with `mount=False` signed in only.
 
-    Keyword arguments beyond that are settings for its config.toml.
+    `user`: of another account, which `server.add_user` made. Keyword arguments beyond that are settings for its
+    config.toml.
     """
     server, devices = _world
 
-    def make(name: str, *, mount: bool = True, **settings: str | int | float | bool) -> Device:
+    def make(name: str, *, mount: bool = True, user: str = USER, **settings: str | int | float | bool) -> Device:
         assert name not in devices, f"there is a device {name} already"
-        one = devices[name] = Device(name, tmp_path / name, tmp_path / f"{name}-drive", server)
+        one = devices[name] = Device(name, tmp_path / name, tmp_path / f"{name}-drive", server, user)
         if settings:
             one.configure(**settings)
         one.login()

@@ -375,9 +375,9 @@ def test_a_state_is_put_together_whatever_its_fields_were_when_it_was_stored() -
     bare = NodeState(Kind.FILE, (Name(ROOT, b"a"),), 0o644, 0, 0, 1, 2, 3, 4)
     whole = msgspec.structs.replace(bare, content=manifest)
     stored = encode_state(whole)
-    # As of a version that knew no extended attributes and no place for content.
-    older = b"\x9b" + stored[1:-2]
-    for state in (stored, older):
+    # As of versions that knew no shared folders; and no extended attributes and no place for content.
+    before_sharing, older = b"\x9d" + stored[1:-1], b"\x9b" + stored[1:-3]
+    for state in (stored, before_sharing, older):
         answer = version(key, NodeId(7), Rev(2), 5, state, key.seal(encode_manifest(manifest)))
         found = msgspec.msgpack.decode(msgspec.msgpack.encode(answer), type=NodeVersion)
         assert found == NodeVersion(NodeId(7), Rev(2), 5, whole)
