@@ -300,7 +300,11 @@ class Push:
             if not answer.rev:
                 self._forget(())
                 await self._pull.take_winners(answer.winners, starts)
-                self.troubles.note_refusal(nodes, answer.reason)
+                if held := set(nodes).intersection(answer.held):
+                    # The others go on without them.
+                    self.troubles.ask(held, answer.reason)
+                else:
+                    self.troubles.note_refusal(nodes, answer.reason)
                 self.wake()
                 return
             if answer.rev > self._tree.cursor + 1:

@@ -44,6 +44,8 @@ class Stuck:
     path: bytes
     sentence: str
     seconds: float
+    asks: bool = False
+    """Whether it waits for a person's yes."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Standing:
     """Why nothing is sent although the server may be there, empty when all is."""
     cursor: int
     unlisted_folders: int
+    asked: int = 0
+    """How many of those that are pending wait for a person's yes."""
 
 
 class Sync:
@@ -120,7 +124,7 @@ class Sync:
         """How things are now."""
         now = trio.current_time()
         stuck = tuple(
-            Stuck(self._tree.path_of(node), trouble.sentence, max(0.0, trouble.again_at - now))
+            Stuck(self._tree.path_of(node), trouble.sentence, max(0.0, trouble.again_at - now), trouble.asks)
             for node, trouble in self._push.troubles.stuck(1_000)
         )
         return Standing(
@@ -131,6 +135,7 @@ class Sync:
             held=self._held,
             cursor=self._tree.cursor,
             unlisted_folders=self._tree.unlisted_count(),
+            asked=self._push.troubles.asked(),
         )
 
     def hold(self, reason: str) -> None:
@@ -139,6 +144,10 @@ class Sync:
             self._push.retry_all()
         self._held = reason
         self._tell()
+
+    def retry_all(self) -> None:
+        """What was in the way of edits may be gone: they are tried again now."""
+        self._push.retry_all()
 
     def moving(self) -> dict[NodeId, int]:
         """Nodes of which content is on its way, or there and not committed yet, with the bytes of it that are there."""

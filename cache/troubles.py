@@ -10,10 +10,12 @@ import msgspec
 import trio
 
 from cache.tree import Tree
-from remote.protocol.errors import QuotaExceeded, ServerFault
+from remote.protocol.errors import NotAllowed, QuotaExceeded, ServerFault
 from remote.protocol.ids import NodeId
 
 LATER_SECONDS: Final = (1.0, 300.0)
+ASKED_SECONDS: Final = 30.0
+"""So often is looked whether a person said yes elsewhere."""
 _HELD: Final = "held"
 _REFUSALS_FREE: Final = 4
 """Refusals in a row that are ordinary: somebody was first, and the next try knows it."""
@@ -28,6 +30,8 @@ class Trouble:
     again_at: float
     edited_ns: int = 0
     error: Exception | None = None
+    asks: bool = False
+    """Whether it waits for a person's yes."""
 
     @property
     def is_held(self) -> bool:
@@ -58,6 +62,17 @@ class Troubles:
         """The node is not to be sent as it is, also after a restart, until somebody edits it again."""
         self.nodes[node] = _held(sentence, self._tree.edited_ns(node))
         self._keep_held()
+
+    def ask(self, nodes: Iterable[NodeId], sentence: str) -> None:
+        """The server takes these when a person has said yes."""
+        again_at = trio.current_time() + ASKED_SECONDS
+        for node in nodes:
+            edited_ns = self._tree.edited_ns(node)
+            self.nodes[node] = Trouble(sentence, 1, again_at, edited_ns, NotAllowed(sentence), asks=True)
+
+    def asked(self) -> int:
+        """How many nodes wait for a person's yes."""
+        return sum(trouble.asks for trouble in self.nodes.values())
 
     def note_lost(self, key: bytes, error: Exception) -> None:
         """An edit that lost cannot be sent."""

@@ -140,7 +140,10 @@ class PastVerbs:
         rev = Rev(int(fields.get("rev") or NOW))
         await self._sent(ROOT)
         is_dry_run = bool(fields.get("dry_run"))
-        done = await self._drive.acts.undo(self._drive.space, rev, is_dry_run=is_dry_run, limit=_LISTED_MAX)
+        event, keeps_new = int(fields.get("event") or 0), bool(fields.get("keep_new"))
+        done = await self._drive.acts.undo(
+            self._drive.space, rev, is_dry_run=is_dry_run, limit=_LISTED_MAX, event=event, keeps_new=keeps_new
+        )
         return await self._told_done(done)
 
     async def _trash(self, fields: Fields) -> object:

@@ -11,6 +11,7 @@ import trio
 from cache.merge import is_touch
 from cache.tree import Record
 from fusefs.drive import Drive
+from fusefs.guard_verbs import Waiting
 from fusefs.settings import Account
 from remote.protocol.errors import RemoteError
 from remote.protocol.ids import NOW, ROOT, NodeId
@@ -38,6 +39,7 @@ class Status:
         self._conflicts: int | None = None
         self._conflicts_at = float("-inf")
         self._conflicts_cursor = NOW
+        self._events = Waiting(drive)
 
     async def whole(self, files: int) -> Fields:
         """How the drive stands, with at most so many of the files that are to be sent, those on their way first."""
@@ -76,8 +78,13 @@ class Status:
             "full": drive.files.full,
             "stuck": [
                 {"path": os.fsdecode(one.path), "sentence": one.sentence, "seconds": _seconds(one.seconds)}
-                for one in standing.stuck[:_STUCK_MAX]
+                for one in [one for one in standing.stuck if not one.asks][:_STUCK_MAX]
             ],
+            "asked": {
+                "count": standing.asked,
+                "sentence": next((one.sentence for one in standing.stuck if one.asks), ""),
+            },
+            "events": await self._events.waiting(),
             "conflicts": await self._open_conflicts(),
             "rules": list(drive.ignoring.rules.faults),
             "ignored": {"count": drive.tree.ignored_count(), "bytes": ignored},

@@ -20,6 +20,7 @@ from fusefs.conflicts import Kept, Open, Unsent, is_below
 from fusefs.control import CREDENTIALS, REQUEST_MAX, Exit, Refused, short_path
 from fusefs.drive import Drive
 from fusefs.errors import NoEntry, NotSent, VolumeError
+from fusefs.guard_verbs import GuardVerbs
 from fusefs.hands import Hand
 from fusefs.mounts import Busy
 from fusefs.past_verbs import BEFORE_SECONDS, PastVerbs, told_version
@@ -88,6 +89,7 @@ class Verbs:
             "backup-now": self._backup_now,
             "stop": self._stop,
             **PastVerbs(drive, self.flush, self._lookup).verbs,
+            **GuardVerbs(drive, self.flush).verbs,
         }
 
     async def serve(self, listener: trio.SocketListener) -> None:

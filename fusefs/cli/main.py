@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import click
 
 from fusefs.cli import shares
+from fusefs.cli.guarding import events, guard
 from fusefs.control import SECONDS_MOST, Exit, Refused
 
 DISTRIBUTION: Final = "satchel"
@@ -290,16 +291,20 @@ def rewind(path: str, to: str, dry_run: bool, as_json: bool) -> None:
 
 @satchel.command(short_help="Take back what was done last.")
 @click.argument("rev", required=False, type=click.IntRange(1))
+@click.option("--event", type=click.IntRange(1), metavar="N", help="A mass change that `satchel events` lists.")
+@click.option("--keep-new", is_flag=True, help="With --event: what that device made then stays.")
 @click.option("--dry-run", is_flag=True, help="Say what it would do, and do nothing.")
 @_json
-def undo(rev: int | None, dry_run: bool, as_json: bool) -> None:
+def undo(rev: int | None, event: int | None, keep_new: bool, dry_run: bool, as_json: bool) -> None:
     """Take back what this device did, or had done, last; or what REV did. Said again, it undoes the undoing.
 
     What was changed again since then is left as it is.
     """
     from fusefs.cli import comparing  # noqa: PLC0415
 
-    comparing.undo(rev, is_dry_run=dry_run, as_json=as_json)
+    if rev is not None and event is not None:
+        raise click.UsageError("Say which REV, or which --event.")
+    comparing.undo(rev, event, keeps_new=keep_new, is_dry_run=dry_run, as_json=as_json)
 
 
 @satchel.group(short_help="List, restore or purge what was removed.")
@@ -549,7 +554,7 @@ def doctor(as_json: bool) -> None:
     sys.exit(examination.doctor(as_json=as_json))
 
 
-for _command in shares.COMMANDS:
+for _command in (*shares.COMMANDS, guard, events):
     satchel.add_command(_command)
 
 

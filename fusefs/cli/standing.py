@@ -5,6 +5,7 @@ import sys
 from typing import Any, Final
 
 from fusefs.cli.asking import ask, path_in_mount
+from fusefs.cli.guarding import sentence
 from fusefs.cli.showing import shown
 from fusefs.control import Exit, Refused
 from remote.protocol.sizes import shown_size
@@ -81,6 +82,13 @@ def told(found: dict[str, Any], *, with_files: bool = True) -> list[str]:
         lines.append(f"  Issue   {stuck['path'] or 'the drive'}: {stuck['sentence']}")
         when = f"tried again in {duration(stuck['seconds'])}" if stuck["seconds"] is not None else "not sent as it is"
         lines.append(f"          {when}; it is safe on this device meanwhile")
+    if found["asked"]["count"]:
+        what = counted(found["asked"]["count"], "change")
+        wait = "waits" if found["asked"]["count"] == 1 else "wait"
+        lines.append(f"  Issue   {what} {wait} for your yes: {found['asked']['sentence']}")
+    # What is held of this device is told by what waits here.
+    others = [one for one in found["events"] if one["state"] == "told" or one["device"] != found["device"]]
+    lines += [f"  Issue   {sentence(one)}" for one in others]
     if found["conflicts"]:
         what = counted(found["conflicts"], "edit")
         lines.append(f"  Issue   {what} lost against others, and nobody has settled that: satchel conflicts")

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 
 from remote.client.session import Session
+from remote.protocol.events import EventAnswer, Events, EventsRequest, Guard, GuardRequest
 from remote.protocol.history import (
     Differences,
     DiffRequest,
@@ -19,6 +20,7 @@ from remote.protocol.history import (
     UndoRequest,
 )
 from remote.protocol.ids import NOW, NodeId, Rev, SpaceId
+from remote.protocol.messages import Done as Said
 
 _OP_ID_SIZE = 16
 
@@ -39,10 +41,24 @@ class Acts:
         request = RewindRequest(os.urandom(_OP_ID_SIZE), folder, to, is_dry_run, limit)
         return await self._session.ask(Done, "POST", f"v1/spaces/{space}/rewind", request)
 
-    async def undo(self, space: SpaceId, rev: Rev = NOW, *, is_dry_run: bool, limit: int) -> Done:
-        """Takes back what one commit did; NOW: the last one of this device, or that it asked for."""
-        request = UndoRequest(os.urandom(_OP_ID_SIZE), rev, is_dry_run, limit)
+    async def undo(
+        self, space: SpaceId, rev: Rev = NOW, *, is_dry_run: bool, limit: int, event: int = 0, keeps_new: bool = False
+    ) -> Done:
+        """Takes back what one commit did; NOW: the last one of this device, or that it asked for. Or a mass change."""
+        request = UndoRequest(os.urandom(_OP_ID_SIZE), rev, is_dry_run, limit, event, keeps_new)
         return await self._session.ask(Done, "POST", f"v1/spaces/{space}/undo", request)
+
+    async def events(self, space: SpaceId, before: int = 0, limit: int = 100) -> Events:
+        """What the members of a space are told of, the newest first."""
+        return await self._session.ask(Events, "POST", f"v1/spaces/{space}/events", EventsRequest(before, limit))
+
+    async def answer_event(self, space: SpaceId, event: int, says: str) -> None:
+        """Says something to an event: see EventAnswer; raises NotFound, InTheWay."""
+        await self._session.ask(Said, "POST", f"v1/spaces/{space}/events/answer", EventAnswer(event, says))
+
+    async def guard(self, space: SpaceId, guard: Guard | None = None) -> Guard:
+        """The guard of a space; given one, that is set. Raises NotAllowed."""
+        return await self._session.ask(Guard, "POST", f"v1/spaces/{space}/guard", GuardRequest(guard))
 
     async def trash(self, space: SpaceId, before: Rev = NOW, limit: int = 100) -> Trash:
         """What was removed and can be brought back, newest first; see `Trash.next` for more."""

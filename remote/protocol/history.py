@@ -82,12 +82,18 @@ class RestoreRequest(msgspec.Struct, frozen=True):
 
 
 class UndoRequest(msgspec.Struct, frozen=True):
-    """Take back what one commit did (`rev` 0: the last one of this device, or that it asked the server for)."""
+    """Take back what one commit did (`rev` 0: the last one of this device, or that it asked the server for).
+
+    `event`: instead, what the device of a mass change did from its first rev to its last. With `keeps_new`, what the
+    device made then stays, where it is not in the way.
+    """
 
     op_id: bytes
     rev: Rev = NOW
     is_dry_run: bool = False
     limit: int = 100
+    event: int = 0
+    keeps_new: bool = False
 
 
 class Done(msgspec.Struct, frozen=True):

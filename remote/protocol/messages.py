@@ -136,6 +136,8 @@ class Room(msgspec.Struct, frozen=True):
     serial: int = 0
     has_lost: bool = False
     """Whether the server lost chunks of the space (see `LostRequest`), in the answer to a poll or to `room`."""
+    events: int = 0
+    """How many events of the space wait for a person (see events.py), in the same answers and those to commits."""
 
 
 class Holding(msgspec.Struct, frozen=True, array_like=True):
@@ -258,6 +260,8 @@ class CommitAnswer(msgspec.Struct, frozen=True):
     """The life of the journal that the rev belongs to, see `Life`."""
     room: Room | None = None
     """After an accepted commit."""
+    held: tuple[NodeId, ...] = ()
+    """Of a commit that is refused because a person has to say yes first: for the sake of which nodes."""
 
 
 class JournalCommit(msgspec.Struct, frozen=True, array_like=True):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
+from remote.protocol.events import Events, Guard
 from remote.protocol.history import Differences, Done, Purged, Retention, Trash
 from remote.protocol.ids import NOW, NOWHERE, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import (
@@ -136,8 +137,22 @@ class Acts(Protocol):
         """Makes a folder what it was, by one commit."""
         ...
 
-    async def undo(self, space: SpaceId, rev: Rev = NOW, *, is_dry_run: bool, limit: int) -> Done:
-        """Takes back what one commit did; NOW: the last one of this device, or that it asked for."""
+    async def undo(
+        self, space: SpaceId, rev: Rev = NOW, *, is_dry_run: bool, limit: int, event: int = 0, keeps_new: bool = False
+    ) -> Done:
+        """Takes back what one commit did; NOW: the last one of this device, or that it asked for. Or a mass change."""
+        ...
+
+    async def events(self, space: SpaceId, before: int = 0, limit: int = 100) -> Events:
+        """What the members of a space are told of, the newest first."""
+        ...
+
+    async def answer_event(self, space: SpaceId, event: int, says: str) -> None:
+        """Says something to an event: see EventAnswer; raises NotFound, InTheWay."""
+        ...
+
+    async def guard(self, space: SpaceId, guard: Guard | None = None) -> Guard:
+        """The guard of a space; given one, that is set. Raises NotAllowed."""
         ...
 
     async def trash(self, space: SpaceId, before: Rev = NOW, limit: int = 100) -> Trash:

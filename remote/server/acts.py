@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from remote.protocol.errors import InTheWay
+from remote.protocol.events import UNDONE
 from remote.protocol.history import (
     Differences,
     DiffRequest,
@@ -36,6 +37,7 @@ from remote.server.database.accounts import Device
 from remote.server.database.connection import Database, Session
 from remote.server.database.spaces import SpaceRow
 from remote.server.differences import Step, diff, told
+from remote.server.events import close, event_of
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
@@ -56,6 +58,7 @@ from remote.server.retention import (
 from remote.server.rewinding import Plan, act_tag, plan_rewind, plan_undo
 from remote.server.rights import Right, member_space
 from remote.server.trash import plan_put_back, trash
+from remote.server.undoing import plan_undo_event
 
 SERVER: Final = DeviceId(0)
 """As which device the server commits, for a user."""
@@ -102,12 +105,22 @@ class Acts:
         return await self._act(device, space, request.op_id, plan, is_dry_run=request.is_dry_run)
 
     async def undo(self, device: Device, space: SpaceId, request: UndoRequest) -> Done:
-        """What one commit did, taken back."""
+        """What one commit did, or a mass change, taken back."""
 
         def plan(session: Session, row: SpaceRow, key: SpaceKey) -> Plan:
+            if request.event:
+                return plan_undo_event(session, row, key, request, time.time_ns())
             return plan_undo(session, row, key, request, device, time.time_ns())
 
-        return await self._act(device, space, request.op_id, plan, is_dry_run=request.is_dry_run)
+        done = await self._act(device, space, request.op_id, plan, is_dry_run=request.is_dry_run)
+        if request.event and not request.is_dry_run:
+
+            def note(session: Session) -> None:
+                row = member_space(session, space, device.user, Right.WRITE)
+                close(session, space, event_of(session, row, request.event), UNDONE)
+
+            await self._database.write(note)
+        return done
 
     async def trash(self, device: Device, space: SpaceId, request: TrashRequest) -> Trash:
         """What was removed and can be brought back."""

@@ -1,6 +1,7 @@
 """Answers: one method for each request of a signed-in device. Checks the right, then lets threads do the work."""
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -58,11 +59,14 @@ from remote.server.chunks import Chunks, Stretch
 from remote.server.database import accounts as account_rows
 from remote.server.database import chunks as chunk_rows
 from remote.server.database import conflicts as conflict_rows
+from remote.server.database import events as event_rows
 from remote.server.database import spaces as space_rows
 from remote.server.database.accounts import Device
 from remote.server.database.chunks import Place
 from remote.server.database.connection import Database, Session
 from remote.server.database.spaces import SpaceRow, role_of, space_row
+from remote.server.events import log_event
+from remote.server.guard import Watch
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
@@ -79,6 +83,8 @@ CURSORS_MAX = 1_000
 FILE_THREADS = 8
 _TRIES = 10
 """How often a commit is prepared anew while chunks are collected."""
+EVENTS_TOLD = 100
+"""More events that wait for a person are not counted."""
 FREE_SECONDS = 5.0
 """For so long what the disk takes is not looked up again."""
 
@@ -177,22 +183,29 @@ class Answers:
             row = member_space(session, space, device.user, Right.WRITE)
             reading.check_life(session, row, commit.cursor, commit.life)
             key = self._keyring.key(row)
-            found = prepared.found
+            watch = Watch(device)
+            found = dataclasses.replace(prepared.found, watch=watch)
             answer = commits.take(
                 session, row, device, commit.op_id, prepared.drafts, key=key, now_ns=time.time_ns(), found=found
             )
             if not answer.rev:
                 space_rows.refuse_op(session, space, commit.op_id)
+            begun.append(watch)
             taken = space_row(session, space)
             # What comes by a link is the server's commit, and the server holds nothing.
             if not answer.rev or taken is None or not device.device:
                 return answer
-            return replace(answer, room=self._room(session, bounded(session, taken), device, 0))
+            room = self._room(session, bounded(session, taken), device, 0)
+            return replace(answer, room=replace(room, events=event_rows.open_events(session, space, EVENTS_TOLD)))
 
+        begun: list[Watch] = []
         for _ in range(_TRIES):
             prepared = await self._read(device, space, prepare, Right.WRITE)
             with suppress(commits.Overtaken):
-                return await self._database.write(partial(take, prepared))
+                answer = await self._database.write(partial(take, prepared))
+                if begun[-1].event is not None:
+                    log_event(space, begun[-1].event)
+                return answer
         raise Busy("The server is putting its chunks in order: try again in a moment.", 1.0)
 
     async def room(self, device: Device, space: SpaceId, request: RoomRequest) -> Room:
@@ -264,7 +277,8 @@ class Answers:
                         self._room(session, row, device, wanted) if may_write else Room(row.head, row.quota, row.used)
                     )
                     has_lost = bool(chunk_rows.lost_in(session, space, ChunkId(b""), 1))
-                    found[space] = replace(room, has_lost=has_lost)
+                    waiting = event_rows.open_events(session, space, EVENTS_TOLD)
+                    found[space] = replace(room, has_lost=has_lost, events=waiting)
             return found
 
         def has_quota(session: Session) -> bool:

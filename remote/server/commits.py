@@ -13,7 +13,7 @@ from remote.protocol.errors import QuotaExceeded
 from remote.protocol.ids import NOWHERE, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Change, Commit, CommitAnswer
 from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
-from remote.server import leases
+from remote.server import guard, leases
 from remote.server.accounts import RANGE_NUMBER_MAX, RANGES_MAX
 from remote.server.database import accounts as account_rows
 from remote.server.database import chunks as chunk_rows
@@ -56,6 +56,8 @@ class Found:
     """Chunks that nothing was known to name: the commit does."""
     round: int
     """The round of upkeep in which they were looked up: in another one, that has to be done again."""
+    watch: guard.Watch | None = None
+    """With it, the guard looks at the commit."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,10 @@ def take(
     if refusal is not None:
         return CommitAnswer(Rev(0), now_ns, _winners(session, row.space, refusal, key), refusal.reason)
     rev = Rev(row.head + 1)
+    watch = looked.watch if looked is not None else None
+    held = guard.look(session, row, tree, drafts, watch, rev=rev, now_ns=now_ns) if watch is not None else None
+    if held is not None:
+        return CommitAnswer(Rev(0), now_ns, (), held.reason, held=held.nodes)
     writing = _plan(tree, drafts, rev, moving)
     has_quota = _check_quota(session, row, device, writing.growth, now_ns)
     _write(session, row.space, rev, writing)

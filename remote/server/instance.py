@@ -36,6 +36,7 @@ from remote.server.database.connection import Database, OnStatement, Session, ma
 from remote.server.database.schema import FORMAT, UPGRADES
 from remote.server.devices import DeviceAnswers
 from remote.server.edits import Edits
+from remote.server.events import EventAnswers
 from remote.server.feed import Feed
 from remote.server.files import Files
 from remote.server.groups import GroupAnswers
@@ -73,6 +74,7 @@ class Instance:
     answers: Answers
     devices: DeviceAnswers
     acts: Acts
+    events: EventAnswers
     files: Files
     links: LinkAnswers
     contents: Contents
@@ -143,6 +145,7 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
                 answers=answers,
                 devices=devices,
                 acts=acts,
+                events=EventAnswers(database),
                 files=files,
                 links=links,
                 contents=contents,

@@ -40,7 +40,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """Below which folder differences are told, at most how many; the rev gone back to or undone, and the time."""
 
     top: NodeId
@@ -50,7 +50,7 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class _Target:
+class Target:
     """What a node is to be: a state without its content, with what stands in its place; None: removed."""
 
     state: NodeState
@@ -76,7 +76,7 @@ def plan_rewind(session: Session, row: SpaceRow, key: SpaceKey, request: RewindR
     then, now = Past(session, row.space, key, to), Past(session, row.space, key, NOW)
     if then.node(top) is None:
         raise NotFound(f"Folder {top} did not exist at rev {request.to}.")
-    targets: dict[NodeId, _Target | None] = {}
+    targets: dict[NodeId, Target | None] = {}
     kept = 0
     for node in changed(session, row, to, row.head):
         names_then, names_now = then.names_below(node, top), now.names_below(node, top)
@@ -90,14 +90,14 @@ def plan_rewind(session: Session, row: SpaceRow, key: SpaceKey, request: RewindR
         elif there is not None and names_now and not _came_with_a_folder(there, then, now, top):
             others = tuple(name for name in there.state.names if name not in names_now)
             back = _where_it_was(was, now, others, node) if was is not None else others
-            targets[node] = _Target(replace(there.state, names=back), there.content_id, there.size) if back else None
-    kept += _leave_shared(session, row, now, targets)
-    return _plan(session, row, now, targets, _Asked(top, request.to, request.limit, now_ns), kept)
+            targets[node] = Target(replace(there.state, names=back), there.content_id, there.size) if back else None
+    kept += leave_shared(session, row, now, targets)
+    return plan_targets(session, row, now, targets, Asked(top, request.to, request.limit, now_ns), kept)
 
 
 def _as_it_was(
     was: Then, there: Then | None, names_then: tuple[Name, ...], names_now: tuple[Name, ...], is_top: bool
-) -> _Target:
+) -> Target:
     names = names_then
     if there is not None and is_top:
         # What is rewound is what is in it: where it is, and what it is called, is for those above.
@@ -106,7 +106,7 @@ def _as_it_was(
         outside = [name for name in there.state.names if name not in names_now]
         # What moved out comes back; a further name that it got outside stays.
         names += tuple(name for name in outside if names_now or name in was.state.names)
-    return _Target(replace(was.state, names=names), was.content_id, was.size)
+    return Target(replace(was.state, names=names), was.content_id, was.size)
 
 
 def _came_with_a_folder(there: Then, then: Past, now: Past, top: NodeId) -> bool:
@@ -149,7 +149,7 @@ def plan_undo(
     if rev == 1:
         raise NotFound("Rev 1 made the space: it cannot be undone.")
     then, now = Past(session, row.space, key, Rev(rev - 1)), Past(session, row.space, key, NOW)
-    targets: dict[NodeId, _Target | None] = {}
+    targets: dict[NodeId, Target | None] = {}
     kept = 0
     for node in past_rows.changed_by(session, row.space, rev):
         present = trees.node_row(session, row.space, node)
@@ -160,9 +160,9 @@ def plan_undo(
         if node in then.forgotten:
             kept += 1
             continue
-        targets[node] = None if was is None else _Target(was.state, was.content_id, was.size)
-    kept += _leave_shared(session, row, now, targets)
-    return _plan(session, row, now, targets, _Asked(ROOT, rev, request.limit, now_ns), kept)
+        targets[node] = None if was is None else Target(was.state, was.content_id, was.size)
+    kept += leave_shared(session, row, now, targets)
+    return plan_targets(session, row, now, targets, Asked(ROOT, rev, request.limit, now_ns), kept)
 
 
 def plan_back(
@@ -170,13 +170,13 @@ def plan_back(
 ) -> Plan:
     """Brings removed nodes back in these states."""
     now = Past(session, row.space, key, NOW)
-    targets: dict[NodeId, _Target | None] = {
-        node: _Target(then.state, then.content_id, then.size) for node, then in states.items()
+    targets: dict[NodeId, Target | None] = {
+        node: Target(then.state, then.content_id, then.size) for node, then in states.items()
     }
-    return _plan(session, row, now, targets, _Asked(ROOT, NOW, limit, now_ns))
+    return plan_targets(session, row, now, targets, Asked(ROOT, NOW, limit, now_ns))
 
 
-def _leave_shared(session: Session, row: SpaceRow, now: Past, targets: dict[NodeId, _Target | None]) -> int:
+def leave_shared(session: Session, row: SpaceRow, now: Past, targets: dict[NodeId, Target | None]) -> int:
     """Takes out of the targets what is in another space now, and what stands for one or was in it: how many.
 
     Folders are shared and unshared by those who share them, not by going back.
@@ -206,9 +206,10 @@ def _leave_shared(session: Session, row: SpaceRow, now: Past, targets: dict[Node
     return len(left)
 
 
-def _plan(
-    session: Session, row: SpaceRow, now: Past, targets: dict[NodeId, _Target | None], asked: _Asked, kept: int = 0
+def plan_targets(
+    session: Session, row: SpaceRow, now: Past, targets: dict[NodeId, Target | None], asked: Asked, kept: int = 0
 ) -> Plan:
+    """The commit that makes nodes what they are to be; `kept`: how many others are let be."""
     drafts: list[Draft] = []
     steps: list[Step] = []
     after, top = _After(now, targets), asked.top
@@ -227,7 +228,7 @@ def _plan(
 class _After(Past):
     """The present as it will be."""
 
-    def __init__(self, now: Past, targets: dict[NodeId, _Target | None]) -> None:
+    def __init__(self, now: Past, targets: dict[NodeId, Target | None]) -> None:
         super().__init__(now._session, now._space, now._key, NOW)
         self._nodes = {
             node: None if target is None else Then(NOW, target.state, target.content_id, target.size)
@@ -239,14 +240,14 @@ class _After(Past):
         return self._now.node(node)
 
 
-def _is_as_it_should(there: Then | None, target: _Target | None) -> bool:
+def _is_as_it_should(there: Then | None, target: Target | None) -> bool:
     if there is None or target is None:
         return there is None and target is None
     same = replace(target.state, ctime_ns=there.state.ctime_ns, atime_ns=there.state.atime_ns)
     return same == there.state and there.content_id == target.content_id
 
 
-def _draft(node: NodeId, base: Rev, target: _Target | None, now_ns: int) -> Draft:
+def _draft(node: NodeId, base: Rev, target: Target | None, now_ns: int) -> Draft:
     if target is None:
         return Draft(Change(node, base, now_ns, None), None, None, None)
     state = replace(target.state, ctime_ns=now_ns)

@@ -15,13 +15,14 @@ class Right(enum.Enum):
     READ = "read"
     WRITE = "write"
     FORGET = "forget the past"
+    GUARD = "set its guard"
     SHARE = "share with others"
     OWN = "give away or stop sharing"
 
 
 RIGHTS: dict[str, frozenset[Right]] = {
     "owner": frozenset(Right),
-    "manager": frozenset({Right.READ, Right.WRITE, Right.FORGET, Right.SHARE}),
+    "manager": frozenset({Right.READ, Right.WRITE, Right.FORGET, Right.GUARD, Right.SHARE}),
     "editor": frozenset({Right.READ, Right.WRITE}),
     "viewer": frozenset({Right.READ}),
 }

@@ -4,7 +4,7 @@ A folder stands for what was removed with it: what was in it until within ten mi
 many commits. Of what others have the name of now, older states are versions of that path, and no trash.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -156,15 +156,16 @@ def plan_put_back(session: Session, row: SpaceRow, key: SpaceKey, request: PutBa
             back.setdefault(one.node, one.then)
         # Where it was must be there again, too.
         for name in top.then.state.names[:1]:
-            _bring_folders(bin_, name.parent, back)
+            bring_folders(bin_, name.parent, back)
     for node, then in back.items():
         names = [name for name in then.state.names if name.parent in back or bin_.now.node(name.parent) is not None]
-        free = tuple(_free(session, row, name, taken) for name in names)
+        free = tuple(free_name(session, row, name, taken) for name in names)
         back[node] = Then(then.rev, replace(then.state, names=free), then.content_id, then.size)
     return plan_back(session, row, key, back, now_ns, request.limit)
 
 
-def _bring_folders(bin_: Bin, folder: NodeId, back: dict[NodeId, Then]) -> None:
+def bring_folders(bin_: Bin, folder: NodeId, back: dict[NodeId, Then]) -> None:
+    """Adds the folder, and those above it, as far as they are removed, to what is brought back; raises NotFound."""
     while folder not in back and bin_.now.node(folder) is None:
         gone = bin_.find(folder)
         if gone is None:
@@ -173,11 +174,14 @@ def _bring_folders(bin_: Bin, folder: NodeId, back: dict[NodeId, Then]) -> None:
         folder = gone.then.state.names[0].parent
 
 
-def _free(session: Session, row: SpaceRow, name: Name, taken: set[Name]) -> Name:
-    """The name, or one beside it that leads to nothing."""
+def free_name(
+    session: Session, row: SpaceRow, name: Name, taken: set[Name], freed: Container[Name] = frozenset()
+) -> Name:
+    """The name, or one beside it that leads to nothing, or is `freed`; from now on it is among `taken`."""
     wanted = name
     for number in range(1, _TRIES):
-        if wanted not in taken and trees.holder(session, row.space, wanted.parent, wanted.name) is None:
+        is_held = wanted not in freed and trees.holder(session, row.space, wanted.parent, wanted.name) is not None
+        if wanted not in taken and not is_held:
             break
         label = b" (restored)" if number == 1 else b" (restored %d)" % number
         stem, dot, extension = name.name.rpartition(b".")

@@ -100,6 +100,9 @@ SHARD_KEYS: dict[str, str] = {
     "upload_part": "user_id",
     "lost_chunk": "chunk_id",
     "doomed": "object_id",
+    "guard": "space_id",
+    "burst": "space_id",
+    "event": "space_id",
 }
 """The column that every statement on a table must bind; a walk through all rows (`key > ? ... LIMIT`) to a range."""
 
@@ -159,6 +162,27 @@ JOB_TABLES: tuple[str, ...] = (
         space_id BIGINT NOT NULL, job TEXT NOT NULL, node_id BIGINT NOT NULL, rev BIGINT NOT NULL,
         reason TEXT NOT NULL, time_ns BIGINT NOT NULL,
         PRIMARY KEY (space_id, job, node_id)) {_CLUSTERED}""",
+)
+
+EVENT_TABLES: tuple[str, ...] = (
+    # What a space does when one device loses much of it, where somebody has set it; most: how much may go untold.
+    f"""CREATE TABLE guard (
+        space_id BIGINT NOT NULL, mode TEXT NOT NULL, most BIGINT NOT NULL, window_seconds BIGINT NOT NULL,
+        settled_seconds BIGINT NOT NULL,
+        PRIMARY KEY (space_id)) {_CLUSTERED}""",
+    # What a device removed and overwrote of late, in two halves of the window; event_id: what became of it, 0: nothing.
+    f"""CREATE TABLE burst (
+        space_id BIGINT NOT NULL, user_id BIGINT NOT NULL, device_id BIGINT NOT NULL, began_ns BIGINT NOT NULL,
+        first_rev BIGINT NOT NULL, removed BIGINT NOT NULL, overwritten BIGINT NOT NULL, earlier_rev BIGINT NOT NULL,
+        earlier_removed BIGINT NOT NULL, earlier_overwritten BIGINT NOT NULL, event_id BIGINT NOT NULL,
+        PRIMARY KEY (space_id, user_id, device_id)) {_CLUSTERED}""",
+    # What members are told of, and what became of it; examples: paths, encoded.
+    f"""CREATE TABLE event (
+        space_id BIGINT NOT NULL, event_id BIGINT NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL,
+        user_id BIGINT NOT NULL, device_id BIGINT NOT NULL, began_ns BIGINT NOT NULL, ended_ns BIGINT NOT NULL,
+        from_rev BIGINT NOT NULL, to_rev BIGINT NOT NULL, removed BIGINT NOT NULL, overwritten BIGINT NOT NULL,
+        until_ns BIGINT NOT NULL, node_id BIGINT NOT NULL, detail TEXT NOT NULL, examples BYTEA NOT NULL,
+        PRIMARY KEY (space_id, event_id)) {_CLUSTERED}""",
 )
 
 TABLES: tuple[str, ...] = (
@@ -265,6 +289,7 @@ TABLES: tuple[str, ...] = (
     _DOOMED,
     *JOB_TABLES,
     *UPLOAD_TABLES,
+    *EVENT_TABLES,
 )
 
 PLANNING: tuple[str, ...] = (
@@ -312,6 +337,7 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         *_GROUP_TABLES,
         *JOB_TABLES,
         *UPLOAD_TABLES,
+        *EVENT_TABLES,
     ),
 }
 """format -> the statements that make its tables those of the next one; run once, together, when a server opens them."""

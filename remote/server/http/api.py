@@ -37,9 +37,11 @@ from remote.server.http.api_account import account_routes
 from remote.server.http.api_common import PATH_MAX, SpaceNumber, device_of, documented, names_of, text_of
 from remote.server.http.api_content import content_routes
 from remote.server.http.api_files import file_routes
+from remote.server.http.api_guard import guard_routes
 from remote.server.http.described import api_page
 from remote.server.http.problems import STATUSES, AnyRequest
 from remote.server.instance import Instance
+from remote.server.limits import INT63
 
 BODY_MAX = 64 << 10
 _LISTED = 100
@@ -166,10 +168,14 @@ class Restore(msgspec.Struct):
 
 
 class Undo(msgspec.Struct):
-    """Take back what a rev did; 0: what this device did, or had done, last."""
+    """Take back what a rev did; 0: what this device did, or had done, last. Or the mass change `event`, which /events
+    tells; with `keep_new`, what its device made then stays.
+    """
 
     rev: int = 0
     dry_run: bool = False
+    event: Annotated[int, msgspec.Meta(ge=0, le=INT63)] = 0
+    keep_new: bool = False
 
 
 class Nodes(msgspec.Struct):
@@ -205,6 +211,7 @@ def api(instance: Instance) -> Router:
                 *file_routes(instance),
                 *content_routes(instance),
                 *account_routes(instance),
+                *guard_routes(instance),
             ]
         ),
         request_max_body_size=BODY_MAX,
@@ -319,7 +326,7 @@ def _acting(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
 
     @post("/spaces/{space:int}/undo", status_code=200, summary="Take back what a rev did")
     async def undo(request: AnyRequest, space: Number, data: JSONBody[Undo]) -> Done:
-        wanted = UndoRequest(_op_id(), Rev(data.rev), data.dry_run, _LISTED)
+        wanted = UndoRequest(_op_id(), Rev(data.rev), data.dry_run, _LISTED, data.event, data.keep_new)
         return _done(await acts.undo(await device_of(instance, request), SpaceId(space), wanted))
 
     @post("/spaces/{space:int}/trash/restore", status_code=200, summary="Bring removed things back")

@@ -11,6 +11,7 @@ from litestar.response import Stream
 
 from remote.protocol.account import LinkRequest, PasswordRequest, RenameDeviceRequest, RevokeLinkRequest, SignOutRequest
 from remote.protocol.errors import Busy
+from remote.protocol.events import EventAnswer, EventsRequest, GuardRequest
 from remote.protocol.history import (
     DiffRequest,
     PurgeRequest,
@@ -120,6 +121,9 @@ class Routes:
             self._in_space("trash/restore", PutBackRequest, SMALL_BODY_MAX, acts.put_back),
             self._in_space("purge", PurgeRequest, SMALL_BODY_MAX, acts.purge),
             self._in_space("retention", RetentionRequest, SMALL_BODY_MAX, acts.retention),
+            self._in_space("events", EventsRequest, SMALL_BODY_MAX, instance.events.events),
+            self._in_space("events/answer", EventAnswer, SMALL_BODY_MAX, instance.events.answer),
+            self._in_space("guard", GuardRequest, SMALL_BODY_MAX, instance.events.guard),
             self._in_space("chunks/want", WantRequest, SMALL_BODY_MAX, answers.want),
             self._in_space("chunks/put", PutRequest, _PUT_BODY_MAX, answers.put),
             self._send_chunks(),

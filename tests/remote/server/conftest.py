@@ -67,6 +67,7 @@ PASSWORD = "correct horse"
 SPACE_ROUTES = (
     *("list", "nodes", "commits", "moments", "as-of", "history", "conflicts", "conflicts/settle"),
     *("diff", "rewind", "undo", "trash", "trash/restore", "purge", "retention"),
+    *("events", "events/answer", "guard"),
     *("chunks/want", "chunks/put", "chunks/send", "chunks/get", "chunks/read", "chunks/urls", "chunks/lost"),
 )
 

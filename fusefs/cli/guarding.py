@@ -1,0 +1,132 @@
+"""Guarding: the `guard` and `events` commands: what one device lost of the drive in a short time, and what to do of it.
+
+Loaded by every command, so what is heavy is imported when it is asked for.
+"""
+
+from typing import Any, Final
+
+import click
+
+_SECONDS: Final = 300.0
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+_MODES: Final = {
+    "off": "A device may remove and overwrite as much as it likes; nobody is told.",
+    "tell": "You are told when a device removes or overwrites {count:,} files within {window}.",
+    "ask": "A device that would remove or overwrite {count:,} files within {window} waits for your yes.",
+}
+
+
+@click.group("guard", invoke_without_command=True, short_help="What happens when a device removes or overwrites much.")
+@click.option("--mode", type=click.Choice(("off", "tell", "ask")), help="Do nothing, tell you, or wait for your yes.")
+@click.option("--count", type=click.IntRange(1, 1_000_000), metavar="N", help="So many files are much.")
+@click.option("--window-seconds", type=click.IntRange(2, 604_800), metavar="S", help="Within so long.")
+@click.option(
+    "--settled-seconds", type=click.IntRange(0, 604_800), metavar="S", help="Files that are newer do not count."
+)
+@_json
+@click.pass_context
+def guard(
+    context: click.Context,
+    mode: str | None,
+    count: int | None,
+    window_seconds: int | None,
+    settled_seconds: int | None,
+    as_json: bool,
+) -> None:
+    """Say, or set, what happens when one device removes or overwrites much of the drive; it holds for all devices."""
+    from fusefs.cli.asking import ask  # noqa: PLC0415
+
+    if context.invoked_subcommand is not None:
+        return
+    found = ask(
+        "guard",
+        seconds=_SECONDS,
+        mode=mode,
+        count=count,
+        window_seconds=window_seconds,
+        settled_seconds=settled_seconds,
+    )
+    if as_json:
+        _print_json(found)
+        return
+    from fusefs.cli.standing import duration  # noqa: PLC0415
+
+    click.echo(_MODES[found["mode"]].format(count=found["count"], window=duration(found["window_seconds"])))
+    if found["mode"] != "off":
+        click.echo(f"Files that are newer than {duration(found['settled_seconds'])} do not count.")
+
+
+@guard.command("allow", short_help="Say yes: what waits goes on.")
+@click.argument("event", required=False, type=click.IntRange(1))
+def allow(event: int | None) -> None:
+    """Say yes to what waits for it (EVENT, where there are several): it goes on, for an hour."""
+    from fusefs.cli.asking import ask  # noqa: PLC0415
+
+    found = ask("guard-allow", seconds=_SECONDS, event=event or 0)
+    click.echo(f"Event {found['event']} goes on. To take it back later: satchel undo --event {found['event']}")
+
+
+@guard.command("refuse", short_help="Say no: what waits is taken back.")
+@click.argument("event", required=False, type=click.IntRange(1))
+def refuse(event: int | None) -> None:
+    """Say no to what this device holds for a yes: it is kept as versions, and all is as it was before."""
+    from fusefs.cli import comparing  # noqa: PLC0415
+    from fusefs.cli.asking import ask  # noqa: PLC0415
+
+    found = ask("guard-refuse", seconds=_SECONDS, event=event or 0)
+    comparing.undo(None, int(found["event"]), keeps_new=False, is_dry_run=False, as_json=False)
+
+
+@click.group("events", invoke_without_command=True, short_help="List what you were told of.")
+@click.option("--limit", type=click.IntRange(1, 1_000), default=100, show_default=True, help="At most so many.")
+@_json
+@click.pass_context
+def events(context: click.Context, limit: int, as_json: bool) -> None:
+    """List what happened in the drive that you are to know of, newest first: mass changes, with who made them."""
+    from fusefs.cli.asking import ask  # noqa: PLC0415
+    from fusefs.cli.showing import shown  # noqa: PLC0415
+
+    if context.invoked_subcommand is not None:
+        return
+    found = ask("events", seconds=_SECONDS, limit=limit)
+    if as_json:
+        _print_json(found["events"])
+        return
+    for one in found["events"]:
+        click.echo(shown(sentence(one)))
+        if one["examples"]:
+            click.echo(shown(f"    such as {', '.join(one['examples'])}"))
+    if not found["events"]:
+        click.echo("There were none.")
+
+
+@events.command("done", short_help="Say that you have seen to it.")
+@click.argument("event", type=click.IntRange(1))
+def done(event: int) -> None:
+    """Say that you have seen EVENT, so that `satchel status` tells of it no more."""
+    from fusefs.cli.asking import ask  # noqa: PLC0415
+
+    ask("event-done", seconds=_SECONDS, event=event)
+    click.echo(f"Event {event} is done.")
+
+
+def sentence(event: dict[str, Any]) -> str:
+    """An event as a person reads it, with what to do."""
+    parts = [f"{event[what]:,} {what}" for what in ("removed", "overwritten") if event[what]]
+    who = event["device"] or "the server"
+    number = event["event"]
+    ends = {
+        "told": f"To take that back: satchel undo --event {number}; if it was meant: satchel events done {number}",
+        "held": f"Waits for your yes: satchel guard allow {number}, or satchel guard refuse {number}",
+        "allowed": f"You said yes. To take it back: satchel undo --event {number}",
+        "done": "Seen to.",
+        "undone": "Taken back.",
+    }
+    what = f"{', '.join(parts)} by {who} ({event['user']})"
+    return f"Event {number}, {event['began']}: {what}. {ends[event['state']]}"
+
+
+def _print_json(found: object) -> None:
+    import json  # noqa: PLC0415
+
+    click.echo(json.dumps(found, indent=2))

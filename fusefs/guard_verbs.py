@@ -1,0 +1,131 @@
+"""Verbs about events and the guard against mass change; see `verbs` for the others."""
+
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import trio
+from msgspec.structs import asdict, replace
+
+from fusefs import moments
+from fusefs.control import Exit, Refused
+from fusefs.drive import Drive
+from remote.protocol.errors import RemoteError
+from remote.protocol.events import ALLOWED, DONE, EVENTS_MAX, HELD, OPEN, Event
+from remote.protocol.ids import ROOT
+
+_SENT_SECONDS: Final = 240.0
+"""How long what is to be taken back may take to be sent."""
+_ASKED_SECONDS: Final = 1.0
+_AGAIN_SECONDS: Final = 5.0
+"""How long `status` waits for the server, and how long its answer will do."""
+
+Fields = dict[str, Any]  # a request's JSON: each verb checks what it uses
+
+
+class GuardVerbs:
+    """Answers for one mounted drive."""
+
+    def __init__(self, drive: Drive, flush: Callable[[], Awaitable[None]]) -> None:
+        """`flush` takes in what the kernel holds back."""
+        self._drive = drive
+        self._flush = flush
+        self.verbs: dict[str, Callable[[Fields], Awaitable[object]]] = {
+            "events": self._events,
+            "event-done": self._done,
+            "guard": self._guard,
+            "guard-allow": self._allow,
+            "guard-refuse": self._refuse,
+        }
+
+    async def _events(self, fields: Fields) -> object:
+        limit = min(max(1, int(fields.get("limit", 100))), EVENTS_MAX)
+        found = await self._drive.acts.events(self._drive.space, 0, limit)
+        return {"events": [told(one) for one in found.events], "more": found.more}
+
+    async def _done(self, fields: Fields) -> object:
+        event = int(fields["event"])
+        await self._drive.acts.answer_event(self._drive.space, event, DONE)
+        return {"event": event}
+
+    async def _guard(self, fields: Fields) -> object:
+        """What the space does of itself, and sets what is said of it."""
+        now = await self._drive.acts.guard(self._drive.space)
+        said = {name: fields[name] for name in now.__struct_fields__ if fields.get(name) is not None}
+        if said:
+            now = await self._drive.acts.guard(self._drive.space, replace(now, **said))
+        return asdict(now)
+
+    async def _allow(self, fields: Fields) -> object:
+        return {"event": (await self._allowed(fields)).event}
+
+    async def _refuse(self, fields: Fields) -> object:
+        """What is held is sent, so that it is kept as versions, and then undone by the caller."""
+        await self._flush()
+        event = await self._allowed(fields)
+        with trio.move_on_after(_SENT_SECONDS) as scope:
+            await self._drive.sync.sent(ROOT)
+        if scope.cancelled_caught:
+            raise Refused(
+                "Not all of it is on the server yet, where it is kept before it is taken back. When satchel wait "
+                f"returns: satchel undo --event {event.event}",
+                Exit.PENDING,
+            )
+        return {"event": event.event}
+
+    async def _allowed(self, fields: Fields) -> Event:
+        """The held event of this number, or the only one, which is now allowed."""
+        number = int(fields.get("event") or 0)
+        found = await self._drive.acts.events(self._drive.space, 0, EVENTS_MAX)
+        held = [one for one in found.events if one.state == HELD and number in (0, one.event)]
+        if not held:
+            which = f"Event {number} waits for no yes" if number else "Nothing waits for a yes"
+            raise Refused(f"{which}: satchel events lists what there was.")
+        if len(held) > 1:
+            numbers = ", ".join(str(one.event) for one in held)
+            raise Refused(f"Several wait for a yes, of several devices: say which one ({numbers}).", Exit.USAGE)
+        await self._drive.acts.answer_event(self._drive.space, held[0].event, ALLOWED)
+        self._drive.sync.retry_all()
+        return held[0]
+
+
+class Waiting:
+    """The events that wait for a person, as `status` tells them."""
+
+    def __init__(self, drive: Drive) -> None:
+        self._drive = drive
+        self._found: list[Fields] = []
+        self._asked_at = float("-inf")
+
+    async def waiting(self) -> list[Fields]:
+        """Those, as of some seconds ago; none before the server has told of any."""
+        drive = self._drive
+        if not drive.room.events:
+            self._found = []
+        elif drive.sync.is_online and trio.current_time() > self._asked_at + _AGAIN_SECONDS:
+            self._asked_at = trio.current_time()
+            with suppress(RemoteError, trio.TooSlowError), trio.move_on_after(_ASKED_SECONDS):
+                found = await drive.acts.events(drive.space)
+                self._found = [told(one) for one in found.events if one.state in OPEN]
+        return self._found
+
+
+def told(event: Event) -> Fields:
+    """An event, as JSON."""
+    return {
+        "event": event.event,
+        "kind": event.kind,
+        "state": event.state,
+        "user": event.user_name,
+        "device": event.device_name,
+        "began": moments.iso(event.began_ns),
+        "ended": moments.iso(event.ended_ns),
+        "from_rev": event.from_rev,
+        "to_rev": event.to_rev,
+        "removed": event.removed,
+        "overwritten": event.overwritten,
+        "examples": [os.fsdecode(path) for path in event.examples],
+        "allowed_until": moments.iso(event.until_ns) if event.until_ns else "",
+        "detail": event.detail,
+    }
