@@ -20,6 +20,7 @@ from fusefs.options import parse_options
 COMMANDS = {
     *("diff", "rewind", "undo", "trash", "purge", "retention"),
     *("devices", "password", "link"),
+    *("guard", "events"),
     "backup",
     "cache",
     "login",
@@ -58,6 +59,8 @@ STANDING: dict[str, Any] = {
     "pending": {"count": 0, "bytes": 0, "sent_bytes": 0, "seconds_left": None, "files": []},
     "full": "",
     "stuck": [],
+    "asked": {"count": 0, "sentence": ""},
+    "events": [],
     "rules": [],
     "conflicts": 0,
     "ignored": {"count": 0, "bytes": 0},
@@ -186,6 +189,26 @@ def test_status_names_what_is_stuck_and_why() -> None:
     assert "Docs/plan.odt: The space is full." in text
     assert "Space   ann: 9.8 KiB of 9.8 KiB" in text
     assert "ann@files.example.org" in text
+
+
+def test_status_tells_what_waits_for_a_yes_and_what_happened() -> None:
+    event = {
+        "event": 3,
+        "kind": "mass-change",
+        "state": "told",
+        "user": "ann",
+        "device": "desk",
+        "began": "2026-11-21T10:15:30Z",
+        "removed": 1_200,
+        "overwritten": 0,
+    }
+    asked = {"count": 700, "sentence": "Say yes."}
+    text = "\n".join(told({**STANDING, "asked": asked, "events": [event, {**event, "event": 4, "state": "held"}]}))
+    assert "700 changes wait for your yes: Say yes." in text
+    assert "Event 3, 2026-11-21T10:15:30Z: 1,200 removed by desk (ann)." in text
+    assert "satchel undo --event 3" in text
+    # What is held here is told by what waits; what is held elsewhere, there.
+    assert "Event 4" not in text
 
 
 def test_status_tells_how_fast_how_long_and_how_far() -> None:
