@@ -50,6 +50,7 @@ STANDING: dict[str, Any] = {
     "mount": "/home/ann/Satchel",
     "url": "https://files.example.org/",
     "user": "ann",
+    "device": "desk",
     "online": True,
     "trouble": "",
     "silent_seconds": 0.0,
@@ -203,12 +204,14 @@ def test_status_tells_what_waits_for_a_yes_and_what_happened() -> None:
         "overwritten": 0,
     }
     asked = {"count": 700, "sentence": "Say yes."}
-    text = "\n".join(told({**STANDING, "asked": asked, "events": [event, {**event, "event": 4, "state": "held"}]}))
+    events = [event, {**event, "event": 4, "state": "held"}, {**event, "event": 5, "state": "held", "device": "x"}]
+    text = "\n".join(told({**STANDING, "asked": asked, "events": events}))
     assert "700 changes wait for your yes: Say yes." in text
     assert "Event 3, 2026-11-21T10:15:30Z: 1,200 removed by desk (ann)." in text
     assert "satchel undo --event 3" in text
     # What is held here is told by what waits; what is held elsewhere, there.
     assert "Event 4" not in text
+    assert "Waits for your yes: satchel guard allow 5" in text
 
 
 def test_status_tells_how_fast_how_long_and_how_far() -> None:
