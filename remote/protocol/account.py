@@ -89,3 +89,117 @@ class RevokeLinkRequest(msgspec.Struct, frozen=True):
     """Ends a link at once, for ever."""
 
     link: int
+
+
+class AuditRequest(msgspec.Struct, frozen=True):
+    """What was done in the user's name or to him, from a time on and before another (server clock; 0: any)."""
+
+    since_ns: int = 0
+    before_ns: int = 0
+    limit: int = 100
+
+
+class AuditEntry(msgspec.Struct, frozen=True):
+    """One thing that was done. `by`: who did it, empty for whoever runs the server, or for nobody who is known.
+
+    `is_good`: it was done; else it was tried and refused. `address`: from where, empty for the server itself.
+    """
+
+    time_ns: int
+    what: str
+    about: str
+    by: str
+    device_name: str
+    address: str
+    is_good: bool
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """The newest first; `next`: ask again with this as `before_ns`, 0: there is no more."""
+
+    entries: tuple[AuditEntry, ...]
+    next: int = 0
+
+
+class TotpState(msgspec.Struct, frozen=True):
+    """Whether the user is asked for codes at sign-in, and how many recovery codes are left."""
+
+    is_on: bool
+    recovery_codes: int = 0
+
+
+class TotpRequest(msgspec.Struct, frozen=True):
+    """By who knows the password; `code`: of the authenticator app, or a recovery code, where codes are on."""
+
+    password: str
+    code: str = ""
+
+
+class TotpCode(msgspec.Struct, frozen=True):
+    """A code of the authenticator app."""
+
+    code: str
+
+
+class TotpBegun(msgspec.Struct, frozen=True):
+    """The secret for an authenticator app, in base 32 to type and as an otpauth address; told this once."""
+
+    secret: str
+    address: str
+
+
+class RecoveryCodes(msgspec.Struct, frozen=True):
+    """Each stands for one code of the authenticator app, once; told this once."""
+
+    codes: tuple[str, ...]
+
+
+class AppTokenRequest(msgspec.Struct, frozen=True):
+    """A token for a program. `scopes`: read, write, share, forget, webdav, webdav-read; `expires_ns` 0: never."""
+
+    name: str
+    scopes: tuple[str, ...]
+    expires_ns: int = 0
+
+
+class AppToken(msgspec.Struct, frozen=True):
+    """An app token: its number, which ends it, and what it may be used for. `seen_ns`: last used, to ten minutes."""
+
+    token: DeviceId
+    name: str
+    scopes: tuple[str, ...]
+    created_ns: int
+    expires_ns: int = 0
+    seen_ns: int = 0
+
+
+class AppTokenMade(msgspec.Struct, frozen=True):
+    """What the program has to send; told this once."""
+
+    secret: str
+    entry: AppToken
+
+
+class AppTokens(msgspec.Struct, frozen=True):
+    """The app tokens of the user that were not revoked, the newest first."""
+
+    tokens: tuple[AppToken, ...]
+
+
+class RevokeAppTokenRequest(msgspec.Struct, frozen=True):
+    """Ends an app token at once, for ever."""
+
+    token: DeviceId
+
+
+class EmailRequest(msgspec.Struct, frozen=True):
+    """Where mail to the user goes; empty: nowhere."""
+
+    email: str
+
+
+class Email(msgspec.Struct, frozen=True):
+    """Where mail to the user goes; `is_sent`: whether this server sends any."""
+
+    email: str
+    is_sent: bool = False

@@ -58,6 +58,12 @@ class Wiped(NotSignedIn):
     code = "wiped"
 
 
+class CodeNeeded(NotSignedIn):
+    """The password is right, and the account asks for a code besides: it is missing, wrong, or was used before."""
+
+    code = "code-needed"
+
+
 class NotAllowed(RemoteError):
     """The signed-in user may not do this."""
 
@@ -122,6 +128,7 @@ BY_CODE: dict[str, type[RemoteError]] = {
         TooLarge,
         NotSignedIn,
         Wiped,
+        CodeNeeded,
         NotAllowed,
         NotFound,
         InTheWay,

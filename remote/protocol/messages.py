@@ -51,11 +51,12 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class LoginRequest(msgspec.Struct, frozen=True):
-    """Signs a new device in."""
+    """Signs a new device in. `code`: of the authenticator app, or a recovery code, for accounts that ask for one."""
 
     user: str
     password: str
     device_name: str
+    code: str = ""
 
 
 class LoginAnswer(msgspec.Struct, frozen=True):

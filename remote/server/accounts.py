@@ -2,11 +2,8 @@
 
 import asyncio
 import hashlib
-import math
 import secrets
-import time
 import unicodedata
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,14 +15,19 @@ from remote.protocol.errors import BadRequest, Busy, NotAllowed, NotSignedIn, Se
 from remote.protocol.ids import NODE_RANGE_BITS, ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import LoginAnswer, LoginRequest, NodeRange
 from remote.protocol.nodes import ROOT_NAME, Kind, NodeState
+from remote.server.asking import asking
+from remote.server.audit import NOBODY, note
+from remote.server.codes import Codes
 from remote.server.database import accounts as account_rows
 from remote.server.database import spaces as space_rows
 from remote.server.database import trees
-from remote.server.database.accounts import Account, Device
+from remote.server.database.accounts import Account, Device, DeviceRow
 from remote.server.database.connection import Database, Session
 from remote.server.database.spaces import JournalRow, SpaceRow
 from remote.server.keys import MasterKey, fresh_key
 from remote.server.limits import LABEL_MAX, check_label, check_password
+from remote.server.scopes import WEBDAV, WEBDAV_READ, check_scope, covers
+from remote.server.slowing import Lately, Slowing
 from remote.server.states import encode_state
 
 RANGES_MAX = 4_096
@@ -38,10 +40,11 @@ RANGE_NUMBER_MAX = (1 << 30) - 1
 HASHING_MAX = 2
 """Passwords hashed at a time: each takes 64 MiB and a core."""
 HASHING_WAITING_MAX = 32
-FAILURES_FREE = 5
-"""Wrong passwords in a row before the next one has to wait."""
-FAILURE_WAIT_MAX_SECONDS = 60.0
-FAILURES_REMEMBERED = 10_000
+PASSWORD_MIN = 8
+"""Characters of a new password."""
+APP_TOKEN = "app."  # noqa: S105  - how a secret begins is none
+"""What app tokens begin with, so that one is known among passwords; no token of a device has a dot."""
+EMAIL_MAX = 254
 PROVEN_MAX = 1_000
 PROVEN_SECONDS = 600.0
 """So long a right password is not hashed again: each time takes 64 MiB and a tenth of a second."""
@@ -54,10 +57,15 @@ def login_name(name: str) -> str:
 
 def hash_password(password: str) -> str:
     """The argon2id string to store."""
-    if not password:
-        raise BadRequest("The password is empty.")
     check_password(password)
     return _hasher.hash(password)
+
+
+def check_new_password(password: str) -> None:
+    """Raises BadRequest for what may not become the password of an account."""
+    check_password(password)
+    if len(password) < PASSWORD_MIN:
+        raise BadRequest(f"The password is too short: give at least {PASSWORD_MIN} characters.")
 
 
 def add_user(session: Session, master: MasterKey, name: str, password_hash: str, now_ns: int) -> Account:
@@ -69,7 +77,13 @@ def add_user(session: Session, master: MasterKey, name: str, password_hash: str,
     account = Account(user, name, password_hash, home)
     account_rows.add_account(session, login_name(name), account, now_ns)
     _add_home(session, master, account, now_ns)
+    note(session, user, "user added", name)
     return account
+
+
+def user_called(session: Session, name: str) -> UserId | None:
+    """Who signs in under this name."""
+    return account_rows.user_of_login(session, login_name(name))
 
 
 def set_home_quota(session: Session, name: str, quota: int) -> bool:
@@ -78,6 +92,7 @@ def set_home_quota(session: Session, name: str, quota: int) -> bool:
     if account is None:
         return False
     space_rows.set_quota(session, account.home, quota)
+    note(session, account.user, "quota set", f"{quota} bytes")
     return True
 
 
@@ -91,6 +106,8 @@ class UserLine:
     devices: int
     seen_ns: int
     """When one of the devices was last there; 0: not since servers note it."""
+    is_disabled: bool = False
+    email: str = ""
 
 
 def list_users(session: Session) -> list[UserLine]:
@@ -103,7 +120,17 @@ def list_users(session: Session) -> list[UserLine]:
             continue
         devices = [row for row in account_rows.devices(session, user) if not row.is_wiped]
         seen_ns = max((row.seen_ns for row in devices), default=0)
-        found.append(UserLine(account.user_name, home.used + home.shared_used, home.quota, len(devices), seen_ns))
+        found.append(
+            UserLine(
+                account.user_name,
+                home.used + home.shared_used,
+                home.quota,
+                len(devices),
+                seen_ns,
+                account.is_disabled,
+                account.email,
+            )
+        )
     return found
 
 
@@ -113,7 +140,28 @@ def replace_password(session: Session, name: str, password_hash: str) -> bool:
     if account is None:
         return False
     account_rows.set_password(session, account.user, password_hash)
+    note(session, account.user, "password set")
     return True
+
+
+def disable_user(session: Session, user: UserId, *, is_disabled: bool) -> None:
+    """Keeps a user and all his devices, tokens and links out, or lets them in again."""
+    account_rows.set_disabled(session, user, is_disabled=is_disabled)
+    note(session, user, "user disabled" if is_disabled else "user enabled")
+
+
+def check_email(email: str) -> None:
+    """Raises BadRequest for what no mail can go to; empty is allowed, for none."""
+    name, at, host = email.rpartition("@")
+    is_plain = email.isascii() and email.isprintable() and not any(letter in email for letter in ' <>,;"()[]\\')
+    if email and not (at and name and "@" not in name and "." in host and is_plain and len(email) <= EMAIL_MAX):
+        raise BadRequest(f"{email[:80]!r} is no address that mail can go to.")
+
+
+def change_email(session: Session, user: UserId, email: str) -> None:
+    """Where mail to the user goes; empty: nowhere."""
+    account_rows.set_email(session, user, email)
+    note(session, user, "e-mail set", email or "none")
 
 
 def token_hash(token: str) -> bytes:
@@ -121,84 +169,146 @@ def token_hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
+@dataclass(frozen=True)
+class Known:
+    """Who asks by name and password."""
+
+    user: UserId
+    home: SpaceId
+    may_write: bool = True
+
+
 class Accounts:
     """Signs devices in and out, and says which device a token belongs to."""
 
-    def __init__(self, database: Database, instance: str, now_ns: Callable[[], int]) -> None:
+    def __init__(
+        self, database: Database, instance: str, slowing: Slowing, codes: Codes, now_ns: Callable[[], int]
+    ) -> None:
         self._database = database
         self._instance = instance
         self._now_ns = now_ns
-        self._failures = _Failures(now_ns)
+        self._codes = codes
+        self.slowing = slowing
         self._proven = Lately(PROVEN_MAX, PROVEN_SECONDS)
         self._hashing = ThreadPoolExecutor(HASHING_MAX, thread_name_prefix="password")
         self._hashing_count = 0
 
     async def login(self, request: LoginRequest) -> LoginAnswer:
-        """A new device of the user; raises NotSignedIn, or Busy after too many wrong passwords."""
+        """A new device of the user; raises NotSignedIn, CodeNeeded, or Busy after too many wrong passwords."""
         check_label("device_name", request.device_name)
         check_password(request.password)
         if len(request.user) > LABEL_MAX:
             raise TooLarge(f"The user name has {len(request.user)} characters; at most {LABEL_MAX} are allowed.")
         account = await self._signing_in(login_name(request.user), request.password)
+        await self._codes.check(account.user, request.code)
+        return await self.sign_in(account, request.device_name)
+
+    async def sign_in(self, account: Account, device_name: str) -> LoginAnswer:
+        """A new device of who proved to be this user; raises NotAllowed for too many, NotSignedIn when disabled."""
+        _check_enabled(account.is_disabled)
+        check_label("device_name", device_name)
         token = secrets.token_urlsafe(32)
-        device = Device(account.user, DeviceId(_random_id()), account.user_name, token_hash(token))
-        await self._database.write(lambda session: self._add_device(session, device, request.device_name))
+        device = Device(account.user, new_device_id(), account.user_name, token_hash(token))
+        asking().is_by(device.user, device.user_name, device.device)
+        await self._database.write(lambda session: self._add_device(session, device, device_name))
         return LoginAnswer(token, device.device, device.user, device.user_name, account.home, self._instance)
 
-    async def known(self, user_name: str, password: str) -> tuple[UserId, SpaceId]:
-        """The user and his home, by name and password; raises NotSignedIn, or Busy after too many wrong passwords.
+    async def known(self, user_name: str, password: str) -> Known:
+        """Who asks by name and password, or by name and an app token in place of it.
 
-        A right password is remembered (as a hash) for ten minutes: who has no token gives it with each request.
+        Raises NotSignedIn, Busy after too many wrong passwords, and NotAllowed where a password does not do: for a
+        token without the scope, and for who signs in with codes. A right password is remembered (as a hash) for ten
+        minutes: who has no token gives it with each request.
         """
         check_password(password)
         name = login_name(user_name[:LABEL_MAX])
+        if password.startswith(APP_TOKEN):
+            return await self._known_token(name, password)
         account = await self._database.read(lambda session: _account_of(session, name))
         if account is None or not self._proven.has(_proof(account, password)):
             account = await self._signing_in(name, password)
             self._proven.add(_proof(account, password))
-        return account.user, account.home
+        _check_enabled(account.is_disabled)
+        if await self._codes.is_on(account.user):
+            raise NotAllowed(
+                "This account signs in with codes, which cannot be asked for here. Make an app token, and give that as"
+                " the password: satchel token add NAME --scope webdav"
+            )
+        asking().is_by(account.user, account.user_name)
+        return Known(account.user, account.home)
+
+    async def _known_token(self, name: str, token: str) -> Known:
+        device = await self._standing(token)
+        account = await self._database.read(lambda session: account_rows.account(session, device.user))
+        if account is None or login_name(device.user_name) != name:
+            raise NotSignedIn("This app token is not one of that user.")
+        check_scope(device.scopes, WEBDAV_READ)
+        return Known(device.user, account.home, may_write=covers(device.scopes, WEBDAV))
 
     async def device(self, token: str, *, may_be_wiped: bool = False) -> Device:
         """Who holds this token; raises NotSignedIn, or Wiped for a device that is to remove what it holds."""
+        found = await self._standing(token)
+        if found.is_wiped and not may_be_wiped:
+            raise Wiped("This device was signed out from another one, and is to remove what it holds of the drive.")
+        check_scope(found.scopes, asking().needs)
+        return found
+
+    async def _standing(self, token: str) -> Device:
+        """Who holds this token, and that it was used now."""
         hashed = token_hash(token)
         found = await self._database.read(lambda session: account_rows.device_of_token(session, hashed))
         if found is None:
             raise NotSignedIn("This device is not signed in, or was signed out: sign in again.")
-        if found.is_wiped:
-            if may_be_wiped:
-                return found
-            raise Wiped("This device was signed out from another one, and is to remove what it holds of the drive.")
+        if not found.is_wiped:
+            _check_enabled(found.is_disabled)
         now_ns = self._now_ns()
-        if now_ns - found.seen_ns > SEEN_EVERY_NS:
+        if found.expires_ns and found.expires_ns <= now_ns:
+            raise NotSignedIn("This app token has expired: make a new one.")
+        asking().is_by(found.user, found.user_name, found.device)
+        if now_ns - found.seen_ns > SEEN_EVERY_NS and not found.is_wiped:
             await self._database.write(lambda session: account_rows.set_seen(session, found.user, found.device, now_ns))
         return found
 
     async def logout(self, device: Device) -> None:
         """Ends the device's token."""
-        await self._database.write(
-            lambda session: account_rows.revoke_device(session, device.user, device.device, device.token_hash)
-        )
+
+        def end(session: Session) -> None:
+            account_rows.revoke_device(session, device.user, device.device, device.token_hash)
+            note(session, device.user, "signed out")
+
+        await self._database.write(end)
 
     async def change_password(self, device: Device, request: PasswordRequest) -> list[bytes]:
         """Gives the user a new password; the tokens of devices that were signed out with it.
 
         Raises NotAllowed when the old one is not right, Busy after too many wrong ones.
         """
-        check_password(request.old)
-        account = await self._database.read(lambda session: account_rows.account(session, device.user))
-        if not await self._is_right(login_name(device.user_name), account, request.old):
-            raise NotAllowed("That is not the present password; nothing was changed.")
+        check_new_password(request.new)
+        await self.check_own_password(device, request.old)
         hashed = await self.hashed(request.new)
 
         def change(session: Session) -> list[bytes]:
             account_rows.set_password(session, device.user, hashed)
-            others = account_rows.devices(session, device.user) if request.sign_out_others else []
+            others: list[DeviceRow] = []
+            if request.sign_out_others:
+                # Whoever knew the old password may have made tokens by it.
+                others = account_rows.devices(session, device.user) + account_rows.app_tokens(session, device.user)
             ended = [each for each in others if each.device != device.device and not each.is_wiped]
             for each in ended:
                 account_rows.revoke_device(session, device.user, each.device, each.token_hash)
+            note(session, device.user, "password changed", f"{len(ended)} devices and tokens signed out")
             return [each.token_hash for each in ended]
 
         return await self._database.write(change)
+
+    async def check_own_password(self, device: Device, password: str) -> None:
+        """Raises NotAllowed when that is not the password of the device's user, Busy after too many wrong ones."""
+        check_password(password)
+        account = await self._database.read(lambda session: account_rows.account(session, device.user))
+        if not await self._is_right(login_name(device.user_name), account, password):
+            user = device.user
+            await self._database.write(lambda session: note(session, user, "password", "wrong", is_good=False))
+            raise NotAllowed("That is not the present password; nothing was changed.")
 
     async def lease_range(self, device: Device) -> NodeRange:
         """A range of node ids that nobody else ever gets."""
@@ -213,6 +323,7 @@ class Accounts:
         if account_rows.device_count(session, device.user) >= DEVICES_MAX:
             raise NotAllowed(f"{DEVICES_MAX} devices are signed in, which is all that one user gets: sign one out.")
         account_rows.add_device(session, device, device_name, self._now_ns())
+        note(session, device.user, "signed in", device_name)
 
     async def hashed(self, password: str) -> str:
         """What to store of a password; raises BadRequest for one that cannot be."""
@@ -228,22 +339,24 @@ class Accounts:
         """The account of this name; raises NotSignedIn for a wrong password, Busy after too many of them."""
         account = await self._database.read(lambda session: _account_of(session, name))
         if not await self._is_right(name, account, password) or account is None:
+            user = account.user if account is not None else NOBODY
+            await self._database.write(lambda session: note(session, user, "sign-in", name, is_good=False))
             raise NotSignedIn("Name and password do not match.")
         return account
 
     async def _is_right(self, name: str, account: Account | None, password: str) -> bool:
         # An unknown name costs the same time as a known one, so that time does not tell them apart.
-        stored = account.password_hash if account is not None else _NOBODY
+        stored = (account.password_hash if account is not None else "") or _NOBODY
         return await self._matches(name, stored, password)
 
     async def _matches(self, name: str, stored: str, password: str) -> bool:
         """Whether the password is right; counts wrong ones in a row for this name, and raises Busy after too many."""
-        self._failures.check(name)
+        self.slowing.check(name)
         is_right = await self._verified(stored, password)
         if is_right:
-            self._failures.forget(name)
+            self.slowing.forget(name)
         else:
-            self._failures.add(name)
+            self.slowing.add(name)
         return is_right
 
     async def _verified(self, stored: str, password: str) -> bool:
@@ -254,60 +367,6 @@ class Accounts:
             return await asyncio.get_running_loop().run_in_executor(self._hashing, _verify, stored, password)
         finally:
             self._hashing_count -= 1
-
-
-class Lately:
-    """What happened lately, the newest of it only."""
-
-    def __init__(self, most: int, seconds: float) -> None:
-        self._most = most
-        self._seconds = seconds
-        self._since: OrderedDict[object, float] = OrderedDict()
-
-    def add(self, key: object) -> None:
-        """It happens now."""
-        self._since[key] = time.monotonic()
-        self._since.move_to_end(key)
-        if len(self._since) > self._most:
-            self._since.popitem(last=False)
-
-    def has(self, key: object) -> bool:
-        """Whether it happened within the last `seconds`."""
-        since = self._since.get(key)
-        return since is not None and time.monotonic() - since < self._seconds
-
-
-@dataclass(frozen=True)
-class _Failed:
-    count: int
-    last_ns: int
-
-
-class _Failures:
-    """Wrong passwords in a row by name, the latest of them only."""
-
-    def __init__(self, now_ns: Callable[[], int]) -> None:
-        self._now_ns = now_ns
-        self._failed: OrderedDict[str, _Failed] = OrderedDict()
-
-    def check(self, name: str) -> None:
-        failed = self._failed.get(name)
-        if failed is None or failed.count < FAILURES_FREE:
-            return
-        wait_seconds = min(FAILURE_WAIT_MAX_SECONDS, 2.0 ** min(failed.count - FAILURES_FREE, 10))
-        left_seconds = wait_seconds - (self._now_ns() - failed.last_ns) / 1e9
-        if left_seconds > 0:
-            raise Busy(f"Too many wrong passwords: try again in {math.ceil(left_seconds)} s.", left_seconds)
-
-    def add(self, name: str) -> None:
-        count = self._failed[name].count if name in self._failed else 0
-        self._failed[name] = _Failed(count + 1, self._now_ns())
-        self._failed.move_to_end(name)
-        if len(self._failed) > FAILURES_REMEMBERED:
-            self._failed.popitem(last=False)
-
-    def forget(self, name: str) -> None:
-        self._failed.pop(name, None)
 
 
 def _add_home(session: Session, master: MasterKey, account: Account, now_ns: int) -> None:
@@ -342,6 +401,16 @@ def _lease(session: Session, device: Device) -> int:
         if account_rows.add_range(session, number, device.user, device.device):
             return number
     raise ServerFault("No free range of node ids was found.")
+
+
+def new_device_id() -> DeviceId:
+    """An id that no other device has."""
+    return DeviceId(_random_id())
+
+
+def _check_enabled(is_disabled: bool) -> None:
+    if is_disabled:
+        raise NotSignedIn("This account is disabled: ask who runs the server.")
 
 
 def _random_id() -> int:

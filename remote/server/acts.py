@@ -30,6 +30,7 @@ from remote.protocol.history import (
 )
 from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.server import commits
+from remote.server.audit import note
 from remote.server.database import past as past_rows
 from remote.server.database import retention as retention_rows
 from remote.server.database import spaces as space_rows
@@ -141,7 +142,10 @@ class Acts:
             row = member_space(session, space, device.user, Right.FORGET)
             key = self._keyring.key(row)
             nodes = nodes_to_purge(session, row, key, request)
-            return purge(session, row, key, nodes, is_dry_run=request.is_dry_run)
+            done = purge(session, row, key, nodes, is_dry_run=request.is_dry_run)
+            if not request.is_dry_run:
+                note(session, device.user, "history purged", f"{done.versions} versions in {row.name}")
+            return done
 
         # It is rare, and must see the same state as it changes: all of it in the writer's turn.
         return await (self._database.read if request.is_dry_run else self._database.write)(forget)
@@ -154,9 +158,11 @@ class Acts:
         check_retention(wanted)
 
         def put(session: Session) -> Retention:
-            member_space(session, space, device.user, Right.FORGET)
+            row = member_space(session, space, device.user, Right.FORGET)
             days = (wanted.all_days, wanted.hourly_days, wanted.daily_days)
             retention_rows.set_retention(session, space, days, for_ever=wanted.for_ever)
+            kept = f"{row.name}: all {days[0]} days, hourly {days[1]}, daily {days[2]}, "
+            note(session, device.user, "retention set", kept + ("then weekly" if wanted.for_ever else "then nothing"))
             return wanted
 
         return await self._database.write(put)

@@ -12,24 +12,34 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from remote.protocol.errors import BadRequest, ServerFault
+from remote.protocol.ids import UserId
 from remote.server.accounts import (
     Accounts,
     UserLine,
     add_user,
+    change_email,
+    check_email,
+    check_new_password,
+    disable_user,
     hash_password,
     list_users,
     replace_password,
     set_home_quota,
+    user_called,
 )
 from remote.server.acts import Acts
 from remote.server.answers import Answers
+from remote.server.audit import AuditAnswers, exported, keep_days
+from remote.server.codes import Codes, end_codes
+from remote.server.config import Config
 from remote.server.content import Contents
 from remote.server.database import accounts as account_rows
 from remote.server.database.connection import Database, OnStatement, Session, make_tables, upgrade_tables
@@ -45,13 +55,18 @@ from remote.server.keyring import Keyring
 from remote.server.keys import MasterKey, fresh_key, make_master_key, read_master_key, refuse_inside, sync_folder
 from remote.server.links import LinkAnswers
 from remote.server.located import Locator
+from remote.server.mail import Mail
 from remote.server.objects.local import LocalObjects
 from remote.server.objects.signing import Signer
 from remote.server.sharing import SharingAnswers
+from remote.server.slowing import Slowing
+from remote.server.tokens import TokenAnswers
+from remote.server.totp import TotpAnswers
 from remote.server.uploads import Uploads
 
 DATABASE = "satchel.db"
 _DRAFT = "satchel.db.new"
+_PLAIN = Config()
 _LOCK = "lock"
 _KEY_CHECK = b"this is the master key of this instance"
 
@@ -73,6 +88,10 @@ class Instance:
     accounts: Accounts
     answers: Answers
     devices: DeviceAnswers
+    tokens: TokenAnswers
+    totp: TotpAnswers
+    audit: AuditAnswers
+    mail: Mail
     acts: Acts
     events: EventAnswers
     files: Files
@@ -109,7 +128,9 @@ def make(data: Path, key_file: Path) -> bool:
 
 
 @contextmanager
-def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) -> Iterator[Instance]:
+def opened(
+    data: Path, key_file: Path, on_statement: OnStatement | None = None, config: Config = _PLAIN
+) -> Iterator[Instance]:
     """The instance in this directory, which no other server may have open; raises InstanceTrouble or KeyTrouble."""
     refuse_inside(key_file, data)
     _check_made(data)
@@ -121,12 +142,15 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
         objects = LocalObjects(data, signer)
         database = Database(data / DATABASE, on_statement)
         hub = Hub()
-        accounts = Accounts(database, name, time.time_ns)
+        slowing = Slowing(time.time_ns)
+        codes = Codes(database, master, slowing, time.time_ns)
+        accounts = Accounts(database, name, slowing, codes, time.time_ns)
+        mail = Mail(database, config.smtp)
         keyring = Keyring(master)
         answers = Answers(database, objects, keyring, domain_secret, hub)
         acts = Acts(database, keyring, hub)
         try:
-            devices = DeviceAnswers(database, accounts, hub)
+            devices = DeviceAnswers(database, accounts, hub, mail)
             files = Files(database, keyring, accounts, answers.commit)
             links = LinkAnswers(database, keyring, accounts, files)
             contents = Contents(answers.chunks, domain_secret)
@@ -144,6 +168,10 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
                 accounts=accounts,
                 answers=answers,
                 devices=devices,
+                tokens=TokenAnswers(database, hub),
+                totp=TotpAnswers(database, accounts, codes),
+                audit=AuditAnswers(database),
+                mail=mail,
                 acts=acts,
                 events=EventAnswers(database),
                 files=files,
@@ -159,6 +187,7 @@ def opened(data: Path, key_file: Path, on_statement: OnStatement | None = None) 
             )
         finally:
             hub.close()
+            mail.close()
             accounts.close()
             answers.close()
             database.close()
@@ -199,6 +228,7 @@ def add_account(data: Path, key_file: Path, name: str, password: str) -> None:
     """A new user with a home, whether a server runs or not; raises BadRequest, InstanceTrouble or KeyTrouble."""
     try:
         with _database(data, key_file) as (_, master, database):
+            check_new_password(password)
             hashed = hash_password(password)
             database.write_now(lambda session: add_user(session, master, name, hashed, time.time_ns()))
     except BadRequest as error:
@@ -221,12 +251,59 @@ def users(data: Path, key_file: Path) -> list[UserLine]:
 def set_password(data: Path, key_file: Path, name: str, password: str) -> None:
     """A new password for a user who lost his; his devices stay signed in. Raises InstanceTrouble or KeyTrouble."""
     try:
+        check_new_password(password)
         hashed = hash_password(password)
     except BadRequest as error:
         raise InstanceTrouble(str(error)) from error
     with _database(data, key_file) as (_, _, database):
         if not database.write_now(lambda session: replace_password(session, name, hashed)):
             raise InstanceTrouble(f"There is no user {name}.")
+
+
+def end_totp(data: Path, key_file: Path, name: str) -> None:
+    """Has a user who lost his authenticator app sign in without codes. Raises InstanceTrouble or KeyTrouble."""
+    _about_user(data, key_file, name, end_codes)
+
+
+def set_disabled(data: Path, key_file: Path, name: str, *, is_disabled: bool) -> None:
+    """Keeps a user out with all that he has signed in, or lets him in. Raises InstanceTrouble or KeyTrouble."""
+    _about_user(data, key_file, name, partial(disable_user, is_disabled=is_disabled))
+
+
+def set_user_email(data: Path, key_file: Path, name: str, email: str) -> None:
+    """Where mail to a user goes; empty: nowhere. Raises InstanceTrouble or KeyTrouble."""
+    try:
+        check_email(email)
+    except BadRequest as error:
+        raise InstanceTrouble(str(error)) from error
+    _about_user(data, key_file, name, partial(change_email, email=email))
+
+
+def set_audit_days(data: Path, key_file: Path, days: int) -> None:
+    """For how many days notes are kept. Raises InstanceTrouble or KeyTrouble."""
+    with _database(data, key_file) as (_, _, database):
+        database.write_now(lambda session: keep_days(session, days))
+
+
+def _about_user(data: Path, key_file: Path, name: str, job: Callable[[Session, UserId], object]) -> None:
+    def change(session: Session) -> bool:
+        user = user_called(session, name)
+        if user is not None:
+            job(session, user)
+        return user is not None
+
+    with _database(data, key_file) as (_, _, database):
+        if not database.write_now(change):
+            raise InstanceTrouble(f"There is no user {name}.")
+
+
+def audit_lines(data: Path, key_file: Path, since_ns: int = 0, user: str | None = None) -> Iterator[str]:
+    """What was noted, the oldest first, each as a line of JSON; raises InstanceTrouble or KeyTrouble."""
+    with _database(data, key_file) as (_, _, database), database.reading() as session:
+        number = user_called(session, user) if user is not None else None
+        if user is not None and number is None:
+            raise InstanceTrouble(f"There is no user {user}.")
+        yield from exported(session, since_ns, number)
 
 
 @contextmanager

@@ -16,7 +16,9 @@ from remote.protocol.errors import BadRequest, Gone, NotAllowed, NotFound, NotSi
 from remote.protocol.ids import ROOT, NodeId
 from remote.protocol.messages import Done
 from remote.protocol.nodes import NAME_MAX, Kind, Manifest
-from remote.server.accounts import PROVEN_MAX, PROVEN_SECONDS, Accounts, Lately
+from remote.server.accounts import PROVEN_MAX, PROVEN_SECONDS, Accounts
+from remote.server.audit import note
+from remote.server.database import accounts as account_rows
 from remote.server.database import links as link_rows
 from remote.server.database.accounts import Device
 from remote.server.database.connection import Database, Session
@@ -27,6 +29,7 @@ from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.limits import check_node, check_space
 from remote.server.rights import Right, member_space
+from remote.server.slowing import Lately
 
 READ, VIEW, UPLOAD = "read", "view", "upload"
 """To download, to look at only, to bring files only."""
@@ -115,6 +118,7 @@ class LinkAnswers:
                 is_revoked=False,
             )
             link_rows.add_link(session, row, _hash(secret))
+            note(session, device.user, "link made", f"{row.kind} {shown_name(item.name) or '/'} (link {row.link})")
             return _entry(row, secret, item, is_over=False)
 
         return await self._database.write(make)
@@ -147,6 +151,7 @@ class LinkAnswers:
             if row is None or row.is_revoked:
                 raise NotFound(f"You have no link {request.link}.")
             link_rows.revoke_link(session, device.user, request.link)
+            note(session, device.user, "link revoked", f"link {request.link}")
             return Done()
 
         return await self._database.write(revoke)
@@ -158,11 +163,12 @@ class LinkAnswers:
         Busy after too many wrong ones.
         """
 
-        def read(session: Session) -> Opened:
+        def read(session: Session) -> Opened | None:
             row = link_rows.link_of_secret(session, _hash(secret))
             if row is None:
-                raise NotFound("There is no such link.")
-            if row.is_revoked or self._has_expired(row):
+                return None
+            maker = account_rows.account(session, row.user)
+            if maker is None or maker.is_disabled or row.is_revoked or self._has_expired(row):
                 raise Gone("This link is over: ask who gave it to you for a new one.")
             try:
                 space = member_space(session, row.space, row.user, Right.WRITE)
@@ -172,7 +178,12 @@ class LinkAnswers:
                 raise Gone("What this link led to is not there any more.") from None
             return Opened(row, space, key, item)
 
+        self._accounts.slowing.check_address()
         found = await self._database.read(read)
+        if found is None:
+            # A slip, or somebody who guesses.
+            self._accounts.slowing.add_address()
+            raise NotFound("There is no such link.")
         await self._check_password(found.row, password)
         if not path:
             return found

@@ -75,6 +75,7 @@ from remote.protocol.service import NOTHING_HELD, TakePart
 from remote.server import accounts, reading
 from remote.server.accounts import Accounts
 from remote.server.answers import Answers
+from remote.server.codes import Codes
 from remote.server.database import accounts as account_rows
 from remote.server.database.accounts import Account, Device
 from remote.server.database.chunks import Place
@@ -86,6 +87,7 @@ from remote.server.keys import MasterKey
 from remote.server.objects.local import LocalObjects
 from remote.server.objects.signing import Signer
 from remote.server.objects.store import object_name
+from remote.server.slowing import Slowing
 
 T = TypeVar("T")
 M = TypeVar("M", bound=msgspec.Struct)
@@ -172,7 +174,9 @@ class Server:
         self._database = _Database(folder / _DATABASE)
         self.objects = LocalObjects(folder, Signer(_MASTER.derive(b"signed urls"), time.time))
         self._answers = _Answers(self._database, self.objects, Keyring(_MASTER), SECRET, Hub())
-        self._accounts = Accounts(self._database, "model", time.time_ns)
+        slowing = Slowing(time.time_ns)
+        codes = Codes(self._database, _MASTER, slowing, time.time_ns)
+        self._accounts = Accounts(self._database, "model", slowing, codes, time.time_ns)
         self._end = weakref.finalize(self, _close, self._database, self._answers, self._accounts, self._home)
 
     def crash(self) -> None:

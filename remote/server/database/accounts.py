@@ -1,5 +1,6 @@
 """Statements on accounts, devices, tokens and leased ranges (keyed by user), and the directories that lead to them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from remote.protocol.ids import NOWHERE, DeviceId, NodeId, SpaceId, UserId
@@ -9,17 +10,19 @@ from remote.server.database.leases import end_holdings
 
 @dataclass(frozen=True)
 class Account:
-    """One user as stored; `password_hash` is an argon2id string."""
+    """One user as stored; `password_hash` is an argon2id string, empty for who signs in elsewhere only."""
 
     user: UserId
     user_name: str
     password_hash: str
     home: SpaceId
+    is_disabled: bool = False
+    email: str = ""
 
 
 @dataclass(frozen=True)
 class Device:
-    """Who is asking: a signed-in device and its user."""
+    """Who is asking: a signed-in device and its user. `scopes`: of an app token; empty: it may do everything."""
 
     user: UserId
     device: DeviceId
@@ -27,11 +30,14 @@ class Device:
     token_hash: bytes
     seen_ns: int = 0
     is_wiped: bool = False
+    scopes: str = ""
+    expires_ns: int = 0
+    is_disabled: bool = False
 
 
 @dataclass(frozen=True)
 class DeviceRow:
-    """A device as stored."""
+    """A device as stored; one with `scopes` is an app token, which ends at `expires_ns` (0: never)."""
 
     device: DeviceId
     device_name: str
@@ -39,6 +45,8 @@ class DeviceRow:
     created_ns: int
     seen_ns: int
     is_wiped: bool
+    scopes: str = ""
+    expires_ns: int = 0
 
 
 SIGNED_OUT, TO_BE_WIPED = 1, 2
@@ -78,8 +86,10 @@ def users(session: Session) -> list[UserId]:
 
 def account(session: Session, user: UserId) -> Account | None:
     """The account of a user."""
-    found = session.row("SELECT user_name, password_hash, home FROM account WHERE user_id = ?", user)
-    return Account(user, found[0], found[1], SpaceId(found[2])) if found else None
+    found = session.row(
+        "SELECT user_name, password_hash, home, is_disabled, email FROM account WHERE user_id = ?", user
+    )
+    return Account(user, found[0], found[1], SpaceId(found[2]), bool(found[3]), found[4]) if found else None
 
 
 def add_account(session: Session, login_name: str, account: Account, now_ns: int) -> None:
@@ -131,13 +141,15 @@ def mounts(session: Session, user: UserId) -> list[SpaceId]:
 def add_device(session: Session, device: Device, device_name: str, now_ns: int) -> None:
     """Writes a signed-in device and the way from its token to it."""
     session.run(
-        "INSERT INTO device (user_id, device_id, device_name, token_hash, created_ns, is_revoked)"
-        " VALUES (?, ?, ?, ?, ?, 0)",
+        "INSERT INTO device (user_id, device_id, device_name, token_hash, created_ns, is_revoked, scopes, expires_ns)"
+        " VALUES (?, ?, ?, ?, ?, 0, ?, ?)",
         device.user,
         device.device,
         device_name,
         device.token_hash,
         now_ns,
+        device.scopes,
+        device.expires_ns,
     )
     session.run(
         "INSERT INTO token (token_hash, user_id, device_id) VALUES (?, ?, ?)",
@@ -149,7 +161,13 @@ def add_device(session: Session, device: Device, device_name: str, now_ns: int) 
 
 def device_count(session: Session, user: UserId) -> int:
     """How many devices of the user are signed in."""
-    found = session.row("SELECT count(*) FROM device WHERE user_id = ? AND is_revoked = 0", user)
+    found = session.row("SELECT count(*) FROM device WHERE user_id = ? AND is_revoked = 0 AND scopes = ''", user)
+    return int(found[0]) if found else 0
+
+
+def token_count(session: Session, user: UserId) -> int:
+    """How many app tokens the user has."""
+    found = session.row("SELECT count(*) FROM device WHERE user_id = ? AND is_revoked = 0 AND scopes <> ''", user)
     return int(found[0]) if found else 0
 
 
@@ -159,11 +177,23 @@ def device_of_token(session: Session, token_hash: bytes) -> Device | None:
     if found is None:
         return None
     user, device = UserId(found[0]), DeviceId(found[1])
-    stands = session.row("SELECT is_revoked, seen_ns FROM device WHERE user_id = ? AND device_id = ?", user, device)
+    stands = session.row(
+        "SELECT is_revoked, seen_ns, scopes, expires_ns FROM device WHERE user_id = ? AND device_id = ?", user, device
+    )
     owner = account(session, user)
     if stands is None or stands[0] == SIGNED_OUT or owner is None:
         return None
-    return Device(user, device, owner.user_name, token_hash, stands[1], stands[0] == TO_BE_WIPED)
+    return Device(
+        user,
+        device,
+        owner.user_name,
+        token_hash,
+        seen_ns=stands[1],
+        is_wiped=stands[0] == TO_BE_WIPED,
+        scopes=stands[2],
+        expires_ns=stands[3],
+        is_disabled=owner.is_disabled,
+    )
 
 
 def revoke_device(session: Session, user: UserId, device: DeviceId, token_hash: bytes) -> None:
@@ -180,14 +210,24 @@ def wipe_device(session: Session, user: UserId, device: DeviceId) -> None:
 
 
 def devices(session: Session, user: UserId) -> list[DeviceRow]:
-    """The devices of a user that are signed in or to be wiped, the newest first."""
+    """The devices of a user that are signed in or to be wiped, the newest first; not his app tokens."""
+    return [row for row in _all_devices(session, user) if not row.scopes]
+
+
+def app_tokens(session: Session, user: UserId) -> list[DeviceRow]:
+    """The app tokens of a user that were not revoked, the newest first."""
+    return [row for row in _all_devices(session, user) if row.scopes]
+
+
+def _all_devices(session: Session, user: UserId) -> Iterator[DeviceRow]:
     found = session.rows(
-        "SELECT device_id, device_name, token_hash, created_ns, seen_ns, is_revoked FROM device"
+        "SELECT device_id, device_name, token_hash, created_ns, seen_ns, is_revoked, scopes, expires_ns FROM device"
         " WHERE user_id = ? AND is_revoked <> ? ORDER BY created_ns DESC, device_id",
         user,
         SIGNED_OUT,
     )
-    return [DeviceRow(DeviceId(row[0]), row[1], bytes(row[2]), row[3], row[4], row[5] == TO_BE_WIPED) for row in found]
+    for row in found:
+        yield DeviceRow(DeviceId(row[0]), row[1], bytes(row[2]), row[3], row[4], row[5] == TO_BE_WIPED, row[6], row[7])
 
 
 def set_seen(session: Session, user: UserId, device: DeviceId, now_ns: int) -> None:
@@ -203,6 +243,32 @@ def rename_device(session: Session, user: UserId, device: DeviceId, device_name:
 def set_password(session: Session, user: UserId, password_hash: str) -> None:
     """Replaces the password."""
     session.run("UPDATE account SET password_hash = ? WHERE user_id = ?", password_hash, user)
+
+
+def set_disabled(session: Session, user: UserId, *, is_disabled: bool) -> None:
+    """Keeps the user out, or lets him in again."""
+    session.run("UPDATE account SET is_disabled = ? WHERE user_id = ?", int(is_disabled), user)
+
+
+def set_email(session: Session, user: UserId, email: str) -> None:
+    """Where mail to the user goes; empty: nowhere."""
+    session.run("UPDATE account SET email = ? WHERE user_id = ?", email, user)
+
+
+def user_of_identity(session: Session, identity_hash: bytes) -> UserId | None:
+    """Who signs in elsewhere as this."""
+    found = session.row("SELECT user_id FROM identity WHERE identity_hash = ?", identity_hash)
+    return UserId(found[0]) if found else None
+
+
+def put_identity(session: Session, identity_hash: bytes, user: UserId) -> None:
+    """Who signs in elsewhere as this is that user from now on."""
+    session.run(
+        "INSERT INTO identity (identity_hash, user_id) VALUES (?, ?)"
+        " ON CONFLICT (identity_hash) DO UPDATE SET user_id = excluded.user_id",
+        identity_hash,
+        user,
+    )
 
 
 def _set_standing(session: Session, user: UserId, device: DeviceId, standing: int) -> None:

@@ -13,7 +13,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,6 +84,7 @@ Job = Callable[[Session], Result]
 class _Waiting:
     job: Callable[[Session], object]
     future: "Future[Any]"  # of whatever its job returns; `write` gives it back its type
+    context: Context = field(default_factory=copy_context)
 
 
 class Database:
@@ -111,11 +113,17 @@ class Database:
 
     def read_now(self, job: Job[Result]) -> Result:
         """`read` for callers that are in a thread already."""
+        with self.reading() as session:
+            return job(session)
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """One consistent state, for as long as the block of a caller in a thread lasts."""
         connection = self._reader()
         try:
             connection.execute("BEGIN")
             try:
-                return job(Session(connection, self._on_statement, self._life))
+                yield Session(connection, self._on_statement, self._life)
             finally:
                 connection.execute("ROLLBACK")
         except sqlite3.Error as error:
@@ -189,7 +197,7 @@ class Database:
         waiting = [each for each in gathered if each.future.set_running_or_notify_cancel()]
         try:
             connection.execute("BEGIN IMMEDIATE")
-            outcomes = [self._run_behind_savepoint(each.job) for each in waiting]
+            outcomes = [self._run_behind_savepoint(each) for each in waiting]
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             if connection.in_transaction:
@@ -204,11 +212,12 @@ class Database:
             else:
                 each.future.set_exception(refusal)
 
-    def _run_behind_savepoint(self, job: Callable[[Session], object]) -> tuple[object, Exception | None]:
+    def _run_behind_savepoint(self, each: _Waiting) -> tuple[object, Exception | None]:
         connection = self._writer_connection
         connection.execute("SAVEPOINT one")
         try:
-            result = job(Session(connection, self._on_statement, self._life))
+            # In the context of who gave it, which says who asks.
+            result = each.context.run(each.job, Session(connection, self._on_statement, self._life))
         except sqlite3.OperationalError:
             # The disk is full or the file is damaged: no job's own fault, and the end of the transaction.
             raise

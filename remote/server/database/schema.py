@@ -103,6 +103,10 @@ SHARD_KEYS: dict[str, str] = {
     "guard": "space_id",
     "burst": "space_id",
     "event": "space_id",
+    "audit": "user_id",
+    "totp": "user_id",
+    "recovery_code": "user_id",
+    "identity": "identity_hash",
 }
 """The column that every statement on a table must bind; a walk through all rows (`key > ? ... LIMIT`) to a range."""
 
@@ -185,6 +189,27 @@ EVENT_TABLES: tuple[str, ...] = (
         PRIMARY KEY (space_id, event_id)) {_CLUSTERED}""",
 )
 
+ACCOUNT_TABLES: tuple[str, ...] = (
+    # Who did what, when and from where: rows are added, read, and let go of when they are old; never changed.
+    # user_id: whose account it concerns, 0 for names that nobody has; by_user 0: whoever runs the server, or nobody.
+    f"""CREATE TABLE audit (
+        user_id BIGINT NOT NULL, time_ns BIGINT NOT NULL, note_id BIGINT NOT NULL, by_user BIGINT NOT NULL,
+        device_id BIGINT NOT NULL, address TEXT NOT NULL, what TEXT NOT NULL, about TEXT NOT NULL,
+        is_good SMALLINT NOT NULL,
+        PRIMARY KEY (user_id, time_ns, note_id)) {_CLUSTERED}""",
+    # secret: sealed by the master key; last_step: of the newest code that was taken, so that none is taken twice.
+    f"""CREATE TABLE totp (
+        user_id BIGINT NOT NULL, secret BYTEA NOT NULL, is_on SMALLINT NOT NULL, last_step BIGINT NOT NULL,
+        PRIMARY KEY (user_id)) {_CLUSTERED}""",
+    f"""CREATE TABLE recovery_code (
+        user_id BIGINT NOT NULL, code_hash BYTEA NOT NULL,
+        PRIMARY KEY (user_id, code_hash)) {_CLUSTERED}""",
+    # Who signs in elsewhere; identity_hash: of the issuer and the subject there.
+    f"""CREATE TABLE identity (
+        identity_hash BYTEA NOT NULL, user_id BIGINT NOT NULL,
+        PRIMARY KEY (identity_hash)) {_CLUSTERED}""",
+)
+
 TABLES: tuple[str, ...] = (
     f"CREATE TABLE setting (name TEXT NOT NULL, value BYTEA NOT NULL, PRIMARY KEY (name)) {_CLUSTERED}",
     # head: the newest rev; floor: the oldest cursor that the journal still answers; wrapped_key: by the master key.
@@ -258,14 +283,17 @@ TABLES: tuple[str, ...] = (
     f"""CREATE TABLE account (
         user_id BIGINT NOT NULL, user_name TEXT NOT NULL, password_hash TEXT NOT NULL, home BIGINT NOT NULL,
         created_ns BIGINT NOT NULL, spaces_serial BIGINT NOT NULL DEFAULT 1,
+        is_disabled SMALLINT NOT NULL DEFAULT 0, email TEXT NOT NULL DEFAULT '',
         PRIMARY KEY (user_id)) {_CLUSTERED}""",
     # The spaces of a user: member seen from the other side. node_id: what stands for it in his home; 0: it is that.
     f"""CREATE TABLE mount (
         user_id BIGINT NOT NULL, space_id BIGINT NOT NULL, node_id BIGINT NOT NULL DEFAULT 0,
         PRIMARY KEY (user_id, space_id)) {_CLUSTERED}""",
+    # scopes: empty for a device, which may do everything; else the words of an app token. expires_ns: 0 for never.
     f"""CREATE TABLE device (
         user_id BIGINT NOT NULL, device_id BIGINT NOT NULL, device_name TEXT NOT NULL, token_hash BYTEA NOT NULL,
         created_ns BIGINT NOT NULL, is_revoked SMALLINT NOT NULL, seen_ns BIGINT NOT NULL DEFAULT 0,
+        scopes TEXT NOT NULL DEFAULT '', expires_ns BIGINT NOT NULL DEFAULT 0,
         PRIMARY KEY (user_id, device_id)) {_CLUSTERED}""",
     f"""CREATE TABLE lease (
         user_id BIGINT NOT NULL, range_number BIGINT NOT NULL, device_id BIGINT NOT NULL,
@@ -290,6 +318,7 @@ TABLES: tuple[str, ...] = (
     *JOB_TABLES,
     *UPLOAD_TABLES,
     *EVENT_TABLES,
+    *ACCOUNT_TABLES,
 )
 
 PLANNING: tuple[str, ...] = (
@@ -338,6 +367,11 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         *JOB_TABLES,
         *UPLOAD_TABLES,
         *EVENT_TABLES,
+        *ACCOUNT_TABLES,
+        "ALTER TABLE account ADD COLUMN is_disabled SMALLINT NOT NULL DEFAULT 0",
+        "ALTER TABLE account ADD COLUMN email TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE device ADD COLUMN scopes TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE device ADD COLUMN expires_ns BIGINT NOT NULL DEFAULT 0",
     ),
 }
 """format -> the statements that make its tables those of the next one; run once, together, when a server opens them."""

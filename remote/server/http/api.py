@@ -33,6 +33,7 @@ from remote.protocol.history import (
 from remote.protocol.ids import NOW, NodeId, Rev, SpaceId
 from remote.protocol.messages import PROTOCOL_VERSION, HistoryRequest, LoginRequest, MomentsRequest, Problem
 from remote.protocol.times import iso
+from remote.server.http.api_access import access_routes
 from remote.server.http.api_account import account_routes
 from remote.server.http.api_common import PATH_MAX, SpaceNumber, device_of, documented, names_of, text_of
 from remote.server.http.api_content import content_routes
@@ -212,6 +213,7 @@ def api(instance: Instance) -> Router:
                 *content_routes(instance),
                 *account_routes(instance),
                 *guard_routes(instance),
+                *access_routes(instance),
             ]
         ),
         request_max_body_size=BODY_MAX,
@@ -247,7 +249,7 @@ def _reading(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
 
     @post("/login", status_code=200, security=[{}], summary="Sign a script in: a device of yours, with a token")
     async def login(data: JSONBody[LoginRequest]) -> SignedIn:
-        found = await instance.accounts.login(data)
+        found = await instance.devices.login(data)
         return SignedIn(found.token, str(found.device), found.user_name, str(found.home))
 
     @get("/spaces", summary="Your spaces")

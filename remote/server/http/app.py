@@ -8,6 +8,7 @@ from remote.server.http import objects
 from remote.server.http.api import api, description
 from remote.server.http.links import LinkRoutes
 from remote.server.http.problems import answer_fault, answer_http_exception, answer_remote_error
+from remote.server.http.requests import guard
 from remote.server.http.routes import Routes
 from remote.server.instance import Instance
 
@@ -21,6 +22,7 @@ def make_app(instance: Instance) -> Litestar:
             *objects.handlers(instance),
             api(instance),
         ],
+        guards=[guard(instance)],
         exception_handlers={
             RemoteError: answer_remote_error,
             HTTPException: answer_http_exception,

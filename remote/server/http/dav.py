@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 PATH = "/dav"
 THREADS = 32
 """Requests at a time; more wait."""
+_READING = ("GET", "HEAD", "OPTIONS", "PROPFIND")
 _USER, _SPACE = "satchel.user", "satchel.space"
 _PROPERTY = b"user.dav."
 _ANSWER_SECONDS = 300.0
@@ -173,14 +174,19 @@ class _Accounts(BaseDomainController):  # type: ignore[misc]
 
     def basic_auth_user(self, realm: str, user_name: str, password: str, environ: Environ) -> bool:
         try:
-            user, home = asyncio.run_coroutine_threadsafe(
+            known = asyncio.run_coroutine_threadsafe(
                 self._drive.instance.accounts.known(user_name, password), self._drive.loop
             ).result(_ANSWER_SECONDS)
         except NotSignedIn:
             return False
+        except NotAllowed as error:
+            # The password is right, and asking for it again would not help.
+            raise DAVError(HTTP_FORBIDDEN, str(error)) from error
         except RemoteError as error:
             raise _refusal(error) from error
-        environ[_USER], environ[_SPACE] = user, home
+        if not known.may_write and environ["REQUEST_METHOD"] not in _READING:
+            raise DAVError(HTTP_FORBIDDEN, "This app token is for webdav-read; this needs webdav.")
+        environ[_USER], environ[_SPACE] = known.user, known.home
         return True
 
 

@@ -9,7 +9,19 @@ from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 
-from remote.protocol.account import LinkRequest, PasswordRequest, RenameDeviceRequest, RevokeLinkRequest, SignOutRequest
+from remote.protocol.account import (
+    AppTokenRequest,
+    AuditRequest,
+    EmailRequest,
+    LinkRequest,
+    PasswordRequest,
+    RenameDeviceRequest,
+    RevokeAppTokenRequest,
+    RevokeLinkRequest,
+    SignOutRequest,
+    TotpCode,
+    TotpRequest,
+)
 from remote.protocol.errors import Busy
 from remote.protocol.events import EventAnswer, EventsRequest, GuardRequest
 from remote.protocol.history import (
@@ -102,6 +114,17 @@ class Routes:
             self._about_account("password", PasswordRequest, instance.devices.change_password),
             *self._sharing(instance.sharing),
             *self._groups(instance.groups),
+            self._of_device("/v1/totp", instance.totp.state, get),
+            self._about_account("totp/begin", TotpRequest, instance.totp.begin),
+            self._about_account("totp/on", TotpCode, instance.totp.turn_on),
+            self._about_account("totp/off", TotpRequest, instance.totp.turn_off),
+            self._about_account("totp/codes", TotpCode, instance.totp.recovery_codes),
+            self._of_device("/v1/tokens", instance.tokens.tokens, get),
+            self._about_account("tokens/make", AppTokenRequest, instance.tokens.make),
+            self._about_account("tokens/revoke", RevokeAppTokenRequest, instance.tokens.revoke),
+            self._of_device("/v1/email", instance.mail.email, get),
+            self._about_account("email", EmailRequest, instance.mail.set_email),
+            self._about_account("audit", AuditRequest, instance.audit.audit),
             self._of_device("/v1/spaces", answers.spaces, get),
             self._poll(),
             self._changes(),
@@ -179,7 +202,7 @@ class Routes:
         async def login(request: AnyRequest) -> Response[bytes]:
             check_protocol(request)
             message = await read_message(request, decoder, LOGIN_BODY_MAX)
-            return message_response(await self._instance.accounts.login(message))
+            return message_response(await self._instance.devices.login(message))
 
         return login
 

@@ -28,6 +28,7 @@ class Request:
     stream: trio.SocketStream
 
 
+PASSWORD = "of all users"
 Script = Callable[[Request], Awaitable[bytes | None]]
 """What the peer writes back; None: it closes the connection (after whatever the script wrote itself)."""
 
@@ -112,13 +113,14 @@ def open_peer() -> Callable[[], AbstractAsyncContextManager[Peer]]:
 
 @dataclass(frozen=True)
 class Server:
-    """A running server with the accounts anna and ben, whose passwords are their names."""
+    """A running server with the accounts anna and ben."""
 
     url: str
     data: Path
+    password: str = PASSWORD
 
     async def sign_in(self, user: str = "anna", device: str = "desk") -> LoginAnswer:
-        return await login(self.url, user, user, device)
+        return await login(self.url, user, PASSWORD, device)
 
 
 def command(*arguments: str) -> list[str]:
@@ -133,7 +135,7 @@ def _run_server(home: Path, *arguments: str) -> Iterator[Server]:
     subprocess.run(command("init", *places), check=True, capture_output=True)
     for name in names:
         add = command("user", "add", name, "--password-stdin", *places)
-        subprocess.run(add, check=True, capture_output=True, input=name.encode())
+        subprocess.run(add, check=True, capture_output=True, input=PASSWORD.encode())
     run = command("run", *places, "--listen", "127.0.0.1:0", *arguments)
     with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -58,6 +58,7 @@ from remote.protocol.nodes import EMPTY, Kind, Manifest, Name, NodeState, NodeVe
 from remote.protocol.parts import HEAD_SIZE, PARTS_TYPE, Head
 from remote.server import accounts
 from remote.server import instance as instances
+from remote.server.asking import Asking, begin
 from remote.server.database.schema import SHARD_KEYS
 from remote.server.http.app import make_app
 from remote.server.instance import Instance
@@ -82,6 +83,10 @@ class Asker:
         self.headers = {"authorization": f"Bearer {login.token}", "satchel-protocol": "1"}
         self._next_id = 0
         self._range_end = 0
+
+    def as_token(self, secret: str) -> "Asker":
+        """Who asks with an app token of the user."""
+        return Asker(self.http, msgspec.structs.replace(self.login, token=secret))
 
     async def raw(self, method: str, path: str, body: bytes = b"", **headers: str) -> httpx.Response:
         return await self.http.request(method, path, content=body, headers={**self.headers, **headers})
@@ -312,6 +317,8 @@ def sign_in(instance: Instance, http: httpx.AsyncClient, tmp_path: Path) -> Sign
 
     async def sign_in(name: str) -> Asker:
         if name not in known:
+            # A command is a process of its own, in which nobody asks.
+            begin(Asking())
             instances.add_account(tmp_path / "data", tmp_path / "key", name, PASSWORD)
             known.add(name)
         return await signed_in(http, name, f"desk{len(known)}")

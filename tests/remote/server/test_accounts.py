@@ -12,10 +12,10 @@ import pytest
 from remote.protocol.errors import BadRequest, Busy, NotAllowed, NotFound, NotSignedIn, TooLarge
 from remote.protocol.messages import CONTENT_TYPE, LoginAnswer, LoginRequest, NodeRange
 from remote.server import accounts
-from remote.server.accounts import FAILURES_FREE
 from remote.server.database import accounts as account_rows
 from remote.server.database import spaces as space_rows
 from remote.server.instance import Instance, InstanceTrouble, add_account
+from remote.server.slowing import FAILURE_WAIT_MAX_SECONDS, FAILURES_FREE, FAILURES_REMEMBERED, Failures, network_of
 
 pytestmark = pytest.mark.anyio
 
@@ -63,7 +63,7 @@ async def test_an_unknown_name_costs_a_hash_too(http: httpx.AsyncClient, monkeyp
 
 
 def test_passwords_are_hashed_by_argon2id_at_full_cost() -> None:
-    hashed = accounts.hash_password("pw")
+    hashed = accounts.hash_password("a password")
     assert hashed.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
     assert accounts._NOBODY.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
 
@@ -79,15 +79,33 @@ async def test_wrong_passwords_in_a_row_have_to_wait(ann: Any, http: httpx.Async
 
 def test_the_wait_grows_ends_and_is_bounded() -> None:
     now = [0]
-    failures = accounts._Failures(lambda: now[0])
+    failures = Failures(lambda: now[0], FAILURES_FREE)
+    waits = []
     for _ in range(2_000):
         failures.add("ann")
-    with pytest.raises(Busy) as raised:
-        failures.check("ann")
-    assert raised.value.retry_after_seconds == accounts.FAILURE_WAIT_MAX_SECONDS
-    now[0] += int(accounts.FAILURE_WAIT_MAX_SECONDS * 1e9)
-    failures.check("ann")
-    failures.check("bob")
+        waits.append(failures.left_seconds("ann"))
+    assert waits[:9] == [0, 0, 0, 0, 1, 2, 4, 8, 16]
+    assert max(waits) == FAILURE_WAIT_MAX_SECONDS
+    now[0] += int(FAILURE_WAIT_MAX_SECONDS * 1e9)
+    assert failures.left_seconds("ann") <= 0
+    assert failures.left_seconds("bob") <= 0
+    # Who stops for a quarter of an hour is as new.
+    now[0] += 15 * 60 * 10**9
+    failures.add("ann")
+    assert failures.left_seconds("ann") <= 0
+
+
+def test_what_is_remembered_of_wrong_passwords_is_bounded() -> None:
+    failures = Failures(lambda: 0, FAILURES_FREE)
+    for number in range(FAILURES_REMEMBERED + 100):
+        failures.add(number)
+    assert len(failures) == FAILURES_REMEMBERED
+
+
+def test_one_customer_of_ipv6_is_one_address() -> None:
+    assert network_of("2001:db8:1:2::1") == network_of("2001:db8:1:2:ffff::9") != network_of("2001:db8:1:3::1")
+    assert network_of("::ffff:192.0.2.7") == network_of("192.0.2.7")
+    assert network_of("fe80::1%eth0") == network_of("fe80::2")
 
 
 async def test_a_right_password_ends_the_count(ann: Any, http: httpx.AsyncClient, build: Any) -> None:
@@ -225,14 +243,14 @@ async def test_ranges_of_one_user_are_bounded(ann: Any, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("name", ["", " ann", "a\nb", "a\0b", "x" * 129, "\u202eann"])
 def test_names_that_cannot_be_shown_are_refused(instance: Instance, tmp_path: Path, name: str) -> None:
     with pytest.raises(InstanceTrouble):
-        add_account(tmp_path / "data", tmp_path / "key", name, "pw")
+        add_account(tmp_path / "data", tmp_path / "key", name, "a password")
 
 
 async def test_a_user_name_is_taken_once(ann: Any, tmp_path: Path) -> None:
     with pytest.raises(InstanceTrouble, match="already"):
-        add_account(tmp_path / "data", tmp_path / "key", "Ann", "pw")
-    with pytest.raises(InstanceTrouble, match="empty"):
-        add_account(tmp_path / "data", tmp_path / "key", "carl", "")
+        add_account(tmp_path / "data", tmp_path / "key", "Ann", "a password")
+    with pytest.raises(InstanceTrouble, match="at least 8"):
+        add_account(tmp_path / "data", tmp_path / "key", "carl", "seven77")
 
 
 async def test_login_limits(ann: Any, http: httpx.AsyncClient, build: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from remote.protocol.account import DeviceEntry, Devices, PasswordRequest, RenameDeviceRequest, SignOutRequest
-from remote.protocol.errors import NotAllowed, NotFound, NotSignedIn, Wiped
+from remote.protocol.errors import BadRequest, NotAllowed, NotFound, NotSignedIn, Wiped
 from remote.protocol.messages import Done, LoginRequest
 from remote.server import accounts
 from remote.server import instance as instances
@@ -92,10 +92,12 @@ async def test_a_new_name_shows_in_versions_too(ann: Any) -> None:
 async def test_a_new_password_needs_the_old_one(sign_in: Any, build: Any) -> None:
     first, second = await sign_in("ann"), await sign_in("ann")
     with pytest.raises(NotAllowed, match="not the present password"):
-        await post(first, "password", PasswordRequest("wrong", "new one"))
-    await post(first, "password", PasswordRequest(build.password, "new one"))
+        await post(first, "password", PasswordRequest("wrong", "a new one"))
+    with pytest.raises(BadRequest, match="at least 8"):
+        await post(first, "password", PasswordRequest(build.password, "7777777"))
+    await post(first, "password", PasswordRequest(build.password, "a new one"))
     await second.spaces()
-    await post(first, "password", PasswordRequest("new one", "newer", sign_out_others=True))
+    await post(first, "password", PasswordRequest("a new one", "an even newer", sign_out_others=True))
     with pytest.raises(NotSignedIn):
         await second.spaces()
     await first.spaces()
@@ -111,7 +113,7 @@ async def test_whoever_runs_the_server_lists_users_and_gives_passwords(
     await ann.spaces()
     found = instances.users(tmp_path / "data", tmp_path / "key")
     assert [(line.user_name, line.devices, line.quota) for line in found] == [("ann", 1, 0), ("bob", 1, 0)]
-    instances.set_password(tmp_path / "data", tmp_path / "key", "ANN", "given")
-    await post(ann, "password", PasswordRequest("given", "chosen"))
+    instances.set_password(tmp_path / "data", tmp_path / "key", "ANN", "given by admin")
+    await post(ann, "password", PasswordRequest("given by admin", "chosen by ann"))
     with pytest.raises(instances.InstanceTrouble, match="no user carl"):
-        instances.set_password(tmp_path / "data", tmp_path / "key", "carl", "x")
+        instances.set_password(tmp_path / "data", tmp_path / "key", "carl", "xxxxxxxx")

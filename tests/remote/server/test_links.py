@@ -13,9 +13,9 @@ from remote.protocol.account import LinkEntry, LinkRequest, Links, RevokeLinkReq
 from remote.protocol.errors import BadRequest, NotAllowed, NotFound
 from remote.protocol.ids import ROOT, NodeId
 from remote.protocol.messages import Done
-from remote.server.accounts import FAILURES_FREE
 from remote.server.database import spaces as space_rows
 from remote.server.instance import Instance
+from remote.server.slowing import FAILURES_FREE
 
 pytestmark = pytest.mark.anyio
 

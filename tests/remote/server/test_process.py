@@ -109,7 +109,7 @@ def made(home: Home, cheap_passwords: None) -> Home:
     """An instance with the user ann, as the commands make it."""
     data, key_file = home.directory / "server", home.directory / "server-key"
     instances.make(data, key_file)
-    instances.add_account(data, key_file, "ann", "pw")
+    instances.add_account(data, key_file, "ann", "password")
     return home
 
 
@@ -118,7 +118,7 @@ class Device:
 
     def __init__(self, url: str, login: LoginAnswer | None = None) -> None:
         self.http = httpx.Client(base_url=url, timeout=DEADLINE_SECONDS)
-        self.login = login or self.ask("/v1/login", LoginRequest("ann", "pw", "desk"), LoginAnswer)
+        self.login = login or self.ask("/v1/login", LoginRequest("ann", "password", "desk"), LoginAnswer)
         self.http.headers["authorization"] = f"Bearer {self.login.token}"
 
     def ask(self, path: str, message: object, kind: type[Any]) -> Any:
@@ -133,7 +133,7 @@ class Device:
 def test_init_run_and_first_sign_in(home: Home) -> None:
     initialised = home.run("init")
     assert (initialised.returncode, "server-key" in initialised.stdout) == (0, True)
-    added = home.run("user", "add", "ann", "--password-stdin", text="pw\n")
+    added = home.run("user", "add", "ann", "--password-stdin", text="password\n")
     assert (added.returncode, added.stderr) == (0, "")
     assert (home.directory / "server-key").stat().st_mode & 0o777 == 0o600
     assert (home.directory / "server").stat().st_mode & 0o077 == 0
@@ -188,7 +188,7 @@ def test_a_wrong_missing_or_open_key_is_refused(made: Home) -> None:
     right = key.read_bytes()
     key.write_bytes(secrets.token_bytes(32))
     for words in (["run"], ["user", "add", "bob", "--password-stdin"], ["init"]):
-        done = made.run(*words, text="pw\n")
+        done = made.run(*words, text="password\n")
         assert done.returncode == 1
         assert "not the one" in done.stderr
     key.write_bytes(b"short")
@@ -202,7 +202,7 @@ def test_a_wrong_missing_or_open_key_is_refused(made: Home) -> None:
 
 def test_run_before_init_says_what_to_do(home: Home) -> None:
     for words in (["run"], ["user", "add", "ann", "--password-stdin"]):
-        done = home.run(*words, text="pw\n")
+        done = home.run(*words, text="password\n")
         assert done.returncode == 1
         assert "satchel-server init" in done.stderr
     assert not (home.directory / "server").exists()
@@ -210,11 +210,11 @@ def test_run_before_init_says_what_to_do(home: Home) -> None:
 
 def test_users_are_added_while_it_runs(made: Home) -> None:
     with made.serving() as (_, url):
-        added = made.run("user", "add", "bob", "--password-stdin", text="pw two\n")
+        added = made.run("user", "add", "bob", "--password-stdin", text="password two\n")
         assert added.returncode == 0, added.stderr
-        body = msgspec.msgpack.encode(LoginRequest("bob", "pw two", "desk"))
+        body = msgspec.msgpack.encode(LoginRequest("bob", "password two", "desk"))
         assert httpx.post(f"{url}/v1/login", content=body).status_code == 200
-    again = made.run("user", "add", "BOB", "--password-stdin", text="x\n")
+    again = made.run("user", "add", "BOB", "--password-stdin", text="password x\n")
     assert again.returncode == 1
     assert "already" in again.stderr
 

@@ -22,8 +22,8 @@ def url(tmp_path: Path, cheap_passwords: None) -> Iterator[str]:
     home = Home(tmp_path / "home")
     data, key_file = home.directory / "server", home.directory / "server-key"
     instances.make(data, key_file)
-    instances.add_account(data, key_file, "ann", "pw")
-    instances.add_account(data, key_file, "bob", "pw")
+    instances.add_account(data, key_file, "ann", "password")
+    instances.add_account(data, key_file, "bob", "password")
     with home.serving("--webdav") as (process, address):
         yield f"{address}/dav"
         process.terminate()
@@ -34,14 +34,14 @@ def url(tmp_path: Path, cheap_passwords: None) -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, auth=("ann", "pw"), timeout=DEADLINE_SECONDS) as client:
+    with httpx.Client(base_url=url, auth=("ann", "password"), timeout=DEADLINE_SECONDS) as client:
         yield client
 
 
 def test_litmus_finds_nothing(url: str, client: httpx.Client, tmp_path: Path) -> None:
     for suite in SUITES:
         done = subprocess.run(
-            ["litmus", f"{url}/", "ann", "pw"],
+            ["litmus", f"{url}/", "ann", "password"],
             env={"TESTS": suite, "PATH": "/usr/bin:/bin"},
             cwd=tmp_path,
             capture_output=True,
@@ -56,7 +56,7 @@ def test_litmus_finds_nothing(url: str, client: httpx.Client, tmp_path: Path) ->
 
 
 def test_only_with_name_and_password(url: str) -> None:
-    for auth in (None, ("ann", "wrong"), ("nobody", "pw")):
+    for auth in (None, ("ann", "wrong"), ("nobody", "password")):
         answer = httpx.request("PROPFIND", url + "/", auth=auth)
         assert (answer.status_code, answer.headers["www-authenticate"].split()[0]) == (401, "Basic")
 
@@ -75,7 +75,7 @@ def test_a_body_that_is_cut_changes_nothing(url: str, client: httpx.Client) -> N
     host, port = httpx.URL(url).host, httpx.URL(url).port
     for name in ("kept", "new"):
         with socket.create_connection((host, port)) as cut:
-            head = f"PUT /dav/{name} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Basic YW5uOnB3\r\n"
+            head = f"PUT /dav/{name} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Basic YW5uOnBhc3N3b3Jk\r\n"
             head += "Content-Length: 100000\r\n\r\n"
             cut.sendall(head.encode() + b"x" * 50_000)
             cut.shutdown(socket.SHUT_WR)
@@ -103,7 +103,7 @@ def test_a_lock_holds_in_one_home_only(url: str, client: httpx.Client) -> None:
         '<D:lockinfo xmlns:D="DAV:"><D:lockscope><D:exclusive/></D:lockscope>'
         "<D:locktype><D:write/></D:locktype><D:owner>bob's secret</D:owner></D:lockinfo>"
     )
-    with httpx.Client(base_url=url, auth=("bob", "pw"), timeout=DEADLINE_SECONDS) as bob:
+    with httpx.Client(base_url=url, auth=("bob", "password"), timeout=DEADLINE_SECONDS) as bob:
         locked = bob.request("LOCK", "/", content=lock, headers={"depth": "infinity"})
         assert locked.status_code == 200
         assert client.put("/notes", content=b"ann's").status_code == 201
