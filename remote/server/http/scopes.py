@@ -75,6 +75,10 @@ ROUTE_SCOPES: dict[str, str] = {
     # It says and sets what is kept: the message tells which.
     f"POST {_SPACE}/retention": FORGET,
     f"POST {_SPACE}/purge": FORGET,
+    f"POST {_SPACE}/events": READ,
+    # No token says yes to what it did itself.
+    f"POST {_SPACE}/events/answer": DEVICES_ONLY,
+    f"POST {_SPACE}/guard": DEVICES_ONLY,
     "POST /api/v1/login": OPEN,
     "GET /api/v1/spaces": READ,
     f"GET {_JSON}/versions": READ,
@@ -82,6 +86,11 @@ ROUTE_SCOPES: dict[str, str] = {
     f"GET {_JSON}/diff": READ,
     f"GET {_JSON}/trash": READ,
     f"GET {_JSON}/retention": READ,
+    f"GET {_JSON}/events": READ,
+    f"GET {_JSON}/guard": READ,
+    f"POST {_JSON}/events/{{event}}/allow": DEVICES_ONLY,
+    f"POST {_JSON}/events/{{event}}/done": DEVICES_ONLY,
+    f"PUT {_JSON}/guard": DEVICES_ONLY,
     f"POST {_JSON}/rewind": WRITE,
     f"POST {_JSON}/undo": WRITE,
     f"POST {_JSON}/trash/restore": WRITE,
