@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from cache.errors import Contradiction
-from cache.tree import Record
+from cache.tree import HOME, Record
 from remote.protocol.ids import NodeId
 from remote.protocol.nodes import NAME_MAX, Kind, Name, NodeState, NodeVersion
 
@@ -69,6 +69,7 @@ def _clean(record: Record | None, news: NodeVersion) -> Record:
         local=news.state,
         is_listed=is_folder and record is not None and record.is_listed,
         is_listing=is_folder and record is not None and record.is_listing,
+        space=record.space if record is not None else HOME,
     )
 
 
@@ -139,6 +140,7 @@ def _merge(record: Record, here: NodeState, news: NodeVersion, there: NodeState,
         target=pick(lambda state: state.target),
         xattrs=_merge_xattrs(agreed.xattrs if agreed else {}, here.xattrs, there.xattrs, is_local_newer),
         content=source.content,
+        mounts=there.mounts,
     )
     keeps_staging = takes_local and bool(record.staged)
     is_dirty = keeps_staging or replace(merged, ctime_ns=there.ctime_ns) != there

@@ -11,7 +11,7 @@ from cache import merge
 from cache.ignoring import Ignoring
 from cache.preparing import SMALL_BYTES, SMALL_FILES, Preparing
 from cache.pull import Mount
-from cache.tree import Record, Table, Tree
+from cache.tree import Record, Tree
 from cache.troubles import Troubles
 from cache.upload import SMALL_FILE_MAX
 from remote.protocol.ids import NodeId
@@ -187,7 +187,7 @@ class Planner:
     def _sort(self, groups: Sequence[list[NodeId]]) -> Plan:
         plan = Plan()
         blocked: set[NodeId] = set()
-        is_any_waiting = bool(self._tree.store.count(Table.NEWS))
+        is_any_waiting = bool(self._tree.news_count())
         small = _Batches(self._preparing.small_room)
         large_room = self._preparing.large_room
         for group in groups:

@@ -20,10 +20,10 @@ from cache.errors import NoSuchNode
 from cache.lease import Lease
 from cache.lives import Lives, set_back
 from cache.staging import Staging
-from cache.tree import Edit, Record, Table, Tree
-from remote.protocol.errors import CursorTooOld
+from cache.tree import Edit, Record, Tree
+from remote.protocol.errors import CursorTooOld, NotFound
 from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId
-from remote.protocol.messages import FolderListing, FolderQuery, JournalCommit
+from remote.protocol.messages import FolderListing, FolderQuery, JournalCommit, Space
 from remote.protocol.nodes import Kind, Manifest, Name, NodeState, NodeVersion
 from remote.protocol.service import Service
 
@@ -93,6 +93,18 @@ class Mount(Protocol):
         ...
 
 
+class Mounts(Protocol):
+    """What becomes of shared folders by what the home's journal says (see cache.grafts)."""
+
+    async def before(self, versions: Sequence[NodeVersion], *, is_next: bool) -> Sequence[NodeVersion]:
+        """What of this news the home is to take in; `is_next`: it is the journal's next commit."""
+        ...
+
+    def noticed(self) -> None:
+        """A folder is known that mounts a space."""
+        ...
+
+
 class Clock:
     """How far this machine's clock is from the server's."""
 
@@ -118,6 +130,8 @@ class Pull:
         self.clock = clock
         self.mount = mount
         self._tree = tree
+        self.mounts: Mounts | None = None
+        """Of the home, when spaces may be mounted in it."""
         self.lives = Lives(tree)
         self.is_ignored: Callable[[NodeId, Record | None], bool] = lambda node, record: False
         """Whether a node stays on this machine; set by who sends."""
@@ -195,6 +209,8 @@ class Pull:
 
     async def _apply(self, commit: JournalCommit) -> None:
         self.note_recent((version.node for version in commit.changes), commit.rev)
+        if self.mounts is not None:
+            commit = replace(commit, changes=tuple(await self.mounts.before(commit.changes, is_next=True)))
         versions, arrivals = commit.changes, commit.changes[:0]
         if commit.device != self.home.device and len(versions) > _AT_ONCE:
             versions, arrivals = self._split(versions)
@@ -247,7 +263,7 @@ class Pull:
         left: list[NodeVersion] = []
         for version in commit.changes:
             record = edit.record(version.node)
-            if record is not None and record.rev >= commit.rev:
+            if (record is not None and record.rev >= commit.rev) or not self._tree.is_own(version.node):
                 continue
             # A touch is taken on top of what waits to be merged here: then this takes its place, and waits as well.
             if record is not None and record.is_dirty and edit.news_of(version.node) is None:
@@ -264,9 +280,11 @@ class Pull:
         told = news.News(
             edit, self.mount.is_busy, self.clock.correction_ns, is_behind=is_behind, is_ignored=self.is_ignored
         )
-        told.take(versions, are_in_the_way=are_in_the_way)
+        told.take([one for one in versions if self._tree.is_own(one.node)], are_in_the_way=are_in_the_way)
         self._unlisted |= told.unlisted
         self._is_deferred |= told.is_deferred
+        if self.mounts is not None and any(one.state is not None and one.state.mounts for one in versions):
+            self.mounts.noticed()
 
     async def take_winners(self, versions: Sequence[NodeVersion], starts: int) -> None:
         """Takes in the states that made the server refuse a commit; within a `crossing` that began with `starts`."""
@@ -279,7 +297,7 @@ class Pull:
 
     async def retry_waiting(self) -> bool:
         """Takes in news that waited for a file to be closed or a folder to be listed; whether any waits no more."""
-        before = self._tree.store.count(Table.NEWS)
+        before = self._tree.news_count()
         while True:
             self._unlisted.clear()
             async with self.lock:
@@ -287,7 +305,7 @@ class Pull:
                 if waiting:
                     self._take(waiting, is_event=True)
             if not self._unlisted:
-                return self._tree.store.count(Table.NEWS) < before
+                return self._tree.news_count() < before
             for folder in sorted(self._unlisted):
                 with suppress(NoSuchNode):
                     await self.list_folder(folder)
@@ -342,7 +360,7 @@ class Pull:
 
     def _is_worth_listing(self, folder: NodeId) -> bool:
         record = self._tree.record(folder)
-        return record is not None and record.is_unlisted_folder
+        return record is not None and record.is_unlisted_folder and record.space_below == self._tree.space
 
     def _is_listed(self, folder: NodeId) -> bool:
         record = self._tree.record(folder)
@@ -355,6 +373,7 @@ class Pull:
 
         Those that programs wait for already are left out. `is_wanted`: so are these, and what is in them comes next.
         """
+        folders = [folder for folder in folders if self._tree.space_below(folder) == self._tree.space]
         own = {folder: trio.Event() for folder in folders if folder not in self._listing}
         if is_wanted:
             self._listing |= own
@@ -421,7 +440,7 @@ class Pull:
     async def _start_over(self, own: Rev = NOW, touched: Collection[NodeId] = ()) -> None:
         """The journal does not reach back to our cursor: everything that is known is asked for, and listed anew."""
         cursor = self._tree.setting(_CURSOR)
-        space = next(one for one in (await self.service.spaces()).spaces if one.space == self.home.space)
+        space = await self._space()
         head = space.head
         async with self.lock:
             if self._tree.setting(_CURSOR) != cursor:
@@ -466,6 +485,13 @@ class Pull:
                         edit.forget_news(version.node)
                 self._tree.set_cursor(head, edit)
 
+    async def _space(self) -> Space:
+        """What the server says of the space; raises NotFound."""
+        for one in (await self.service.spaces()).spaces:
+            if one.space == self.home.space:
+                return one
+        raise NotFound("There is no such space, or not any more.")
+
     async def _set_back(self) -> bool:
         """Whether the server lost commits that are known here: then what it lost is to be sent again.
 
@@ -473,7 +499,7 @@ class Pull:
         once more. What the mount shows does not change.
         """
         cursor = self._tree.cursor
-        space = next(one for one in (await self.service.spaces()).spaces if one.space == self.home.space)
+        space = await self._space()
         common = self.lives.common(cursor, space.lives, space.head)
         if common is None or not 1 <= common < cursor:
             return False
@@ -538,6 +564,8 @@ class Pull:
             edit.mark_clean(node)
 
     async def _take_in_parts(self, versions: Sequence[NodeVersion]) -> None:
+        if self.mounts is not None:
+            versions = await self.mounts.before(versions, is_next=False)
         for at in range(0, len(versions), _AT_ONCE):
             self._take(versions[at : at + _AT_ONCE])
             await trio.lowlevel.checkpoint()

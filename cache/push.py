@@ -418,6 +418,9 @@ class Push:
         settled: dict[NodeId, Prepared] = {}
         with self._tree.edit() as edit:
             for change in changes:
+                if not self._tree.is_own(change.node):
+                    # It became another space's meanwhile, which has what was agreed on.
+                    continue
                 prepared = sent.prepared.get(change.node)
                 is_unchanged = prepared is None or self._is_current(change.node, prepared)
                 news.acknowledge(

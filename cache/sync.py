@@ -3,7 +3,7 @@
 import logging
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -13,9 +13,10 @@ import trio
 from cache.errors import CacheError, OpenHere
 from cache.pull import Pull
 from cache.push import AHEAD_NODES, ENOUGH_NODES, Push
-from cache.tree import Table, Tree
+from cache.tree import Tree
 from remote.protocol.errors import BadRequest, NotAllowed, NotFound, NotSignedIn, RemoteError, Unreachable, Wiped
-from remote.protocol.ids import ROOT, NodeId
+from remote.protocol.ids import ROOT, NodeId, Rev, SpaceId
+from remote.protocol.messages import Holding, PollAnswer
 from remote.protocol.nodes import Kind
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ _RETRY_SECONDS: Final = (0.25, 8.0)
 """The first pause and the longest: all is in step again within seconds of the server's return."""
 _FOLDERS_AT_ONCE: Final = 200
 _LOOKED_AT_ONCE: Final = 200
+Poll = Callable[[Mapping[SpaceId, Rev], int, Mapping[SpaceId, Holding]], Awaitable[PollAnswer]]
 _WALK_PAUSE_SECONDS: Final = 0.05
 
 
@@ -68,8 +70,13 @@ class Standing:
 class Sync:
     """Runs Pull and Push; `run` ends only when cancelled."""
 
-    def __init__(self, tree: Tree, pull: Pull, push: Push, *, is_walking: bool = True) -> None:
-        """`is_walking`: list all folders in the background, so that names work offline."""
+    def __init__(
+        self, tree: Tree, pull: Pull, push: Push, *, is_walking: bool = True, poll: Poll | None = None
+    ) -> None:
+        """`is_walking`: list all folders in the background, so that names work offline. `poll`: how news is waited for,
+        as Service.poll does, which is asked when it is None.
+        """
+        self._poll = poll or pull.service.poll
         self._tree = tree
         self._pull = pull
         self._push = push
@@ -130,7 +137,7 @@ class Sync:
         return Standing(
             is_online=self._is_online,
             trouble=self._trouble,
-            pending_nodes=self._tree.dirty_count() + self._tree.store.count(Table.LOST),
+            pending_nodes=self._tree.dirty_count() + self._tree.lost_count(),
             stuck=stuck,
             held=self._held,
             cursor=self._tree.cursor,
@@ -263,7 +270,7 @@ class Sync:
                 self._arrived()
                 # What came may be rules for what is sent.
                 self._push.changed.set()
-                if self._tree.store.count(Table.NEWS):
+                if self._tree.news_count():
                     # Some of it may wait for a folder to be listed.
                     self._push.wake()
                 failures = 0
@@ -280,8 +287,9 @@ class Sync:
             self._pull.lease.lower()
             held = self._pull.lease.held()
             holding = {} if held is None else {space: held}
-            answer = await self._pull.service.poll({space: self._tree.cursor}, POLL_SECONDS, holding)
-            self._pull.clock.heard(answer.now_ns)
+            answer = await self._poll({space: self._tree.cursor}, POLL_SECONDS, holding)
+            if answer.now_ns:
+                self._pull.clock.heard(answer.now_ns)
             # Mostly it is our own commit, whose answer is as near.
             with trio.move_on_after(ANSWER_SECONDS):
                 await self._push.answered()

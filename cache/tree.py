@@ -7,13 +7,13 @@ programs, `merge` judges, `pull` and `push` carry out. Used from the event loop'
 import enum
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import msgspec
 
 from cache.errors import NoIdsLeft, NoSuchNode
 from cache.store import Change, Store
-from remote.protocol.ids import ROOT, NodeId, Rev
+from remote.protocol.ids import ROOT, NodeId, Rev, SpaceId
 from remote.protocol.nodes import ROOT_NAME, Kind, Name, NodeState, NodeVersion
 
 
@@ -40,6 +40,8 @@ class Table(enum.IntEnum):
 
 STATE_TABLES: Final = tuple(table.name.lower() for table in Table)
 
+HOME: Final = SpaceId(0)
+"""What the home of this device's user is called in records, so that those of a drive without shares say nothing."""
 _RECORDS_KEPT: Final = 8_192
 _IDS_AT_ONCE: Final = 4_096
 
@@ -52,6 +54,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     `staged`: id of the staging whose content replaces `local.content`, 0 for none; `staged_size` its size in bytes.
     `is_listed`: every child of this folder is known here. `is_listing`: on the way there, so news of children counts.
     `overrides`: the rev whose content lost against the local one, to be marked as a conflict with the next commit.
+    `space`: the space that the node belongs to, and `rev` with it; what is in a folder that mounts a space is of that
+    space, the folder itself of the home.
     """
 
     rev: Rev
@@ -63,6 +67,12 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     is_listed: bool = False
     is_listing: bool = False
     overrides: Rev = Rev(0)
+    space: SpaceId = HOME
+
+    @property
+    def space_below(self) -> SpaceId:
+        """The space that entries of this folder belong to."""
+        return (self.local.mounts if self.local is not None else HOME) or self.space
 
     @property
     def agreed(self) -> NodeState | None:
@@ -142,6 +152,18 @@ def node_key(node: NodeId) -> bytes:
 def name_key(parent: NodeId, name: bytes) -> bytes:
     """The key of a name: names of one folder stand together, in bytewise order."""
     return parent.to_bytes(8, "big") + name
+
+
+class Members(Protocol):
+    """Which nodes of a tree belong to shared spaces, for a tree that has such (see cache.parts)."""
+
+    def note(self, dirty: Mapping[bytes, bytes | None], unlisted: Mapping[bytes, bytes | None]) -> None:
+        """These keys of the indexes were put or, with None, removed."""
+        ...
+
+    def is_on_its_way(self, node: NodeId, space: SpaceId) -> bool:
+        """Whether a node of a shared space is in a commit whose answer is not known."""
+        ...
 
 
 def _is_folder(value: bytes | None) -> bool:
@@ -226,6 +248,8 @@ class Edit:
     def put(self, node: NodeId, record: Record) -> None:
         """Replaces a record; the name index and the dirty index follow."""
         before = self.record(node)
+        if before is None:
+            record = self._tree.placed(record, self)
         if before is None or self._unindexed or not _is_indexed_alike(before, record):
             self._index_names(node, before, record.local)
             self._index_slots(node, before, record)
@@ -439,7 +463,10 @@ class Edit:
 
 
 class Tree:
-    """The records of one space in a state store."""
+    """The records of a home, and of the spaces mounted in it, in a state store."""
+
+    space: SpaceId = HOME
+    """The space that this is the tree of (see cache.parts)."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -450,6 +477,8 @@ class Tree:
         """Stagings that no record names any more: to be let go of when no program has them open."""
         self.touched: set[NodeId] | None = None
         """Nodes that were edited, for who sets it to a set to take them out; None: nobody wants to know."""
+        self.members: Members | None = None
+        """Which nodes are of shared spaces, while there are any."""
         value = self.setting("sending")
         self.may_ignore = bool(store.count(Table.IGNORED))
         """Whether any node was ignored since the store was opened; spares looking in its table."""
@@ -463,7 +492,31 @@ class Tree:
 
     def is_unknown_elsewhere(self, node: NodeId, record: Record) -> bool:
         """Whether the server has no such node (it was made here, or removed elsewhere), nor a commit with it."""
-        return (record.rev == 0 or (record.is_dirty and record.synced is None)) and node not in self.sending
+        if record.rev != 0 and not (record.is_dirty and record.synced is None):
+            return False
+        if record.space != HOME and self.members is not None:
+            return not self.members.is_on_its_way(node, record.space)
+        return node not in self.sending
+
+    def placed(self, record: Record, edit: Edit) -> Record:
+        """A new record, as one of the space that its folder's entries belong to."""
+        if self.members is None:
+            return record
+        state = record.local or record.synced
+        above = edit.record(state.names[0].parent) if state is not None and state.names else None
+        if above is None or above.space_below == record.space:
+            return record
+        return msgspec.structs.replace(record, space=above.space_below)
+
+    def is_own(self, node: NodeId) -> bool:
+        """Whether a node is of the space that this is the tree of (see cache.parts); one that is not known may be."""
+        del node
+        return True
+
+    def space_below(self, folder: NodeId) -> SpaceId:
+        """The space that entries of this folder belong to; home's for what is not known here."""
+        record = self.record(folder)
+        return record.space_below if record is not None else HOME
 
     @property
     def store(self) -> Store:
@@ -525,6 +578,9 @@ class Tree:
                 self._records.pop(node, None)
             else:
                 self._keep(node, record)
+        if self.members is not None:
+            puts = edit.change.puts
+            self.members.note(puts.get(Table.DIRTY, {}), puts.get(Table.UNLISTED, {}))
 
     def dirty(self, limit: int = 1 << 62, after: NodeId = NodeId(0)) -> list[tuple[NodeId, int]]:  # noqa: B008
         """Dirty nodes, but ignored ones, with the time (ns) of their last edit here, by id, from after `after` on."""
@@ -607,6 +663,14 @@ class Tree:
         value = self._store.get(Table.NEWS, node_key(node))
         return _version_decoder.decode(value) if value else None
 
+    def news_count(self) -> int:
+        """How many nodes there are of which news could not be merged yet."""
+        return self._store.count(Table.NEWS)
+
+    def lost_count(self) -> int:
+        """How many edits lost and still wait to be kept as versions."""
+        return self._store.count(Table.LOST)
+
     def lost(self) -> list[tuple[bytes, NodeId, LostEdit]]:
         """Edits that lost and still wait to be kept as versions, with their keys."""
         return [
@@ -635,12 +699,16 @@ class Tree:
 
     def setting(self, name: str) -> bytes | None:
         """A value of the settings table."""
-        return self._store.get(Table.SETTINGS, name.encode())
+        return self._store.get(Table.SETTINGS, self.key_of(name))
+
+    def key_of(self, name: str) -> bytes:
+        """The key of a setting in its table."""
+        return name.encode()
 
     def set_setting(self, name: str, value: bytes) -> None:
         """Keeps a value in the settings table."""
         with self._store.change() as change:
-            change.put(Table.SETTINGS, name.encode(), value)
+            change.put(Table.SETTINGS, self.key_of(name), value)
 
     @property
     def cursor(self) -> Rev:
@@ -650,7 +718,7 @@ class Tree:
 
     def set_cursor(self, rev: Rev, edit: Edit) -> None:
         """Moves the cursor with the changes that came with it."""
-        edit.change.put(Table.SETTINGS, b"cursor", rev.to_bytes(8, "big"))
+        edit.change.put(Table.SETTINGS, self.key_of("cursor"), rev.to_bytes(8, "big"))
 
     def lease(self, first: NodeId, count: int) -> None:
         """Takes a leased range of node ids into use."""

@@ -12,16 +12,20 @@ from cache.ahead import Ahead
 from cache.chunks import Chunks
 from cache.errors import CacheError, DiskFull, OpenHere
 from cache.eviction import Budget
+from cache.grafts import Common, Graft
 from cache.ignoring import Ignoring
+from cache.lease import Lease
+from cache.parts import Part
 from cache.past import Past
 from cache.pins import Pins
-from cache.pull import Clock, Effects, Home, Pull
+from cache.polls import Polls
+from cache.pull import Clock, Effects, Home
 from cache.push import Push
 from cache.reader import Reader
 from cache.recovery import agree_on_sizes, recover
 from cache.staging import Stagings
 from cache.store import Store
-from cache.sync import Sync
+from cache.syncs import Syncs
 from cache.tree import Table, Tree
 from cache.upload import Upload
 from fusefs.announcer import Announcer
@@ -102,33 +106,48 @@ class Drive:
         )
         seconds = choices.read_seconds
         self.reader = Reader(service, self.space, self.chunks, self.budget, read_seconds=seconds)
-        self.files = OpenFiles(self.tree, self.stagings, self.reader, self.budget)
+        # The home by itself: what is in shared spaces counts for their owners.
+        lease = Lease(Part(self.tree))
+        self.files = OpenFiles(self.tree, self.stagings, self.reader, self.budget, lease)
         self.files.sweep()
         face = Face(self.files, self._announce, self.budget.notice)
-        home = Home(self.space, DeviceId(account.device), account.secret)
-        pull = Pull(service, home, self.tree, Clock(), face, self.files.quota.lease)
-        upload = Upload(service, self.space, account.secret, self.reader, self.chunks)
         self.ignoring = Ignoring(self.tree, self.stagings, self.reader)
-        push = Push(pull, self.tree, self.stagings, self.chunks, upload, self.ignoring)
+        common = Common(
+            service=service,
+            home=Home(self.space, DeviceId(account.device), account.secret),
+            tree=self.tree,
+            clock=Clock(),
+            mount=face,
+            stagings=self.stagings,
+            chunks=self.chunks,
+            reader=self.reader,
+            ignoring=self.ignoring,
+            polls=Polls(service),
+            is_walking=choices.background_listing,
+        )
+        self.sync = Syncs(common, lease, self._join)
+        self.grafts, push = self.sync.grafts, self.sync.push
+        self.grafts.revoke = self.files.revoke
         self._resending = push.resending
-        self.pins = Pins(self.tree, self.reader, pull.list_folder)
-        self.sync = Sync(self.tree, pull, push, is_walking=choices.background_listing)
+        self.pins = Pins(self.tree, self.reader, self.sync.list_folder)
         self.files.is_online = lambda: self.sync.may_send
-        self.ahead = self._make_ahead(upload, push, traffic)
+        self.ahead = self._make_ahead(self.sync.upload, push, traffic)
         self.flow = Flow(self.tree, traffic, self.sync, self.reader, heeds_metered=choices.metered == "pause-uploads")
         self.volume = Volume(
             self.tree,
             self.files,
             self.sync,
             owner=owner,
-            list_folder=pull.list_folder,
-            wake=push.wake,
+            list_folder=self.sync.list_folder,
+            wake=self.sync.wake,
             show=self._announce,
             listing_seconds=seconds,
         )
+        self.volume.is_read_only = self.grafts.is_read_only
         self.backups = Backups(self.volume, self.stagings, self.budget, self.ignoring, places, account.device_name)
         face.on_sent = self.backups.note_sent
         self.past = Past(places.cache / "past", past_bytes)
+        self.grafts.on_left = self.past.clear
         self.versions = Versions(service, self.space, self.reader, self.past, owner, seconds)
         self.restore = Restore(self.volume, self.versions)
         self.history = History(self.volume, self.versions, service, self.space)
@@ -147,7 +166,10 @@ class Drive:
         )
         # Without it the kernel takes sizes and times from us: where nobody may write, none can be repeated to it.
         self.operations.enable_writeback_cache = "ro" not in plan.options
-        point = os.fsencode(plan.point)
+        self._connect(os.fsencode(plan.point), push)
+
+    def _connect(self, point: bytes, push: Push) -> None:
+        """Who tells the kernel, and who is told what."""
         self._hands = Hands(3)
         repeating_hand, announcing_hand, self.syncing_hand = self._hands.each
         self.repeater = Repeater(point, self.volume, self.operations.asked_for, repeating_hand)
@@ -161,6 +183,12 @@ class Drive:
         quota.lease.on_more = push.retry_all
         quota.lease.on_lost = self._note_loss
         self.files.on_cut = self._hold_back
+
+    def _join(self, graft: Graft) -> None:
+        """What this drive does for a shared space that it has from now on."""
+        quota = self.files.add_quota(graft.known.space, graft.lease)
+        quota.is_online, quota.ask = lambda: graft.sync.is_online, graft.sync.ask_for_room
+        graft.lease.on_more = graft.push.retry_all
 
     async def _deliver(self, node: NodeId) -> None:
         """Returns when the server has what was closed or synced, with `sync=remote`."""

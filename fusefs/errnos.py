@@ -27,6 +27,8 @@ _NUMBERS: Final[dict[type[Exception], int]] = {
     errors.TooLarge: errno.EFBIG,
     errors.NotSent: errno.EBUSY,
     errors.Overtaken: errno.EBUSY,
+    errors.Mounted: errno.EBUSY,
+    errors.OtherSpace: errno.EXDEV,
     errors.OverQuota: errno.EDQUOT,
     errors.VolumeError: errno.EIO,
     NoSuchNode: errno.ESTALE,

@@ -73,5 +73,13 @@ class NotSent(VolumeError):
     """What is to be replaced is not on the server yet, and would be lost."""
 
 
+class OtherSpace(VolumeError):
+    """A name cannot lead from one space to another: what is to be there is copied."""
+
+
+class Mounted(VolumeError):
+    """The folder stands for a shared one, which is left, not removed."""
+
+
 class Overtaken(VolumeError):
     """What was to be repeated for those who watch does not hold any more."""

@@ -10,6 +10,7 @@ import trio
 
 from cache.reader import Reader
 from cache.sync import Sync
+from cache.syncs import Syncs
 from cache.tree import Tree
 from fusefs import metered, moments
 from fusefs.control import SECONDS_MOST, Exit, Refused
@@ -84,7 +85,9 @@ class _Kept(msgspec.Struct, frozen=True, array_like=True):
 class Flow:
     """What was chosen for one drive, applied at once."""
 
-    def __init__(self, tree: Tree, traffic: Traffic, sync: Sync, reader: Reader, *, heeds_metered: bool) -> None:
+    def __init__(
+        self, tree: Tree, traffic: Traffic, sync: Sync | Syncs, reader: Reader, *, heeds_metered: bool
+    ) -> None:
         self._reader = reader
         self._tree = tree
         self._traffic = traffic

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import trio
@@ -20,12 +21,12 @@ from cache.eviction import Budget
 from cache.lease import Lease
 from cache.reader import Reader
 from cache.staging import Staging, StagingId, Stagings
-from cache.tree import Record, Tree
+from cache.tree import HOME, Record, Tree
 from fusefs.errors import Invalid, OverQuota, TooLarge
 from fusefs.quota import Quota
 from fusefs.siblings import Siblings
 from remote.protocol.cutting import Buffer
-from remote.protocol.ids import NodeId
+from remote.protocol.ids import NodeId, SpaceId
 from remote.protocol.nodes import EMPTY, FILE_SIZE_MAX, Manifest, NodeState
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class OpenFile:
     writers: int = 0
     staging: Staging | None = None
     is_orphan: bool = False
+    is_revoked: bool = False
+    """Its folder is not this user's any more: there is nothing to read in it, or to write to."""
     is_changed: bool = False
     """Written to since the last flush."""
     is_told: bool = False
@@ -88,7 +91,10 @@ class Handle:
 class OpenFiles:
     """Every open file of the mount."""
 
-    def __init__(self, tree: Tree, stagings: Stagings, reader: Reader, budget: Budget) -> None:
+    def __init__(
+        self, tree: Tree, stagings: Stagings, reader: Reader, budget: Budget, lease: Lease | None = None
+    ) -> None:
+        """`lease`: the home's."""
         self._tree = tree
         self._stagings = stagings
         self._reader = reader
@@ -97,8 +103,10 @@ class OpenFiles:
         self._files: dict[NodeId, OpenFile] = {}
         self.fetched: set[NodeId] = set()
         """Files of which more may be held than the kernel was told (st_blocks): they were read, and closed since."""
-        self.quota = Quota(Lease(tree))
+        self.quota = Quota(lease or Lease(tree))
         self.quota.lease.unflushed_bytes = self._unflushed_growth
+        self.quotas: dict[SpaceId, Quota] = {}
+        """Of shared spaces; they count for their owners."""
         self.on_cut: Callable[[NodeId], None] = lambda _: None
         """Told of a file that was flushed although its last write was refused: it is not to be seen elsewhere."""
         self.is_online: Callable[[], bool] = lambda: True
@@ -114,6 +122,19 @@ class OpenFiles:
         self._left_behind: list[OpenFile] = []
         # Open files that went with news, with content that may be sent as another's.
         self._strays: list[OpenFile] = []
+
+    def quota_of(self, node: NodeId) -> Quota:
+        """What bounds the size of a file."""
+        if not self.quotas:
+            return self.quota
+        record = self._tree.record(node)
+        return self.quotas.get(record.space, self.quota) if record is not None else self.quota
+
+    def add_quota(self, space: SpaceId, lease: Lease) -> Quota:
+        """What bounds the files of a shared space."""
+        quota = self.quotas[space] = Quota(lease)
+        lease.unflushed_bytes = partial(self._unflushed_growth, space)
+        return quota
 
     @property
     def full(self) -> str:
@@ -289,6 +310,18 @@ class OpenFiles:
             file.state = replace(state, names=())
             file.is_orphan = True
 
+    def revoke(self, nodes: Iterable[NodeId]) -> None:
+        """From now on whoever has these open is refused; what was written until now is in the tree."""
+        for node in nodes:
+            file = self._files.get(node)
+            if file is not None:
+                with suppress(DiskFull, NoSuchNode):
+                    self.flush(file)
+                file.is_revoked = file.is_orphan = True
+                file.is_changed = False
+                file.staging = None
+                file.state = replace(file.state, names=(), content=EMPTY)
+
     # Content
 
     def size(self, file: OpenFile) -> int:
@@ -349,6 +382,7 @@ class OpenFiles:
     async def read(self, handle: Handle, offset: int, length: int) -> Buffer:
         """Content from `offset` on, shorter only at the end; raises ContentUnavailable, ContentDamaged."""
         file = handle.file
+        _check_not_revoked(file)
         staging = self._attach(file)
         if staging is None:
             manifest = self._manifest(file)
@@ -373,6 +407,7 @@ class OpenFiles:
 
     async def write(self, file: OpenFile, offset: int, data: bytes, *, is_direct: bool = False) -> int:
         """Takes bytes; raises DiskFull, TooLarge, and OverQuota when the program waits for this write (`is_direct`)."""
+        _check_not_revoked(file)
         if offset + len(data) > SIZE_MAX:
             raise TooLarge(f"A file has at most {SIZE_MAX} bytes.")
         await self._make_room(file, len(data))
@@ -381,7 +416,7 @@ class OpenFiles:
         staging = self._stage(file)
         size_before = staging.size
         staging.write(offset, data)
-        self.quota.grew(staging.size - size_before)
+        self.quota_of(file.node).grew(staging.size - size_before)
         file.is_cut = False
         self._note_change(file)
         if self.ahead is not None and not file.is_orphan:
@@ -392,15 +427,17 @@ class OpenFiles:
 
     async def _check_quota(self, file: OpenFile, size: int) -> None:
         try:
-            await self.quota.make_room(size - self.size(file))
+            await self.quota_of(file.node).make_room(size - self.size(file))
         except OverQuota:
             file.is_cut = True
             raise
 
-    def _unflushed_growth(self) -> int:
+    def _unflushed_growth(self, space: SpaceId = HOME) -> int:
         total = 0
         for file in self.changed():
             record = self._record(file)
+            if record is not None and record.space != space:
+                continue
             total += self.size(file) - (record.size if record is not None else 0)
         return total
 
@@ -466,6 +503,7 @@ class OpenFiles:
 
     def truncate(self, file: OpenFile, size: int) -> None:
         """Makes the content `size` bytes long; raises Invalid, TooLarge, DiskFull."""
+        _check_not_revoked(file)
         if size < 0:
             raise Invalid("A size cannot be negative.")
         if size > SIZE_MAX:
@@ -473,7 +511,7 @@ class OpenFiles:
         size_before = self.size(file)
         if size != size_before:
             self._stage(file).truncate(size)
-            self.quota.grew(size - size_before)
+            self.quota_of(file.node).grew(size - size_before)
         file.is_cut = False
         self._note_change(file)
 
@@ -542,3 +580,8 @@ class OpenFiles:
         file = self._files.get(node)
         if file is not None and file.staging is staging:
             file.staging = None
+
+
+def _check_not_revoked(file: OpenFile) -> None:
+    if file.is_revoked:
+        raise NoSuchNode("The shared folder that this file is in is not yours any more.")

@@ -400,7 +400,8 @@ class Operations(pyfuse3.Operations):
 
         Not what is also opened to be read: it may be mapped, which needs the page cache.
         """
-        is_direct = flags & os.O_ACCMODE == os.O_WRONLY and self._volume.files.quota.is_near
+        is_near = self._volume.files.quota_of(handle.file.node).is_near
+        is_direct = flags & os.O_ACCMODE == os.O_WRONLY and is_near
         handle.is_direct = is_direct or bool(flags & os.O_DIRECT)
         return FileInfo(fh=self._keep(handle), keep_cache=True, direct_io=is_direct)
 
@@ -416,6 +417,7 @@ class Operations(pyfuse3.Operations):
     @_waits
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         handle = self._written(fh)
+        self._volume.check_writable(handle.file.node)
         return await self._volume.files.write(handle.file, off, buf, is_direct=handle.is_direct)
 
     @_waits
@@ -424,7 +426,7 @@ class Operations(pyfuse3.Operations):
         if isinstance(handle, Handle):
             self._volume.flush(handle.file)
             if handle.is_writing:
-                await self._volume.files.quota.settle(handle.file.node)
+                await self._volume.files.quota_of(handle.file.node).settle(handle.file.node)
 
     @_waits
     async def fsync(self, fh: int, datasync: bool) -> None:
@@ -432,7 +434,7 @@ class Operations(pyfuse3.Operations):
         if isinstance(handle, Handle):
             await self._volume.fsync(handle.file)
             if handle.is_writing:
-                await self._volume.files.quota.settle(handle.file.node)
+                await self._volume.files.quota_of(handle.file.node).settle(handle.file.node)
 
     @_answers
     def release(self, fh: int) -> None:

@@ -14,7 +14,7 @@ from cache.merge import free_name, labelled
 from fusefs.errors import Invalid, NoEntry, NotSent
 from fusefs.versions import Versions
 from fusefs.volume import Volume, check_name
-from remote.protocol.ids import ROOT, NodeId, Rev
+from remote.protocol.ids import NO_SPACE, ROOT, NodeId, Rev
 from remote.protocol.nodes import Kind, Name, NodeState
 
 _STEPS: Final = 200
@@ -153,9 +153,10 @@ class Restore:
     def make(self, parent: NodeId, name: bytes, state: NodeState) -> NodeId:
         """A new node of this name with an older state, of which no content is moved; raises NameTooLong, Invalid."""
         check_name(name)
+        self._volume.check_writable_in(parent)
         node = self._volume.tree.new_node()
         now_ns = time.time_ns()
-        made = replace(state, names=(Name(parent, name),), ctime_ns=now_ns)
+        made = replace(state, names=(Name(parent, name),), ctime_ns=now_ns, mounts=NO_SPACE)
         with self._volume.tree.edit() as edit:
             edit.set_local(node, made, now_ns)
             edit.touch(parent, now_ns)

@@ -15,21 +15,25 @@ from msgspec.structs import replace
 from cache.errors import NoSuchNode
 from cache.pull import Difference, Effects
 from cache.sync import Sync
+from cache.syncs import Syncs
 from cache.tree import Child, Edit, LostEdit, Record, Tree
 from fusefs.attributes import Attributes, Caller, DiskRoom, Owner, Setting, blocks_of, file_mode, kind_of
 from fusefs.errors import (
     Exists,
     Invalid,
     IsFolder,
+    Mounted,
     NameTooLong,
     NoEntry,
     NotEmpty,
     NotFolder,
     NotPermitted,
+    OtherSpace,
+    ReadOnly,
     TooManyNames,
 )
 from fusefs.handles import Handle, OpenFile, OpenFiles
-from remote.protocol.ids import ROOT, NodeId
+from remote.protocol.ids import ROOT, NodeId, SpaceId
 from remote.protocol.nodes import (
     EMPTY,
     NAME_MAX,
@@ -43,6 +47,8 @@ from remote.protocol.nodes import (
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
 _REMOVED_KEPT: Final = 256
+_WRITING: Final = 0o222
+_VIEWER: Final = "You may look at this shared folder, and change nothing in it."
 
 
 class Volume:
@@ -52,7 +58,7 @@ class Volume:
         self,
         tree: Tree,
         files: OpenFiles,
-        sync: Sync,
+        sync: Sync | Syncs,
         *,
         owner: Owner | None,
         list_folder: Callable[[NodeId], Awaitable[None]],
@@ -71,6 +77,8 @@ class Volume:
         self.wake = wake
         self._show = show
         self._listing_seconds = listing_seconds
+        self.is_read_only: Callable[[SpaceId], bool] = lambda _: False
+        """Whether this user may change nothing in a space."""
         self.room: Callable[[], DiskRoom] = lambda: DiskRoom(0, 0)
         """What `df` is to show."""
         # For programs that stand in them: the last ones, as nobody tells which.
@@ -136,7 +144,7 @@ class Volume:
         owner = self._owner
         return Attributes(
             node=node,
-            mode=file_mode(state.kind, state.mode),
+            mode=file_mode(state.kind, self._shown_mode(node, state)),
             links=self._folder_links(node) if state.kind is Kind.FOLDER else len(state.names),
             uid=owner.uid if owner else state.uid,
             gid=owner.gid if owner else state.gid,
@@ -148,6 +156,36 @@ class Volume:
             ctime_ns=max(state.ctime_ns, file.mtime_ns if file is not None else 0),
             birth_ns=state.birth_ns,
         )
+
+    def _shown_mode(self, node: NodeId, state: NodeState) -> int:
+        """Without the right to write where this user has none, so that access(2) says so."""
+        if self.tree.members is None:
+            return state.mode
+        record = self.tree.record(node)
+        is_fixed = record is not None and self.is_read_only(record.space_below)
+        return state.mode & ~_WRITING if is_fixed else state.mode
+
+    def check_writable(self, node: NodeId) -> None:
+        """Raises ReadOnly for a node of a space in which this user may change nothing."""
+        if self.tree.members is not None:
+            record = self.tree.record(node)
+            if record is not None and self.is_read_only(record.space):
+                raise ReadOnly(_VIEWER)
+
+    def check_writable_in(self, folder: NodeId) -> None:
+        """The same for the entries of a folder."""
+        if self.tree.members is not None and self.is_read_only(self.tree.space_below(folder)):
+            raise ReadOnly(_VIEWER)
+
+    def _check_one_space(self, folder: NodeId, other: NodeId) -> None:
+        """Raises OtherSpace for two folders whose entries belong to different spaces."""
+        if self.tree.members is not None and self.tree.space_below(folder) != self.tree.space_below(other):
+            raise OtherSpace("A shared folder is a space of its own: what goes into it, or out of it, is copied.")
+
+    @staticmethod
+    def _check_no_mount(state: NodeState) -> None:
+        if state.mounts:
+            raise Mounted("This folder is shared with you. To have it no more: satchel leave.")
 
     def _removed_folder(self, node: NodeId) -> NodeState | None:
         """What a folder was when it was removed here; None when it was not, or is there again."""
@@ -177,7 +215,8 @@ class Volume:
     async def make(
         self, folder: NodeId, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes = b""
     ) -> NodeId:
-        """A new node of the type in `mode` under this name; raises Exists, NameTooLong, NotFolder."""
+        """A new node of the type in `mode` under this name; raises Exists, NameTooLong, NotFolder, ReadOnly."""
+        self.check_writable_in(folder)
         if not self.tree.has_range:
             with trio.fail_after(self._listing_seconds):
                 await self.sync.ensure_range()
@@ -216,7 +255,10 @@ class Volume:
         return node
 
     async def link(self, node: NodeId, folder: NodeId, name: bytes) -> None:
-        """One more name for a node; raises NotPermitted for folders, TooManyNames."""
+        """One more name for a node; raises NotPermitted for folders, TooManyNames, OtherSpace, ReadOnly."""
+        self.check_writable_in(folder)
+        if self.tree.members is not None and self.record(node).space != self.tree.space_below(folder):
+            raise OtherSpace("A file has all its names in one space.")
         await self._ensure_free(folder, name)
         state = self.record(node).local
         assert state is not None
@@ -232,6 +274,7 @@ class Volume:
 
     async def unlink(self, folder: NodeId, name: bytes) -> None:
         """Takes a name from a node that is no folder; with its last name the node goes, once nobody has it open."""
+        self.check_writable_in(folder)
         node = await self.lookup(folder, name)
         state = self.record(node).local
         assert state is not None
@@ -245,12 +288,14 @@ class Volume:
 
     async def rmdir(self, folder: NodeId, name: bytes) -> None:
         """Removes an empty folder; raises NotFolder, NotEmpty."""
+        self.check_writable_in(folder)
         await self._ensure_known(folder, name)
         # No await from here to the edit: news may give names to others.
         node = self._child(folder, name)
-        self._check_empty(node)
         state = self.record(node).local
         assert state is not None
+        self._check_no_mount(state)
+        self._check_empty(node)
         now_ns = time.time_ns()
         with self.tree.edit() as edit:
             self.remove_name(edit, node, state, Name(folder, name), now_ns)
@@ -262,6 +307,9 @@ class Volume:
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
             raise Invalid("This kind of rename is not known.")
         check_name(new_name)
+        self.check_writable_in(folder)
+        self.check_writable_in(new_folder)
+        self._check_one_space(folder, new_folder)
         await self.lookup(folder, name)
         await self.ensure_listed(new_folder)
         if not flags and self.tree.child(new_folder, new_name) is not None:
@@ -318,6 +366,7 @@ class Volume:
     def _check_replaceable(self, state: NodeState, other: NodeId) -> None:
         replaced = self.record(other).local
         assert replaced is not None
+        self._check_no_mount(replaced)
         if state.kind is Kind.FOLDER:
             self._check_empty(other)
         elif replaced.kind is Kind.FOLDER:
@@ -385,10 +434,11 @@ class Volume:
         file = self.files.find(node)
         record = self.tree.record(node)
         known = self.files.size(file) if file is not None else record.size if record is not None else size
-        await self.files.quota.make_room(size - known)
+        await self.files.quota_of(node).make_room(size - known)
 
     def set_attributes(self, node: NodeId, setting: Setting, handle: Handle | None) -> None:
-        """chmod, chown, truncate and utime in one; raises NoSuchNode, Invalid, TooLarge, DiskFull."""
+        """chmod, chown, truncate and utime in one; raises NoSuchNode, Invalid, TooLarge, DiskFull, ReadOnly."""
+        self.check_writable(node)
         file = handle.file if handle is not None else self.files.find(node)
         if setting.size is not None:
             self._truncate(node, setting.size, file)
@@ -446,13 +496,20 @@ class Volume:
         What was written to it and not sent is kept as an edit that lost, so that it becomes a version. `lost`: the key
         of such an edit of which this is the state, with its staging and size; it is no such edit any more.
         """
+        self.check_writable(node)
         file = self.files.find(node)
         if file is not None:
             self.files.drop_content(file)
         record = self.record(node)
         assert record.local is not None
         now_ns = time.time_ns()
-        kept = replace(state, names=record.local.names, ctime_ns=now_ns, birth_ns=record.local.birth_ns)
+        kept = replace(
+            state,
+            names=record.local.names,
+            ctime_ns=now_ns,
+            birth_ns=record.local.birth_ns,
+            mounts=record.local.mounts,
+        )
         with self.tree.edit() as edit:
             if record.staged:
                 edit.keep_lost(node, LostEdit(record.local, edit.edited_ns(node), record.staged))
@@ -477,7 +534,9 @@ class Volume:
     # Open files
 
     def open(self, node: NodeId, *, is_writing: bool, is_truncating: bool) -> Handle:
-        """Opens a file; raises NoSuchNode, IsFolder."""
+        """Opens a file; raises NoSuchNode, IsFolder, ReadOnly."""
+        if is_writing or is_truncating:
+            self.check_writable(node)
         handle = self.files.open(node, is_writing=is_writing)
         if is_truncating and self.files.size(handle.file):
             self.files.truncate(handle.file, 0)

@@ -38,6 +38,7 @@ class ExtendedAttributes:
             raise NotPermitted("These attributes tell how things are; they cannot be set.")
         if not name.startswith(_KEPT):
             raise NotSupported("Access control lists, and names of no kind that there is, are not kept.")
+        self._volume.check_writable(node)
         state = self._state(node)
         if len(name) > XATTR_NAME_MAX or len(value) > XATTR_SIZE_MAX:
             raise NoRoomForAttribute(f"An attribute has at most {XATTR_SIZE_MAX} bytes.")
@@ -50,6 +51,7 @@ class ExtendedAttributes:
         """Removes one; raises NoAttribute, NotPermitted for ours."""
         if name.startswith(b"user.satchel."):
             raise NotPermitted("These attributes tell how things are; they cannot be removed.")
+        self._volume.check_writable(node)
         state = self._state(node)
         if name not in state.xattrs:
             raise NoAttribute("There is no such attribute.")

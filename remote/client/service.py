@@ -89,13 +89,16 @@ class HttpService:
         return await self._session.ask(Room, "POST", f"v1/spaces/{space}/room", RoomRequest(holding, wanted))
 
     async def poll(
-        self, cursors: Mapping[SpaceId, Rev], wait_seconds: int, holding: Mapping[SpaceId, Holding] = NOTHING_HELD
+        self,
+        cursors: Mapping[SpaceId, Rev],
+        wait_seconds: int,
+        holding: Mapping[SpaceId, Holding] = NOTHING_HELD,
+        serial: int = 0,
     ) -> PollAnswer:
         """Waits for a space to move beyond its cursor; asked once only, as the caller asks again anyway."""
         seconds = max(0, min(wait_seconds, POLL_SECONDS_MAX))
-        return await self._session.wait(
-            PollAnswer, "v1/poll", PollRequest(dict(cursors), seconds, dict(holding)), seconds
-        )
+        request = PollRequest(dict(cursors), seconds, dict(holding), serial)
+        return await self._session.wait(PollAnswer, "v1/poll", request, seconds)
 
     async def commit(self, space: SpaceId, commit: Commit) -> CommitAnswer:
         """Takes the commit or refuses it whole; raises ChunkMissing, QuotaExceeded. The op id makes retries safe."""

@@ -62,9 +62,16 @@ class Service(Protocol):
         ...
 
     async def poll(
-        self, cursors: Mapping[SpaceId, Rev], wait_seconds: int, holding: Mapping[SpaceId, Holding] = NOTHING_HELD
+        self,
+        cursors: Mapping[SpaceId, Rev],
+        wait_seconds: int,
+        holding: Mapping[SpaceId, Holding] = NOTHING_HELD,
+        serial: int = 0,
     ) -> PollAnswer:
-        """Waits for a space to move beyond its cursor; `holding`: what the device keeps of its leases meanwhile."""
+        """Waits for a space to move beyond its cursor; `holding`: what the device keeps of its leases meanwhile.
+
+        `serial`: of the list of spaces that the device knows, 0 when it does not look at it.
+        """
         ...
 
     async def room(self, space: SpaceId, holding: Holding | None, wanted: int) -> Room:

@@ -16,17 +16,20 @@ import trio
 from cache.chunks import TABLES as CACHE_TABLES
 from cache.chunks import Chunks
 from cache.eviction import Budget
+from cache.grafts import Common, Graft
 from cache.ignoring import Ignoring
+from cache.lease import Lease
+from cache.parts import Part
 from cache.past import Past
 from cache.pins import Pins
-from cache.pull import Clock, Effects, Home, Pull
+from cache.polls import Polls
+from cache.pull import Clock, Effects, Home
 from cache.push import Push
 from cache.reader import Reader
 from cache.staging import Stagings
 from cache.store import Store
-from cache.sync import Sync
+from cache.syncs import Syncs
 from cache.tree import STATE_TABLES, Table, Tree
-from cache.upload import Upload
 from fusefs import conflicts
 from fusefs.face import Face
 from fusefs.handles import OpenFiles
@@ -56,7 +59,7 @@ from remote.protocol.messages import (
 )
 from remote.protocol.nodes import Kind, Name, NodeState
 from remote.protocol.service import NOTHING_HELD, TakePart
-from tests.model.server import SECRET, SPACE, Desk, Server, skew_ns
+from tests.model.server import SECRET, Desk, Server, skew_ns
 
 T = TypeVar("T")
 
@@ -185,9 +188,13 @@ class Remote:
         return await self.wire.carry(lambda: self.desk.lost(space, after))
 
     async def poll(
-        self, cursors: Mapping[SpaceId, Rev], wait_seconds: int, holding: Mapping[SpaceId, Holding] = NOTHING_HELD
+        self,
+        cursors: Mapping[SpaceId, Rev],
+        wait_seconds: int,
+        holding: Mapping[SpaceId, Holding] = NOTHING_HELD,
+        serial: int = 0,
     ) -> PollAnswer:
-        return await self.wire.carry(lambda: self.desk.poll(cursors, wait_seconds, holding))
+        return await self.wire.carry(lambda: self.desk.poll(cursors, wait_seconds, holding, serial))
 
     async def room(self, space: SpaceId, holding: Holding | None, wanted: int) -> Room:
         return await self.wire.carry(lambda: self.desk.room(space, holding, wanted))
@@ -244,6 +251,7 @@ class Device:
         self.number = number
         self.skew = int(skew_seconds * 1e9)
         self.is_walking = is_walking
+        self.space = server.home_of(DeviceId(number))
         self.wire = Wire(random.Random(seed * 100 + number), life=lambda: server.lives)
         self.lives = 0
         self.is_running = False
@@ -263,30 +271,43 @@ class Device:
         self.chunks = Chunks(self.cache, self.folder / "cache")
         budget = Budget(1 << 30, self.chunks, lambda: self.stagings.total_bytes, self._is_pinned, floor_bytes=0)
         self.budget = budget
-        self.reader = Reader(remote, SPACE, self.chunks, budget)
-        self.files = OpenFiles(self.tree, self.stagings, self.reader, budget)
+        self.reader = Reader(remote, self.space, self.chunks, budget)
+        lease = Lease(Part(self.tree))
+        self.files = OpenFiles(self.tree, self.stagings, self.reader, budget, lease)
         self.face = Face(self.files, self._show, budget.notice)
-        self.pull = Pull(remote, Home(SPACE, DeviceId(self.number), SECRET), self.tree, Clock(), self.face)
-        upload = Upload(remote, SPACE, SECRET, self.reader, self.chunks)
-        self.push = Push(
-            self.pull, self.tree, self.stagings, self.chunks, upload, Ignoring(self.tree, self.stagings, self.reader)
+        common = Common(
+            service=remote,
+            home=Home(self.space, DeviceId(self.number), SECRET),
+            tree=self.tree,
+            clock=Clock(),
+            mount=self.face,
+            stagings=self.stagings,
+            chunks=self.chunks,
+            reader=self.reader,
+            ignoring=Ignoring(self.tree, self.stagings, self.reader),
+            polls=Polls(remote),
+            is_walking=self.is_walking,
         )
-        self.sync = Sync(self.tree, self.pull, self.push, is_walking=self.is_walking)
-        self.pins = Pins(self.tree, self.reader, self.pull.list_folder)
+        self.syncs = Syncs(common, lease, self._join)
+        self.sync, self.pull, self.push = self.syncs.home, self.syncs.pull, self.syncs.push
+        self.grafts = self.syncs.grafts
+        self.grafts.revoke = self.files.revoke
+        self.pins = Pins(self.tree, self.reader, self.syncs.list_folder)
         self.volume = Volume(
             self.tree,
             self.files,
-            self.sync,
+            self.syncs,
             owner=None,
-            list_folder=self.pull.list_folder,
-            wake=self.push.wake,
+            list_folder=self.syncs.list_folder,
+            wake=self.syncs.wake,
             show=self._show,
         )
-        versions = Versions(remote, SPACE, self.reader, Past(self.folder / "past", 0), None)
+        self.volume.is_read_only = self.grafts.is_read_only
+        versions = Versions(remote, self.space, self.reader, Past(self.folder / "past", 0), None)
         self.restore = Restore(self.volume, versions)
         number = DeviceId(self.number)
         self.conflicts = conflicts.Conflicts(
-            self.volume, self.stagings, versions, self.restore, remote, space=SPACE, device=number
+            self.volume, self.stagings, versions, self.restore, remote, space=self.space, device=number
         )
         self.files.sweep()
         self._ended = trio.Event()
@@ -300,7 +321,7 @@ class Device:
                 nursery = await stack.enter_async_context(trio.open_nursery())
                 self._scope = nursery.cancel_scope
                 await nursery.start(self.reader.run)
-                nursery.start_soon(self.sync.run)
+                nursery.start_soon(self.syncs.run)
                 nursery.start_soon(self.pins.run)
                 task_status.started()
         finally:
@@ -310,11 +331,14 @@ class Device:
     def _is_pinned(self, chunk: ChunkId) -> bool:
         return self.pins.holds(chunk)
 
+    def _join(self, graft: Graft) -> None:
+        self.files.add_quota(graft.known.space, graft.lease)
+
     def _show(self, effects: Effects) -> None:
         """What the drive does, but for the kernel."""
         self.shown.append(effects)
         if self.tree.may_ignore:
-            self.push.ignoring.note_shown(effects.names, self.push.wake)
+            self.push.ignoring.note_shown(effects.names, self.syncs.wake)
         self.pins.notice()
 
     async def kill(self) -> None:
@@ -346,13 +370,19 @@ class Device:
     def is_quiet(self, *, is_whole: bool = True) -> bool:
         """Whether nothing is left to do; unless it `is_whole`, folders need not be listed."""
         return (
-            self.tree.cursor == self.server.head
+            self._is_caught_up()
             and self.tree.is_all_sent()
             and not self.tree.news()
-            and not self.push.is_sending
-            and not self.push.troubles.nodes
+            and not any(push.is_sending or push.troubles.nodes for push in self._pushes())
             and (not is_whole or self._is_listed())
         )
+
+    def _is_caught_up(self) -> bool:
+        cursors = {space: graft.part.cursor for space, graft in self.grafts.all.items()}
+        return {**cursors, self.space: self.tree.cursor} == self.server.spaces_of(DeviceId(self.number))
+
+    def _pushes(self) -> list[Push]:
+        return [self.push, *(graft.push for graft in self.grafts.all.values())]
 
     def _is_listed(self) -> bool:
         folders = [record for _, record in self.records() if record.local and record.local.kind is Kind.FOLDER]
@@ -376,12 +406,12 @@ class Device:
 
     def why_not_quiet(self) -> str:
         """What is left to do."""
-        lines = [
-            f"device {self.number}: cursor {self.tree.cursor} of {self.server.head}, standing {self.sync.standing()}"
-        ]
+        there = self.server.spaces_of(DeviceId(self.number))
+        lines = [f"device {self.number}: cursor {self.tree.cursor} of {there}, standing {self.sync.standing()}"]
         lines += [f"  dirty {node} {self.tree.record(node)}" for node, _ in self.tree.dirty()[:20]]
         lines += [f"  news {version}" for version in self.tree.news()[:20]]
         lines += [f"  lost {lost}" for lost in self.tree.lost()[:20]]
+        lines += [f"  space {space}: {graft.sync.standing()}" for space, graft in self.grafts.all.items()]
         lines += [f"  trouble {node} {trouble}" for node, trouble in self.push.troubles.nodes.items()]
         return "\n".join(lines)
 

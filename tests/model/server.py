@@ -81,12 +81,14 @@ from remote.server.database.accounts import Account, Device
 from remote.server.database.chunks import Place
 from remote.server.database.connection import Database, Session, make_tables
 from remote.server.database.connection import _Waiting as Waiting
+from remote.server.files import Files
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import MasterKey
 from remote.server.objects.local import LocalObjects
 from remote.server.objects.signing import Signer
 from remote.server.objects.store import object_name
+from remote.server.sharing import SharingAnswers
 from remote.server.slowing import Slowing
 
 T = TypeVar("T")
@@ -98,6 +100,10 @@ DEVICES = 32
 IN_MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
 """Where files lie that need not be there for long: no play waits for a disk."""
 _USER = UserId(1)
+GUEST = SpaceId(8)
+"""The home of a second user, whose devices have numbers from GUESTS on."""
+GUESTS = 100
+_GUEST = UserId(2)
 _MASTER = MasterKey(b"m" * 32)
 _DATABASE = "satchel.db"
 
@@ -137,15 +143,16 @@ def new_database() -> bytes:
 
 
 def _fill(session: Session) -> None:
-    account = Account(_USER, "u", "", SPACE)
-    account_rows.add_account(session, "u", account, 0)
-    accounts._add_home(session, _MASTER, account, 1_790_000_000_000_000_000)
-    for number in range(1, DEVICES + 1):
-        account_rows.add_device(session, _device(DeviceId(number)), f"device {number}", 0)
+    for account, first in ((Account(_USER, "u", "", SPACE), 1), (Account(_GUEST, "guest", "", GUEST), GUESTS)):
+        account_rows.add_account(session, account.user_name, account, 0)
+        accounts._add_home(session, _MASTER, account, 1_790_000_000_000_000_000)
+        for number in range(first, first + DEVICES):
+            account_rows.add_device(session, _device(DeviceId(number)), f"device {number}", 0)
 
 
 def _device(number: DeviceId) -> Device:
-    return Device(_USER, number, "u", hashlib.sha256(b"%d" % number).digest())
+    user, name = (_USER, "u") if number < GUESTS else (_GUEST, "guest")
+    return Device(user, number, name, hashlib.sha256(b"%d" % number).digest())
 
 
 class Server:
@@ -173,10 +180,13 @@ class Server:
         folder = self._home / str(self.lives)
         self._database = _Database(folder / _DATABASE)
         self.objects = LocalObjects(folder, Signer(_MASTER.derive(b"signed urls"), time.time))
-        self._answers = _Answers(self._database, self.objects, Keyring(_MASTER), SECRET, Hub())
+        hub, keyring = Hub(), Keyring(_MASTER)
+        self._answers = _Answers(self._database, self.objects, keyring, SECRET, hub)
         slowing = Slowing(time.time_ns)
         codes = Codes(self._database, _MASTER, slowing, time.time_ns)
         self._accounts = Accounts(self._database, "model", slowing, codes, time.time_ns)
+        files = Files(self._database, keyring, self._accounts, self._answers.commit)
+        self._sharing = SharingAnswers(self._database, keyring, _MASTER, self._answers.chunks, files, hub=hub)
         self._end = weakref.finalize(self, _close, self._database, self._answers, self._accounts, self._home)
 
     def crash(self) -> None:
@@ -227,13 +237,13 @@ class Server:
         with self.answering() as answers:
             return msgspec.msgpack.decode(msgspec.msgpack.encode(done(question(answers))), type=kind)
 
-    def take(self, device: DeviceId, commit: Commit) -> CommitAnswer:
+    def take(self, device: DeviceId, commit: Commit, space: SpaceId = SPACE) -> CommitAnswer:
         """Takes or refuses a commit whole."""
         for change in commit.changes:
             if self.refuses(change):
                 raise BadRequest(f"node {change.node} is poisoned")
         sent = _over_the_wire(commit)
-        answer = self.ask(lambda answers: answers.commit(_device(device), SPACE, sent), CommitAnswer)
+        answer = self.ask(lambda answers: answers.commit(_device(device), space, sent), CommitAnswer)
         if answer.rev:
             check_invariants(self.alive())
             self._tell()
@@ -253,10 +263,23 @@ class Server:
             while True:
                 moved = self.moved
                 answer = self.ask(lambda answers: answers.moved(_device(device), request), PollAnswer)
-                if answer.heads:
+                if answer.heads or answer.spaces_changed:
                     break
                 await moved.wait()
         return replace(answer, rooms=done(self._answers.rooms(_device(device), request.cursors)))
+
+    @staticmethod
+    def home_of(device: DeviceId) -> SpaceId:
+        """The home of the device's user."""
+        return SPACE if device < GUESTS else GUEST
+
+    def share(self, device: DeviceId, what: Callable[[SharingAnswers, Device], Awaitable[M]]) -> M:
+        """Has the server do something about shared folders, asked from this device."""
+        with self.answering():
+            answer = done(what(self._sharing, _device(device)))
+        check_invariants(self.alive())
+        self._tell()
+        return answer
 
     def lease_range(self, device: DeviceId) -> NodeRange:
         """A fresh range of node ids."""
@@ -277,6 +300,11 @@ class Server:
     def head(self) -> Rev:
         """The last rev."""
         return Rev(self._row("SELECT head FROM space WHERE space_id = ?", SPACE)[0])
+
+    def spaces_of(self, device: DeviceId) -> dict[SpaceId, Rev]:
+        """The spaces of a device's user, with the last rev of each."""
+        answer = self.ask(lambda answers: answers.spaces(_device(device)), Spaces)
+        return {one.space: one.head for one in answer.spaces}
 
     @property
     def quota(self) -> int:
@@ -431,16 +459,19 @@ class Desk:
         return self.server.ask(lambda answers: answers.room(self._asker, space, request), Room)
 
     async def poll(
-        self, cursors: Mapping[SpaceId, Rev], wait_seconds: int, holding: Mapping[SpaceId, Holding] = NOTHING_HELD
+        self,
+        cursors: Mapping[SpaceId, Rev],
+        wait_seconds: int,
+        holding: Mapping[SpaceId, Holding] = NOTHING_HELD,
+        serial: int = 0,
     ) -> PollAnswer:
         down = self.server.down
         answers: list[PollAnswer] = []
         async with trio.open_nursery() as nursery:
 
             async def ask() -> None:
-                answers.append(
-                    await self.server.poll(self.device, PollRequest(dict(cursors), wait_seconds, dict(holding)))
-                )
+                request = PollRequest(dict(cursors), wait_seconds, dict(holding), serial)
+                answers.append(await self.server.poll(self.device, request))
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(ask)
@@ -451,7 +482,7 @@ class Desk:
         return answers[0]
 
     async def commit(self, space: SpaceId, commit: Commit) -> CommitAnswer:
-        return self.server.take(self.device, commit)
+        return self.server.take(self.device, commit, *([] if space == SPACE else [space]))
 
     async def send_chunks(self, space: SpaceId, chunks: Mapping[ChunkId, bytes]) -> int:
         for chunk, data in chunks.items():

@@ -1,0 +1,376 @@
+"""Grafts: the shared spaces of a home, each kept in step like the home itself, in one tree with it.
+
+Which there are is said by the home: a folder that mounts a space is one. Its journal says when one comes and goes; the
+server's list of spaces says under which role. What is known is kept, so that a start without the server has them all.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import msgspec
+import trio
+from msgspec.structs import replace
+
+from cache import rehoming
+from cache.chunks import Chunks
+from cache.errors import CacheError
+from cache.grafted import Grafted
+from cache.ignoring import Ignoring
+from cache.lease import Lease
+from cache.leaving import Gone, Leaving
+from cache.parts import Part, Shares
+from cache.polls import Polls
+from cache.pull import Clock, Effects, Home, Mount, Pull
+from cache.push import Push
+from cache.reader import Reader
+from cache.staging import Stagings
+from cache.sync import Sync
+from cache.tree import HOME, Tree
+from cache.upload import Upload
+from remote.protocol.errors import RemoteError
+from remote.protocol.ids import ROOT, NodeId, Rev, SpaceId
+from remote.protocol.messages import Space
+from remote.protocol.nodes import Name, NodeVersion
+from remote.protocol.service import Service
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_KNOWN: Final = "spaces"
+_GONE: Final = "gone"
+_VIEWER: Final = "viewer"
+_AGAIN_SECONDS: Final = (0.5, 15.0)
+VIEWER: Final = (
+    "You may look at this shared folder, and change nothing in it: what was changed here before that was said is kept "
+    "on this machine."
+)
+
+
+class Known(msgspec.Struct, frozen=True, array_like=True):
+    """A shared space, as it was told of last."""
+
+    space: SpaceId
+    top: NodeId
+    role: str
+    name: str = ""
+    owner_name: str = ""
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all spaces of a device share."""
+
+    service: Service
+    home: Home
+    tree: Tree
+    clock: Clock
+    mount: Mount
+    stagings: Stagings
+    chunks: Chunks
+    reader: Reader
+    ignoring: Ignoring
+    polls: Polls
+    is_walking: bool = True
+
+
+@dataclass
+class Graft:
+    """One shared space at work."""
+
+    known: Known
+    part: Part
+    service: Grafted
+    pull: Pull
+    push: Push
+    sync: Sync
+    lease: Lease
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event | None = None
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether this user may change nothing in it."""
+        return self.known.role == _VIEWER
+
+
+class Grafts:
+    """All shared spaces of one home; `run` must be running for any of them to be kept in step."""
+
+    def __init__(self, common: Common, on_made: Callable[[Graft], None] = lambda _: None) -> None:
+        """`on_made`: called for each space before it is kept in step."""
+        self._common = common
+        self._on_made = on_made
+        self._tree = common.tree
+        self.all: dict[SpaceId, Graft] = {}
+        self._known = {one.space: one for one in self._stored(_KNOWN, Known)}
+        self._gone = self._stored(_GONE, Gone)
+        self._nursery: trio.Nursery | None = None
+        self._reason = ""
+        self._wanted = trio.Event()
+        self._came = trio.Event()
+        self.revoke: Callable[[Iterable[NodeId]], None] = lambda _: None
+        """See Leaving."""
+        self.on_left: Callable[[], Awaitable[None]] = _nothing
+        """Called when a space was cleaned up."""
+        common.polls.on_spaces_changed = self.noticed
+        if self._known or self._gone:
+            self._shares()
+        for known in list(self._known.values()):
+            if self._is_mounted(known):
+                self._make(known)
+            elif self._tree.record(known.top) is None:
+                # Cut off between the folder's end and the space's.
+                self._note_gone(known, None)
+
+    def _stored(self, name: str, kind: type[T]) -> list[T]:
+        value = self._tree.setting(name)
+        return msgspec.msgpack.decode(value, type=list[kind]) if value else []  # type: ignore[valid-type]  # told by `kind`
+
+    def _shares(self) -> Shares:
+        members = self._tree.members
+        return members if isinstance(members, Shares) else Shares(self._tree)
+
+    def _is_mounted(self, known: Known) -> bool:
+        record = self._tree.record(known.top)
+        return record is not None and record.local is not None and record.local.mounts == known.space
+
+    # For those who ask about a node
+
+    def of(self, node: NodeId) -> Graft | None:
+        """The shared space that a node belongs to; None: the home."""
+        if not self.all:
+            return None
+        record = self._tree.record(node)
+        return self.all.get(record.space) if record is not None else None
+
+    def below(self, folder: NodeId) -> Graft | None:
+        """The shared space that what is in this folder belongs to; None: the home."""
+        return self.all.get(self._tree.space_below(folder)) if self.all else None
+
+    def is_read_only(self, space: SpaceId) -> bool:
+        """Whether this user may change nothing in a space; so it is of one that is not known yet."""
+        if space == HOME:
+            return False
+        graft = self.all.get(space)
+        return graft is None or graft.is_read_only
+
+    async def list_folder(self, folder: NodeId) -> None:
+        """Returns when what is in a folder of a shared space is known; raises RemoteError, NoSuchNode."""
+        while (graft := self.below(folder)) is None:
+            # Its folder is here already, and the list of spaces on its way.
+            self._wanted.set()
+            came = self._came
+            await came.wait()
+        await graft.pull.list_folder(folder)
+
+    def hold(self, reason: str) -> None:
+        """See Sync.hold; for those to come, too."""
+        self._reason = reason
+        for graft in self.all.values():
+            self._hold(graft)
+
+    def _hold(self, graft: Graft) -> None:
+        graft.sync.hold(self._reason or (VIEWER if graft.is_read_only else ""))
+
+    def wake(self) -> None:
+        """Something is to be sent, by whichever of them."""
+        shares = self._tree.members
+        if isinstance(shares, Shares):
+            for space, count in shares.dirty.counts.items():
+                if count and (graft := self.all.get(space)) is not None:
+                    graft.push.wake()
+
+    # Running
+
+    async def run(self) -> None:
+        """Keeps them in step until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for graft in list(self.all.values()):
+                nursery.start_soon(self._run_graft, graft)
+            failures = 0
+            self._wanted.set()
+            while True:
+                await self._wanted.wait()
+                self._wanted = trio.Event()
+                try:
+                    await self._clean_up()
+                    await self._look()
+                    failures = 0
+                except (RemoteError, CacheError, OSError) as error:
+                    log.info("the list of spaces cannot be had now: %s", error)
+                    failures += 1
+                    with trio.move_on_after(min(_AGAIN_SECONDS[1], _AGAIN_SECONDS[0] * 2 ** min(failures, 8))):
+                        await self._wanted.wait()
+                    self._wanted.set()
+
+    async def _run_graft(self, graft: Graft) -> None:
+        graft.ended = trio.Event()
+        try:
+            with graft.scope:
+                await graft.sync.run()
+        finally:
+            graft.ended.set()
+
+    async def _look(self) -> None:
+        """Takes the server's list of spaces in."""
+        answer = await self._common.service.spaces()
+        self._common.polls.serial = answer.serial
+        for space in answer.spaces:
+            if space.mount and space.space != self._common.home.space:
+                self._take(space)
+
+    def _take(self, space: Space) -> None:
+        known = Known(space.space, space.mount, space.role, space.name, space.owner_name)
+        before = self._known.get(known.space)
+        if known != before:
+            self._keep(known)
+        graft = self.all.get(known.space)
+        if graft is not None and graft.known.top == known.top:
+            was_read_only = graft.is_read_only
+            graft.known = known
+            if was_read_only != graft.is_read_only:
+                self._hold(graft)
+                # Modes are shown without the right to write, and the kernel believes what it was told.
+                nodes = frozenset(graft.part.all_nodes())
+                self._common.mount.show(Effects(frozenset(), nodes, frozenset()))
+        elif graft is None and self._is_mounted(known):
+            self._begin(known)
+
+    def _keep(self, known: Known) -> None:
+        self._known[known.space] = known
+        self._tree.set_setting(_KNOWN, msgspec.msgpack.encode(list(self._known.values())))
+
+    def _begin(self, known: Known) -> None:
+        graft = self._make(known)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._run_graft, graft)
+        self._came.set()
+        self._came = trio.Event()
+
+    def _make(self, known: Known) -> Graft:
+        common = self._common
+        shares = self._shares()
+        part = Part(self._tree, known.space, known.top)
+        shares.parts[known.space] = part
+        shares.rebuild()
+        service = Grafted(common.service, known.top)
+        home = common.home._replace(space=known.space)
+        lease = Lease(part)
+        pull = Pull(service, home, part, common.clock, common.mount, lease)
+        upload = Upload(service, known.space, home.secret, common.reader, common.chunks)
+        push = Push(pull, part, common.stagings, common.chunks, upload, common.ignoring)
+        sync = Sync(part, pull, push, is_walking=common.is_walking, poll=common.polls.poll)
+        graft = self.all[known.space] = Graft(known, part, service, pull, push, sync, lease)
+        self._hold(graft)
+        self._on_made(graft)
+        return graft
+
+    async def _stop(self, space: SpaceId) -> None:
+        """Returns when nothing of a space is kept in step any more."""
+        graft = self.all.pop(space, None)
+        if graft is None:
+            return
+        graft.scope.cancel()
+        if graft.ended is not None:
+            await graft.ended.wait()
+        self._shares().parts.pop(space, None)
+        self._common.polls.forget(space)
+
+    # What the home's journal says of folders that mount spaces
+
+    def noticed(self) -> None:
+        """The home has told of a folder that mounts a space."""
+        self._wanted.set()
+
+    async def before(self, versions: Sequence[NodeVersion], *, is_next: bool) -> Sequence[NodeVersion]:
+        """Does what becomes of shared folders by news of the home; returns what the home is to take in.
+
+        `is_next`: the news is the journal's next commit. Called with the home's lock held; after a cut again.
+        """
+        if self._tree.members is None and not any(one.state is not None and one.state.mounts for one in versions):
+            return versions
+        left: list[NodeVersion] = []
+        for version in versions:
+            record = self._tree.record(version.node)
+            state = (record.local or record.agreed) if record is not None else None
+            here = state.mounts if state is not None else HOME
+            there = version.state.mounts if version.state is not None else HOME
+            is_cut = bool(there) and rehoming.is_unfinished(self._tree, version.node)
+            if record is None or version.rev <= record.rev or record.space != HOME or (here == there and not is_cut):
+                left.append(version)
+            elif there and (here == HOME or is_cut):
+                await self._share(version.node, there, is_next=is_next)
+                left.append(version)
+            elif here and version.state is not None and not there:
+                left += [version, *await self._unshare(here, versions, version.rev)]
+            else:
+                self._leave(version.node)
+                if version.state is not None:
+                    left.append(version)
+        return left
+
+    async def _share(self, top: NodeId, space: SpaceId, *, is_next: bool) -> None:
+        record = self._tree.record(top)
+        names = record.local.names if record is not None and record.local is not None else ()
+        name = names[0].name.decode(errors="replace") if names else ""
+        # Before anything else: whoever makes something in it after a restart must know whose it is.
+        known = Known(space, top, "owner", name)
+        self._keep(known)
+        await rehoming.share(self._tree, self._shares(), top, space, is_next=is_next)
+        self._begin(known)
+        self._wanted.set()
+
+    async def _unshare(self, space: SpaceId, versions: Sequence[NodeVersion], rev: Rev) -> list[NodeVersion]:
+        known = self._known[space]
+        await self._stop(space)
+        part = Part(self._tree, space, known.top)
+        gone = await rehoming.unshare(self._tree, self._shares(), part, versions, rev)
+        self._forget(space)
+        return gone
+
+    def _leave(self, top: NodeId) -> None:
+        """The folder goes at once, whatever is in it; what was in it is cleaned up next."""
+        record = self._tree.record(top)
+        assert record is not None
+        state = record.local or record.agreed
+        assert state is not None
+        known = self._known.get(state.mounts) or Known(state.mounts, top, _VIEWER)
+        self._note_gone(replace(known, top=top), state.names[0] if state.names else None)
+        with self._tree.edit() as edit:
+            edit.forget_news(top)
+            edit.drop(top)
+        self._common.mount.show(
+            Effects(frozenset(state.names if record.local is not None else ()), frozenset((top,)), frozenset())
+        )
+
+    def _note_gone(self, known: Known, name: Name | None) -> None:
+        folder, called = (name.parent, name.name) if name is not None else (ROOT, known.name.encode())
+        self._gone.append(Gone(known.space, known.top, folder, called or b"shared"))
+        self._tree.set_setting(_GONE, msgspec.msgpack.encode(self._gone))
+        self._forget(known.space)
+        self._wanted.set()
+
+    def _forget(self, space: SpaceId) -> None:
+        self._known.pop(space, None)
+        self._tree.set_setting(_KNOWN, msgspec.msgpack.encode(list(self._known.values())))
+
+    async def _clean_up(self) -> None:
+        while self._gone:
+            gone = self._gone[0]
+            await self._stop(gone.space)
+            common = self._common
+            leaving = Leaving(
+                self._tree, self._shares(), common.stagings, common.chunks, common.mount.show, self.revoke
+            )
+            await leaving.clean_up(gone)
+            await self.on_left()
+            self._gone.pop(0)
+            self._tree.set_setting(_GONE, msgspec.msgpack.encode(self._gone))
+
+
+async def _nothing() -> None:
+    await trio.lowlevel.checkpoint()

@@ -1,0 +1,160 @@
+"""Rehoming: what a folder holds becomes a shared space's, or the home's again, as the home's journal says.
+
+Nothing is shown differently by it: records change their space, and the rev that they are agreed as of. What was edited
+here and not sent is sent to where the node belongs now. An unsent move over the border is undone: no node leaves its
+space by a move.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import trio
+from msgspec.structs import replace
+
+from cache.merge import free_name
+from cache.parts import Part, Shares, batches, below, drop_settings
+from cache.tree import HOME, Edit, Record, Table, Tree
+from remote.protocol.ids import NodeId, Rev, SpaceId
+from remote.protocol.nodes import Name, NodeState, NodeVersion
+
+FIRST_REV: Final = Rev(2)
+"""The commit that founds a shared space with what its folder held: the same states that the home had just before."""
+_BEFORE_FIRST: Final = Rev(1)
+_AT_ONCE: Final = 200
+_SETTING: Final = b"rehoming"
+
+
+async def share(tree: Tree, shares: Shares, top: NodeId, space: SpaceId, *, is_next: bool) -> None:
+    """All below a folder becomes the space's; call it again after a crash (`is_unfinished`).
+
+    `is_next`: what is known of it is what the home had when it was shared, but for news that waits. Otherwise the
+    space is to be asked for all of it.
+    """
+    with tree.edit() as edit:
+        record = edit.get(top)
+        is_gone = record.local is None
+        local = _mounting(record.local or record.synced, space)
+        edit.put(
+            top,
+            replace(record, local=local, synced=_mounting(record.synced, space), is_listed=record.is_listed),
+        )
+        edit.change.put(Table.SETTINGS, _SETTING, top.to_bytes(8, "big"))
+    nodes = list(below(tree, top))
+    await trio.lowlevel.checkpoint()
+    inside = _inside(tree, top, nodes)
+    rev = FIRST_REV if is_next else _BEFORE_FIRST
+    for some in batches(nodes, _AT_ONCE):
+        with tree.edit() as edit:
+            for node in some:
+                if node not in inside:
+                    _undo_move(edit, node, lambda other: other == top or other in inside)
+                elif is_gone and edit.get(node).local is None:
+                    # The folder was removed here, with what was in it, and that was not sent: sharing it comes first.
+                    edit.drop(node)
+                else:
+                    _give(edit, node, space, rev)
+                    _undo_move(edit, node, lambda other: other != top and other not in inside)
+        await trio.lowlevel.checkpoint()
+    shares.rebuild()
+    part = Part(tree, space, top)
+    with tree.edit() as edit:
+        if is_gone:
+            edit.put(top, replace(edit.get(top), is_listed=False))
+        if is_next:
+            part.set_cursor(FIRST_REV, edit)
+        edit.change.delete(Table.SETTINGS, _SETTING)
+
+
+def is_unfinished(tree: Tree, top: NodeId) -> bool:
+    """Whether `share` of this folder was cut off."""
+    return tree.setting(_SETTING.decode()) == top.to_bytes(8, "big")
+
+
+async def unshare(
+    tree: Tree, shares: Shares, part: Part, versions: Sequence[NodeVersion], rev: Rev
+) -> list[NodeVersion]:
+    """All of a shared space becomes the home's; returns what else the home's news of `rev` says of it: what is gone."""
+    told = {version.node for version in versions if version.state is not None}
+    gone: list[NodeVersion] = []
+    for some in batches(sorted(part.all_nodes()), _AT_ONCE):
+        with tree.edit() as edit:
+            for node in some:
+                record = edit.get(node)
+                edit.forget_news(node)
+                if record.rev and node not in told:
+                    if not record.is_dirty:
+                        edit.drop(node)
+                        continue
+                    gone.append(NodeVersion(node, rev, 0, None))
+                edit.put(node, replace(record, space=HOME, rev=Rev(rev - 1) if record.rev else Rev(0)))
+        await trio.lowlevel.checkpoint()
+    with tree.edit() as edit:
+        record = edit.get(part.top)
+        edit.put(part.top, replace(record, local=_mounting(record.local, HOME), synced=_mounting(record.synced, HOME)))
+    drop_settings(tree, part.space)
+    shares.rebuild()
+    return gone
+
+
+def _mounting(state: NodeState | None, space: SpaceId) -> NodeState | None:
+    return replace(state, mounts=space) if state is not None else None
+
+
+def _inside(tree: Tree, top: NodeId, nodes: Iterable[NodeId]) -> set[NodeId]:
+    """Those of these nodes that both sides agreed were below the folder, and what was made there since."""
+    known: dict[NodeId, bool] = {top: True}
+    for start in nodes:
+        way: list[NodeId] = []
+        node = start
+        while node not in known and len(way) < 4_096:
+            way.append(node)
+            record = tree.record(node)
+            state = (record.agreed or record.local) if record is not None else None
+            if state is None or not state.names:
+                known[node] = False
+                break
+            node = state.names[0].parent
+        is_inside = known.get(node, False)
+        known.update(dict.fromkeys(way, is_inside))
+    return {node for node in known if known[node] and node != top}
+
+
+def _give(edit: Edit, node: NodeId, space: SpaceId, rev: Rev) -> None:
+    """The node is the space's, as of this rev."""
+    record = edit.get(node)
+    if record.space == space:
+        return
+    waiting = edit.news_of(node)
+    if waiting is not None:
+        # It is part of what the space began with, and still to be merged.
+        edit.forget_news(node)
+        if rev > _BEFORE_FIRST:
+            edit.keep_news(replace(waiting, rev=rev))
+        rev = _BEFORE_FIRST
+    edit.put(node, replace(record, space=space, rev=rev if record.rev else record.rev, overrides=Rev(0)))
+
+
+def _undo_move(edit: Edit, node: NodeId, is_beyond: Callable[[NodeId], bool]) -> None:
+    """Takes away names that were given to a node here, beyond the border of its space, and not sent."""
+    record = edit.get(node)
+    state, agreed = record.local, record.agreed
+    if not record.is_dirty or state is None or not any(is_beyond(name.parent) for name in state.names):
+        return
+    kept = tuple(name for name in state.names if not is_beyond(name.parent))
+    if not kept and agreed is None:
+        # Made here, and not sent to anybody: it is where it was made.
+        return
+    names = kept or tuple(_free(edit, node, name) for name in (agreed.names if agreed is not None else ()))
+    edit.put(node, replace(record, local=replace(state, names=names)))
+
+
+def _free(edit: Edit, node: NodeId, name: Name) -> Name:
+    def is_taken(candidate: bytes) -> bool:
+        return edit.holder(Name(name.parent, candidate)) not in (None, node)
+
+    return Name(name.parent, free_name(name.name, is_taken)) if is_taken(name.name) else name
+
+
+def unsent(record: Record) -> bool:
+    """Whether something of a node is on this machine only, that its user would miss: content, or all of it."""
+    return record.is_dirty and record.local is not None and bool(record.staged or not record.rev)

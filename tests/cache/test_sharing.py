@@ -1,0 +1,396 @@
+"""Shared folders on devices: two of their owner and one of a guest, over the real server."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from cache.errors import NoSuchNode
+from fusefs.errors import Mounted, OtherSpace, ReadOnly
+from remote.protocol.ids import ROOT, DeviceId, NodeId, SpaceId
+from remote.protocol.sharing import PermitRequest, RevokeRequest, Shared, SharedSpaceRequest, ShareRequest, Wish
+from tests.model.device import Device, Time, check_tree
+from tests.model.play import in_no_time, quiet
+from tests.model.server import GUESTS, SPACE, Server
+from tests.model.world import begin, end, make, make_folder, write
+
+LONG = bytes(range(256)) * 300
+
+
+class Friends:
+    """A server, two devices of the owner, and one of the guest."""
+
+    def __init__(self, home: Path, nursery: trio.Nursery) -> None:
+        self.server = Server()
+        self.one = Device(home, self.server, 1)
+        self.two = Device(home, self.server, 2)
+        self.guest = Device(home, self.server, GUESTS)
+        self.nursery = nursery
+        self.space = SpaceId(0)
+
+    @property
+    def all(self) -> tuple[Device, ...]:
+        """Every device."""
+        return self.one, self.two, self.guest
+
+    async def quiet(self, *devices: Device) -> None:
+        """These do what is left to do, or all."""
+        await quiet(*(devices or self.all))
+
+    def share(self, folder: NodeId, role: str = "editor") -> Shared:
+        """The owner shares a folder with the guest."""
+        request = ShareRequest(SPACE, folder, (Wish("guest", role),))
+        shared = self.server.share(DeviceId(1), lambda sharing, asker: sharing.make(asker, request))
+        self.space = shared.space
+        return shared
+
+    def accept(self) -> None:
+        """The guest accepts."""
+        request = SharedSpaceRequest(self.space)
+        self.server.share(DeviceId(GUESTS), lambda sharing, asker: sharing.accept(asker, request))
+
+    def permit(self, role: str) -> None:
+        """The owner changes the guest's role."""
+        request = PermitRequest(self.space, "guest", role)
+        self.server.share(DeviceId(1), lambda sharing, asker: sharing.permit(asker, request))
+
+    def revoke(self) -> None:
+        """The owner removes the guest."""
+        request = RevokeRequest(self.space, "guest")
+        self.server.share(DeviceId(1), lambda sharing, asker: sharing.revoke(asker, request))
+
+    def end(self) -> None:
+        """The owner shares it no more."""
+        request = SharedSpaceRequest(self.space)
+        self.server.share(DeviceId(1), lambda sharing, asker: sharing.end(asker, request))
+
+
+def among_friends(scene: Callable[[Friends], Awaitable[None]]) -> None:
+    async def run(home: Path, _: Time) -> None:
+        async with trio.open_nursery() as nursery:
+            friends = Friends(home, nursery)
+            for device in friends.all:
+                await device.start(nursery)
+            await friends.quiet()
+            await scene(friends)
+            for device in friends.all:
+                check_tree(device)
+                await device.stop()
+
+    in_no_time(run)
+
+
+async def at(device: Device, path: str) -> NodeId:
+    """The node that a path leads to."""
+    node = ROOT
+    for part in path.split("/"):
+        node = await device.volume.lookup(node, part.encode())
+    return node
+
+
+async def shared_thesis(friends: Friends, role: str = "editor") -> NodeId:
+    """thesis/{intro, tables/figures}, shared, accepted, and known everywhere."""
+    thesis = await make_folder(friends.one, b"thesis")
+    await make(friends.one, b"intro", b"Call me Ishmael.", thesis)
+    tables = await make_folder(friends.one, b"tables", thesis)
+    await make(friends.one, b"figures", LONG, tables)
+    await friends.quiet()
+    friends.share(thesis, role)
+    friends.accept()
+    await friends.quiet()
+    return thesis
+
+
+def test_what_is_shared_is_seen_by_the_guest_and_edited_by_both() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await shared_thesis(friends)
+        figures = await at(friends.guest, "thesis/tables/figures")
+        assert await friends.guest.content(figures) == LONG
+
+        await write(friends.guest, await at(friends.guest, "thesis/intro"), b"Call me Bob.")
+        await make(friends.guest, b"notes", b"mine", await at(friends.guest, "thesis"))
+        await friends.quiet()
+        for device in (friends.one, friends.two):
+            assert await device.content(await at(device, "thesis/intro")) == b"Call me Bob."
+            assert await device.content(await at(device, "thesis/notes")) == b"mine"
+
+        await make(friends.two, b"reply", b"ours", thesis)
+        await friends.quiet()
+        assert await friends.guest.content(await at(friends.guest, "thesis/reply")) == b"ours"
+
+    among_friends(scene)
+
+
+def test_sharing_flickers_nothing_and_keeps_what_was_not_sent() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        intro = await make(friends.one, b"intro", b"Call me Ishmael.", thesis)
+        doomed = await make(friends.one, b"doomed", b"nobody wants this", thesis)
+        await friends.quiet()
+        friends.two.wire.set_up(False)
+        new = await make(friends.two, b"new", b"not sent", thesis)
+        await write(friends.two, intro, b"edited offline")
+        await friends.two.volume.unlink(thesis, b"doomed")
+        open_file = await begin(friends.two, new, b"still open")
+        friends.two.shown.clear()
+
+        friends.share(thesis)
+        friends.accept()
+        await friends.quiet(friends.one, friends.guest)
+        friends.two.wire.calm()
+        await trio.sleep(30)
+        names = {name.name for effects in friends.two.shown for name in effects.names}
+        assert names == set()
+        assert await friends.two.content(new) == b"still open"
+        end(friends.two, open_file)
+        await friends.quiet()
+
+        for device in friends.all:
+            assert await device.content(await at(device, "thesis/intro")) == b"edited offline"
+            assert await device.content(await at(device, "thesis/new")) == b"still open"
+            with pytest.raises(Exception, match="no such name"):
+                await at(device, "thesis/doomed")
+        assert friends.one.tree.record(intro).space == friends.space
+        assert friends.two.tree.record(new).space == friends.space
+        assert doomed not in friends.two.local()
+
+    among_friends(scene)
+
+
+def test_an_unsent_move_over_the_border_is_undone_by_sharing() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        inside = await make(friends.one, b"inside", b"1", thesis)
+        outside = await make(friends.one, b"outside", b"2")
+        box = await make_folder(friends.one, b"box")
+        await make(friends.one, b"boxed", b"3", box)
+        await friends.quiet()
+        friends.two.wire.set_up(False)
+        await friends.two.volume.rename(thesis, b"inside", ROOT, b"went out", 0)
+        await friends.two.volume.rename(ROOT, b"outside", thesis, b"came in", 0)
+        await friends.two.volume.rename(ROOT, b"box", thesis, b"box", 0)
+
+        friends.share(thesis)
+        friends.accept()
+        await friends.quiet()
+        for device in (friends.one, friends.two):
+            assert await at(device, "thesis/inside") == inside
+            assert await at(device, "outside") == outside
+            assert await device.content(await at(device, "box/boxed")) == b"3"
+        assert [child.name for child in friends.guest.tree.children(await at(friends.guest, "thesis"))] == [b"inside"]
+
+    among_friends(scene)
+
+
+def test_a_folder_that_is_removed_here_unsent_is_there_again_when_it_was_shared() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        await make(friends.one, b"intro", b"1", thesis)
+        await friends.quiet()
+        friends.two.wire.set_up(False)
+        await friends.two.volume.unlink(thesis, b"intro")
+        await friends.two.volume.rmdir(ROOT, b"thesis")
+        friends.share(thesis)
+        friends.accept()
+        await friends.quiet()
+        for device in friends.all:
+            assert await device.content(await at(device, "thesis/intro")) == b"1"
+
+    among_friends(scene)
+
+
+def test_a_viewer_changes_nothing() -> None:
+    async def scene(friends: Friends) -> None:
+        await shared_thesis(friends, "viewer")
+        volume = friends.guest.volume
+        thesis, intro = await at(friends.guest, "thesis"), await at(friends.guest, "thesis/intro")
+        with pytest.raises(ReadOnly):
+            await make(friends.guest, b"new", b"", thesis)
+        with pytest.raises(ReadOnly):
+            volume.open(intro, is_writing=True, is_truncating=False)
+        for change in (
+            volume.unlink(thesis, b"intro"),
+            volume.rmdir(thesis, b"tables"),
+            volume.rename(thesis, b"intro", thesis, b"other", 0),
+            volume.link(intro, thesis, b"other"),
+        ):
+            with pytest.raises(ReadOnly):
+                await change
+        assert not volume.attributes(intro).mode & 0o222
+        assert not volume.attributes(thesis).mode & 0o222
+        # The folder itself is his own.
+        await volume.rename(ROOT, b"thesis", ROOT, b"hers", 0)
+        friends.guest.shown.clear()
+
+        friends.permit("editor")
+        await friends.quiet()
+        assert volume.attributes(intro).mode & 0o222
+        assert any(intro in effects.nodes for effects in friends.guest.shown)
+        await write(friends.guest, intro, b"may I")
+        await friends.quiet()
+        assert await friends.one.content(await at(friends.one, "thesis/intro")) == b"may I"
+        assert await at(friends.guest, "hers/intro") == intro
+
+    among_friends(scene)
+
+
+def test_names_lead_over_no_border() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await shared_thesis(friends)
+        volume = friends.one.volume
+        mine = await make(friends.one, b"mine", b"1")
+        folder = await make_folder(friends.one, b"folder")
+        with pytest.raises(OtherSpace):
+            await volume.rename(ROOT, b"mine", thesis, b"mine", 0)
+        with pytest.raises(OtherSpace):
+            await volume.rename(thesis, b"tables", ROOT, b"tables", 0)
+        with pytest.raises(OtherSpace):
+            await volume.link(mine, thesis, b"mine")
+        with pytest.raises(Mounted):
+            await volume.rmdir(ROOT, b"thesis")
+        with pytest.raises(Mounted):
+            await volume.rename(ROOT, b"folder", ROOT, b"thesis", 0)
+        await volume.rename(ROOT, b"thesis", folder, b"moved", 0)
+        await friends.quiet()
+        assert await friends.two.content(await at(friends.two, "folder/moved/intro")) == b"Call me Ishmael."
+        assert await friends.guest.content(await at(friends.guest, "thesis/intro")) == b"Call me Ishmael."
+
+    among_friends(scene)
+
+
+def test_a_revoked_guest_loses_all_but_what_he_had_not_sent() -> None:
+    async def scene(friends: Friends) -> None:
+        await shared_thesis(friends)
+        guest = friends.guest
+        thesis, intro = await at(guest, "thesis"), await at(guest, "thesis/intro")
+        figures, tables = await at(guest, "thesis/tables/figures"), await at(guest, "thesis/tables")
+        guest.wire.set_up(False)
+        await write(guest, intro, b"edited, and never sent")
+        await make(guest, b"new", b"made, and never sent", tables)
+        handle = guest.volume.open(figures, is_writing=False, is_truncating=False)
+        friends.revoke()
+        guest.wire.calm()
+        await trio.sleep(20)
+
+        with pytest.raises(NoSuchNode):
+            await guest.files.read(handle, 0, 10)
+        guest.volume.close(handle)
+        await friends.quiet()
+        assert not guest.grafts.all
+        left = {record.space for _, record in guest.records()}
+        assert left == {0}
+        assert not ({thesis, intro, figures, tables} & set(guest.local()))
+        assert await guest.content(await at(guest, "thesis (unsent)/intro")) == b"edited, and never sent"
+        assert await guest.content(await at(guest, "thesis (unsent)/tables/new")) == b"made, and never sent"
+        assert {child.name for child in guest.tree.children(ROOT)} == {b"thesis (unsent)"}
+        assert await friends.one.content(await at(friends.one, "thesis/intro")) == b"Call me Ishmael."
+
+    among_friends(scene)
+
+
+def test_a_killed_device_goes_on_offline_with_its_shared_folders() -> None:
+    async def scene(friends: Friends) -> None:
+        await shared_thesis(friends)
+        guest = friends.guest
+        guest.wire.set_up(False)
+        await guest.kill()
+        await guest.start(friends.nursery)
+        thesis = await at(guest, "thesis")
+        assert await guest.content(await at(guest, "thesis/intro")) == b"Call me Ishmael."
+        new = await make(guest, b"new", b"made offline", thesis)
+        assert guest.tree.record(new).space == friends.space
+        await guest.kill()
+        await guest.start(friends.nursery)
+        await friends.quiet()
+        assert await friends.two.content(await at(friends.two, "thesis/new")) == b"made offline"
+
+    among_friends(scene)
+
+
+def test_chunks_of_a_revoked_folder_go_from_the_cache() -> None:
+    async def scene(friends: Friends) -> None:
+        await shared_thesis(friends)
+        guest = friends.guest
+        figures = await at(guest, "thesis/tables/figures")
+        assert await guest.content(figures) == LONG
+        record = guest.tree.record(figures)
+        assert record is not None
+        assert record.local is not None
+        assert record.local.content is not None
+        entry = record.local.content.entries[0]
+        assert guest.chunks.held(entry)
+        friends.revoke()
+        await trio.sleep(5)
+        assert not guest.chunks.held(entry)
+
+    among_friends(scene)
+
+
+def test_a_folder_that_is_shared_no_more_is_the_owners_with_all_that_was_edited() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await shared_thesis(friends)
+        intro = await at(friends.two, "thesis/intro")
+        figures = await at(friends.two, "thesis/tables/figures")
+        friends.two.wire.set_up(False)
+        await write(friends.two, intro, b"edited offline")
+        await make(friends.two, b"new", b"made offline", thesis)
+        await write(friends.guest, await at(friends.guest, "thesis/tables/figures"), b"by the guest")
+        await friends.quiet(friends.one, friends.guest)
+        friends.end()
+        await friends.quiet()
+        for device in (friends.one, friends.two):
+            assert not device.grafts.all
+            assert {record.space for _, record in device.records()} == {0}
+            assert await at(device, "thesis/tables/figures") == figures
+            assert await device.content(figures) == b"by the guest"
+            assert await device.content(await at(device, "thesis/intro")) == b"edited offline"
+            assert await device.content(await at(device, "thesis/new")) == b"made offline"
+        assert not friends.guest.tree.children(ROOT)
+        # It can be shared anew.
+        friends.share(thesis)
+        friends.accept()
+        await friends.quiet()
+        assert await friends.guest.content(await at(friends.guest, "thesis/new")) == b"made offline"
+
+    among_friends(scene)
+
+
+def test_a_single_file_is_shared_in_a_folder_beside_it() -> None:
+    async def scene(friends: Friends) -> None:
+        poem = await make(friends.one, b"poem.txt", b"roses")
+        await friends.quiet()
+        handle = friends.two.volume.open(poem, is_writing=False, is_truncating=False)
+        friends.share(poem)
+        friends.accept()
+        await friends.quiet()
+        assert await friends.two.files.read(handle, 0, 10) == b"roses"
+        friends.two.volume.close(handle)
+        for device in friends.all:
+            assert await at(device, "poem.txt (shared)/poem.txt") == poem
+            assert await device.content(poem) == b"roses"
+
+    among_friends(scene)
+
+
+def test_what_is_copied_over_the_border_is_not_uploaded() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await shared_thesis(friends)
+        one = friends.one
+        sent: list[int] = []
+        put = friends.server.objects.write
+        friends.server.objects.write = lambda name, data: (sent.append(len(data)), put(name, data))[1]  # type: ignore[method-assign, assignment]
+        mine = await make(one, b"mine", LONG[::-1])
+        await friends.quiet()
+        assert sent
+        sent.clear()
+        # As mv does over a border: a copy, and the old one goes.
+        await make(one, b"moved", await one.content(mine), thesis)
+        await one.volume.unlink(ROOT, b"mine")
+        await make(one, b"out", await one.content(await at(one, "thesis/tables/figures")))
+        await friends.quiet()
+        assert not sent
+        assert await friends.guest.content(await at(friends.guest, "thesis/moved")) == LONG[::-1]
+        assert await friends.two.content(await at(friends.two, "out")) == LONG
+
+    among_friends(scene)
