@@ -39,6 +39,7 @@ from remote.server.http.api_common import PATH_MAX, SpaceNumber, device_of, docu
 from remote.server.http.api_content import content_routes
 from remote.server.http.api_files import file_routes
 from remote.server.http.api_guard import guard_routes
+from remote.server.http.api_sharing import sharing_routes
 from remote.server.http.described import api_page
 from remote.server.http.problems import STATUSES, AnyRequest
 from remote.server.instance import Instance
@@ -214,6 +215,7 @@ def api(instance: Instance) -> Router:
                 *account_routes(instance),
                 *guard_routes(instance),
                 *access_routes(instance),
+                *sharing_routes(instance),
             ]
         ),
         request_max_body_size=BODY_MAX,

@@ -513,3 +513,38 @@ async def test_upkeep_keeps_what_is_shared(ann: Any, bob: Any, thesis: NodeId, i
     assert read == LONG
     chunk = manifest.entries[0].id
     assert not instance.database.read_now(lambda session: chunk_rows.may_read(session, ann.home, chunk))
+
+
+async def test_sharing_by_json(ann: Any, bob: Any, thesis: NodeId, http: Any) -> None:
+    async def ask(asker: Any, method: str, path: str, body: object = None) -> Any:
+        headers = {"authorization": asker.headers["authorization"]}
+        response = await http.request(method, f"/api/v1{path}", headers=headers, json=body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    await ask(ann, "POST", "/groups", {"name": "team"})
+    await ask(ann, "POST", "/groups/members", {"name": "team", "who": "bob"})
+    made = await ask(ann, "POST", f"/files/{thesis}/share", {"wishes": [{"who": "team", "role": "viewer"}]})
+    assert (made["name"], made["file"], made["is_new"]) == ("thesis", str(thesis), True)
+    (invitation,) = (await ask(bob, "GET", "/shares"))["invitations"]
+    assert (invitation["name"], invitation["owner"], invitation["role"]) == ("thesis", "ann", "viewer")
+    space = invitation["space"]
+    await ask(bob, "POST", f"/shares/{space}/decline")
+    await ask(bob, "POST", f"/shares/{space}/accept")
+    await ask(ann, "POST", f"/shares/{space}/members", {"who": "bob", "role": "manager"})
+    (folder,) = (await ask(bob, "GET", "/shares"))["folders"]
+    assert (folder["role"], folder["owner"]) == ("manager", "ann")
+    told = await ask(bob, "GET", f"/shares/{space}")
+    assert [(one["who"], one["role"], one["groups"]) for one in told["members"]] == [
+        ("ann", "owner", []),
+        ("bob", "manager", ["team"]),
+        ("team", "viewer", []),
+    ]
+    await ask(ann, "POST", f"/shares/{space}/transfer", {"who": "bob"})
+    await ask(bob, "DELETE", f"/shares/{space}/members?who=ann")
+    assert (await ask(ann, "GET", "/shares"))["folders"] == []
+    await ask(bob, "DELETE", f"/shares/{space}")
+    assert (await ask(bob, "GET", "/shares"))["folders"] == []
+    assert [one["name"] for one in (await ask(ann, "GET", "/groups"))] == ["team"]
+    await ask(ann, "DELETE", "/groups/members?name=team&who=bob")
+    await ask(ann, "DELETE", "/groups?name=team")

@@ -1,0 +1,72 @@
+"""Sharing as people ask for it on the command line: two users of one server, each with a mount."""
+
+import json
+from typing import Any
+
+from tests.mounted.conftest import eventually
+
+
+def shared(device: Any) -> tuple[list[str], list[str]]:
+    """Folders with the role, and invitations."""
+    told = json.loads(device.must("shared", "--json"))
+    folders = [f"{one['name']} {one['role']}" for one in told["folders"]]
+    return folders, [f"{one['name']} {one['role']}" for one in told["invitations"]]
+
+
+def test_a_folder_is_shared_accepted_left_and_ended(server: Any, device: Any) -> None:
+    server.add_user("bob")
+    desk, laptop = device("desk"), device("laptop", user="bob")
+    (desk.path / "thesis").mkdir()
+    (desk.path / "thesis" / "intro.txt").write_text("Call me Ishmael.")
+    assert "not shared" in desk.must("share", desk.path / "thesis")
+    assert "bob (viewer)" in desk.must("share", desk.path / "thesis", "--with", "bob:viewer")
+    assert "has not accepted" in desk.must("share", desk.path / "thesis")
+    assert "invited by ann" in laptop.must("shared")
+    laptop.must("accept", "thesis")
+    assert eventually((laptop.path / "thesis").is_dir)
+    assert shared(laptop) == (["thesis viewer"], [])
+    assert shared(desk) == (["thesis owner"], [])
+
+    desk.must("share", desk.path / "thesis", "--with", "bob:editor")
+    assert shared(laptop) == (["thesis editor"], [])
+    members = json.loads(desk.must("share", desk.path / "thesis", "--json"))
+    assert [(one["who"], one["role"], one["standing"]) for one in members] == [
+        ("ann", "owner", "member"),
+        ("bob", "editor", "member"),
+    ]
+    refused = laptop.cli("share", laptop.path / "thesis", "--with", "ann")
+    assert (refused.returncode, "you may not share" in refused.stderr) == (1, True)
+
+    laptop.must("leave", laptop.path / "thesis")
+    assert eventually(lambda: not (laptop.path / "thesis").exists())
+    assert shared(laptop) == ([], ["thesis editor"])
+    laptop.must("accept", json.loads(laptop.must("shared", "--json"))["invitations"][0]["name"])
+    desk.must("share", desk.path / "thesis", "--transfer", "bob")
+    assert (shared(desk), shared(laptop)) == ((["thesis manager"], []), (["thesis owner"], []))
+    assert eventually((laptop.path / "thesis").is_dir)
+    laptop.must("unshare", laptop.path / "thesis", "ann")
+    assert eventually(lambda: not (desk.path / "thesis").exists())
+    assert "would be" in laptop.cli("unshare", laptop.path / "thesis").stderr
+    laptop.must("unshare", laptop.path / "thesis", "--yes")
+    assert shared(laptop) == ([], [])
+    laptop.sees("thesis/intro.txt", "Call me Ishmael.")
+
+
+def test_groups_and_declining(server: Any, device: Any) -> None:
+    server.add_user("bob")
+    desk, laptop = device("desk"), device("laptop", user="bob", mount=False)
+    (desk.path / "report.txt").write_text("All is well.")
+    desk.must("group", "add", "team")
+    desk.must("group", "member", "team", "bob")
+    assert "bob" in desk.must("group", "list")
+    assert "new folder" in desk.must("share", desk.path / "report.txt", "--with", "team:manager")
+    assert shared(laptop) == ([], ["report.txt (shared) manager"])
+    laptop.must("decline", "report.txt (shared)")
+    assert "declined" in laptop.must("shared")
+    desk.must("group", "member", "team", "bob", "--remove")
+    assert shared(laptop) == ([], [])
+    desk.must("group", "remove", "team")
+    assert "no groups" in desk.must("group", "list")
+    unknown = desk.cli("share", desk.path / "report.txt (shared)", "--with", "nobody")
+    wrong = desk.cli("share", desk.path / "report.txt (shared)", "--with", "bob:king")
+    assert [each.returncode for each in (unknown, wrong)] == [1, 2]
