@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from remote.protocol.account import LinkRequest
+from remote.protocol.events import EventAnswer, EventsRequest, Guard, GuardRequest
 from remote.protocol.history import (
     DiffRequest,
     PurgeRequest,
@@ -102,6 +103,8 @@ class Case:
     raw: bool = False
     is_top: bool = False
     """Whether the file of the address is the top of the space."""
+    status: int = 200
+    """What those who may are answered: 404 where what they ask about is not there."""
 
 
 def about(world: World) -> SharedSpaceRequest:
@@ -137,6 +140,9 @@ IN_SPACE: dict[str, Case] = {
     "chunks/read": Case(READ, lambda world: GetRequest((ChunkPart(world.chunk),))),
     "chunks/urls": Case(READ, lambda world: UrlsRequest((world.chunk,))),
     "chunks/lost": Case(READ, lambda _: LostRequest(ChunkId(b""))),
+    "events": Case(READ, lambda _: EventsRequest()),
+    "events/answer": Case(WRITE, lambda _: EventAnswer(5, "done"), status=404),
+    "guard": Case(MANAGE, lambda _: GuardRequest(Guard())),
 }
 SHARES: dict[str, Case] = {
     "POST /v1/shares/members": Case(READ, about),
@@ -163,6 +169,11 @@ JSON_IN_SPACE: dict[str, Case] = {
     "POST trash/restore": Case(WRITE, lambda world: {"nodes": [str(world.gone)]}),
     "POST trash/purge": Case(MANAGE, lambda world: {"nodes": [str(world.gone)], "dry_run": True}),
     "POST purge": Case(MANAGE, lambda _: {"path": "report.txt"}),
+    "GET events": Case(READ),
+    "POST events/{event:int}/allow": Case(WRITE, status=404),
+    "POST events/{event:int}/done": Case(WRITE, status=404),
+    "GET guard": Case(READ),
+    "PUT guard": Case(MANAGE, lambda _: {"mode": "off"}),
 }
 FILES = {
     "GET /api/v1/files": Case(READ, query="?path=report.txt&space={space}"),
@@ -205,6 +216,11 @@ TABLE: dict[str, Case] = {
 OF_THE_ASKER = {
     *("POST /v1/logout", "POST /v1/ranges", "POST /v1/password", "POST /v1/poll", "GET /v1/spaces"),
     *("GET /v1/devices", "POST /v1/devices/sign-out", "POST /v1/devices/rename"),
+    *("GET /v1/tokens", "POST /v1/tokens/make", "POST /v1/tokens/revoke", "POST /v1/audit"),
+    *("GET /v1/totp", *(f"POST /v1/totp/{what}" for what in ("begin", "on", "off", "codes"))),
+    *("GET /v1/email", "POST /v1/email", "GET /api/v1/email", "PUT /api/v1/email", "GET /api/v1/audit"),
+    *("GET /api/v1/tokens", "POST /api/v1/tokens", "DELETE /api/v1/tokens/{token:int}"),
+    *("GET /api/v1/totp", *(f"POST /api/v1/totp/{what}" for what in ("begin", "on", "off", "codes"))),
     *("GET /v1/links", "POST /v1/links/revoke", "GET /v1/shares/invitations"),
     *("GET /v1/groups", "POST /v1/groups/make", "POST /v1/groups/remove"),
     *("POST /v1/groups/add-member", "POST /v1/groups/remove-member"),
@@ -260,7 +276,7 @@ async def asked(http: Any, route: str, case: Case, world: World, role: str) -> t
     """The status, and the code of the Problem."""
     method, path = route.split()
     node = ROOT if case.is_top else world.file
-    for key, value in (("space:str", world.space), ("space:int", world.space), ("file:str", node)):
+    for key, value in (("space:str", world.space), ("space:int", world.space), ("file:str", node), ("event:int", 5)):
         path = path.replace(f"{{{key}}}", str(value))
     headers = dict(world.people[role].headers) if role != "nobody" else {"satchel-protocol": "1"}
     body = case.body(world) if case.body is not None else None
@@ -281,7 +297,7 @@ async def asked(http: Any, route: str, case: Case, world: World, role: str) -> t
 def wanted(case: Case, role: str) -> int:
     """The status of a refusal, 200 for none."""
     if role in case.may:
-        return 200
+        return case.status
     if role == "nobody":
         return 401
     # Who is no member is told no more than who asks for what never was; nor is who has nothing to accept.
@@ -321,7 +337,7 @@ async def test_every_role_by_every_request(people: dict[str, Any], instance: Ins
 async def test_what_is_the_askers_own_needs_a_sign_in(http: Any) -> None:
     for route in sorted(OF_THE_ASKER):
         method, path = route.split()
-        for key in ("device:str", "link:str", "file:str"):
+        for key in ("device:str", "link:str", "file:str", "token:int"):
             path = path.replace(f"{{{key}}}", "5")
         is_json = path.startswith("/api/")
         headers = {"content-type": "application/json"} if is_json else {"satchel-protocol": "1"}
