@@ -11,7 +11,7 @@ PERMITS_MAX = 1_000
 """Users and groups that one space is shared with."""
 SHARED_MAX = 1_000
 """Shared spaces, and invitations, of one user."""
-SHARED_NODES_MAX = 200_000
+SHARED_NODES_MAX = 100_000
 """Files and folders in a folder that becomes a shared one, or an ordinary one again."""
 GROUPS_MAX = 1_000
 """Groups that one user owns or is in."""

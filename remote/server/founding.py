@@ -29,8 +29,8 @@ from remote.server.keys import SpaceKey
 from remote.server.leaves import ReadChunk
 from remote.server.states import decode_state, encode_state
 
-CHUNKS_MAX = 2_000_000
-"""Chunks that a folder may name which becomes a shared one: about 2 TB."""
+CHUNKS_MAX = 1_000_000
+"""Chunks that the long manifests of a folder may name which becomes a shared one: about 1 TB."""
 NUMBERS_MAX = 1_000
 """Names that are tried when one is taken."""
 _AT_ONCE = 1_000
@@ -258,6 +258,7 @@ class Founder:
     def _fill(self, filling: _Founding, top: NodeId, batch: list[Moved]) -> None:
         session, space, rev = self.session, filling.space, Rev(2)
         nodes: list[NodeRow] = []
+        entries: list[trees.NameRow] = []
         bodies: dict[bytes, bytes] = {}
         named: set[ChunkId] = set()
         for moved in batch:
@@ -280,10 +281,11 @@ class Founder:
             nodes.append(
                 NodeRow(row.node, rev, row.edited_ns, row.kind, parent, row.size, encode_state(state), content_id)
             )
-            trees.add_names(session, space, [(name.parent, name.name, row.node) for name in state.names], rev)
+            entries += [(name.parent, name.name, row.node) for name in state.names]
             filling.used += row.size
             filling.removals.append(_draft(row.node, row.rev, self.now_ns, None))
         trees.put_nodes(session, space, nodes)
+        trees.add_names(session, space, entries, rev)
         trees.add_manifests(session, space, bodies.items())
         chunk_rows.add_references(session, space, named)
         versions = [

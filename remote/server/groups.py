@@ -18,6 +18,7 @@ from remote.protocol.sharing import (
     GroupRequest,
     Groups,
 )
+from remote.server import audit
 from remote.server.accounts import login_name
 from remote.server.database import accounts as account_rows
 from remote.server.database import sharing as rows
@@ -62,6 +63,7 @@ class GroupAnswers:
             row = GroupRow(secrets.randbelow((1 << 63) - 1) + 1, request.name, device.user)
             rows.add_group(session, row, name, self._now_ns())
             rows.note_group(session, device.user, row.group)
+            audit.note(session, device.user, "group made", row.group_name)
             return _told(session, row, device.user)
 
         return await self._sharing.told(make)
@@ -81,6 +83,7 @@ class GroupAnswers:
                 rows.forget_group(session, user, row.group)
             rows.forget_group(session, row.owner, row.group)
             rows.end_group(session, row.group, login_name(row.group_name))
+            audit.note(session, device.user, "group removed", row.group_name)
             return Done()
 
         return await self._sharing.told(remove)
@@ -95,6 +98,7 @@ class GroupAnswers:
                 raise NotAllowed(f"{row.group_name} has {GROUP_MEMBERS_MAX} members, which is all that a group gets.")
             rows.add_group_member(session, row.group, user)
             rows.note_group(session, user, row.group)
+            audit.note(session, row.owner, "group joined", f"{name_of(session, user)} in {row.group_name}")
             for space in rows.group_spaces(session, row.group):
                 self._refresh(session, told, space, [user], device.user)
             return Done()
@@ -109,6 +113,7 @@ class GroupAnswers:
             row = _own(session, device.user, request.name, or_member=user == device.user)
             if not rows.end_group_member(session, row.group, user):
                 raise NotFound(f"{name_of(session, user)} is not in {row.group_name}.")
+            audit.note(session, row.owner, "group left", f"{name_of(session, user)} in {row.group_name}")
             if user != row.owner:
                 rows.forget_group(session, user, row.group)
             for space in rows.group_spaces(session, row.group):

@@ -154,7 +154,7 @@ def opened(
             files = Files(database, keyring, accounts, answers.commit)
             links = LinkAnswers(database, keyring, accounts, files)
             contents = Contents(answers.chunks, domain_secret)
-            sharing = SharingAnswers(database, keyring, master, answers.chunks, files, hub=hub)
+            sharing = SharingAnswers(database, keyring, master, answers.chunks, files, hub=hub, mail=mail)
             groups = GroupAnswers(sharing)
             edits = Edits(database, keyring, hub, files, answers.commit)
             uploads = Uploads(database, keyring, files, contents, signer=signer, commit=answers.commit)

@@ -11,7 +11,7 @@ from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import Change
 from remote.protocol.nodes import Kind, Name, NodeState
 from remote.protocol.sharing import OWNER, ROLES, SHARED_MAX
-from remote.server import commits
+from remote.server import audit, commits
 from remote.server.commits import Draft, Moving
 from remote.server.database import accounts as account_rows
 from remote.server.database import leases as lease_rows
@@ -33,6 +33,8 @@ class Told:
 
     spaces: set[SpaceId] = field(default_factory=set)
     users: set[UserId] = field(default_factory=set)
+    invited: list[tuple[UserId, str, str]] = field(default_factory=list)
+    """Who is invited now, by whom and to what."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,19 @@ class Members:
             return
         if is_now is not None and may_be is None:
             self.end(space, user)
+            note_about(session, space, user, "share taken away")
         elif is_now is not None and may_be is not None:
             space_rows.set_role(session, space.space, user, may_be)
+            note_about(session, space, user, "share role", f"{may_be} instead of {is_now}")
         elif may_be is None:
-            rows.end_invitation(session, user, space.space)
+            if rows.end_invitation(session, user, space.space):
+                note_about(session, space, user, "share taken away")
         elif rows.invitation(session, user, space.space) is None:
             if len(rows.invitations(session, user)) >= SHARED_MAX:
                 raise NotAllowed(f"{name_of(session, user)} has {SHARED_MAX} invitations, which is all that one gets.")
             rows.put_invitation(session, user, InvitationRow(space.space, by, self.now_ns, is_declined=False))
+            self.told.invited.append((user, name_of(session, by), space.name))
+            note_about(session, space, user, "share invited", f"as {may_be}")
         self._changed(user)
 
     def accept(self, space: SpaceRow, user: UserId, node: NodeId) -> None:
@@ -75,6 +82,7 @@ class Members:
             raise NotAllowed(f"You have {SHARED_MAX} shared folders, which is all that one user gets: leave some.")
         space_rows.add_member(session, space.space, user, role)
         self._place(space, user, node)
+        note_about(session, space, user, "share accepted", f"as {role}")
         self._changed(user)
 
     def end(self, space: SpaceRow, user: UserId) -> None:
@@ -144,6 +152,14 @@ def permitted(session: Session, space: SpaceId, user: UserId) -> str | None:
         if (rows.is_in_group(session, permit.who, user) if permit.is_group else permit.who == user)
     ]
     return max(roles, key=ROLES.index, default=None)
+
+
+def note_about(session: Session, space: SpaceRow, user: UserId, what: str, detail: str = "") -> None:
+    """Notes what happened to a user in a space, for him and for its owner."""
+    about = f"{name_of(session, user)} in {space.name}{': ' if detail else ''}{detail}"
+    for concerned in dict.fromkeys((user, space_rows.owner_id(session, space.space))):
+        if concerned is not None:
+            audit.note(session, concerned, what, about)
 
 
 def name_of(session: Session, user: UserId) -> str:

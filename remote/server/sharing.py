@@ -44,7 +44,8 @@ from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import MasterKey, SpaceKey, fresh_key
 from remote.server.limits import LABEL_MAX, check_count, check_node, check_space
-from remote.server.membership import Told, name_of
+from remote.server.mail import Mail
+from remote.server.membership import Told, name_of, note_about
 from remote.server.rights import Right, member_space, owner_of
 from remote.server.states import decode_state
 
@@ -66,6 +67,7 @@ class SharingAnswers:
         files: Files,
         *,
         hub: Hub,
+        mail: Mail,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._database = database
@@ -74,6 +76,7 @@ class SharingAnswers:
         self._chunks = chunks
         self._files = files
         self._hub = hub
+        self._mail = mail
         self._now_ns = now_ns
 
     async def make(self, device: Device, request: ShareRequest) -> Shared:
@@ -157,6 +160,7 @@ class SharingAnswers:
         space_rows.add_paid(session, home.space, space.space)
         space_rows.add_member(session, space.space, device.user, OWNER)
         account_rows.add_mount(session, device.user, space.space, top)
+        note_about(session, space, device.user, "folder shared")
         return Shared(space.space, top, name, is_new=True, is_in_new_folder=top != node)
 
     async def members(self, device: Device, request: SharedSpaceRequest) -> Members:
@@ -245,6 +249,9 @@ class SharingAnswers:
                 raise NotFound(f"You are not invited to a shared folder {request.space}.")
             declined = rows.InvitationRow(row.space, row.invited_by, row.invited_ns, is_declined=True)
             rows.put_invitation(session, device.user, declined)
+            space = space_rows.space_row(session, request.space)
+            if space is not None:
+                note_about(session, space, device.user, "share declined")
             self._changed(session, told, device.user)
             return Done()
 
@@ -262,6 +269,7 @@ class SharingAnswers:
             self._members(session, told).end(space, device.user)
             left = rows.InvitationRow(space.space, device.user, self._now_ns(), is_declined=True)
             rows.put_invitation(session, device.user, left)
+            note_about(session, space, device.user, "share left")
             return Done()
 
         return await self.told(leave)
@@ -306,6 +314,7 @@ class SharingAnswers:
             account_rows.end_mount(session, device.user, space.space)
             # What is left is a history, which he may read, and have forgotten.
             space_rows.set_role(session, space.space, device.user, MANAGER)
+            note_about(session, home, device.user, "share ended", space.name)
             told.spaces |= {home.space, space.space}
             self._changed(session, told, device.user)
             return Done()
@@ -336,6 +345,7 @@ class SharingAnswers:
         space_rows.set_role(session, space.space, old, MANAGER)
         for user, _ in space_rows.members(session, space.space):
             self._changed(session, told, user)
+        note_about(session, space, old, "share given away", f"to {name}")
 
     def _permit(self, session: Session, told: Told, device: Device, space: SpaceRow, wish: Wish) -> None:
         is_group, who, name = find_who(session, device.user, wish.who)
@@ -382,6 +392,8 @@ class SharingAnswers:
             self._hub.moved(space)
         for user in told.users:
             self._hub.spaces_changed(user)
+        for user, who, what in told.invited:
+            self._mail.tell(user, "invitation", who=who, what=what)
         return result
 
 

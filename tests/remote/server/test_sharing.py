@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from remote.protocol import history
-from remote.protocol.account import LinkEntry, LinkRequest
+from remote.protocol.account import Audit, AuditRequest, LinkEntry, LinkRequest
 from remote.protocol.errors import BadRequest, InTheWay, NotAllowed, NotFound, QuotaExceeded
 from remote.protocol.history import Purged, PurgeRequest, RewindRequest, Trash, TrashRequest, UndoRequest
 from remote.protocol.ids import ROOT, ChunkId, NodeId, Rev, SpaceId
@@ -548,3 +548,19 @@ async def test_sharing_by_json(ann: Any, bob: Any, thesis: NodeId, http: Any) ->
     assert [one["name"] for one in (await ask(ann, "GET", "/groups"))] == ["team"]
     await ask(ann, "DELETE", "/groups/members?name=team&who=bob")
     await ask(ann, "DELETE", "/groups?name=team")
+
+
+async def test_sharing_is_noted_for_both(ann: Any, bob: Any, thesis: NodeId) -> None:
+    shared = await share(ann, thesis, "bob", role="viewer")
+    await about(bob, "accept", shared.space, Shared)
+    await share(ann, thesis, "bob")
+    await ann.ask("POST", "/v1/shares/revoke", RevokeRequest(SpaceId(shared.space), "bob"), Done)
+    told = [
+        ("share invited", "bob in thesis: as viewer", "ann"),
+        ("share accepted", "bob in thesis: as viewer", "bob"),
+        ("share role", "bob in thesis: editor instead of viewer", "ann"),
+        ("share taken away", "bob in thesis", "ann"),
+    ]
+    for asker in (ann, bob):
+        found = (await asker.ask("POST", "/v1/audit", AuditRequest(), Audit)).entries
+        assert [(one.what, one.about, one.by) for one in reversed(found) if one.what.startswith("share")] == told
