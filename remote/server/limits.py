@@ -24,6 +24,8 @@ from remote.protocol.nodes import (
 )
 
 INT63 = (1 << 63) - 1
+INT63_TOLD = INT63 - 1023
+"""The largest of these that a description in JSON tells exactly: there, many take numbers for floats."""
 OP_ID_SIZE = 16
 ID_SIZE = 32
 MODE_MAX = 0o7777

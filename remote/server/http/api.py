@@ -35,7 +35,16 @@ from remote.protocol.messages import PROTOCOL_VERSION, HistoryRequest, LoginRequ
 from remote.protocol.times import iso
 from remote.server.http.api_access import access_routes
 from remote.server.http.api_account import account_routes
-from remote.server.http.api_common import PATH_MAX, SpaceNumber, device_of, documented, names_of, text_of
+from remote.server.http.api_common import (
+    PATH_MAX,
+    SpaceNumber,
+    checked_body,
+    device_of,
+    documented,
+    names_of,
+    signed_in,
+    text_of,
+)
 from remote.server.http.api_content import content_routes
 from remote.server.http.api_files import file_routes
 from remote.server.http.api_guard import guard_routes
@@ -43,18 +52,28 @@ from remote.server.http.api_sharing import sharing_routes
 from remote.server.http.described import api_page
 from remote.server.http.problems import STATUSES, AnyRequest
 from remote.server.instance import Instance
-from remote.server.limits import INT63
+from remote.server.limits import INT63_TOLD
 
 BODY_MAX = 64 << 10
 _LISTED = 100
 Number = SpaceNumber
-Before = Annotated[int, QueryParameter(name="before", ge=0, description="Removed before this rev; 0: all.")]
-Path = Annotated[str, QueryParameter(name="path", description="From the top of the space; empty: all of it.")]
+Before = Annotated[
+    int, QueryParameter(name="before", ge=0, le=INT63_TOLD, description="Removed before this rev; 0: all.")
+]
+Path = Annotated[
+    str, QueryParameter(name="path", max_length=PATH_MAX, description="From the top of the space; empty: all of it.")
+]
 Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=1_000, description="At most so many.")]
 Since = Annotated[
-    str, QueryParameter(name="from", description="A time (ISO 8601, UTC unless it says otherwise) or a rev.")
+    str,
+    QueryParameter(
+        name="from", max_length=100, description="A time (ISO 8601, UTC unless it says otherwise) or a rev."
+    ),
 ]
-To = Annotated[str, QueryParameter(name="to", description="The same; empty: now.")]
+To = Annotated[str, QueryParameter(name="to", max_length=100, description="The same; empty: now.")]
+
+
+Id = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,19}$", max_length=19)]
 
 
 class SignedIn(msgspec.Struct):
@@ -152,52 +171,52 @@ class Trash(msgspec.Struct):
     next: int
 
 
-class Rewind(msgspec.Struct):
+class Rewind(msgspec.Struct, forbid_unknown_fields=True):
     """Make `path`, and all in it, what it was at a time or rev."""
 
-    to: str
-    path: str = ""
+    to: Annotated[str, msgspec.Meta(max_length=100)]
+    path: Annotated[str, msgspec.Meta(max_length=PATH_MAX)] = ""
     dry_run: bool = False
 
 
-class Restore(msgspec.Struct):
+class Restore(msgspec.Struct, forbid_unknown_fields=True):
     """Make `path` what it was at a time or rev; what came into a folder since stays. `beside`: as a copy beside it."""
 
     path: Annotated[str, msgspec.Meta(min_length=1, max_length=PATH_MAX)]
-    to: str
+    to: Annotated[str, msgspec.Meta(max_length=100)]
     beside: bool = False
     dry_run: bool = False
 
 
-class Undo(msgspec.Struct):
+class Undo(msgspec.Struct, forbid_unknown_fields=True):
     """Take back what a rev did; 0: what this device did, or had done, last. Or the mass change `event`, which /events
     tells; with `keep_new`, what its device made then stays.
     """
 
-    rev: int = 0
+    rev: Annotated[int, msgspec.Meta(ge=0, le=INT63_TOLD)] = 0
     dry_run: bool = False
-    event: Annotated[int, msgspec.Meta(ge=0, le=INT63)] = 0
+    event: Annotated[int, msgspec.Meta(ge=0, le=INT63_TOLD)] = 0
     keep_new: bool = False
 
 
-class Nodes(msgspec.Struct):
+class Nodes(msgspec.Struct, forbid_unknown_fields=True):
     """Removed things, by the `node` that the trash tells."""
 
-    nodes: Annotated[list[str], msgspec.Meta(min_length=1, max_length=1_000)]
+    nodes: Annotated[list[Id], msgspec.Meta(min_length=1, max_length=1_000)]
 
 
-class PurgePath(msgspec.Struct):
+class PurgePath(msgspec.Struct, forbid_unknown_fields=True):
     """Forget for good what `path`, and all below it, was before now."""
 
-    path: str
+    path: Annotated[str, msgspec.Meta(max_length=PATH_MAX)]
     dry_run: bool = False
 
 
-class PurgeTrash(msgspec.Struct):
+class PurgeTrash(msgspec.Struct, forbid_unknown_fields=True):
     """Forget for good these removed things, or (none given) all that was removed before the rev `before` (0: all)."""
 
-    nodes: list[str] = []
-    before: int = 0
+    nodes: Annotated[list[Id], msgspec.Meta(max_length=1_000)] = []
+    before: Annotated[int, msgspec.Meta(ge=0, le=INT63_TOLD)] = 0
     dry_run: bool = False
 
 
@@ -218,6 +237,8 @@ def api(instance: Instance) -> Router:
                 *sharing_routes(instance),
             ]
         ),
+        guards=[signed_in(instance)],
+        before_request=checked_body,
         request_max_body_size=BODY_MAX,
         include_in_schema=True,
         security=[{"token": []}],

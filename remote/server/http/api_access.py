@@ -26,13 +26,15 @@ from remote.protocol.times import iso, last_of, span
 from remote.server.http.api_common import device_of
 from remote.server.http.problems import AnyRequest
 from remote.server.instance import Instance
-from remote.server.limits import INT63
+from remote.server.limits import INT63, INT63_TOLD
 
-Token = Annotated[int, PathParameter(ge=1, le=INT63, description="The token: GET /api/v1/tokens tells it.")]
+Token = Annotated[int, PathParameter(ge=1, le=INT63_TOLD, description="The token: GET /api/v1/tokens tells it.")]
 Since = Annotated[
     str, QueryParameter(name="since", max_length=40, description="From this time on (ISO 8601); empty: any.")
 ]
-Before = Annotated[int, QueryParameter(name="before", ge=0, le=INT63, description="What `next` told; 0: from now.")]
+Before = Annotated[
+    int, QueryParameter(name="before", ge=0, le=INT63_TOLD, description="What `next` told; 0: from now.")
+]
 Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=1_000, description="At most so many.")]
 Text = Annotated[str, msgspec.Meta(max_length=1_024)]
 

@@ -22,7 +22,7 @@ from remote.protocol.times import iso, last_of
 from remote.server.http.api_common import device_of, file_id, space_id
 from remote.server.http.problems import AnyRequest
 from remote.server.instance import Instance
-from remote.server.limits import INT63, LABEL_MAX, PASSWORD_MAX
+from remote.server.limits import INT63, INT63_TOLD, LABEL_MAX, PASSWORD_MAX
 from remote.server.rights import Right
 
 Password = Annotated[str, Meta(max_length=PASSWORD_MAX)]
@@ -68,7 +68,7 @@ class NewLink(msgspec.Struct, forbid_unknown_fields=True):
     kind: Annotated[str, Meta(pattern="^(read|view|upload)$")] = "read"
     expires: Annotated[str, Meta(max_length=100)] = ""
     password: Password = ""
-    downloads_max: Annotated[int, Meta(ge=0, le=INT63)] = 0
+    downloads_max: Annotated[int, Meta(ge=0, le=INT63_TOLD)] = 0
 
 
 class Link(msgspec.Struct):

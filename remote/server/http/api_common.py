@@ -3,11 +3,16 @@
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from litestar.handlers import HTTPRouteHandler
+import msgspec
+from litestar import Response, route
+from litestar.connection import ASGIConnection
+from litestar.enums import HttpMethod
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
+from litestar.types import Guard
 
 from remote.protocol.errors import BadRequest, NotFound
 from remote.protocol.ids import NodeId, SpaceId
@@ -17,13 +22,14 @@ from remote.server.edits import Condition
 from remote.server.http.bodies import token_of
 from remote.server.http.problems import AnyRequest
 from remote.server.instance import Instance
-from remote.server.limits import INT63
+from remote.server.limits import INT63, INT63_TOLD
 
 BINARY = "application/octet-stream"
-PATH_MAX = 65_536
+PATH_MAX = 4_096
 ETAGS_MAX = 100
+_DEVICE = "satchel.device"
 
-SpaceNumber = Annotated[int, PathParameter(description="The space: GET /api/v1/spaces tells it.", ge=1, le=INT63)]
+SpaceNumber = Annotated[int, PathParameter(description="The space: GET /api/v1/spaces tells it.", ge=1, le=INT63_TOLD)]
 FileNumber = Annotated[
     str, PathParameter(description="The id of a file or folder; 1: the top.", pattern="^[0-9]{1,19}$")
 ]
@@ -62,7 +68,50 @@ def documented(handlers: Iterable[Any]) -> list[Any]:  # Any: handlers of severa
                 for status, text in _REFUSALS.items()
             }
             handler.responses = {**refusals, **(handler.responses or {})}
-    return found
+    # First: the framework makes its own where there is none yet.
+    return [*_options(found), *found]
+
+
+def _options(handlers: Iterable[Any]) -> list[Any]:
+    """What answers OPTIONS: the framework's own tells of the first handler of a path only."""
+    methods: dict[str, set[str]] = {}
+    for handler in handlers:
+        for path in handler.paths:
+            methods.setdefault(path, {"OPTIONS"}).update(map(str, handler.http_methods))
+
+    def answering(path: str) -> Any:
+        @route(path, http_method=[HttpMethod.OPTIONS], status_code=204, include_in_schema=False, security=[{}])
+        async def options(request: AnyRequest) -> Response[None]:
+            return Response(None, status_code=204, headers={"Allow": ", ".join(sorted(methods[path]))})
+
+        return options
+
+    return [answering(path) for path in methods]
+
+
+def signed_in(instance: Instance) -> Guard:
+    """Asks who it is before the body of a request is looked at, wherever a token is needed at all."""
+
+    async def check(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        if isinstance(handler, HTTPRouteHandler) and handler.security != [{}]:
+            device = await instance.accounts.device(token_of(connection))
+            connection.scope["state"][_DEVICE] = device
+
+    return check
+
+
+async def checked_body(request: AnyRequest) -> None:
+    """Raises BadRequest unless the JSON in the body is what the route takes: the framework would take 0 for false."""
+    handler = request.scope["route_handler"]
+    body = handler.parsed_fn_signature.parameters.get("data")
+    if body is None:
+        return
+    try:
+        msgspec.json.decode(await request.body(), type=body.annotation)
+    except msgspec.MsgspecError as error:
+        raise BadRequest(f"The body is not what {request.method} {request.url.path} takes: {error}") from None
+    except RecursionError:
+        raise BadRequest("The body is nested too deep.") from None
 
 
 def raw_body(description: str) -> type[Operation]:
@@ -80,7 +129,8 @@ def raw_body(description: str) -> type[Operation]:
 
 async def device_of(instance: Instance, request: AnyRequest) -> Device:
     """Who asks; raises NotSignedIn."""
-    return await instance.accounts.device(token_of(request))
+    found: Device | None = request.scope["state"].get(_DEVICE)
+    return found if found is not None else await instance.accounts.device(token_of(request))
 
 
 def file_id(text: str) -> NodeId:

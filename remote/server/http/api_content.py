@@ -43,7 +43,7 @@ from remote.server.http.links import attachment, log
 from remote.server.http.objects import byte_range
 from remote.server.http.problems import AnyRequest
 from remote.server.instance import Instance
-from remote.server.limits import INT63
+from remote.server.limits import INT63, INT63_TOLD
 from remote.server.located import Located
 from remote.server.uploads import PART_MAX, Grant, Part, Upload, Wanted
 
@@ -64,7 +64,7 @@ Path = Annotated[
 Modified = Annotated[
     str, QueryParameter(name="modified", max_length=100, description="The file's time, in ISO 8601; empty: now.")
 ]
-AtRev = Annotated[int, QueryParameter(name="rev", ge=0, le=INT63, description="As of this rev; 0: as it is now.")]
+AtRev = Annotated[int, QueryParameter(name="rev", ge=0, le=INT63_TOLD, description="As of this rev; 0: as it is now.")]
 UploadNumber = Annotated[
     str, QueryParameter(name="upload", pattern="^[0-9]{1,19}$", max_length=19, description="Which upload.")
 ]
@@ -336,7 +336,7 @@ def _part(instance: Instance) -> Any:
         upload: Annotated[str, PathParameter(pattern="^[0-9]{1,19}$", description="The upload.")],
         number: Annotated[int, PathParameter(ge=1, le=uploads.PARTS_MAX, description="Its part.")],
         user: Annotated[str, QueryParameter(pattern="^[0-9]{1,19}$", max_length=19, description="For whom.")],
-        expires: Annotated[int, QueryParameter(ge=0, le=INT63, description="When the address is over.")],
+        expires: Annotated[int, QueryParameter(ge=0, le=INT63_TOLD, description="When the address is over.")],
         signature: Annotated[str, QueryParameter(pattern="^[0-9a-f]{64}$", description="Of all this.")],
     ) -> Chunk:
         if int(upload) > INT63 or int(user) > INT63:

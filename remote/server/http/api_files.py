@@ -30,7 +30,7 @@ from remote.server.http.api_common import (
 )
 from remote.server.http.problems import AnyRequest
 from remote.server.instance import Instance
-from remote.server.limits import INT63
+from remote.server.limits import INT63_TOLD
 from remote.server.located import LISTED_MAX, Located
 from remote.server.rights import Right
 
@@ -40,7 +40,9 @@ Mode = Annotated[str, Meta(pattern="^[0-7]{1,4}$", description="Permissions in o
 Path = Annotated[str, QueryParameter(name="path", max_length=PATH_MAX, description="From the top; empty: the top.")]
 After = Annotated[str, QueryParameter(name="after", max_length=PATH_MAX, description="`next` of the page before.")]
 Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=LISTED_MAX, description="At most so many.")]
-Since = Annotated[int, QueryParameter(name="since", ge=0, le=INT63, description="`next` of the answer before; 0: all.")]
+Since = Annotated[
+    int, QueryParameter(name="since", ge=0, le=INT63_TOLD, description="`next` of the answer before; 0: all.")
+]
 Most = Annotated[int, QueryParameter(name="limit", ge=1, le=CHANGES_MAX, description="About so many.")]
 Wait = Annotated[
     int,

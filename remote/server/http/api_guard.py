@@ -13,14 +13,14 @@ from remote.protocol.times import iso
 from remote.server.http.api_common import SpaceNumber, device_of, text_of
 from remote.server.http.problems import AnyRequest
 from remote.server.instance import Instance
-from remote.server.limits import INT63
+from remote.server.limits import INT63_TOLD
 
 Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=1_000, description="At most so many.")]
 EventNumber = Annotated[
-    int, PathParameter(description="The event, as /events numbers it; undo takes one, too.", ge=1, le=INT63)
+    int, PathParameter(description="The event, as /events numbers it; undo takes one, too.", ge=1, le=INT63_TOLD)
 ]
 Before = Annotated[
-    int, QueryParameter(name="before", ge=0, le=INT63, description="Older than this event; 0: from the newest.")
+    int, QueryParameter(name="before", ge=0, le=INT63_TOLD, description="Older than this event; 0: from the newest.")
 ]
 
 

@@ -6,6 +6,7 @@ from litestar.exceptions import HTTPException
 from remote.protocol.errors import RemoteError
 from remote.server.http import objects
 from remote.server.http.api import api, description
+from remote.server.http.described import tell_strict
 from remote.server.http.links import LinkRoutes
 from remote.server.http.problems import answer_fault, answer_http_exception, answer_remote_error
 from remote.server.http.requests import guard
@@ -15,7 +16,7 @@ from remote.server.instance import Instance
 
 def make_app(instance: Instance) -> Litestar:
     """The application that answers for this instance."""
-    return Litestar(
+    app = Litestar(
         route_handlers=[
             *Routes(instance).handlers,
             *LinkRoutes(instance).handlers,
@@ -35,3 +36,5 @@ def make_app(instance: Instance) -> Litestar:
         # Each route has a limit of its own, see bodies.
         request_max_body_size=None,
     )
+    tell_strict(app)
+    return app

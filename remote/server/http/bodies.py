@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+from litestar.connection import ASGIConnection
 
 from remote.protocol.errors import BadRequest, NotFound, NotSignedIn, TooLarge
 from remote.protocol.ids import SpaceId
@@ -102,7 +103,7 @@ def check_protocol(request: AnyRequest) -> None:
         )
 
 
-def token_of(request: AnyRequest) -> str:
+def token_of(request: ASGIConnection[Any, Any, Any, Any]) -> str:
     """The device's token; raises NotSignedIn."""
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not token or len(token) > TOKEN_MAX:

@@ -1,7 +1,12 @@
 """Described: the page that shows an OpenAPI description to a person: no script, nothing from elsewhere."""
 
+from collections.abc import Iterator
 from html import escape
 from typing import Any
+
+import msgspec
+from litestar import Litestar
+from litestar.routes import HTTPRoute
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;margin:2em auto;max-width:60em;padding:0 1em;color:#222}"
@@ -14,6 +19,34 @@ _HOW = (
     " has all of this for programs. A refusal is a Problem: <code>code</code>, <code>message</code>.</p>"
 )
 Json = dict[str, Any]  # a description has many shapes
+
+
+def tell_strict(app: Litestar) -> None:
+    """Has the description say of messages with a fixed set of fields that there are no others."""
+    schemas = app.openapi_schema.components.schemas or {}
+    for handler in (
+        handler for route in app.routes if isinstance(route, HTTPRoute) for handler in route.route_handlers
+    ):
+        body = handler.parsed_fn_signature.parameters.get("data")
+        for kind in _structs(body.annotation) if body is not None else ():
+            if kind.__struct_config__.forbid_unknown_fields and kind.__name__ in schemas:
+                schemas[kind.__name__].additional_properties = False
+
+
+def _structs(annotation: Any) -> Iterator[type[msgspec.Struct]]:
+    """The structs that a body is made of."""
+    waiting: list[Any] = [msgspec.inspect.type_info(annotation)]
+    seen: set[type] = set()
+    while waiting:
+        told = waiting.pop()
+        if isinstance(told, msgspec.inspect.StructType) and told.cls not in seen:
+            seen.add(told.cls)
+            yield told.cls
+            waiting += [field.type for field in told.fields]
+        elif isinstance(told, msgspec.inspect.ListType):
+            waiting.append(told.item_type)
+        elif isinstance(told, msgspec.inspect.UnionType):
+            waiting += told.types
 
 
 def api_page(description: Json) -> bytes:

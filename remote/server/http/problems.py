@@ -1,11 +1,13 @@
 """How an error travels: an HTTP status and a Problem, never a stack trace."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
+from litestar.routes import HTTPRoute
 
 from remote.protocol.errors import (
     BadRequest,
@@ -53,6 +55,7 @@ STATUSES: dict[type[RemoteError], int] = {
     Unreachable: 503,
     QuotaExceeded: 507,
 }
+JSON_PATH = "/api/"
 PROTOCOL_HEADER = "Satchel-Protocol"
 
 
@@ -83,6 +86,13 @@ def answer_http_exception(request: AnyRequest, error: HTTPException) -> Response
     """What the framework refused: an unknown path or method, a request that is none."""
     if error.status_code >= 500:
         return answer_fault(request, error)
+    response = _answer_refused(request, error)
+    if error.status_code == 405:
+        response.headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return response
+
+
+def _answer_refused(request: AnyRequest, error: HTTPException) -> Response[bytes]:
     path = request.url.path[:200]
     if error.status_code == 404:
         problem = Problem(NotFound.code, f"There is no {path} here.")
@@ -90,7 +100,26 @@ def answer_http_exception(request: AnyRequest, error: HTTPException) -> Response
         problem = Problem(BadRequest.code, f"{path} does not answer {request.method}.")
     else:
         problem = Problem(BadRequest.code, f"The request cannot be understood: {error.detail}")
+    if path.startswith(JSON_PATH):
+        return Response(msgspec.json.encode(problem), status_code=error.status_code, media_type="application/json")
     return message_response(problem, error.status_code)
+
+
+def _methods(request: AnyRequest) -> set[str]:
+    """What the routes of this path answer to."""
+    asked = request.url.path.strip("/").split("/")
+    return {
+        str(method)
+        for route in request.app.routes
+        if isinstance(route, HTTPRoute) and _is_of(asked, route.path_components)
+        for method in route.methods
+    }
+
+
+def _is_of(asked: list[str], components: Sequence[object]) -> bool:
+    return len(asked) == len(components) and all(
+        not isinstance(part, str) or part == word for word, part in zip(asked, components, strict=True)
+    )
 
 
 def answer_fault(request: AnyRequest, error: Exception) -> Response[bytes]:
