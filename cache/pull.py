@@ -36,6 +36,8 @@ _AHEAD_AT_ONCE: Final = 64
 """Folders listed ahead at a time."""
 _AHEAD_TOGETHER: Final = 16
 """The same in one request: whoever wants the first of them waits for all."""
+_AHEAD_BELOW: Final = 1_000
+"""So many children of folders further below come along with such a request: each level costs a round trip otherwise."""
 _AHEAD_MAX: Final = 4_096
 _AHEAD_SECONDS: Final = 1.0
 """For so long after a program waited for a listing it is taken to be on its way through the tree."""
@@ -330,8 +332,11 @@ class Pull:
             if running is not None:
                 await running.wait()
                 continue
-            self._waited_at = trio.current_time()
-            await self.list_folders([folder], is_wanted=True)
+            now = trio.current_time()
+            is_on_its_way = now < self._waited_at + _AHEAD_SECONDS
+            self._waited_at = now
+            # Down a path each level is another wait, so what is below the next one comes along.
+            await self.list_folders([folder], is_wanted=True, below=_AHEAD_BELOW if is_on_its_way else 0)
             self.looked.set()
 
     async def list_ahead(self) -> None:
@@ -354,7 +359,7 @@ class Pull:
 
     async def _list_some_ahead(self, folders: Sequence[NodeId], failures: list[Exception]) -> None:
         try:
-            await self.list_folders(folders, is_wanted=True)
+            await self.list_folders(folders, is_wanted=True, below=_AHEAD_BELOW // len(folders))
         except Exception as error:  # noqa: BLE001 - raised by who waits for all: out of a nursery it would come in a group
             failures.append(error)
 
@@ -368,10 +373,11 @@ class Pull:
             raise NoSuchNode(f"There is no folder {folder} here.")
         return record.is_listed
 
-    async def list_folders(self, folders: Sequence[NodeId], *, is_wanted: bool = False) -> int:
+    async def list_folders(self, folders: Sequence[NodeId], *, is_wanted: bool = False, below: int = 0) -> int:
         """Lists these folders whole; returns how many children came. For many, asks for many at once.
 
         Those that programs wait for already are left out. `is_wanted`: so are these, and what is in them comes next.
+        `below`: about so many children of folders below each may come along.
         """
         folders = [folder for folder in folders if self._tree.space_below(folder) == self._tree.space]
         own = {folder: trio.Event() for folder in folders if folder not in self._listing}
@@ -382,16 +388,18 @@ class Pull:
         found = 0
         try:
             while left:
-                queries = [FolderQuery(folder, after) for folder, after in left.items()]
+                queries = [FolderQuery(folder, after, below) for folder, after in left.items()]
                 with self.crossing():
                     listing = await self.service.list_folders(self.home.space, queries)
                     if listing.rev > self._tree.cursor:
                         await self.catch_up()
                     async with self.lock:
                         for answer in listing.folders:
+                            if answer.folder not in own and not self._may_take(answer.folder, listing.rev):
+                                continue
                             found += len(answer.children)
                             await self._take_listing(answer, left)
-                            if answer.folder not in left:
+                            if answer.folder in own and answer.folder not in left:
                                 own[answer.folder].set()
                             if is_wanted:
                                 self._ahead.extendleft(reversed(_folders_in(answer)))
@@ -401,6 +409,13 @@ class Pull:
                     del self._listing[folder]
                 event.set()
         return found
+
+    def _may_take(self, folder: NodeId, rev: Rev) -> bool:
+        """Whether to take in what came unasked: news of what is in the folder did not count until now."""
+        if self._tree.cursor != rev or not self._is_worth_listing(folder):
+            return False
+        self._mark([folder])
+        return True
 
     async def _take_listing(self, answer: FolderListing, left: dict[NodeId, bytes]) -> None:
         folder = answer.folder

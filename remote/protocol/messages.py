@@ -165,10 +165,15 @@ class Spaces(msgspec.Struct, frozen=True):
 
 
 class FolderQuery(msgspec.Struct, frozen=True, array_like=True):
-    """A folder to list, from the name after `after` (bytewise order; empty: from the first)."""
+    """A folder to list, from the name after `after` (bytewise order; empty: from the first).
+
+    `below`: of the folders below it some may come along unasked, as they are now, the nearest first, each one whole;
+    with at most so many children in all.
+    """
 
     folder: NodeId
     after: bytes = b""
+    below: int = 0
 
 
 class ListRequest(msgspec.Struct, frozen=True):
@@ -193,7 +198,10 @@ class FolderListing(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """One consistent answer as of `rev`; folders that did not fit any more are left out: ask for them again."""
+    """One consistent answer as of `rev`; folders that did not fit any more are left out: ask for them again.
+
+    Behind those asked for come those that were not (see FolderQuery), each behind the one that it is in.
+    """
 
     rev: Rev
     folders: tuple[FolderListing, ...]

@@ -3,6 +3,7 @@
 All functions run in a reader's thread. Answers are bounded in number and bytes; what does not fit is asked for again.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ from remote.server.database.connection import Row, Session
 from remote.server.database.spaces import JournalRow, SpaceRow
 from remote.server.keys import SpaceKey
 from remote.server.limits import INT63, check_count, check_limit, check_node, check_rev, check_steps, check_time
-from remote.server.states import decode_state, version
+from remote.server.states import decode_state, is_folder, version
 from remote.server.thinning import thinned
 
 ANSWER_BYTES_MAX = 8 << 20
@@ -77,12 +78,16 @@ def list_folders(session: Session, row: SpaceRow, key: SpaceKey, request: ListRe
     for at, query in enumerate(request.folders):
         check_node(f"folders[{at}].folder", query.folder)
         check_count("bytes in `after`", len(query.after), NAME_MAX)
+        check_count(f"folders[{at}].below", query.below, CHILDREN_MAX)
     room = _Room(CHILDREN_MAX)
     listings: list[FolderListing] = []
     for query in request.folders:
         if room.is_full:
             break
         listings.append(_list_folder(session, row.space, key, query, rev if request.as_of else NOW, room))
+    if not request.as_of:
+        for query, listing in zip(request.folders, tuple(listings), strict=False):
+            listings += _list_below(session, row.space, key, listing, query.below, room)
     return Listing(rev, tuple(listings))
 
 
@@ -282,6 +287,23 @@ def _list_folder(
         names.append(name)
         children.append(version(key, node, rev, edited_ns, state_bytes, manifest))
     return FolderListing(query.folder, tuple(names), tuple(children))
+
+
+def _list_below(
+    session: Session, space: SpaceId, key: SpaceKey, top: FolderListing, most: int, room: _Room
+) -> Iterator[FolderListing]:
+    """Whole folders below one, the nearest first, with at most so many children in all."""
+    waiting = deque(child.node for child in top.children if is_folder(child))
+    while waiting and most > 0 and not room.is_full:
+        left = _Room(min(most, room.count), room.size_bytes)
+        found = _list_folder(session, space, key, FolderQuery(waiting.popleft()), NOW, left)
+        if found.more:
+            return
+        most -= len(found.children)
+        room.count -= len(found.children)
+        room.size_bytes = left.size_bytes
+        waiting.extend(child.node for child in found.children if is_folder(child))
+        yield found
 
 
 def _whole_commits(key: SpaceKey, journal: list[JournalRow], states: Iterator[Row]) -> Iterator[JournalCommit]:

@@ -768,6 +768,36 @@ def test_the_server_lacking_chunks_gets_them_again() -> None:
     in_world(scene)
 
 
+def test_who_looks_down_a_deep_tree_waits_for_a_few_answers() -> None:
+    async def scene(world: World) -> None:
+        folders = [ROOT]
+        for _ in range(60):
+            folders.append(await make_folder(world.one, b"d", folders[-1]))
+        await make(world.one, b"f", b"at the bottom", folders[-1])
+        await world.quiet()
+        fresh = Device(world.home, world.server, 3, is_walking=False)
+        await fresh.start(world.nursery)
+        ask, asked = fresh.pull.service.list_folders, []
+
+        async def counted(space: SpaceId, queries: Sequence[FolderQuery], as_of: Rev = NOW) -> Listing:
+            asked.append(len(queries))
+            return await ask(space, queries, as_of)
+
+        fresh.pull.service.list_folders = counted  # type: ignore[method-assign]
+        for folder, below in zip(folders, folders[1:], strict=False):
+            assert [child.node for child in await fresh.volume.children(folder)] == [below]
+        assert [child.name for child in await fresh.volume.children(folders[-1])] == [b"f"]
+        assert len(asked) <= 4
+        # What came unasked is kept in step like everything that was listed.
+        await make(world.one, b"g", b"later", folders[30])
+        await world.quiet()
+        await fresh.volume.sync.caught_up()
+        assert [child.name for child in await fresh.volume.children(folders[30])] == [b"d", b"g"]
+        await fresh.stop()
+
+    in_world(scene)
+
+
 def test_a_folder_that_went_and_came_back_while_it_was_listed_is_listed_again() -> None:
     async def scene(world: World) -> None:
         folder = await make_folder(world.one, b"d")

@@ -69,6 +69,27 @@ async def test_an_answer_ends_at_its_size(ann: Any, build: Any, monkeypatch: pyt
     assert changes.head == 5
 
 
+async def test_folders_below_come_along_whole_and_the_nearest_first(ann: Any) -> None:
+    top = await ann.new_folder(b"top")
+    near, other = await ann.new_folder(b"near", top), await ann.new_folder(b"other", top)
+    deep = await ann.new_folder(b"deep", near)
+    await ann.new_file(b"a", deep)
+    await ann.new_file(b"b", deep)
+    await ann.new_file(b"c", other)
+
+    async def listed(below: int) -> list[tuple[NodeId, tuple[bytes, ...], bool]]:
+        answer = await ann.listing(FolderQuery(top, below=below))
+        return [(one.folder, one.names, one.more) for one in answer.folders]
+
+    first = [(top, (b"near", b"other"), False), (near, (b"deep",), False), (other, (b"c",), False)]
+    assert await listed(100) == [*first, (deep, (b"a", b"b"), False)]
+    assert await listed(4) == [*first, (deep, (b"a", b"b"), False)]
+    assert await listed(3) == first
+    assert await listed(0) == first[:1]
+    with pytest.raises(BadRequest, match="below"):
+        await ann.listing(FolderQuery(top, below=1_000_000))
+
+
 def room_of(size_bytes: int) -> Any:
     def init(self: Any, count: int) -> None:
         self.count, self.size_bytes = count, size_bytes
