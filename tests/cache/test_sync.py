@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import trio
@@ -784,7 +785,7 @@ def test_who_looks_down_a_deep_tree_waits_for_a_few_answers() -> None:
             return await ask(space, queries, as_of)
 
         fresh.pull.service.list_folders = counted  # type: ignore[method-assign]
-        for folder, below in zip(folders, folders[1:], strict=False):
+        for folder, below in pairwise(folders):
             assert [child.node for child in await fresh.volume.children(folder)] == [below]
         assert [child.name for child in await fresh.volume.children(folders[-1])] == [b"f"]
         assert len(asked) <= 4

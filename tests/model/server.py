@@ -85,6 +85,7 @@ from remote.server.files import Files
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import MasterKey
+from remote.server.mail import Mail
 from remote.server.objects.local import LocalObjects
 from remote.server.objects.signing import Signer
 from remote.server.objects.store import object_name
@@ -186,7 +187,10 @@ class Server:
         codes = Codes(self._database, _MASTER, slowing, time.time_ns)
         self._accounts = Accounts(self._database, "model", slowing, codes, time.time_ns)
         files = Files(self._database, keyring, self._accounts, self._answers.commit)
-        self._sharing = SharingAnswers(self._database, keyring, _MASTER, self._answers.chunks, files, hub=hub)
+        mail = Mail(self._database, None)
+        self._sharing = SharingAnswers(
+            self._database, keyring, _MASTER, self._answers.chunks, files, hub=hub, mail=mail
+        )
         self._end = weakref.finalize(self, _close, self._database, self._answers, self._accounts, self._home)
 
     def crash(self) -> None:
