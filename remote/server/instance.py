@@ -3,6 +3,7 @@
 satchel.db (+ -wal, -shm)   everything but content
 objects/ packs/ tmp/        see objects/local.py
 damaged/                    what a scrub found damaged
+search/                     the index, which can be made again: see search/index.py
 lock                        held while a server runs
 collect.lock                held while garbage is collected, or a backup made
 scrub.lock                  held while a scrub runs
@@ -58,6 +59,8 @@ from remote.server.located import Locator
 from remote.server.mail import Mail
 from remote.server.objects.local import LocalObjects
 from remote.server.objects.signing import Signer
+from remote.server.search.answers import SearchAnswers
+from remote.server.search.index import Index
 from remote.server.sharing import SharingAnswers
 from remote.server.slowing import Slowing
 from remote.server.tokens import TokenAnswers
@@ -103,6 +106,7 @@ class Instance:
     edits: Edits
     uploads: Uploads
     feed: Feed
+    search: SearchAnswers
     hub: Hub
 
 
@@ -177,6 +181,7 @@ def opened(
                 files=files,
                 links=links,
                 contents=contents,
+                search=SearchAnswers(database, keyring, Index(data)),
                 sharing=sharing,
                 groups=groups,
                 locator=Locator(database, keyring),

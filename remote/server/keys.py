@@ -51,6 +51,10 @@ class SpaceKey:
         """The name of an encoded manifest: equal ones share it, and only who has the key can tell which."""
         return hmac.digest(self.secret, manifest, "sha256")
 
+    def derive(self, use: bytes) -> bytes:
+        """A key for one use."""
+        return hmac.digest(self.secret, b"satchel " + use, "sha256")
+
     def seal(self, manifest: bytes) -> bytes:
         """The encoded manifest as it may be stored."""
         return sealing.seal_blob(self.secret, manifest)

@@ -6,6 +6,8 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,12 +17,46 @@ from remote.protocol.errors import RemoteError
 from remote.protocol.times import iso
 from remote.server import instance
 from remote.server.instance import InstanceTrouble
+from remote.server.jobs.chosen import SEARCHES, Choice, chosen
 from remote.server.keeping import COMMANDS, Size, data_option, key_option
 from remote.server.keys import KeyTrouble
 from remote.server.places import default_data, default_key_file
 from remote.server.serving import Listen, ListenTrouble, keep_memory, parse_listen, serve
 
 DEFAULT_LISTEN = "127.0.0.1:8750"
+
+
+def listen_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of where to listen; the command gets them together as `listening`."""
+
+    @click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="HOST:PORT")
+    @click.option("--tls-cert", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE")
+    @click.option("--tls-key", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE")
+    @click.option("--insecure-http", is_flag=True, help="Plain HTTP also where others can reach it.")
+    @wraps(command)
+    def wrapped(
+        *, listen: str, tls_cert: Path | None, tls_key: Path | None, insecure_http: bool, **others: object
+    ) -> None:
+        command(listening=Listen(*parse_listen(listen), tls_cert, tls_key, insecure_http), **others)
+
+    return wrapped
+
+
+def job_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of what the server does beside answering; the command gets them together as `choice`."""
+
+    @click.option(
+        "--search",
+        type=click.Choice(SEARCHES),
+        default=Choice.search,
+        show_default=True,
+        help="What files are found by; content is read by confined processes, and kept as hashes of its words.",
+    )
+    @wraps(command)
+    def wrapped(*, search: str, **others: object) -> None:
+        command(choice=Choice(search), **others)
+
+    return wrapped
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -45,31 +81,30 @@ def init(data: Path | None, key_file: Path | None) -> None:
 @cli.command()
 @data_option
 @key_option
-@click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="HOST:PORT")
-@click.option("--tls-cert", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE")
-@click.option("--tls-key", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE")
-@click.option("--insecure-http", is_flag=True, help="Plain HTTP also where others can reach it.")
+@listen_options
 @click.option("--webdav", is_flag=True, help="Answer WebDAV at /dav/ too, with names and passwords, for phones.")
 @click.option("--metrics", metavar="HOST:PORT", help="Answer GET /metrics there, for Prometheus; anybody may ask.")
+@job_options
 def run(
     *,
     data: Path | None,
     key_file: Path | None,
-    listen: str,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    insecure_http: bool,
+    listening: Listen,
     webdav: bool,
     metrics: str | None,
+    choice: Choice,
 ) -> None:
     """Answer until SIGTERM or SIGINT."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    listening = Listen(*parse_listen(listen), tls_cert, tls_key, insecure_http)
     listening.check()
     metrics_at = parse_listen(metrics) if metrics is not None else None
     keep_memory()
     with instance.opened(data or default_data(), key_file or default_key_file()) as opened:
-        serve(opened, listening, lambda url: click.echo(f"Satchel serves on {url}"), metrics_at, has_webdav=webdav)
+
+        def ready(url: str) -> None:
+            click.echo(f"Satchel serves on {url}")
+
+        serve(opened, listening, ready, metrics_at, has_webdav=webdav, jobs=chosen(opened, choice))
 
 
 @cli.group()

@@ -35,6 +35,7 @@ GATHER_MAX = 200
 """Writes in one transaction: bounds how long the first one waits for the last one."""
 CACHE_SIZE = 16 << 20
 """Bytes of pages that each connection keeps; the kernel keeps more."""
+DERIVED_CACHE_SIZE = 32 << 20
 SCRATCH_CACHE_SIZE = 64 << 20
 """Bytes of scratch tables that are kept in memory."""
 BUSY_SECONDS = 20.0
@@ -246,6 +247,43 @@ def scratch_session() -> Iterator[Session]:
         yield Session(connection)
     finally:
         connection.close()
+
+
+class DerivedDamaged(Exception):
+    """A derived file is no database of ours any more: it is to be removed, and made again."""
+
+
+@contextmanager
+def derived_session(path: Path, tables: Iterable[str], *, writes: bool) -> Iterator[Session]:
+    """A file of what can be made again, in one transaction, which is kept when the block ends well.
+
+    With `writes` it is made when it is not there, in a folder that is; after a power cut the last transactions may be
+    missing. Raises FileNotFoundError, DerivedDamaged, and ServerFault for a disk that takes no more.
+    """
+    if not writes and not path.exists():
+        raise FileNotFoundError(path)
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            connection.execute(f"PRAGMA cache_size = -{DERIVED_CACHE_SIZE >> 10}")
+            connection.execute("PRAGMA temp_store = MEMORY")
+            if writes:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")
+                if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                    connection.execute("BEGIN EXCLUSIVE")
+                    for statement in tables:
+                        connection.execute(statement)
+                    connection.execute("COMMIT")
+            connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+            yield Session(connection)
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+    except sqlite3.OperationalError as error:
+        raise ServerFault(f"{path} cannot be used: {error}.") from error
+    except sqlite3.DatabaseError as error:
+        raise DerivedDamaged(f"{path} is damaged: {error}.") from error
 
 
 def copy_database(source: Path, target: Path) -> None:

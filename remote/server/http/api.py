@@ -48,6 +48,7 @@ from remote.server.http.api_common import (
 from remote.server.http.api_content import content_routes
 from remote.server.http.api_files import file_routes
 from remote.server.http.api_guard import guard_routes
+from remote.server.http.api_search import search_routes
 from remote.server.http.api_sharing import sharing_routes
 from remote.server.http.described import api_page
 from remote.server.http.problems import STATUSES, AnyRequest
@@ -235,6 +236,7 @@ def api(instance: Instance) -> Router:
                 *guard_routes(instance),
                 *access_routes(instance),
                 *sharing_routes(instance),
+                *search_routes(instance),
             ]
         ),
         guards=[signed_in(instance)],

@@ -59,6 +59,7 @@ from remote.protocol.messages import (
     WantRequest,
 )
 from remote.protocol.parts import PARTS_TYPE
+from remote.protocol.search import SearchRequest
 from remote.protocol.sharing import (
     GroupMemberRequest,
     GroupRequest,
@@ -125,6 +126,7 @@ class Routes:
             self._of_device("/v1/email", instance.mail.email, get),
             self._about_account("email", EmailRequest, instance.mail.set_email),
             self._about_account("audit", AuditRequest, instance.audit.audit),
+            self._about_account("search", SearchRequest, instance.search.search),
             self._of_device("/v1/spaces", answers.spaces, get),
             self._poll(),
             self._changes(),

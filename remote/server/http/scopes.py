@@ -49,6 +49,8 @@ ROUTE_SCOPES: dict[str, str] = {
     "POST /v1/groups/add-member": SHARE,
     "POST /v1/groups/remove-member": SHARE,
     "GET /v1/spaces": READ,
+    "POST /v1/search": READ,
+    "GET /api/v1/search": READ,
     "POST /v1/poll": READ,
     f"GET {_SPACE}/changes": READ,
     f"POST {_SPACE}/list": READ,

@@ -22,7 +22,7 @@ from remote.server.database import jobs as rows
 from remote.server.database.connection import Database, Session
 from remote.server.database.jobs import WALKED, Cursor, TroubleRow
 from remote.server.database.spaces import life_at, space_row
-from remote.server.database.trees import LOST
+from remote.server.database.trees import LOST, stored_now
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.states import decode_state, open_manifest
@@ -113,7 +113,7 @@ class Cursors(Protocol):
 
 
 class Job(Protocol):
-    """Something done for each change, behind the commits.
+    """Something done for each change, behind the commits; jobs inherit from it what they have no use for.
 
     `name` names it in the tables and in the log; it never changes.
     """
@@ -127,6 +127,14 @@ class Job(Protocol):
         An error other than NotNow and Stopped makes the follower give it the changes one by one; one that fails then is
         noted as a trouble.
         """
+
+    def put_by(self, space: SpaceId) -> Sequence[NodeId]:
+        """Nodes that it put by for when nothing else is to be done in this space: the next few, if any."""
+        return ()
+
+    def take_put_by(self, batch: Batch) -> Sequence[Trouble]:
+        """Does these as they are now, those that are there still, and puts none of them by any longer."""
+        return ()
 
     def start_over(self, space: SpaceId) -> None:
         """Drops what was made of this space, cursor and all: it is gone, or its journal is another one now."""
@@ -195,7 +203,32 @@ class Follower:
             self._note(space, work, self._done(batch))
         if work.cursor != cursor:
             self.job.cursors.put(space, work.cursor)
-        return work.has_more
+        return work.has_more or self._do_put_by(space)
+
+    def _do_put_by(self, space: SpaceId) -> bool:
+        """Does some of what the job put by; whether there was any."""
+        nodes = self.job.put_by(space)
+        if not nodes:
+            return False
+        work = self._database.read_now(lambda session: self._present(session, space, nodes))
+        if work is not None:
+            batch = Batch(space, work.key, work.changed, self._contents, self._stopping)
+            self._note(space, work, self.job.take_put_by(batch))
+        return True
+
+    def _present(self, session: Session, space: SpaceId, nodes: Sequence[NodeId]) -> _Work | None:
+        row = space_row(session, space)
+        if row is None:
+            return None
+        key = self._keyring.key(row)
+        changed: list[Changed] = []
+        for node in nodes:
+            stored = stored_now(session, space, node)
+            if stored is not None:
+                changed.append(Changed(node, stored.rev, _state(key, stored.state, stored.manifest), is_now=True))
+        troubled = {one.node for one in changed if rows.has_trouble(session, space, self.job.name, one.node)}
+        nowhere = Cursor(0, Rev(0), 0, NodeId(0))
+        return _Work(tuple(changed), key, nowhere, has_more=False, troubled=frozenset(troubled))
 
     def _start_over(self, space: SpaceId) -> None:
         self.job.start_over(space)

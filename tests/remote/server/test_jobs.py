@@ -13,13 +13,13 @@ from remote.protocol.nodes import Manifest
 from remote.server.database import jobs as rows
 from remote.server.instance import Instance
 from remote.server.jobs import following, running
-from remote.server.jobs.following import Batch, Changed, Follower, NotNow, TableCursors, Trouble
+from remote.server.jobs.following import Batch, Changed, Follower, Job, NotNow, TableCursors, Trouble
 from remote.server.jobs.running import Jobs, catch_up
 
 pytestmark = pytest.mark.anyio
 
 
-class Recorder:
+class Recorder(Job):
     """A job that remembers what it was given; `fails` is asked before each."""
 
     name = "recorder"

@@ -12,8 +12,9 @@ from remote.server.database.schema import SHARD_KEYS, TABLES
 EVERY_SHARD = "/* every shard */"
 Faults = Callable[[str], list[str]]
 DATABASE = Path(remote.server.database.__file__).parent
+# The index of a space is a file of its own: its shard key is its name.
 STATEMENTS = [
-    path for path in DATABASE.glob("*.py") if path.stem not in {"__init__", "schema", "connection", "scratch"}
+    path for path in DATABASE.glob("*.py") if path.stem not in {"__init__", "schema", "connection", "scratch", "index"}
 ]
 
 
