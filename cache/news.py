@@ -335,7 +335,7 @@ class News:
             self._put(loser, _hidden(other, own), 0)
             return record
         if self._stays_here(loser, theirs.kind):
-            self._put_aside(loser, own)
+            self._put_aside(loser, own, theirs.names)
             return record
         if mine.kind is theirs.kind:
             # News waits until a folder is listed (see `_unlisted`); a move that is undone cannot.
@@ -351,8 +351,8 @@ class News:
                 joined = self._join(loser, other, node, record, edited_ns)
                 self._remove(loser, heir=node)
                 return joined
-        free = Name(name.parent, self._free_name(name))
-        self._edit.set_local(loser, _renamed(mine, own, free.name, free.parent), self._edit.edited_ns(loser))
+        free = self._free_name(name, theirs.names)
+        self._edit.set_local(loser, _renamed(mine, own, free, name.parent), self._edit.edited_ns(loser))
         return record
 
     def _stays_here(self, node: NodeId, kind: Kind) -> bool:
@@ -363,14 +363,14 @@ class News:
         is_one = kind is Kind.FOLDER and self._is_folder(node)
         return not is_one and self._is_ignored(node, self._edit.record(node))
 
-    def _put_aside(self, node: NodeId, own: Name) -> None:
-        """Gives what is ignored a name under which it is ignored, too."""
+    def _put_aside(self, node: NodeId, own: Name, taken: Sequence[Name]) -> None:
+        """Gives what is ignored a name under which it is ignored, too, and none of those that are `taken`."""
         other = self._present(node)
         assert other.local is not None
-        free = Name(own.parent, labelled(own.name, ASIDE))
-        if self._edit.holder(free) is not None:
-            free = Name(own.parent, self._free_name(free))
-        self._edit.set_local(node, _renamed(other.local, own, free.name), self._edit.edited_ns(node))
+        free = labelled(own.name, ASIDE)
+        if self._is_taken(Name(own.parent, free), taken):
+            free = self._free_name(Name(own.parent, free), taken)
+        self._edit.set_local(node, _renamed(other.local, own, free), self._edit.edited_ns(node))
 
     def _present(self, node: NodeId) -> Record:
         """The record without those names that this edit gave to others already, before the node's own news came."""
@@ -380,8 +380,12 @@ class News:
                 record = _hidden(record, name)
         return record
 
-    def _free_name(self, name: Name) -> bytes:
-        return free_name(name.name, lambda candidate: self._edit.holder(Name(name.parent, candidate)) is not None)
+    def _free_name(self, name: Name, taken: Sequence[Name] = ()) -> bytes:
+        return free_name(name.name, lambda candidate: self._is_taken(Name(name.parent, candidate), taken))
+
+    def _is_taken(self, name: Name, taken: Sequence[Name]) -> bool:
+        """Whether the name leads somewhere here, or is one of those that a node is about to get."""
+        return self._edit.holder(name) is not None or name in taken
 
     def _remove(self, node: NodeId, heir: NodeId | None = None) -> None:
         if heir is not None and self._edit.get(node).rev == 0:
@@ -435,7 +439,7 @@ class News:
                 self._edit.set_local(child.node, _without(state, own), self._edit.edited_ns(child.node))
                 continue
             if holder is not None and self._stays_here(holder, state.kind):
-                self._put_aside(holder, name)
+                self._put_aside(holder, name, state.names)
                 holder = None
             if holder is not None and not self._takes_over(child.node, state, holder):
                 kept = self._edit.get(holder)

@@ -21,9 +21,8 @@ class Face:
         """Called when the server has what a staging held, and the tree says so."""
 
     def is_busy(self, node: NodeId) -> bool:
-        """Whether a program has the file open for writing."""
-        file = self._files.find(node)
-        return file is not None and file.writers > 0
+        """Whether a program has the file open for writing, or what it wrote could not be kept yet when it closed it."""
+        return self._files.is_written(node)
 
     def is_held(self, node: NodeId) -> bool:
         """Whether something was written to the file that is not flushed yet, or it was made and is being filled."""

@@ -201,6 +201,9 @@ class OpenFiles:
             # What is written to the orphan goes with its last handle: this must not.
             self._left_behind.append(file)
             file = None
+        is_gone = record is None or record.local is None
+        if file is not None and is_gone and is_writing and not file.is_orphan:
+            raise NoSuchNode(f"File {node} was removed elsewhere: who has it open can read it only.")
         if file is None:
             if record is None or record.local is None:
                 raise NoSuchNode(f"There is no file {node} here.")
@@ -541,8 +544,9 @@ class OpenFiles:
             return False
         staging = file.staging
         with self._tree.edit() as edit:
-            record = edit.get(file.node)
-            if record.local is None:
+            record = edit.record(file.node)
+            if record is None or record.local is None:
+                file.is_changed = False
                 return False
             now_ns = time.time_ns()
             state = replace(record.local, mtime_ns=file.mtime_ns or record.local.mtime_ns, ctime_ns=now_ns)

@@ -1,11 +1,13 @@
 """News of names that change hands while edits are unsent: whose they are in the end, and that nothing comes back."""
 
+import stat
 import time
 
 import pytest
 import trio
 from msgspec.structs import replace
 
+from cache.errors import NoSuchNode
 from fusefs.volume import Setting
 from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Change, Changes, Commit, CommitAnswer
@@ -13,7 +15,7 @@ from remote.protocol.nodes import Kind, Name
 from tests.model.device import Device, check_tree
 from tests.model.play import quiet
 from tests.model.server import skew_ns
-from tests.model.world import World, begin, end, in_world, make, make_folder, write
+from tests.model.world import ME, World, begin, end, in_world, make, make_folder, write
 
 
 @pytest.fixture
@@ -562,5 +564,41 @@ def test_a_folder_moved_elsewhere_keeps_its_new_name_when_our_touch_of_it_is_ans
         await world.quiet()
         assert world.names() == {b"x", b"f", b"g", b"h"}
         assert await world.two.volume.lookup(ROOT, b"f") == folder
+
+    in_world(scene)
+
+
+def test_who_gives_way_takes_no_name_that_comes_with_the_other_for_the_first_time() -> None:
+    async def scene(world: World) -> None:
+        world.two.wire.set_up(False)
+        mine = await make(world.two, b"b.txt", b"mine")
+        theirs = await world.one.volume.make(ROOT, b"b (2).txt", stat.S_IFLNK | 0o777, ME, target=b"x")
+        await world.one.volume.link(theirs, ROOT, b"b.txt")
+        await quiet(world.one)
+        world.two.wire.set_up(True)
+        await world.quiet()
+        assert world.names() == {b"b.txt", b"b (2).txt", b"b (3).txt"}
+        assert await world.one.volume.lookup(ROOT, b"b (3).txt") == mine
+
+    in_world(scene)
+
+
+def test_a_file_removed_elsewhere_that_is_open_for_reading_cannot_be_opened_for_writing() -> None:
+    """What was written to it could be kept nowhere, and the file would stay among the open ones for ever."""
+
+    async def scene(world: World) -> None:
+        node = await make(world.one, b"a", b"at first")
+        await world.quiet()
+        assert await world.two.content(node) == b"at first"
+        reading = world.two.volume.open(node, is_writing=False, is_truncating=False)
+        await world.one.volume.unlink(ROOT, b"a")
+        await quiet(world.one, world.two)
+        with pytest.raises(NoSuchNode):
+            world.two.volume.open(node, is_writing=True, is_truncating=True)
+        assert bytes(await world.two.files.read(reading, 0, 100)) == b"at first"
+        world.two.volume.close(reading)
+        assert not world.two.files.has_unflushed
+        await world.quiet()
+        assert world.names() == set()
 
     in_world(scene)

@@ -66,8 +66,8 @@ class Doing:
         self.reading: list[tuple[Device, Handle]] = []
         self.ever: set[bytes] = {b""}
         """Content that a file had at any time, for those who read it meanwhile."""
-        self.private: dict[NodeId, bytes] = {}
-        """Content that a file had under a name that is ignored, and never another."""
+        self.private: dict[NodeId, tuple[int, bytes]] = {}
+        """By which device, and what, was written to a file with a name that is ignored, and that never had another."""
         self.settled: set[tuple[NodeId, Rev]] = set()
         """Conflicts that somebody settled, or tried to."""
         self.count = 0
@@ -457,7 +457,7 @@ class Doing:
         """`cp`: the same content under another name."""
         _, node = self._pick(device, x, [Kind.FILE])
         data = await device.content(node)
-        self.private = {one: kept for one, kept in self.private.items() if kept != data}
+        self.private = {one: kept for one, kept in self.private.items() if kept[1] != data}
         copy = await device.volume.make(self._folder(device, y), NAMES[(x + y) % len(NAMES)], stat.S_IFREG | 0o644, ME)
         self._made(device, copy)
         was_written = self.written.get(data)
@@ -500,7 +500,9 @@ class Doing:
             self._made(device, node)
             data = self._content(device, y)
             await self._put(device, node, data)
-            self.private[node] = data
+            # Under a name that the server has, it is a save of what stays in step.
+            if device.tree.slot_holder(Name(folder, hidden)) is None:
+                self.private[node] = device.number, data
         elif y % 3 == 0:
             await self._take_away(device, Name(folder, hidden), node)
         else:
