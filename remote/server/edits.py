@@ -14,11 +14,12 @@ from typing import Final
 from msgspec.structs import replace
 
 from remote.protocol.errors import BadRequest, Changed, InTheWay, NotAllowed, NotFound
-from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
+from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import Change, Commit, CommitAnswer
 from remote.protocol.nodes import Kind, Manifest, Name, NodeState
 from remote.server import commits
 from remote.server.commits import Draft
+from remote.server.database import conflicts as conflict_rows
 from remote.server.database import trees
 from remote.server.database.accounts import Device
 from remote.server.database.connection import Database, Session
@@ -28,6 +29,7 @@ from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.limits import check_name
+from remote.server.past import Past
 from remote.server.quotas import bounded
 from remote.server.rewinding import act_tag
 from remote.server.rights import Right, member_space
@@ -165,6 +167,20 @@ class Edits:
             if edited == state:
                 return []
             return [_draft(node, found.rev, edited, found.content_id, found.size)]
+
+        await self._do(by, space, plan)
+
+    async def take_lost(self, by: By, space: SpaceId, node: NodeId, rev: Rev) -> None:
+        """Makes a node what its version of `rev` was, which lost a merge; where it is stays. Raises NotFound."""
+
+        def plan(session: Session, row: SpaceRow, key: SpaceKey) -> list[Draft]:
+            found, state = _present(session, row, node)
+            lost = conflict_rows.lost_version(session, row.space, node, rev)
+            if lost is None:
+                raise NotFound(f"Rev {rev} of this file is no conflict that is to be settled.")
+            size = Past(session, row.space, key, NOW).content_size(lost[1]) if lost[1] is not None else 0
+            back = replace(decode_state(lost[0]), names=state.names, mounts=state.mounts, birth_ns=state.birth_ns)
+            return [_draft(node, found.rev, back, lost[1], size)]
 
         await self._do(by, space, plan)
 

@@ -54,3 +54,17 @@ def current(session: Session, space: SpaceId, node: NodeId) -> Row:
     )
     assert found is not None, "a conflict is of a node that exists"
     return found
+
+
+def lost_version(session: Session, space: SpaceId, node: NodeId, rev: Rev) -> tuple[bytes, bytes | None] | None:
+    """The state, and the id of the content, of a version that lost a merge nobody has settled."""
+    found = session.row(
+        "SELECT version.state, version.content_id FROM conflict"
+        " JOIN version ON version.space_id = conflict.space_id AND version.node_id = conflict.node_id"
+        " AND version.rev = conflict.rev AND version.mark > 0"
+        " WHERE conflict.space_id = ? AND conflict.node_id = ? AND conflict.rev = ? AND version.state IS NOT NULL",
+        space,
+        node,
+        rev,
+    )
+    return (bytes(found[0]), found[1] if found[1] is None else bytes(found[1])) if found else None

@@ -1,224 +1,40 @@
-"""The JSON API, for people and scripts: history. Its page is /docs, its description /docs/openapi.json.
+"""The JSON API, for people and scripts. Its page is /docs, its description /docs/openapi.json.
 
 Paths are text, relative to the top of the space; bytes that are no UTF-8 show as `\\xff`. Ids are text, too: they are
 larger than what JavaScript counts exactly. Every request needs `Authorization: Bearer TOKEN`.
 """
 
-import secrets
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
-from litestar import Request, Response, Router, get, post, put
+from litestar import Request, Response, Router
 from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import OpenAPIRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
-from litestar.params import JSONBody, QueryParameter
 
-from remote.protocol import history
-from remote.protocol.errors import BadRequest, RemoteError
-from remote.protocol.history import (
-    CHANGED_MAX,
-    DiffRequest,
-    Purged,
-    PurgeRequest,
-    PutBackRequest,
-    RestoreRequest,
-    Retention,
-    RetentionRequest,
-    RewindRequest,
-    TrashRequest,
-    UndoRequest,
+from remote.protocol.errors import RemoteError
+from remote.protocol.messages import (
+    PROTOCOL_VERSION,
+    Problem,
 )
-from remote.protocol.ids import NOW, NodeId, Rev, SpaceId
-from remote.protocol.messages import PROTOCOL_VERSION, HistoryRequest, LoginRequest, MomentsRequest, Problem
-from remote.protocol.times import iso
 from remote.server.http.api_access import access_routes
 from remote.server.http.api_account import account_routes
 from remote.server.http.api_common import (
-    PATH_MAX,
-    SpaceNumber,
     checked_body,
-    device_of,
     documented,
-    names_of,
     signed_in,
-    text_of,
 )
 from remote.server.http.api_content import content_routes
 from remote.server.http.api_files import file_routes
 from remote.server.http.api_guard import guard_routes
+from remote.server.http.api_history import history_routes
 from remote.server.http.api_search import search_routes
 from remote.server.http.api_sharing import sharing_routes
 from remote.server.http.described import api_page
 from remote.server.http.problems import STATUSES, AnyRequest
 from remote.server.instance import Instance
-from remote.server.limits import INT63_TOLD
 
 BODY_MAX = 64 << 10
-_LISTED = 100
-Number = SpaceNumber
-Before = Annotated[
-    int, QueryParameter(name="before", ge=0, le=INT63_TOLD, description="Removed before this rev; 0: all.")
-]
-Path = Annotated[
-    str, QueryParameter(name="path", max_length=PATH_MAX, description="From the top of the space; empty: all of it.")
-]
-Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=1_000, description="At most so many.")]
-Since = Annotated[
-    str,
-    QueryParameter(
-        name="from", max_length=100, description="A time (ISO 8601, UTC unless it says otherwise) or a rev."
-    ),
-]
-To = Annotated[str, QueryParameter(name="to", max_length=100, description="The same; empty: now.")]
-
-
-Id = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,19}$", max_length=19)]
-
-
-class SignedIn(msgspec.Struct):
-    """The token is told this once; `satchel devices` lists what is signed in, and signs it out."""
-
-    token: str
-    device: str
-    user: str
-    home: str
-
-
-class Space(msgspec.Struct):
-    """A space of yours; `quota_bytes` 0: none."""
-
-    space: str
-    name: str
-    role: str
-    rev: int
-    quota_bytes: int
-    used_bytes: int
-
-
-class Version(msgspec.Struct):
-    """What something was, from a rev on; `kind` null: it was removed. `is_conflict`: it lost against another edit."""
-
-    rev: int
-    time: str
-    user: str
-    device: str
-    kind: str | None
-    name: str
-    size_bytes: int
-    is_conflict: bool
-
-
-class Moment(msgspec.Struct):
-    """When a folder, or anything below it, changed."""
-
-    rev: int
-    time: str
-    user: str
-    device: str
-
-
-class Difference(msgspec.Struct):
-    """One path that differs: added, removed, changed, moved or attributes; `was_path`: from where it moved."""
-
-    node: str
-    what: str
-    kind: str
-    path: str
-    was_path: str
-    size_bytes: int
-    was_size_bytes: int
-
-
-class Differences(msgspec.Struct):
-    """The first differences by path; the counts are of all."""
-
-    added: int
-    removed: int
-    changed: int
-    moved: int
-    attributes: int
-    differences: list[Difference]
-
-
-class Done(msgspec.Struct):
-    """What was done by the new `rev` (0: nothing); `of`: the rev gone back to or undone; `kept`: things let be."""
-
-    rev: int
-    of: int
-    kept: int
-    did: Differences
-
-
-class Removed(msgspec.Struct):
-    """Something that was removed, with what went with it: `count` in all."""
-
-    node: str
-    path: str
-    kind: str
-    rev: int
-    time: str
-    user: str
-    device: str
-    count: int
-    size_bytes: int
-
-
-class Trash(msgspec.Struct):
-    """What was removed, newest first; `next`: ask again with this as `before`, 0: there is no more."""
-
-    removed: list[Removed]
-    next: int
-
-
-class Rewind(msgspec.Struct, forbid_unknown_fields=True):
-    """Make `path`, and all in it, what it was at a time or rev."""
-
-    to: Annotated[str, msgspec.Meta(max_length=100)]
-    path: Annotated[str, msgspec.Meta(max_length=PATH_MAX)] = ""
-    dry_run: bool = False
-
-
-class Restore(msgspec.Struct, forbid_unknown_fields=True):
-    """Make `path` what it was at a time or rev; what came into a folder since stays. `beside`: as a copy beside it."""
-
-    path: Annotated[str, msgspec.Meta(min_length=1, max_length=PATH_MAX)]
-    to: Annotated[str, msgspec.Meta(max_length=100)]
-    beside: bool = False
-    dry_run: bool = False
-
-
-class Undo(msgspec.Struct, forbid_unknown_fields=True):
-    """Take back what a rev did; 0: what this device did, or had done, last. Or the mass change `event`, which /events
-    tells; with `keep_new`, what its device made then stays.
-    """
-
-    rev: Annotated[int, msgspec.Meta(ge=0, le=INT63_TOLD)] = 0
-    dry_run: bool = False
-    event: Annotated[int, msgspec.Meta(ge=0, le=INT63_TOLD)] = 0
-    keep_new: bool = False
-
-
-class Nodes(msgspec.Struct, forbid_unknown_fields=True):
-    """Removed things, by the `node` that the trash tells."""
-
-    nodes: Annotated[list[Id], msgspec.Meta(min_length=1, max_length=1_000)]
-
-
-class PurgePath(msgspec.Struct, forbid_unknown_fields=True):
-    """Forget for good what `path`, and all below it, was before now."""
-
-    path: Annotated[str, msgspec.Meta(max_length=PATH_MAX)]
-    dry_run: bool = False
-
-
-class PurgeTrash(msgspec.Struct, forbid_unknown_fields=True):
-    """Forget for good these removed things, or (none given) all that was removed before the rev `before` (0: all)."""
-
-    nodes: Annotated[list[Id], msgspec.Meta(max_length=1_000)] = []
-    before: Annotated[int, msgspec.Meta(ge=0, le=INT63_TOLD)] = 0
-    dry_run: bool = False
 
 
 def api(instance: Instance) -> Router:
@@ -227,9 +43,7 @@ def api(instance: Instance) -> Router:
         path="/api/v1",
         route_handlers=documented(
             [
-                *_reading(instance),
-                *_acting(instance),
-                *_forgetting(instance),
+                *history_routes(instance),
                 *file_routes(instance),
                 *content_routes(instance),
                 *account_routes(instance),
@@ -267,158 +81,6 @@ class _Page(OpenAPIRenderPlugin):
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:  # Any: JSON
         """The page."""
         return api_page(openapi_schema)
-
-
-def _reading(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
-    answers, acts = instance.answers, instance.acts
-
-    @post("/login", status_code=200, security=[{}], summary="Sign a script in: a device of yours, with a token")
-    async def login(data: JSONBody[LoginRequest]) -> SignedIn:
-        found = await instance.devices.login(data)
-        return SignedIn(found.token, str(found.device), found.user_name, str(found.home))
-
-    @get("/spaces", summary="Your spaces")
-    async def spaces(request: AnyRequest) -> list[Space]:
-        found = await answers.spaces(await device_of(instance, request))
-        return [Space(str(one.space), one.name, one.role, one.head, one.quota, one.used) for one in found.spaces]
-
-    @get("/spaces/{space:int}/versions", summary="What a path was, newest first")
-    async def versions(request: AnyRequest, space: Number, path: Path = "", limit: Limit = 1_000) -> list[Version]:
-        device, of = await device_of(instance, request), SpaceId(space)
-        node = await acts.find(device, of, path.encode())
-        found = await answers.history(device, of, HistoryRequest(node, NOW, limit))
-        # What is stored is answered to devices undecoded.
-        decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(found), type=type(found))
-        return [
-            Version(
-                one.rev,
-                iso(one.time_ns),
-                one.user_name,
-                one.device_name,
-                one.state.kind.name.lower() if one.state is not None else None,
-                text_of(one.state.names[0].name) if one.state is not None else "",
-                one.state.content.size if one.state is not None and one.state.content is not None else 0,
-                one.is_conflict,
-            )
-            for one in decoded.versions
-        ]
-
-    @get("/spaces/{space:int}/moments", summary="When a folder, or anything below it, changed, newest first")
-    async def moments(request: AnyRequest, space: Number, path: Path = "", limit: Limit = 1_000) -> list[Moment]:
-        device, of = await device_of(instance, request), SpaceId(space)
-        node = await acts.find(device, of, path.encode())
-        found = await answers.moments(device, of, MomentsRequest(node, limit))
-        return [Moment(one.rev, iso(one.time_ns), one.user_name, one.device_name) for one in found.moments]
-
-    @get("/spaces/{space:int}/diff", summary="What differs in a folder between two times")
-    async def diff(
-        request: AnyRequest, space: Number, since: Since, path: Path = "", to: To = "", limit: Limit = 1_000
-    ) -> Differences:
-        device, of = await device_of(instance, request), SpaceId(space)
-        node = await acts.find(device, of, path.encode())
-        wanted = DiffRequest(node, await acts.rev_of(device, of, since), await acts.rev_of(device, of, to), limit)
-        return _differences(await acts.diff(device, of, wanted))
-
-    @get("/spaces/{space:int}/trash", summary="What was removed and can be brought back, newest first")
-    async def trash(request: AnyRequest, space: Number, before: Before = 0, limit: Limit = 100) -> Trash:
-        wanted = TrashRequest(Rev(before), limit)
-        found = await acts.trash(await device_of(instance, request), SpaceId(space), wanted)
-        return Trash([_removed(one) for one in found.removed], found.next)
-
-    @get("/spaces/{space:int}/retention", summary="How much of the past is kept")
-    async def retention(request: AnyRequest, space: Number) -> Retention:
-        return await acts.retention(await device_of(instance, request), SpaceId(space), RetentionRequest())
-
-    return [login, spaces, versions, moments, diff, trash, retention]
-
-
-def _acting(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
-    acts = instance.acts
-
-    @post("/spaces/{space:int}/rewind", status_code=200, summary="Make a tree what it was")
-    async def rewind(request: AnyRequest, space: Number, data: JSONBody[Rewind]) -> Done:
-        device, of = await device_of(instance, request), SpaceId(space)
-        node = await acts.find(device, of, data.path.encode())
-        to = await acts.rev_of(device, of, data.to)
-        return _done(await acts.rewind(device, of, RewindRequest(_op_id(), node, to, data.dry_run, _LISTED)))
-
-    @post("/spaces/{space:int}/restore", status_code=200, summary="Bring a path back as it was, or beside what it is")
-    async def restore(request: AnyRequest, space: Number, data: JSONBody[Restore]) -> Done:
-        device, of = await device_of(instance, request), SpaceId(space)
-        path = b"/".join(names_of(data.path))
-        to = await acts.rev_of(device, of, data.to)
-        first = await instance.files.fresh_nodes(device.user, CHANGED_MAX + 1)
-        wanted = RestoreRequest(_op_id(), path, to, data.beside, data.dry_run, _LISTED)
-        return _done(await acts.restore(device, of, wanted, first))
-
-    @post("/spaces/{space:int}/undo", status_code=200, summary="Take back what a rev did")
-    async def undo(request: AnyRequest, space: Number, data: JSONBody[Undo]) -> Done:
-        wanted = UndoRequest(_op_id(), Rev(data.rev), data.dry_run, _LISTED, data.event, data.keep_new)
-        return _done(await acts.undo(await device_of(instance, request), SpaceId(space), wanted))
-
-    @post("/spaces/{space:int}/trash/restore", status_code=200, summary="Bring removed things back")
-    async def put_back(request: AnyRequest, space: Number, data: JSONBody[Nodes]) -> Done:
-        wanted = PutBackRequest(_op_id(), _nodes(data.nodes), limit=_LISTED)
-        return _done(await acts.put_back(await device_of(instance, request), SpaceId(space), wanted))
-
-    return [rewind, restore, undo, put_back]
-
-
-def _forgetting(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
-    acts = instance.acts
-
-    @put("/spaces/{space:int}/retention", summary="Set how much of the past is kept")
-    async def set_retention(request: AnyRequest, space: Number, data: JSONBody[Retention]) -> Retention:
-        return await acts.retention(await device_of(instance, request), SpaceId(space), RetentionRequest(data))
-
-    @post("/spaces/{space:int}/trash/purge", status_code=200, summary="Forget removed things for good")
-    async def purge_trash(request: AnyRequest, space: Number, data: JSONBody[PurgeTrash]) -> Purged:
-        wanted = PurgeRequest(_nodes(data.nodes), Rev(data.before), data.dry_run)
-        return await acts.purge(await device_of(instance, request), SpaceId(space), wanted)
-
-    @post("/spaces/{space:int}/purge", status_code=200, summary="Forget for good what a path was before now")
-    async def purge_path(request: AnyRequest, space: Number, data: JSONBody[PurgePath]) -> Purged:
-        device, of = await device_of(instance, request), SpaceId(space)
-        node = await acts.find(device, of, data.path.encode())
-        return await acts.purge(device, of, PurgeRequest((node,), NOW, data.dry_run))
-
-    return [set_retention, purge_trash, purge_path]
-
-
-def _op_id() -> bytes:
-    return secrets.token_bytes(16)
-
-
-def _nodes(texts: list[str]) -> tuple[NodeId, ...]:
-    for text in texts:
-        if not (text.isascii() and text.isdecimal() and len(text) < 20):
-            raise BadRequest(f"{text[:40]!r} is no node: the trash tells them.")
-    return tuple(NodeId(int(text)) for text in texts)
-
-
-def _differences(found: history.Differences) -> Differences:
-    listed = [
-        Difference(
-            str(one.node),
-            one.what,
-            one.kind,
-            text_of(one.path),
-            text_of(one.was_path),
-            one.size,
-            one.was_size,
-        )
-        for one in found.differences
-    ]
-    return Differences(found.added, found.removed, found.changed, found.moved, found.attributes, listed)
-
-
-def _done(found: history.Done) -> Done:
-    return Done(found.rev, found.of, found.kept, _differences(found.did))
-
-
-def _removed(one: history.Removed) -> Removed:
-    time, who = iso(one.time_ns), (one.user_name, one.device_name)
-    return Removed(str(one.node), text_of(one.path), one.kind, one.rev, time, *who, one.nodes, one.size)
 
 
 def _answer_error(_: AnyRequest, error: RemoteError) -> Response[Problem]:

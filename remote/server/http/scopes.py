@@ -115,6 +115,8 @@ ROUTE_SCOPES: dict[str, str] = {
     "POST /api/v1/files/{file}/copy": WRITE,
     "POST /api/v1/folders": WRITE,
     f"POST {_JSON}/restore": WRITE,
+    f"GET {_JSON}/conflicts": READ,
+    f"POST {_JSON}/conflicts/settle": WRITE,
     # Its address is signed.
     "PUT /api/v1/uploads/{upload}/parts/{number}": OPEN,
     "GET /api/v1/links": SHARE,

@@ -167,6 +167,8 @@ JSON_IN_SPACE: dict[str, Case] = {
     "PUT retention": Case(MANAGE, lambda _: {"all_days": 7}),
     "POST rewind": Case(WRITE, lambda _: {"to": "2"}),
     "POST undo": Case(WRITE, lambda _: {"rev": 3}),
+    "GET conflicts": Case(READ),
+    "POST conflicts/settle": Case(WRITE, lambda world: {"file": str(world.file), "rev": 1}),
     "POST restore": Case(WRITE, lambda _: {"path": "removed", "to": "2"}),
     "POST trash/restore": Case(WRITE, lambda world: {"nodes": [str(world.gone)]}),
     "POST trash/purge": Case(MANAGE, lambda world: {"nodes": [str(world.gone)], "dry_run": True}),
