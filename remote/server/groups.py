@@ -27,7 +27,7 @@ from remote.server.database.accounts import Device
 from remote.server.database.connection import Session
 from remote.server.database.sharing import GroupRow
 from remote.server.limits import LABEL_MAX, check_label
-from remote.server.membership import Told, name_of
+from remote.server.membership import Members, Told, name_of
 from remote.server.sharing import SharingAnswers
 
 
@@ -43,28 +43,17 @@ class GroupAnswers:
 
         def read(session: Session) -> Groups:
             found = [rows.group_row(session, group) for group in rows.groups_of(session, device.user)]
-            told = [_told(session, row, device.user) for row in found if row is not None]
+            told = [told_group(session, row, device.user) for row in found if row is not None]
             return Groups(tuple(sorted(told, key=lambda group: group.name)))
 
         return await self._sharing.look(read)
 
     async def make(self, device: Device, request: GroupRequest) -> Group:
         """A new group of nobody; raises BadRequest for a name that is taken, by a user too."""
-        check_label("The group's name", request.name)
 
         def make(session: Session, _: Told) -> Group:
-            name = login_name(request.name)
-            if account_rows.user_of_login(session, name) is not None:
-                raise BadRequest(f"There is a user {request.name}: give the group another name.")
-            if rows.group_of_name(session, name) is not None:
-                raise BadRequest(f"There is a group {request.name} already: give this one another name.")
-            if len(rows.groups_of(session, device.user)) >= GROUPS_MAX:
-                raise NotAllowed(f"You own or are in {GROUPS_MAX} groups, which is all that one user gets.")
-            row = GroupRow(secrets.randbelow((1 << 63) - 1) + 1, request.name, device.user)
-            rows.add_group(session, row, name, self._now_ns())
-            rows.note_group(session, device.user, row.group)
-            audit.note(session, device.user, "group made", row.group_name)
-            return _told(session, row, device.user)
+            row = make_group(session, request.name, device.user, self._now_ns())
+            return told_group(session, row, device.user)
 
         return await self._sharing.told(make)
 
@@ -73,17 +62,7 @@ class GroupAnswers:
 
         def remove(session: Session, told: Told) -> Done:
             row = _own(session, device.user, request.name)
-            members = rows.group_members(session, row.group)
-            for space in rows.group_spaces(session, row.group):
-                rows.end_permit(session, space, is_group=True, who=row.group)
-                rows.end_group_space(session, row.group, space)
-                self._refresh(session, told, space, members, device.user)
-            for user in members:
-                rows.end_group_member(session, row.group, user)
-                rows.forget_group(session, user, row.group)
-            rows.forget_group(session, row.owner, row.group)
-            rows.end_group(session, row.group, login_name(row.group_name))
-            audit.note(session, device.user, "group removed", row.group_name)
+            remove_group(self._sharing.members_of(session, told), row, device.user)
             return Done()
 
         return await self._sharing.told(remove)
@@ -93,14 +72,7 @@ class GroupAnswers:
 
         def add(session: Session, told: Told) -> Done:
             row = _own(session, device.user, request.name)
-            user = _user(session, request.who)
-            if len(rows.group_members(session, row.group)) >= GROUP_MEMBERS_MAX:
-                raise NotAllowed(f"{row.group_name} has {GROUP_MEMBERS_MAX} members, which is all that a group gets.")
-            rows.add_group_member(session, row.group, user)
-            rows.note_group(session, user, row.group)
-            audit.note(session, row.owner, "group joined", f"{name_of(session, user)} in {row.group_name}")
-            for space in rows.group_spaces(session, row.group):
-                self._refresh(session, told, space, [user], device.user)
+            add_to_group(self._sharing.members_of(session, told), row, user_of(session, request.who), device.user)
             return Done()
 
         return await self._sharing.told(add)
@@ -109,44 +81,114 @@ class GroupAnswers:
         """Takes a user out of a group; anybody may take out himself."""
 
         def remove(session: Session, told: Told) -> Done:
-            user = _user(session, request.who)
+            user = user_of(session, request.who)
             row = _own(session, device.user, request.name, or_member=user == device.user)
-            if not rows.end_group_member(session, row.group, user):
-                raise NotFound(f"{name_of(session, user)} is not in {row.group_name}.")
-            audit.note(session, row.owner, "group left", f"{name_of(session, user)} in {row.group_name}")
-            if user != row.owner:
-                rows.forget_group(session, user, row.group)
-            for space in rows.group_spaces(session, row.group):
-                self._refresh(session, told, space, [user], device.user)
+            take_from_group(self._sharing.members_of(session, told), row, user, device.user)
             return Done()
 
         return await self._sharing.told(remove)
 
-    def _refresh(self, session: Session, told: Told, space_id: SpaceId, users: list[UserId], by: UserId) -> None:
-        space = space_rows.space_row(session, space_id)
-        if space is not None:
-            self._sharing.refresh(session, told, space, users, by)
 
-
-def _own(session: Session, user: UserId, name: str, *, or_member: bool = False) -> GroupRow:
-    """The group of this name, if the user may change it; raises NotFound, NotAllowed."""
-    group = rows.group_of_name(session, login_name(name[:LABEL_MAX]))
-    row = rows.group_row(session, group) if group is not None else None
-    is_in = row is not None and rows.is_in_group(session, row.group, user)
-    if row is None or (row.owner != user and not is_in):
-        raise NotFound(f"You have no group {name[:LABEL_MAX]}.")
-    if row.owner != user and not or_member:
-        raise NotAllowed(f"{row.group_name} is a group of {name_of(session, row.owner)}, who alone changes it.")
+def make_group(session: Session, name: str, owner: UserId, now_ns: int) -> GroupRow:
+    """A new group of nobody; raises BadRequest for a name that is taken, NotAllowed for one group too many."""
+    check_label("The group's name", name)
+    wanted = login_name(name)
+    if account_rows.user_of_login(session, wanted) is not None:
+        raise BadRequest(f"There is a user {name}: give the group another name.")
+    if rows.group_of_name(session, wanted) is not None:
+        raise BadRequest(f"There is a group {name} already: give this one another name.")
+    if len(rows.groups_of(session, owner)) >= GROUPS_MAX:
+        raise NotAllowed(f"{name_of(session, owner)} owns or is in {GROUPS_MAX} groups, which is all that one gets.")
+    row = GroupRow(secrets.randbelow((1 << 63) - 1) + 1, name, owner)
+    rows.add_group(session, row, wanted, now_ns)
+    rows.note_group(session, owner, row.group)
+    audit.note(session, owner, "group made", name)
     return row
 
 
-def _user(session: Session, who: str) -> UserId:
+def remove_group(members: Members, row: GroupRow, by: UserId) -> None:
+    """Ends a group, and what its members had by it alone."""
+    session = members.session
+    users = rows.group_members(session, row.group)
+    for space in rows.group_spaces(session, row.group):
+        rows.end_permit(session, space, is_group=True, who=row.group)
+        rows.end_group_space(session, row.group, space)
+        _refresh(members, space, users, by)
+    for user in users:
+        rows.end_group_member(session, row.group, user)
+        rows.forget_group(session, user, row.group)
+    rows.forget_group(session, row.owner, row.group)
+    rows.end_group(session, row.group, login_name(row.group_name))
+    audit.note(session, row.owner, "group removed", row.group_name)
+
+
+def add_to_group(members: Members, row: GroupRow, user: UserId, by: UserId) -> None:
+    """Puts a user into a group, and invites him to what is shared with it; raises NotAllowed when it is full."""
+    session = members.session
+    if len(rows.group_members(session, row.group)) >= GROUP_MEMBERS_MAX:
+        raise NotAllowed(f"{row.group_name} has {GROUP_MEMBERS_MAX} members, which is all that a group gets.")
+    if user != row.owner and len(rows.groups_of(session, user)) >= GROUPS_MAX:
+        raise NotAllowed(f"{name_of(session, user)} owns or is in {GROUPS_MAX} groups, which is all that one gets.")
+    rows.add_group_member(session, row.group, user)
+    rows.note_group(session, user, row.group)
+    audit.note(session, row.owner, "group joined", f"{name_of(session, user)} in {row.group_name}")
+    for space in rows.group_spaces(session, row.group):
+        _refresh(members, space, [user], by)
+
+
+def take_from_group(members: Members, row: GroupRow, user: UserId, by: UserId) -> None:
+    """Takes a user out of a group, and what he had by it alone; raises NotFound when he is not in it."""
+    session = members.session
+    if not rows.end_group_member(session, row.group, user):
+        raise NotFound(f"{name_of(session, user)} is not in {row.group_name}.")
+    audit.note(session, row.owner, "group left", f"{name_of(session, user)} in {row.group_name}")
+    if user != row.owner:
+        rows.forget_group(session, user, row.group)
+    for space in rows.group_spaces(session, row.group):
+        _refresh(members, space, [user], by)
+
+
+def group_named(session: Session, name: str) -> GroupRow:
+    """The group of this name; raises NotFound."""
+    group = rows.group_of_name(session, login_name(name[:LABEL_MAX]))
+    row = rows.group_row(session, group) if group is not None else None
+    if row is None:
+        raise NotFound(f"There is no group {name[:LABEL_MAX]}.")
+    return row
+
+
+def user_of(session: Session, who: str) -> UserId:
+    """The user of this name; raises NotFound."""
     user = account_rows.user_of_login(session, login_name(who[:LABEL_MAX]))
     if user is None:
         raise NotFound(f"There is no user {who[:LABEL_MAX]}.")
     return user
 
 
-def _told(session: Session, row: GroupRow, asking: UserId) -> Group:
+def told_group(session: Session, row: GroupRow, asking: UserId) -> Group:
+    """The group as a user is told of it."""
     members = sorted(name_of(session, user) for user in rows.group_members(session, row.group))
     return Group(row.group_name, name_of(session, row.owner), tuple(members), row.owner == asking)
+
+
+def every_group(session: Session) -> list[Group]:
+    """All groups, by name; for whoever runs the server."""
+    found = [rows.group_row(session, group) for group in rows.every_group(session)]
+    return [told_group(session, row, row.owner) for row in found if row is not None]
+
+
+def _refresh(members: Members, space_id: SpaceId, users: list[UserId], by: UserId) -> None:
+    space = space_rows.space_row(members.session, space_id)
+    for user in users if space is not None else ():
+        members.refresh(space, user, by)
+
+
+def _own(session: Session, user: UserId, name: str, *, or_member: bool = False) -> GroupRow:
+    """The group of this name, if the user may change it; raises NotFound, NotAllowed."""
+    row = group_named(session, name)
+    if row.owner != user and not rows.is_in_group(session, row.group, user):
+        # As for one that there is not.
+        raise NotFound(f"There is no group {name[:LABEL_MAX]}.")
+    if row.owner != user and not or_member:
+        raise NotAllowed(f"{row.group_name} is a group of {name_of(session, row.owner)}, who alone changes it.")
+    return row

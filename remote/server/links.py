@@ -134,8 +134,10 @@ class LinkAnswers:
                     continue
                 key = self._keyring.key(space)
                 try:
+                    # Whose links may not be used any more is told nothing more of what they led to.
+                    member_space(session, row.space, device.user, Right.WRITE)
                     item = _item(session, space, key, row.node)
-                except NotFound:
+                except (NotFound, NotAllowed):
                     item = None
                 secret = key.open(row.secret).decode()
                 found.append(_entry(row, secret, item, is_over=item is None or self._is_over(row)))

@@ -16,6 +16,7 @@ import click
 from remote.protocol.errors import RemoteError
 from remote.protocol.times import iso
 from remote.server import instance
+from remote.server.grouping import group
 from remote.server.instance import InstanceTrouble
 from remote.server.jobs.chosen import SEARCHES, Choice, chosen
 from remote.server.keeping import COMMANDS, Size, data_option, key_option
@@ -165,6 +166,7 @@ def quota(name: str, size_bytes: int, data: Path | None, key_file: Path | None) 
 
 for _command in COMMANDS:
     cli.add_command(_command)
+cli.add_command(group)
 
 
 def main() -> None:

@@ -234,7 +234,7 @@ class SharingAnswers:
             space = space_rows.space_row(session, request.space)
             if space is None:
                 raise NotFound(f"You are not invited to a shared folder {request.space}.")
-            self._members(session, told).accept(space, device.user, node)
+            self.members_of(session, told).accept(space, device.user, node)
             return Shared(space.space, node, space.name)
 
         return await self.told(accept)
@@ -266,7 +266,7 @@ class SharingAnswers:
             _check_shared(session, space)
             if space_rows.owner_id(session, space.space) == device.user:
                 raise NotAllowed(f"{space.name} is yours: give it to another member, or stop sharing it.")
-            self._members(session, told).end(space, device.user)
+            self.members_of(session, told).end(space, device.user)
             left = rows.InvitationRow(space.space, device.user, self._now_ns(), is_declined=True)
             rows.put_invitation(session, device.user, left)
             note_about(session, space, device.user, "share left")
@@ -323,7 +323,7 @@ class SharingAnswers:
 
     def _put_out(self, session: Session, told: Told, space: SpaceRow, owner: UserId) -> None:
         """Ends all that is granted in the space, but that it is its owner's."""
-        members = self._members(session, told)
+        members = self.members_of(session, told)
         for permit in rows.permits(session, space.space):
             rows.end_permit(session, space.space, is_group=permit.is_group, who=permit.who)
             if permit.is_group:
@@ -365,11 +365,12 @@ class SharingAnswers:
 
     def refresh(self, session: Session, told: Told, space: SpaceRow, users: list[UserId], by: UserId) -> None:
         """Makes of these users in a space what permits say now; new ones are invited `by` that user."""
-        members = self._members(session, told)
+        members = self.members_of(session, told)
         for user in users:
             members.refresh(space, user, by)
 
-    def _members(self, session: Session, told: Told) -> membership.Members:
+    def members_of(self, session: Session, told: Told) -> membership.Members:
+        """What changes members within this transaction."""
         return membership.Members(session, self._keyring, told, self._now_ns())
 
     def _changed(self, session: Session, told: Told, user: UserId) -> None:

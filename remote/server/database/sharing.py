@@ -107,6 +107,13 @@ def group_of_name(session: Session, login_name: str) -> int | None:
     return int(found[0]) if found else None
 
 
+def every_group(session: Session) -> list[int]:
+    """All groups, by name; for whoever runs the server: it looks into every shard."""
+    return [
+        int(row[0]) for row in session.rows("SELECT group_id FROM group_name /* every shard */ ORDER BY login_name")
+    ]
+
+
 def group_row(session: Session, group: int) -> GroupRow | None:
     """A group."""
     found = session.row("SELECT group_name, owner FROM user_group WHERE group_id = ?", group)

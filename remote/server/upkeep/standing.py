@@ -7,6 +7,7 @@ from functools import partial
 
 from remote.protocol.ids import SpaceId
 from remote.server.database import chunks as chunk_rows
+from remote.server.database import spaces as space_rows
 from remote.server.database import upkeep as rows
 from remote.server.database.connection import Session, faults
 from remote.server.database.spaces import SpaceRow, space_row
@@ -69,6 +70,7 @@ def look(instance: Beside) -> Iterator[Finding]:
     damage = instance.database.read_now(faults)
     yield Finding(not damage, f"The database is damaged: {damage[0]}." if damage else "The database is whole.")
     yield from _look_at_journals(instance)
+    yield _look_at_payers(instance)
     yield from _look_at_references(instance)
     yield from _look_at_objects(instance)
     count = sum(1 for _ in lost(instance))
@@ -104,6 +106,22 @@ def _chunks(instance: Beside) -> Iterator[list[rows.StoredChunk]]:
     while found := instance.database.read_now(partial(rows.chunks_after, chunk=after, limit=AT_ONCE)):
         yield found
         after = found[-1].place.id
+
+
+def _look_at_payers(instance: Beside) -> Finding:
+    """Whether homes count what is in the shared spaces that they pay for."""
+    wrong: list[str] = []
+    for space in [row.space for row in _spaces(instance)]:
+        wrong += instance.database.read_now(partial(_miscounted, space))
+    told = f"{_some(wrong)} count other sums than are in the folders that they share."
+    return Finding(not wrong, told if wrong else "What is shared counts for who owns it.")
+
+
+def _miscounted(space: SpaceId, session: Session) -> list[str]:
+    row = space_row(session, space)
+    paid = [space_row(session, each) for each in space_rows.paid_by(session, space)]
+    used = sum(each.used for each in paid if each is not None)
+    return [row.name] if row is not None and row.shared_used != used else []
 
 
 def _look_at_journals(instance: Beside) -> Iterator[Finding]:

@@ -652,3 +652,16 @@ def test_commands_beside_the_server_tell_what_they_did(made: Home) -> None:
         wrong = made.run("doctor")
         assert (wrong.returncode, "WRONG 1 chunks are lost" in wrong.stdout) == (1, True)
     assert made.run("gc", "--grace", "soon").returncode == 2
+
+
+def test_groups_are_kept_by_whoever_runs_the_server(made: Home) -> None:
+    assert made.run("user", "add", "bob", "--password-stdin", text="correct horse\n").returncode == 0
+    assert made.run("group", "add", "team", "--owner", "ann").returncode == 0
+    assert made.run("group", "member", "team", "bob").returncode == 0
+    assert made.run("group", "list").stdout == "team  of ann  bob\n"
+    taken = made.run("group", "add", "Bob", "--owner", "ann")
+    assert (taken.returncode, "There is a user" in taken.stderr) == (1, True)
+    assert made.run("group", "member", "team", "bob", "--remove").returncode == 0
+    assert "is not in team" in made.run("group", "member", "team", "bob", "--remove").stderr
+    assert made.run("group", "remove", "team").returncode == 0
+    assert made.run("group", "list", "--json").stdout == "[]\n"

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from remote.protocol import history
-from remote.protocol.account import Audit, AuditRequest, LinkEntry, LinkRequest
+from remote.protocol.account import Audit, AuditRequest, LinkEntry, LinkRequest, Links
 from remote.protocol.errors import BadRequest, InTheWay, NotAllowed, NotFound, QuotaExceeded
 from remote.protocol.history import Purged, PurgeRequest, RewindRequest, Trash, TrashRequest, UndoRequest
 from remote.protocol.ids import ROOT, ChunkId, NodeId, Rev, SpaceId
@@ -46,6 +46,7 @@ from remote.protocol.sharing import (
 from remote.server import instance as instances
 from remote.server.database import chunks as chunk_rows
 from remote.server.instance import Instance
+from remote.server.upkeep import standing
 from remote.server.upkeep.collecting import Collector
 
 pytestmark = pytest.mark.anyio
@@ -428,7 +429,7 @@ def bounded(tmp_path: Path) -> Callable[[str, int], None]:
 
 
 async def test_what_is_shared_counts_for_its_owner(
-    ann: Any, bob: Any, thesis: NodeId, bounded: Callable[[str, int], None], instance: Instance
+    ann: Any, bob: Any, thesis: NodeId, bounded: Callable[[str, int], None], tmp_path: Path
 ) -> None:
     used = (await ann.space()).used
     shared = await share(ann, thesis, "bob")
@@ -460,6 +461,8 @@ async def test_what_is_shared_counts_for_its_owner(
     await about(bob, "end", shared.space)
     assert ((await ann.space()).used, (await bob.space()).used) == (100, used + 600)
     assert await ann.names() == [b"rest"]
+    with instances.beside(tmp_path / "data", tmp_path / "key") as beside:
+        assert [each.sentence for each in standing.look(beside) if not each.is_good] == []
 
 
 async def test_leases_of_a_shared_folder_are_of_its_owners_quota(
@@ -493,6 +496,8 @@ async def test_links_into_a_shared_folder_need_an_editor(ann: Any, bob: Any, the
         assert "intro.txt" in (await http.get(each.path)).text
     await share(ann, thesis, "bob", role="viewer")
     assert (await http.get(link.path)).status_code == 410
+    (told,) = (await bob.ask("GET", "/v1/links", None, Links)).links
+    assert (told.is_over, told.name) == (True, "")
     assert (await http.get(own.path)).status_code == 200
 
 
