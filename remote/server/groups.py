@@ -179,8 +179,9 @@ def every_group(session: Session) -> list[Group]:
 
 def _refresh(members: Members, space_id: SpaceId, users: list[UserId], by: UserId) -> None:
     space = space_rows.space_row(members.session, space_id)
-    for user in users if space is not None else ():
-        members.refresh(space, user, by)
+    if space is not None:
+        for user in users:
+            members.refresh(space, user, by)
 
 
 def _own(session: Session, user: UserId, name: str, *, or_member: bool = False) -> GroupRow:
