@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from remote.protocol.events import Events, Guard
 from remote.protocol.history import Difference, Differences, Done, Purged, Retention, Trash
 from remote.protocol.ids import NOW, NOWHERE, ROOT, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import (
@@ -219,9 +220,24 @@ class GraftedActs:
         done = await self._acts.rewind(space, self._border.out(folder), to, is_dry_run=is_dry_run, limit=limit)
         return self._into(done)
 
-    async def undo(self, space: SpaceId, rev: Rev = NOW, *, is_dry_run: bool, limit: int) -> Done:
+    async def undo(
+        self, space: SpaceId, rev: Rev = NOW, *, is_dry_run: bool, limit: int, event: int = 0, keeps_new: bool = False
+    ) -> Done:
         """See Acts."""
-        return self._into(await self._acts.undo(space, rev, is_dry_run=is_dry_run, limit=limit))
+        done = await self._acts.undo(space, rev, is_dry_run=is_dry_run, limit=limit, event=event, keeps_new=keeps_new)
+        return self._into(done)
+
+    async def events(self, space: SpaceId, before: int = 0, limit: int = 100) -> Events:
+        """See Acts."""
+        return await self._acts.events(space, before, limit)
+
+    async def answer_event(self, space: SpaceId, event: int, says: str) -> None:
+        """See Acts."""
+        await self._acts.answer_event(space, event, says)
+
+    async def guard(self, space: SpaceId, guard: Guard | None = None) -> Guard:
+        """See Acts."""
+        return await self._acts.guard(space, guard)
 
     async def trash(self, space: SpaceId, before: Rev = NOW, limit: int = 100) -> Trash:
         """See Acts; paths are those in the space."""

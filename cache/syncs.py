@@ -104,6 +104,7 @@ class Syncs:
                 pending_nodes=standing.pending_nodes + one.pending_nodes,
                 stuck=standing.stuck + one.stuck,
                 unlisted_folders=standing.unlisted_folders + one.unlisted_folders,
+                asked=standing.asked + one.asked,
             )
         return standing
 

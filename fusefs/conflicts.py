@@ -12,6 +12,7 @@ from cache.staging import StagingId, Stagings
 from cache.tree import LostEdit
 from fusefs import moments
 from fusefs.errors import Invalid, NoEntry
+from fusefs.lookback import Lookback
 from fusefs.restore import TRIES, Restore, not_sent
 from fusefs.versions import CONFLICTS_NAME, Versions, lost_name
 from fusefs.volume import Volume
@@ -65,7 +66,7 @@ class Conflicts:
         self,
         volume: Volume,
         stagings: Stagings,
-        versions: Versions,
+        versions: Versions | Lookback,
         restore: Restore,
         service: Service,
         *,

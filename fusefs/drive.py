@@ -42,13 +42,15 @@ from fusefs.hands import Hands
 from fusefs.history import History
 from fusefs.keeping import PAST_SHARE, Keeping
 from fusefs.kernel import Delivering, Operations
+from fusefs.lookback import Lookback
 from fusefs.repeater import Repeater
 from fusefs.restore import Restore
 from fusefs.settings import Account, Choices, Places
+from fusefs.sights import Sight, Sights
 from fusefs.versions import Versions
 from fusefs.volume import Volume
 from remote.protocol.errors import RemoteError, Unreachable
-from remote.protocol.ids import ChunkId, DeviceId, NodeId, SpaceId
+from remote.protocol.ids import ROOT, ChunkId, DeviceId, NodeId, SpaceId
 from remote.protocol.messages import Room
 from remote.protocol.service import Acts, Service
 
@@ -149,12 +151,12 @@ class Drive:
         self.past = Past(places.cache / "past", past_bytes)
         self.grafts.on_left = self.past.clear
         self.versions = Versions(service, self.space, self.reader, self.past, owner, seconds)
-        self.restore = Restore(self.volume, self.versions)
-        self.history = History(self.volume, self.versions, service, self.space)
-        device = DeviceId(account.device)
-        self.conflicts = Conflicts(
-            self.volume, self.stagings, self.versions, self.restore, service, space=self.space, device=device
-        )
+        self._device = DeviceId(account.device)
+        lookback = self.versions.home
+        self.history, self.restore, self.conflicts = self._past_of(lookback, service, self.space, ROOT)
+        home = Sight(self.space, ROOT, self.tree, lookback, self.history, self.restore, self.conflicts, acts)
+        self.sights = Sights(home, self.grafts, self.past, acts, self._past_of, seconds)
+        self.versions.space_below = lambda folder: self.sights.below(folder).lookback
         self._beat = Beat()
         self._lost = trio.Event()
         self.counting = Counting(self.tree, traffic, self.reader.counters)
@@ -183,6 +185,14 @@ class Drive:
         quota.lease.on_more = push.retry_all
         quota.lease.on_lost = self._note_loss
         self.files.on_cut = self._hold_back
+
+    def _past_of(
+        self, lookback: Lookback, service: Service, space: SpaceId, top: NodeId
+    ) -> tuple[History, Restore, Conflicts]:
+        """What is asked of the past of one space."""
+        restore = Restore(self.volume, lookback, top)
+        conflicts = Conflicts(self.volume, self.stagings, lookback, restore, service, space=space, device=self._device)
+        return History(self.volume, lookback, service, space, top), restore, conflicts
 
     def _join(self, graft: Graft) -> None:
         """What this drive does for a shared space that it has from now on."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fusefs.errors import NoEntry, NotFolder
+from fusefs.lookback import Lookback
 from fusefs.versions import Versions
 from fusefs.volume import Volume
 from remote.protocol.ids import NOW, ROOT, NodeId, Rev, SpaceId
@@ -32,7 +33,11 @@ class Old:
 class History:
     """The history of one space."""
 
-    def __init__(self, volume: Volume, versions: Versions, service: Service, space: SpaceId) -> None:
+    def __init__(
+        self, volume: Volume, versions: Versions | Lookback, service: Service, space: SpaceId, top: NodeId = ROOT
+    ) -> None:
+        """`top`: the folder that mounts the space; paths are relative to it."""
+        self._top = top
         self._volume = volume
         self._versions = versions
         self._service = service
@@ -45,7 +50,7 @@ class History:
     async def path_at(self, node: NodeId, rev: Rev) -> bytes | None:
         """The first path of a node as of a rev; None when it did not exist. Raises RemoteError."""
         parts: list[bytes] = []
-        while node != ROOT:
+        while node != self._top:
             state = await self._versions.state_at(node, rev)
             if state is None or not state.names:
                 return None
@@ -115,7 +120,7 @@ class History:
     async def _find(self, parts: Sequence[bytes]) -> tuple[NodeId | None, NodeId]:
         """The folder and the node that a path leads to now, or led to last."""
         folder: NodeId | None = None
-        node = ROOT
+        node = self._top
         for position, part in enumerate(parts):
             try:
                 child = await self._volume.lookup(node, part)

@@ -15,6 +15,7 @@ from fusefs.control import Exit, Refused
 from fusefs.drive import Drive
 from fusefs.errors import Invalid, NoEntry
 from fusefs.history import Old
+from fusefs.sights import Sight
 from remote.protocol.history import DIFFERENCES_MAX, TRASH_MAX, Difference, Differences, Done, Removed
 from remote.protocol.ids import NOW, ROOT, NodeId, Rev
 from remote.protocol.messages import Moment, Version
@@ -57,14 +58,14 @@ class PastVerbs:
         }
 
     async def _versions(self, fields: Fields) -> object:
-        path = os.fsencode(str(fields["path"]))
-        found = await self._drive.history.of_path(path)
+        sight, path = self._drive.sights.of_path(os.fsencode(str(fields["path"])))
+        found = await sight.history.of_path(path)
         is_folder = any(old.version.state is not None and old.version.state.kind is Kind.FOLDER for old in found)
         shown = [told(old) for old in found]
         if is_folder or not path:
             # A folder is what is in it: each moment at which anything below it changed is one to go back to.
             own = {one["rev"] for one in shown}
-            others = await self._drive.history.moments(path)
+            others = await sight.history.moments(path)
             shown += [_told_moment(one) for one in others if one.rev not in own]
             shown.sort(key=lambda one: int(one["rev"]), reverse=True)
         return shown
@@ -75,20 +76,23 @@ class PastVerbs:
         at, is_copy = fields.get("at"), bool(fields.get("copy"))
         if at is None and is_copy:
             raise Refused("Say which version the copy is to be of: --at TIME or --at REV.", Exit.USAGE)
-        rev = await self.rev(str(at)) if at is not None else None
+        sight, below = self._drive.sights.of_path(path)
+        rev = await self.rev(str(at), sight) if at is not None else None
         with suppress(NoEntry):
             await self._sent(await self._lookup(path))
         if rev is None:
             rev = await self._before_removal(path)
-        restored = await self._drive.restore.path(path, rev, is_copy=is_copy)
-        return {"rev": restored.rev, "nodes": restored.nodes, "path": os.fsdecode(restored.path)}
+        restored = await sight.restore.path(below, rev, is_copy=is_copy)
+        there = self._drive.sights.prefix(sight) + restored.path
+        return {"rev": restored.rev, "nodes": restored.nodes, "path": os.fsdecode(there.rstrip(b"/"))}
 
     async def _before_removal(self, path: bytes) -> Rev:
         """The last rev at which something that is removed was there."""
         with suppress(NoEntry):
             await self._lookup(path)
             raise Refused(f"{os.fsdecode(path)} is there: say what to make it again, by --at TIME or --at REV.")
-        found = await self._drive.history.of_path(path)
+        sight, below = self._drive.sights.of_path(path)
+        found = await sight.history.of_path(below)
         if not found or found[0].version.state is not None:
             raise Refused(f"It is not known when {os.fsdecode(path)} was removed: say --at TIME.")
         return Rev(found[0].version.rev - 1)
@@ -96,69 +100,80 @@ class PastVerbs:
     async def _diff(self, fields: Fields) -> object:
         path = os.fsencode(str(fields["path"]))
         await self._flush()
-        node = await self._drive.history.find(path)
-        since = await self.rev(str(fields["from"]))
-        to = await self.rev(str(fields["to"])) if fields.get("to") else Rev(self._drive.sync.standing().cursor)
+        sight, below = self._drive.sights.of_path(path)
+        node = await sight.history.find(below)
+        since = await self.rev(str(fields["from"]), sight)
+        to = await self.rev(str(fields["to"]), sight) if fields.get("to") else sight.cursor
         if to < since:
             raise Refused(f"From rev {since} to rev {to} is backwards: give the older one as --from.", Exit.USAGE)
-        sides = [await self._drive.versions.state_at(node, rev) for rev in (since, to)]
+        sides = [await sight.lookback.state_at(node, rev) for rev in (since, to)]
         known = [state for state in sides if state is not None]
         if not known:
             raise Refused(f"{os.fsdecode(path)} existed neither at rev {since} nor at rev {to}.")
         if known[0].kind is Kind.FOLDER:
-            return await self._diff_folder(node, since, to)
-        paths = [await self._drive.history.path_at(node, rev) for rev in (since, to)]
+            return await self._diff_folder(sight, node, since, to)
+        paths = [await sight.history.path_at(node, rev) for rev in (since, to)]
+        prefix = self._drive.sights.prefix(sight)
         return {
             "from": since,
             "to": to,
             "kind": known[0].kind.name.lower(),
             "files": [
                 # Where each side can be read, from the top of the mount.
-                None if at is None else os.fsdecode(b".versions/rev-%d/%s" % (rev, at))
+                None if at is None else os.fsdecode(b"%s.versions/rev-%d/%s" % (prefix, rev, at))
                 for at, rev in zip(paths, (since, to), strict=True)
             ],
         }
 
-    async def _diff_folder(self, node: NodeId, since: Rev, to: Rev) -> Fields:
-        answer = await self._drive.acts.diff(self._drive.space, node, since, to, DIFFERENCES_MAX)
+    async def _diff_folder(self, sight: Sight, node: NodeId, since: Rev, to: Rev) -> Fields:
+        answer = await sight.acts.diff(sight.space, node, since, to, DIFFERENCES_MAX)
         return {"kind": "folder", **_told_differences(answer), "from": since, "to": to}
 
     async def _rewind(self, fields: Fields) -> object:
         """A folder as it was; first the server must have what it is now, so that this can be undone."""
         path, is_dry_run = os.fsencode(str(fields["path"])), bool(fields.get("dry_run"))
-        to = await self.rev(str(fields["to"]))
+        sight, below = self._drive.sights.of_path(path)
+        to = await self.rev(str(fields["to"]), sight)
         node = ROOT
         with suppress(NoEntry):
             node = await self._lookup(path)
         await self._sent(node)
         if path and node == ROOT:
-            node = await self._drive.history.find(path)
-        done = await self._drive.acts.rewind(self._drive.space, node, to, is_dry_run=is_dry_run, limit=_LISTED_MAX)
-        return await self._told_done(done)
+            node = await sight.history.find(below)
+        done = await sight.acts.rewind(sight.space, node, to, is_dry_run=is_dry_run, limit=_LISTED_MAX)
+        return await self._told_done(done, sight)
 
     async def _undo(self, fields: Fields) -> object:
         rev = Rev(int(fields.get("rev") or NOW))
         await self._sent(ROOT)
         is_dry_run = bool(fields.get("dry_run"))
         event, keeps_new = int(fields.get("event") or 0), bool(fields.get("keep_new"))
-        done = await self._drive.acts.undo(
-            self._drive.space, rev, is_dry_run=is_dry_run, limit=_LISTED_MAX, event=event, keeps_new=keeps_new
+        sight = self._sight(fields)
+        done = await sight.acts.undo(
+            sight.space, rev, is_dry_run=is_dry_run, limit=_LISTED_MAX, event=event, keeps_new=keeps_new
         )
-        return await self._told_done(done)
+        return await self._told_done(done, sight, self._drive.sights.prefix(sight))
 
     async def _trash(self, fields: Fields) -> object:
         """What was removed, newest first, and whether there is more."""
         limit = min(max(1, int(fields.get("limit", 100))), _REMOVED_MAX)
         await self._sent(ROOT)
-        found, before = await self._removed(limit)
-        return {"removed": [_told_removed(one) for one in found], "more": before != NOW}
+        told: list[Fields] = []
+        is_more = False
+        for sight in self._drive.sights.all():
+            found, before = await self._removed(sight, limit)
+            prefix = self._drive.sights.prefix(sight)
+            told += [_told_removed(one, prefix) for one in found]
+            is_more = is_more or before != NOW
+        told.sort(key=lambda one: -int(one["time_ns"]))
+        return {"removed": told[:limit], "more": is_more or len(told) > limit}
 
-    async def _removed(self, limit: int, path: bytes | None = None) -> tuple[list[Removed], Rev]:
+    async def _removed(self, sight: Sight, limit: int, path: bytes | None = None) -> tuple[list[Removed], Rev]:
         """At most so many (a rev is never parted), or until one of this path is among them; and where more begins."""
         found: list[Removed] = []
         before = NOW
         while len(found) < limit:
-            answer = await self._drive.acts.trash(self._drive.space, before, min(limit - len(found), TRASH_MAX))
+            answer = await sight.acts.trash(sight.space, before, min(limit - len(found), TRASH_MAX))
             # What file managers noted of things in their own trash means nothing by itself.
             found += [one for one in answer.removed if not _TRASH_NOTE.match(one.path)]
             before = answer.next
@@ -169,27 +184,38 @@ class PastVerbs:
     async def _trash_restore(self, fields: Fields) -> object:
         """The newest of each of these paths, there again."""
         await self._sent(ROOT)
-        nodes = [(await self.removed_at(os.fsencode(str(path)))).node for path in fields["paths"]]
-        return await self._told_done(await self._drive.acts.put_back(self._drive.space, nodes, limit=_LISTED_MAX))
+        sight, nodes = await self._removed_together(fields)
+        done = await sight.acts.put_back(sight.space, nodes, limit=_LISTED_MAX)
+        return await self._told_done(done, sight, self._drive.sights.prefix(sight))
 
     async def _trash_purge(self, fields: Fields) -> object:
         """Forgets what was removed: the newest of each of these paths, or all that was before a time or rev."""
         await self._sent(ROOT)
-        nodes = [(await self.removed_at(os.fsencode(str(path)))).node for path in fields["paths"]]
+        sight, nodes = await self._removed_together(fields)
         before = NOW
         if not nodes and fields.get("before") is not None:
-            before = Rev(await self.rev(str(fields["before"])) + 1)
-        return await self._purged(nodes, before, fields)
+            before = Rev(await self.rev(str(fields["before"]), sight) + 1)
+        return await self._purged(sight, nodes, before, fields)
+
+    async def _removed_together(self, fields: Fields) -> tuple[Sight, list[NodeId]]:
+        """The newest that were removed under these paths, all of one space; raises Refused."""
+        sights = self._drive.sights
+        places = [sights.of_path(os.fsencode(str(path))) for path in fields["paths"]]
+        if len({id(sight) for sight, _ in places}) > 1:
+            raise Refused("These are of different spaces: ask for those of each shared folder by itself.", Exit.USAGE)
+        sight = places[0][0] if places else sights.home
+        return sight, [(await self.removed_at(path, sight)).node for _, path in places]
 
     async def _purge(self, fields: Fields) -> object:
         """Forgets what a path, and all below it, was before now."""
-        node = await self._lookup_or_refuse(os.fsencode(str(fields["path"])))
+        path = os.fsencode(str(fields["path"]))
+        node = await self._lookup_or_refuse(path)
         await self._sent(node)
-        return await self._purged([node], NOW, fields)
+        return await self._purged(self._drive.sights.of_path(path)[0], [node], NOW, fields)
 
-    async def _purged(self, nodes: list[NodeId], before: Rev, fields: Fields) -> Fields:
+    async def _purged(self, sight: Sight, nodes: list[NodeId], before: Rev, fields: Fields) -> Fields:
         is_dry_run = bool(fields.get("dry_run"))
-        found = await self._drive.acts.purge(self._drive.space, nodes, before, is_dry_run=is_dry_run)
+        found = await sight.acts.purge(sight.space, nodes, before, is_dry_run=is_dry_run)
         if not is_dry_run:
             await self._drive.past.clear()
         return {"versions": found.versions, "nodes": found.nodes, "size_bytes": found.size}
@@ -202,15 +228,20 @@ class PastVerbs:
 
     async def _retention(self, fields: Fields) -> object:
         """What the space keeps of its past, and sets what is said of it."""
-        now = await self._drive.acts.retention(self._drive.space)
+        sight = self._sight(fields)
+        now = await sight.acts.retention(sight.space)
         said = {name: fields[name] for name in now.__struct_fields__ if fields.get(name) is not None}
         if said:
-            now = await self._drive.acts.retention(self._drive.space, replace(now, **said))
+            now = await sight.acts.retention(sight.space, replace(now, **said))
         return asdict(now)
 
-    async def removed_at(self, path: bytes) -> Removed:
-        """What was removed last under this path; raises Refused."""
-        for one in (await self._removed(_REMOVED_MAX, path))[0]:
+    def _sight(self, fields: Fields) -> Sight:
+        """The space that a request names by a path in it; the home without one."""
+        return self._drive.sights.of_path(os.fsencode(str(fields.get("path") or "")))[0]
+
+    async def removed_at(self, path: bytes, sight: Sight) -> Removed:
+        """What was removed last under this path of a space; raises Refused."""
+        for one in (await self._removed(sight, _REMOVED_MAX, path))[0]:
             if one.path == path:
                 return one
         raise Refused(f"Nothing in the trash was called {os.fsdecode(path)}: satchel trash list shows what there is.")
@@ -227,22 +258,23 @@ class PastVerbs:
                 Exit.PENDING,
             )
 
-    async def _told_done(self, done: Done) -> Fields:
-        """What was done, when this device shows it."""
-        is_shown = await self.shown(done.rev)
-        return {"rev": done.rev, "of": done.of, "kept": done.kept, "shown": is_shown, **_told_differences(done.did)}
+    async def _told_done(self, done: Done, sight: Sight, prefix: bytes = b"") -> Fields:
+        """What was done, when this device shows it; `prefix`: what stands before its paths."""
+        is_shown = await self.shown(done.rev, sight)
+        told = _told_differences(done.did, prefix)
+        return {"rev": done.rev, "of": done.of, "kept": done.kept, "shown": is_shown, **told}
 
-    async def shown(self, rev: Rev) -> bool:
-        """Whether this device comes to show a rev within a minute."""
+    async def shown(self, rev: Rev, sight: Sight) -> bool:
+        """Whether this device comes to show a rev of a space within a minute."""
         with trio.move_on_after(_SHOWN_SECONDS):
             # The kernel believes the old size of a file until it is told: a read between would be cut at it.
-            while self._drive.tree.cursor < rev or not self._drive.announcer.has_told:  # noqa: ASYNC110 - from a thread
+            while sight.cursor < rev or not self._drive.announcer.has_told:  # noqa: ASYNC110 - from a thread
                 await trio.sleep(_LOOKED_SECONDS)
             return True
         return False
 
-    async def rev(self, at: str) -> Rev:
-        """The rev that a person means by a number or a time."""
+    async def rev(self, at: str, sight: Sight) -> Rev:
+        """The rev of a space that a person means by a number or a time."""
         if at.isdecimal() and len(at) != len("20261121"):
             if not int(at):
                 raise Refused("Revs begin with 1: before that nothing existed.", Exit.USAGE)
@@ -258,7 +290,7 @@ class PastVerbs:
                 "such as 2026-11-21T10:15+02:00.",
                 Exit.USAGE,
             )
-        return await self._drive.versions.rev_at(moments.parse(at))
+        return await sight.lookback.rev_at(moments.parse(at))
 
 
 def told(old: Old) -> Fields:
@@ -299,31 +331,31 @@ def _told_moment(moment: Moment) -> Fields:
     }
 
 
-def _told_differences(found: Differences) -> Fields:
+def _told_differences(found: Differences, prefix: bytes = b"") -> Fields:
     return {
         "added": found.added,
         "removed": found.removed,
         "changed": found.changed,
         "moved": found.moved,
         "attributes": found.attributes,
-        "differences": [_told_difference(one) for one in found.differences],
+        "differences": [_told_difference(one, prefix) for one in found.differences],
     }
 
 
-def _told_difference(one: Difference) -> Fields:
+def _told_difference(one: Difference, prefix: bytes) -> Fields:
     return {
         "what": one.what,
         "kind": one.kind,
-        "path": os.fsdecode(one.path),
-        "was_path": os.fsdecode(one.was_path),
+        "path": os.fsdecode(prefix + one.path),
+        "was_path": os.fsdecode(prefix + one.was_path) if one.was_path else "",
         "size_bytes": one.size,
         "was_size_bytes": one.was_size,
     }
 
 
-def _told_removed(one: Removed) -> Fields:
+def _told_removed(one: Removed, prefix: bytes) -> Fields:
     return {
-        "path": os.fsdecode(one.path),
+        "path": os.fsdecode(prefix + one.path),
         "kind": one.kind,
         "rev": one.rev,
         "time_ns": one.time_ns,

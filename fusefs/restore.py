@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from cache.errors import NoSuchNode
 from cache.merge import free_name, labelled
 from fusefs.errors import Invalid, NoEntry, NotSent
+from fusefs.lookback import Lookback
 from fusefs.versions import Versions
 from fusefs.volume import Volume, check_name
 from remote.protocol.ids import NO_SPACE, ROOT, NodeId, Rev
@@ -40,7 +41,9 @@ class StaysHere(NotSent):
 class Restore:
     """Restores within one volume."""
 
-    def __init__(self, volume: Volume, versions: Versions) -> None:
+    def __init__(self, volume: Volume, versions: Versions | Lookback, top: NodeId = ROOT) -> None:
+        """`top`: the folder that mounts the space; paths are relative to it."""
+        self._top = top
         self._volume = volume
         self._versions = versions
 
@@ -50,9 +53,8 @@ class Restore:
         `is_copy`: what is there now is left alone, and the older state is put beside it, under a name with its time.
         """
         parts = [part for part in path.split(b"/") if part]
-        node = ROOT
-        state = await self._versions.state_at(ROOT, rev)
-        folder = ROOT
+        node = folder = self._top
+        state = await self._versions.state_at(node, rev)
         for number, part in enumerate(parts):
             child = next(
                 (version for name, version in await self._versions.children_at(node, rev) if name == part), None
@@ -67,7 +69,7 @@ class Restore:
         if not parts:
             if is_copy:
                 raise Invalid("The whole drive has nothing beside it: copy it out of .versions.")
-            return Restored(await self._content(ROOT, node, rev), rev, path)
+            return Restored(await self._content(folder, node, rev), rev, path)
         name = await self._name_beside(folder, parts[-1], rev) if is_copy else parts[-1]
         count = await self._put(folder, name, node, state, rev)
         return Restored(count, rev, b"/".join([*parts[:-1], name]))

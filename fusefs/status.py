@@ -8,13 +8,14 @@ from typing import Any, Final
 
 import trio
 
+from cache.grafts import Graft
 from cache.merge import is_touch
 from cache.tree import Record
 from fusefs.drive import Drive
 from fusefs.guard_verbs import Waiting
 from fusefs.settings import Account
 from remote.protocol.errors import RemoteError
-from remote.protocol.ids import NOW, ROOT, NodeId
+from remote.protocol.ids import NOW, ROOT, NodeId, Rev
 from remote.protocol.nodes import Kind
 
 _LOOKED_AT_ONCE: Final = 200
@@ -99,9 +100,31 @@ class Status:
                     "quota_bytes": drive.room.quota,
                     "free_bytes": drive.volume.room().free,
                     "lease_bytes": drive.room.lease,
-                }
+                    "path": "",
+                    "role": "owner",
+                    "owner": self._account.user_name,
+                    "trouble": standing.trouble,
+                    "rev": standing.cursor,
+                },
+                *map(self._told_space, drive.grafts.all.values()),
             ],
             "unlisted_folders": standing.unlisted_folders,
+            "rev": standing.cursor,
+        }
+
+    def _told_space(self, graft: Graft) -> Fields:
+        """A shared space; `free_bytes` is what its owner has left."""
+        standing, room = graft.sync.standing(), graft.lease.room
+        return {
+            "name": graft.known.name,
+            "used_bytes": room.used,
+            "quota_bytes": room.quota,
+            "free_bytes": min(room.free, max(0, room.quota - room.used)) if room.quota else room.free,
+            "lease_bytes": room.lease,
+            "path": os.fsdecode(self._drive.tree.path_of(graft.part.top)),
+            "role": graft.known.role,
+            "owner": graft.known.owner_name,
+            "trouble": standing.trouble,
             "rev": standing.cursor,
         }
 
@@ -109,13 +132,13 @@ class Status:
         """How many conflicts nobody has settled, as of some seconds ago; None: the server has not told."""
         now = trio.current_time()
         is_there = self._drive.sync.is_online and not self._drive.flow.silent_seconds()
-        cursor = self._drive.tree.cursor
+        cursor = Rev(sum(one.cursor for one in self._drive.sights.all()))
         # Conflicts come by commits; that they are settled is only heard when it is asked.
         is_old = cursor != self._conflicts_cursor or now > self._conflicts_at + _CONFLICTS_AGAIN_SECONDS
         if is_there and is_old:
             self._conflicts_at, self._conflicts_cursor = now, cursor
             with suppress(RemoteError, trio.TooSlowError), trio.move_on_after(_CONFLICTS_SECONDS):
-                self._conflicts = len(await self._drive.versions.conflicts())
+                self._conflicts = sum([len(await one.lookback.conflicts()) for one in self._drive.sights.all()])
         return self._conflicts
 
     def _touched(self) -> set[NodeId]:

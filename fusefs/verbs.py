@@ -70,6 +70,7 @@ class Verbs:
             "ping": self._ping,
             "status": self._status,
             "status-of": self._status_of,
+            "where": self._where,
             "stats": self._stats,
             "wait": self._wait,
             "conflicts": self._conflicts,
@@ -171,6 +172,12 @@ class Verbs:
         path = os.fsencode(str(fields["path"]))
         return await self._told.of_path(path, await self._node(path))
 
+    async def _where(self, fields: Fields) -> object:
+        """The space that a path is in, and the node there: of a folder that mounts one, the top of that space."""
+        node = await self._node(os.fsencode(str(fields["path"])))
+        sight = self._drive.sights.below(node)
+        return {"space": sight.space, "node": ROOT if node == sight.top else node}
+
     def _pending_paths(self, top: NodeId) -> list[str]:
         tree = self._drive.tree
         prefix = tree.path_of(top)
@@ -255,7 +262,8 @@ class Verbs:
         found: list[Open] = []
         trouble = ""
         try:
-            found = await self._drive.conflicts.below(path)
+            for sight in self._drive.sights.all():
+                found += await sight.conflicts.below(path)
         except _AWAY as error:
             if not unsent:
                 raise
@@ -305,16 +313,17 @@ class Verbs:
                 Exit.PENDING,
             )
         kept: Kept | None = None
+        conflicts = drive.sights.of(node).conflicts
         with trio.move_on_after(BEFORE_SECONDS) as scope:
             await drive.sync.sent(node)
-            kept = await drive.conflicts.keep(node, place, str(fields["keep"]))
+            kept = await conflicts.keep(node, place, str(fields["keep"]))
             for one in kept.nodes:
                 await drive.sync.sent(one)
         if scope.cancelled_caught or kept is None:
             raise Refused(
                 "It is not all on the server yet. satchel status says why; say this again then.", Exit.PENDING
             )
-        await drive.conflicts.settle(kept)
+        await conflicts.settle(kept)
         return {"settled": len(kept.marks), "changed": [os.fsdecode(drive.tree.path_of(one)) for one in kept.nodes]}
 
     async def _pin(self, fields: Fields) -> object:

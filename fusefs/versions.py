@@ -7,12 +7,10 @@ the kernel forgets it. What is known about the past never changes, so answers ar
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
-import trio
 from msgspec.structs import replace
 
 from cache.cursor import Cursor
@@ -21,11 +19,11 @@ from cache.past import Past
 from cache.reader import Reader
 from fusefs import moments
 from fusefs.attributes import Attributes, Owner, blocks_of, file_mode
-from fusefs.errors import Invalid, IsFolder, NoEntry, NotFolder
+from fusefs.errors import Invalid, IsFolder, NoEntry
+from fusefs.lookback import Lookback
 from remote.protocol.cutting import Buffer
-from remote.protocol.errors import NotFound
-from remote.protocol.ids import NOW, NOWHERE, NodeId, Rev, SpaceId
-from remote.protocol.messages import Conflict, FolderQuery, Version
+from remote.protocol.ids import NodeId, Rev, SpaceId
+from remote.protocol.messages import Conflict, Version
 from remote.protocol.nodes import EMPTY, NAME_MAX, Kind, NodeState, NodeVersion
 from remote.protocol.service import Service
 
@@ -37,7 +35,6 @@ _VIRTUAL: Final = 1 << 62
 _FOR_EVER_SECONDS: Final = 3_600.0
 _SETTLED_NS: Final = 5_000_000_000
 """A moment younger than this may still get commits, by clocks that differ."""
-_MOMENTS_MAX: Final = 10_000
 
 
 def is_virtual(inode: int) -> bool:
@@ -50,6 +47,7 @@ class MomentsFolder:
     """The folder `.versions` of a live folder."""
 
     folder: NodeId
+    space: Lookback
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,7 @@ class PastNode:
 
     node: NodeId
     rev: Rev
+    space: Lookback
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,7 @@ class ConflictsFolder:
     """The folder `.versions/conflicts` of a live folder."""
 
     folder: NodeId
+    space: Lookback
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class LostNode:
 
     node: NodeId
     rev: Rev
+    space: Lookback
 
 
 _What = MomentsFolder | PastNode | ConflictsFolder | LostNode
@@ -100,23 +101,18 @@ class PastHandle:
     cursor: Cursor = field(default_factory=Cursor)
 
 
-_children_encoder = msgspec.msgpack.Encoder()
-_children_decoder = msgspec.msgpack.Decoder(list[tuple[bytes, NodeVersion]])
-
-
 class Versions:
-    """The past of one space."""
+    """The past of a home, and of the shared spaces in it."""
 
     def __init__(
         self, service: Service, space: SpaceId, reader: Reader, past: Past, owner: Owner | None, seconds: float = 15.0
     ) -> None:
         """`seconds`: how long a question may take before it fails."""
-        self._service = service
-        self._space = space
+        self.home = Lookback(service, space, past, seconds)
+        self.space_below: Callable[[NodeId], Lookback] = lambda _: self.home
+        """The space that what is in a live folder belongs to."""
         self._reader = reader
-        self._past = past
         self._owner = owner
-        self._seconds = seconds
         self._inodes: dict[int, _Inode] = {}
         self._numbers: dict[_What, int] = {}
         self._next = _VIRTUAL
@@ -125,7 +121,7 @@ class Versions:
 
     def of_folder(self, folder: NodeId) -> int:
         """The inode of the folder's `.versions`."""
-        return self._inode(MomentsFolder(folder), None, 1.0)
+        return self._inode(MomentsFolder(folder, self.space_below(folder)), None, 1.0)
 
     def count(self, inode: int) -> None:
         """The kernel was told of the inode once more."""
@@ -171,70 +167,74 @@ class Versions:
         """The inode that a name leads to; raises NoEntry."""
         what = self._find(inode).what
         if isinstance(what, ConflictsFolder):
-            for lost_name, lost in await self._lost_in(what.folder):
+            for lost_name, lost in await self._lost_in(what):
                 if lost_name == name:
                     return lost
             raise NoEntry("There is no such conflict, or it is settled.")
         if isinstance(what, MomentsFolder):
             if name == CONFLICTS_NAME:
-                return self._inode(ConflictsFolder(what.folder), None, 1.0)
+                return self._inode(ConflictsFolder(what.folder, what.space), None, 1.0)
             if rev_name := _REV_NAME.fullmatch(name):
-                return await self._as_of(what.folder, Rev(int(rev_name[1])), _FOR_EVER_SECONDS)
+                return await self._as_of(what, Rev(int(rev_name[1])), _FOR_EVER_SECONDS)
             try:
                 time_ns = moments.parse(os.fsdecode(name))
             except Invalid:
                 raise NoEntry("This is no time.") from None
-            return await self._at(what.folder, time_ns)
-        for child_name, child in await self.children_at(what.node, what.rev):
+            return await self._at(what, time_ns)
+        for child_name, child in await what.space.children_at(what.node, what.rev):
             if child_name == name and child.state is not None:
-                return self._inode(PastNode(child.node, what.rev), child.state, _FOR_EVER_SECONDS)
+                return self._inode(PastNode(child.node, what.rev, what.space), child.state, _FOR_EVER_SECONDS)
         raise NoEntry("There was no such name at that time.")
 
-    async def _at(self, folder: NodeId, time_ns: int) -> int:
+    async def _at(self, what: MomentsFolder, time_ns: int) -> int:
         is_settled = time_ns < time.time_ns() - _SETTLED_NS
-        return await self._as_of(folder, await self.rev_at(time_ns), _FOR_EVER_SECONDS if is_settled else 0.0)
+        return await self._as_of(what, await what.space.rev_at(time_ns), _FOR_EVER_SECONDS if is_settled else 0.0)
 
-    async def _as_of(self, folder: NodeId, rev: Rev, seconds: float) -> int:
-        state = await self.state_at(folder, rev)
+    async def _as_of(self, what: MomentsFolder, rev: Rev, seconds: float) -> int:
+        state = await what.space.state_at(what.folder, rev)
         if state is None:
             raise NoEntry("The folder did not exist at that time.")
-        return self._inode(PastNode(folder, rev), state, seconds)
+        return self._inode(PastNode(what.folder, rev, what.space), state, seconds)
 
     async def children(self, inode: int) -> list[tuple[bytes, int]]:
         """The names in a folder of the past, or the moments, with their inodes."""
         what = self._find(inode).what
         if isinstance(what, ConflictsFolder):
-            return await self._lost_in(what.folder)
+            return await self._lost_in(what)
         if not isinstance(what, MomentsFolder):
-            found = await self.children_at(what.node, what.rev)
+            found = await what.space.children_at(what.node, what.rev)
             return [
-                (name, self._inode(PastNode(child.node, what.rev), child.state, _FOR_EVER_SECONDS))
+                (name, self._inode(PastNode(child.node, what.rev, what.space), child.state, _FOR_EVER_SECONDS))
                 for name, child in found
                 # What it was may be purged.
                 if child.state is not None
             ]
-        with trio.fail_after(self._seconds):
-            answer = await self._service.moments(self._space, what.folder, _MOMENTS_MAX, moments.STEPS)
+        answer = await what.space.moments(what.folder, moments.STEPS)
         labelled = moments.shown(answer.moments)
-        newest = await self.state_at(what.folder, labelled[0][1].rev) if labelled else None
+        newest = await what.space.state_at(what.folder, labelled[0][1].rev) if labelled else None
         if newest is None:
             return []
         return [
             (
                 os.fsencode(label),
                 # Asking for the folder's attributes at each moment would be a request each; its times are known.
-                self._inode(PastNode(what.folder, moment.rev), replace(newest, mtime_ns=moment.time_ns), 1.0),
+                self._inode(
+                    PastNode(what.folder, moment.rev, what.space), replace(newest, mtime_ns=moment.time_ns), 1.0
+                ),
             )
             for label, moment in labelled
         ]
 
-    async def _lost_in(self, folder: NodeId) -> list[tuple[bytes, int]]:
+    async def _lost_in(self, what: ConflictsFolder) -> list[tuple[bytes, int]]:
         """The versions that lost against what is in a live folder, by name, with their inodes."""
         return [
-            (lost_name(name.name, one.lost), self._inode(LostNode(one.node, one.lost.rev), one.lost.state, 1.0))
-            for one in await self.conflicts()
+            (
+                lost_name(name.name, one.lost),
+                self._inode(LostNode(one.node, one.lost.rev, what.space), one.lost.state, 1.0),
+            )
+            for one in await what.space.conflicts()
             for name in (one.current.state.names if one.current.state is not None else ())
-            if name.parent == folder
+            if name.parent == what.folder
         ]
 
     # Looking
@@ -292,61 +292,20 @@ class Versions:
         data = self._reader.try_read(manifest, offset, length, handle.cursor)
         return data if data is not None else await self._reader.read(manifest, offset, length, handle.cursor)
 
-    # Asking the server
+    # Asking the server, of the home
 
     async def conflicts(self) -> list[Conflict]:
-        """All conflicts that nobody has settled, by node and rev."""
-        found: list[Conflict] = []
-        after, after_rev = NOWHERE, NOW
-        with trio.fail_after(self._seconds):
-            while True:
-                answer = await self._service.conflicts(self._space, after, after_rev)
-                found += answer.conflicts
-                if not answer.more:
-                    return found
-                after, after_rev = found[-1].node, found[-1].lost.rev
+        """See Lookback."""
+        return await self.home.conflicts()
 
     async def rev_at(self, time_ns: int) -> Rev:
-        """The last rev at this time; raises NoEntry before the first."""
-        with trio.fail_after(self._seconds):
-            moment = await self._service.as_of(self._space, time_ns)
-        if moment.rev == 0:
-            raise NoEntry("Nothing existed at that time.")
-        return moment.rev
+        """See Lookback."""
+        return await self.home.rev_at(time_ns)
 
     async def state_at(self, node: NodeId, rev: Rev) -> NodeState | None:
-        """A node's state as of a rev, None when it did not exist."""
-        key = b"node %d %d %d" % (self._space, rev, node)
-        kept = await self._past.get(key)
-        if kept is not None:
-            return msgspec.msgpack.decode(kept, type=NodeState | None)
-        try:
-            with trio.fail_after(self._seconds):
-                answer = await self._service.nodes(self._space, [node], rev)
-        except NotFound:
-            return None
-        version = answer.nodes[0]
-        state = version.state if version is not None else None
-        await self._past.put(key, msgspec.msgpack.encode(state))
-        return state
+        """See Lookback."""
+        return await self.home.state_at(node, rev)
 
     async def children_at(self, folder: NodeId, rev: Rev) -> list[tuple[bytes, NodeVersion]]:
-        """The names in a folder as of a rev, with their nodes as of then."""
-        key = b"list %d %d %d" % (self._space, rev, folder)
-        kept = await self._past.get(key)
-        if kept is not None:
-            return _children_decoder.decode(kept)
-        found: list[tuple[bytes, NodeVersion]] = []
-        after = b""
-        with trio.fail_after(self._seconds):
-            while True:
-                answer = await self._service.list_folders(self._space, [FolderQuery(folder, after)], rev)
-                for listing in answer.folders:
-                    if listing.gone:
-                        raise NotFolder("There was no such folder at that time.")
-                    found.extend(zip(listing.names, listing.children, strict=True))
-                if not answer.folders or not answer.folders[0].more:
-                    break
-                after = answer.folders[0].names[-1]
-        await self._past.put(key, _children_encoder.encode(found))
-        return found
+        """See Lookback."""
+        return await self.home.children_at(folder, rev)

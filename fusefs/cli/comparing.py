@@ -71,9 +71,12 @@ def rewind(path: str, to: str, *, is_dry_run: bool, as_json: bool) -> None:
     _print_done(found, f"{path} is as of rev {found['of']}", is_dry_run=is_dry_run, as_json=as_json)
 
 
-def undo(rev: int | None, event: int | None, *, keeps_new: bool, is_dry_run: bool, as_json: bool) -> None:
+def undo(
+    rev: int | None, event: int | None, *, path: str | None, keeps_new: bool, is_dry_run: bool, as_json: bool
+) -> None:
     """Takes back what a commit did, or a mass change, and prints what that was; raises Refused."""
-    found = ask("undo", seconds=_SECONDS, rev=rev or 0, event=event or 0, keep_new=keeps_new, dry_run=is_dry_run)
+    said: dict[str, Any] = {"rev": rev or 0, "event": event or 0, "keep_new": keeps_new, "dry_run": is_dry_run}
+    found = ask("undo", seconds=_SECONDS, path=path_in_mount(path) if path else "", **said)
     what = f"Event {event}" if event else f"Rev {found['of']}"
     _print_done(found, f"{what} is undone", is_dry_run=is_dry_run, as_json=as_json)
 

@@ -35,9 +35,9 @@ def _purge(verb: str, *, is_sure: bool, **fields: Any) -> None:  # Any: as the d
     print(f"Forgotten: {found['versions']} versions of {found['nodes']} files, {content} of content.")
 
 
-def retention(said: dict[str, int | bool | None], *, as_json: bool) -> None:
+def retention(said: dict[str, int | bool | None], *, path: str | None, as_json: bool) -> None:
     """Prints what is kept, after setting what is said; raises Refused."""
-    found = ask("retention", seconds=_SECONDS, **said)
+    found = ask("retention", seconds=_SECONDS, path=path_in_mount(path) if path else "", **said)
     if as_json:
         print(json.dumps(found, indent=2))
         return

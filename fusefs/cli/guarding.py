@@ -74,7 +74,7 @@ def refuse(event: int | None) -> None:
     from fusefs.cli.asking import ask  # noqa: PLC0415
 
     found = ask("guard-refuse", seconds=_SECONDS, event=event or 0)
-    comparing.undo(None, int(found["event"]), keeps_new=False, is_dry_run=False, as_json=False)
+    comparing.undo(None, int(found["event"]), path=None, keeps_new=False, is_dry_run=False, as_json=False)
 
 
 @click.group("events", invoke_without_command=True, short_help="List what you were told of.")

@@ -36,7 +36,8 @@ def make(
     if not ask("wait", path=relative, timeout=SENT_SECONDS, seconds=None)["sent"]:
         raise Refused(f"The server does not have {path} yet, so nobody could see it: satchel wait {path}", Exit.PENDING)
     account = signed_in_account()
-    request = LinkRequest(SpaceId(account.space), NodeId(node), kind, expires_ns, password, downloads)
+    where = ask("where", path=relative)
+    request = LinkRequest(SpaceId(where["space"]), NodeId(where["node"]), kind, expires_ns, password, downloads)
     made = asked_server(lambda service: service.make_link(request))
     if as_json:
         print(json.dumps(_as_json(account.url, made), indent=2))

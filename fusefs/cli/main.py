@@ -293,9 +293,10 @@ def rewind(path: str, to: str, dry_run: bool, as_json: bool) -> None:
 @click.argument("rev", required=False, type=click.IntRange(1))
 @click.option("--event", type=click.IntRange(1), metavar="N", help="A mass change that `satchel events` lists.")
 @click.option("--keep-new", is_flag=True, help="With --event: what that device made then stays.")
+@click.option("--in", "path", metavar="PATH", help="What was done in this shared folder.")
 @click.option("--dry-run", is_flag=True, help="Say what it would do, and do nothing.")
 @_json
-def undo(rev: int | None, event: int | None, keep_new: bool, dry_run: bool, as_json: bool) -> None:
+def undo(rev: int | None, event: int | None, keep_new: bool, path: str | None, dry_run: bool, as_json: bool) -> None:
     """Take back what this device did, or had done, last; or what REV did. Said again, it undoes the undoing.
 
     What was changed again since then is left as it is.
@@ -304,7 +305,7 @@ def undo(rev: int | None, event: int | None, keep_new: bool, dry_run: bool, as_j
 
     if rev is not None and event is not None:
         raise click.UsageError("Say which REV, or which --event.")
-    comparing.undo(rev, event, keeps_new=keep_new, is_dry_run=dry_run, as_json=as_json)
+    comparing.undo(rev, event, path=path, keeps_new=keep_new, is_dry_run=dry_run, as_json=as_json)
 
 
 @satchel.group(short_help="List, restore or purge what was removed.")
@@ -362,15 +363,21 @@ def purge(path: str, yes: bool) -> None:
 @click.option(
     "--weekly/--no-weekly", "for_ever", default=None, help="Then the last of each week, for ever; or nothing."
 )
+@click.option("--in", "path", metavar="PATH", help="That of this shared folder.")
 @_json
 def retention(
-    all_days: int | None, hourly_days: int | None, daily_days: int | None, for_ever: bool | None, as_json: bool
+    all_days: int | None,
+    hourly_days: int | None,
+    daily_days: int | None,
+    for_ever: bool | None,
+    path: str | None,
+    as_json: bool,
 ) -> None:
     """Say how much of the past is kept, and set what is given; it holds for all devices."""
     from fusefs.cli import forgetting  # noqa: PLC0415
 
     said = {"all_days": all_days, "hourly_days": hourly_days, "daily_days": daily_days, "for_ever": for_ever}
-    forgetting.retention(said, as_json=as_json)
+    forgetting.retention(said, path=path, as_json=as_json)
 
 
 @satchel.command(short_help="List edits that lost against others.")

@@ -70,7 +70,8 @@ def told(found: dict[str, Any], *, with_files: bool = True) -> list[str]:
     lines += _backups(found["backups"])
     for space in found["spaces"]:
         quota = f" of {shown_size(space['quota_bytes'])}" if space["quota_bytes"] else ""
-        lines.append(f"  Space   {space['name']}: {shown_size(space['used_bytes'])}{quota}")
+        shared = f", {space['role']}, of {space['owner']}, at {space['path']}" if space["path"] else ""
+        lines.append(f"  Space   {space['name']}: {shown_size(space['used_bytes'])}{quota}{shared}")
     if found["unlisted_folders"]:
         lines.append(
             f"  Names   {counted(found['unlisted_folders'], 'folder')} not listed yet: nothing below is seen offline"

@@ -226,3 +226,54 @@ def test_killed_while_files_are_moved_over_the_border_nothing_is_lost(ann: Any, 
     there = ann.path / "thesis" / "mine"
     assert eventually(lambda: there.is_dir() and len(list(there.iterdir())) == len(data), 30.0)
     assert {name: (there / name).read_bytes() for name in data} == data
+
+
+def test_the_past_of_a_shared_folder_is_its_own(ann: Any, bob: Any) -> None:
+    thesis = share(ann, bob)
+    (thesis / "intro.txt").write_text("by bob")
+    bob.wait()
+    ann.sees("thesis/intro.txt", "by bob")
+    first = ann.path / "thesis" / ".versions" / "rev-2"
+    assert (first / "intro.txt").read_text() == "Call me Ishmael."
+    assert (first / "tables" / "figures.bin").stat().st_size == MIB
+    assert len(list((thesis / ".versions").iterdir())) >= 2
+    assert (thesis / "tables" / ".versions" / "rev-2" / "figures.bin").stat().st_size == MIB
+    told = ann.must("versions", ann.path / "thesis" / "intro.txt")
+    assert "bob" in told
+
+    ann.must("restore", ann.path / "thesis" / "intro.txt", "--at", "2")
+    bob.sees("thesis/intro.txt", "Call me Ishmael.")
+    assert "intro.txt" in bob.must("diff", thesis, "--from", "2", "--to", "3")
+    (thesis / "tables" / "figures.bin").unlink()
+    bob.wait()
+    assert "thesis/tables/figures.bin" in ann.must("trash", "list")
+    ann.must("trash", "restore", ann.path / "thesis" / "tables" / "figures.bin")
+    assert eventually((thesis / "tables" / "figures.bin").exists)
+    bob.must("rewind", thesis, "--to", "3")
+    ann.sees("thesis/intro.txt", "by bob")
+    bob.must("undo", "--in", thesis)
+    ann.sees("thesis/intro.txt", "Call me Ishmael.")
+
+
+def test_what_commands_say_of_a_shared_folder(ann: Any, bob: Any) -> None:
+    thesis = share(ann, bob)
+    spaces = bob.status()["spaces"]
+    assert [(one["name"], one["path"], one["role"], one["owner"]) for one in spaces] == [
+        ("bob", "", "owner", "bob"),
+        ("thesis", "thesis", "editor", "ann"),
+    ]
+    assert "editor, of ann, at thesis" in bob.must("status")
+    bob.must("pause")
+    (thesis / "unsent").write_text("1")
+    told = bob.ask("status-of", path="thesis/unsent")
+    assert told["state"] == "pending"
+    assert bob.status()["pending"]["count"] == 1
+    bob.must("resume")
+    bob.wait("thesis")
+    bob.wait("thesis/unsent")
+    ann.sees("thesis/unsent", "1")
+    address = bob.must("link", "make", thesis / "intro.txt").strip()
+    got = subprocess.run(["curl", "-fsSL", f"{address}?download"], capture_output=True, text=True, check=False)
+    assert "Call me Ishmael." in got.stdout, got
+    bob.must("pin", thesis)
+    assert eventually(lambda: bob.status()["kept"]["missing_files"] == 0 and bob.status()["kept"]["files"] == 3)
