@@ -21,6 +21,7 @@ COMMANDS = {
     *("diff", "rewind", "undo", "trash", "purge", "retention"),
     *("devices", "password", "link"),
     *("guard", "events"),
+    *("share", "shared", "unshare", "accept", "decline", "leave", "group"),
     "backup",
     "cache",
     "login",
@@ -70,7 +71,7 @@ STANDING: dict[str, Any] = {
     "kept": {"files": 0, "size_bytes": 0, "missing_files": 0, "missing_bytes": 0},
     "cache": {"bytes": 5_000_000, "limit_bytes": 10_000_000_000},
     "spaces": [
-        {"name": "ann", "used_bytes": 0, "quota_bytes": 0, "free_bytes": 0},
+        {"name": "ann", "used_bytes": 0, "quota_bytes": 0, "free_bytes": 0, "path": "", "role": "owner"},
     ],
     "rev": 1,
     "unlisted_folders": 0,
@@ -190,6 +191,13 @@ def test_status_names_what_is_stuck_and_why() -> None:
     assert "Docs/plan.odt: The space is full." in text
     assert "Space   ann: 9.8 KiB of 9.8 KiB" in text
     assert "ann@files.example.org" in text
+
+
+def test_status_names_each_shared_folder() -> None:
+    thesis = {"name": "thesis", "path": "work/thesis", "role": "editor", "owner": "bob"}
+    space = {**STANDING["spaces"][0], **thesis, "used_bytes": 2_048}
+    text = "\n".join(told({**STANDING, "spaces": [*STANDING["spaces"], space]}))
+    assert "Space   thesis: 2.0 KiB, editor, of bob, at work/thesis" in text
 
 
 def test_status_tells_what_waits_for_a_yes_and_what_happened() -> None:
