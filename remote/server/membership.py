@@ -146,12 +146,13 @@ class Members:
 
 def permitted(session: Session, space: SpaceId, user: UserId) -> str | None:
     """The highest role that is granted to the user or to a group that he is in."""
-    roles = [
-        permit.role
-        for permit in rows.permits(session, space)
-        if (rows.is_in_group(session, permit.who, user) if permit.is_group else permit.who == user)
-    ]
-    return max(roles, key=ROLES.index, default=None)
+    found = [rows.permit_role(session, space, is_group=False, who=user)]
+    for group in rows.groups_of(session, user):
+        role = rows.permit_role(session, space, is_group=True, who=group)
+        # Who owns a group is no member by that.
+        if role is not None and rows.is_in_group(session, group, user):
+            found.append(role)
+    return max((role for role in found if role is not None), key=ROLES.index, default=None)
 
 
 def note_about(session: Session, space: SpaceRow, user: UserId, what: str, detail: str = "") -> None:

@@ -114,6 +114,7 @@ class SharingAnswers:
             if row.payer and request.node != ROOT:
                 raise NotAllowed(_INSIDE)
             space = row if row.payer else member_space(session, mounted, device.user, Right.SHARE)
+            _check_shared(session, space)
             mount = account_rows.mount_node(session, device.user, space.space)
             shared = Shared(space.space, mount, space.name)
         else:
@@ -352,7 +353,7 @@ class SharingAnswers:
         if not is_group and space_rows.owner_id(session, space.space) == who:
             raise NotAllowed(f"{name} owns {space.name}.")
         permits = rows.permits(session, space.space)
-        is_new = not any((permit.is_group, permit.who) == (is_group, who) for permit in permits)
+        is_new = rows.permit_role(session, space.space, is_group=is_group, who=who) is None
         if is_new and len(permits) >= PERMITS_MAX:
             raise NotAllowed(f"{space.name} is shared with {PERMITS_MAX} users and groups: put users into groups.")
         rows.put_permit(session, space.space, Permit(is_group, who, wish.role))

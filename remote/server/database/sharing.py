@@ -40,6 +40,14 @@ def permits(session: Session, space: SpaceId) -> list[Permit]:
     return [Permit(bool(row[0]), row[1], row[2]) for row in found]
 
 
+def permit_role(session: Session, space: SpaceId, *, is_group: bool, who: int) -> str | None:
+    """What is granted in the space to this user or group."""
+    found = session.row(
+        "SELECT role FROM permit WHERE space_id = ? AND is_group = ? AND who = ?", space, int(is_group), who
+    )
+    return str(found[0]) if found else None
+
+
 def put_permit(session: Session, space: SpaceId, permit: Permit) -> None:
     """Grants a role, instead of one that was granted before."""
     session.run(
