@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import msgspec
 
 from remote.protocol.errors import Busy, NotAllowed, NotFound
-from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
+from remote.protocol.ids import NOWHERE, ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import CHANGES_MAX, Change, Commit, CommitAnswer
 from remote.protocol.nodes import Kind, Manifest, Name, NodeState
 from remote.server.accounts import Accounts
+from remote.server.database import accounts as account_rows
 from remote.server.database import trees
 from remote.server.database.accounts import Device
 from remote.server.database.connection import Database, Session
@@ -74,6 +75,23 @@ class Files:
                 if len(found) > TREE_MAX:
                     raise NotAllowed(f"There are over {TREE_MAX:,} entries in this folder.")
             return found
+
+        return await self._database.read(read)
+
+    async def holds_shared(self, user: UserId, home: SpaceId, folder: NodeId) -> bool:
+        """Whether a folder of a home is a shared one, or one is below it."""
+
+        def read(session: Session) -> bool:
+            member_space(session, home, user, Right.READ)
+            found: NodeId = NOWHERE
+            for space in account_rows.mounts(session, user):
+                found, depth = account_rows.mount_node(session, user, space), 0
+                while found and found != folder and depth < TREE_MAX:
+                    row = trees.node_row(session, home, found)
+                    found, depth = (row.parent if row is not None else NOWHERE), depth + 1
+                if found:
+                    return True
+            return False
 
         return await self._database.read(read)
 
@@ -156,6 +174,9 @@ class Files:
                 raise NotFound("That is not there any more: it was moved.")
             found = [(top, name)]
             for item, _ in found:
+                if item.state.mounts:
+                    # Before anything of it goes: a large removal is many commits.
+                    raise NotAllowed(f"{shown_name(item.name)} is a shared folder: leave it, or stop sharing it.")
                 if item.state.kind == Kind.FOLDER:
                     children = children_of(session, space, key, item.node, kinds=frozenset(Kind))
                     found += [(child, Name(item.node, child.name)) for child in children]

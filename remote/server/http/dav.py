@@ -1,5 +1,8 @@
 """WebDAV: the home of whoever signs in, for phones and other systems; the only module that speaks wsgidav.
 
+Shared folders are gone into where they stand in it. wsgidav makes of one request many steps, so that what holds a
+shared folder is never removed or copied by one: neither by mistake nor by halves.
+
 wsgidav answers in threads of its own; what it asks of the drive runs in the server's loop. Locks are kept in memory, so
 a restart ends them; properties that clients invent are extended attributes of the file.
 """
@@ -33,13 +36,15 @@ from wsgidav.request_resolver import RequestResolver
 from wsgidav.wsgidav_app import WsgiDAVApp
 
 from remote.protocol.errors import BadRequest, Busy, NotAllowed, NotFound, NotSignedIn, QuotaExceeded, RemoteError
-from remote.protocol.ids import SpaceId, UserId
+from remote.protocol.ids import ROOT, DeviceId, NodeId, SpaceId, UserId
 from remote.protocol.nodes import EMPTY, Kind, Manifest, Name, NodeState
 from remote.protocol.sealing import Buffer
 from remote.server.content import Writer
+from remote.server.database.accounts import Device
 from remote.server.files import Files, Item, file_state, folder_state, shown_name
 from remote.server.http.bodies import STALL_SECONDS
 from remote.server.instance import Instance
+from remote.server.located import Located
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +146,12 @@ class _Drive:
     def files(self) -> Files:
         return self.instance.files
 
+    def find(self, environ: Environ, path: str, *, is_entered: bool = False) -> Located:
+        """What has this path in the home of who asks; `is_entered`: of a shared folder the top of its space."""
+        who = Device(environ[_USER], DeviceId(0), "", b"")
+        names = names_of(path)
+        return self.ask(self.instance.locator.by_path(who, environ[_SPACE], names, is_entered=is_entered))
+
     def ask(self, job: Coroutine[Any, Any, Answer]) -> Answer:
         """What the loop answers; raises DAVError."""
         try:
@@ -209,12 +220,12 @@ class _Provider(DAVProvider):  # type: ignore[misc]
             # What is above the top.
             return None
         try:
-            item = self.drive.ask(self.drive.files.find(environ[_USER], environ[_SPACE], names_of(path)))
+            found = self.drive.find(environ, path)
         except DAVError as error:
             if error.value == HTTP_NOT_FOUND:
                 return None
             raise
-        return resource(self.drive, path, environ, item)
+        return resource(self.drive, path, environ, found.item, found.space.space)
 
 
 def names_of(path: str) -> tuple[bytes, ...]:
@@ -222,11 +233,11 @@ def names_of(path: str) -> tuple[bytes, ...]:
     return tuple(name.encode("utf-8", "surrogateescape") for name in path.split("/") if name)
 
 
-def resource(drive: _Drive, path: str, environ: Environ, item: Item) -> "_File | _Folder | None":
+def resource(drive: _Drive, path: str, environ: Environ, item: Item, space: SpaceId) -> "_File | _Folder | None":
     """What stands for an item; None for what WebDAV knows no kind of."""
     if item.state.kind == Kind.FOLDER:
-        return _Folder(drive, path, environ, item)
-    return _File(drive, path, environ, item) if item.state.kind == Kind.FILE else None
+        return _Folder(drive, path, environ, item, space)
+    return _File(drive, path, environ, item, space) if item.state.kind == Kind.FILE else None
 
 
 class _Node:
@@ -235,11 +246,11 @@ class _Node:
     path: str
     environ: Environ
 
-    def _begin(self, drive: _Drive, item: Item | None) -> None:
+    def _begin(self, drive: _Drive, item: Item | None, space: SpaceId) -> None:
         self._drive = drive
         self.item = item
         self._user: UserId = self.environ[_USER]
-        self._space: SpaceId = self.environ[_SPACE]
+        self._space = space
 
     @property
     def state(self) -> NodeState:
@@ -262,7 +273,7 @@ class _Node:
 
     def get_ref_url(self) -> str:
         """What locks are kept by: everybody's home begins at the same path, so it says in whose home this is."""
-        return quote(f"/{self._space}{self.get_preferred_path()}")  # type: ignore[attr-defined]
+        return quote(f"/{self.environ[_SPACE]}{self.get_preferred_path()}")  # type: ignore[attr-defined]
 
     def get_display_name(self) -> str:
         """The name, without what XML cannot say: one file would make its whole folder unreadable."""
@@ -273,14 +284,28 @@ class _Node:
         """Refuses what would take everything; the rest is for wsgidav."""
         if not names_of(self.path):
             raise DAVError(HTTP_FORBIDDEN, "The whole drive cannot be deleted.")
+        if self._holds_shared(self):
+            raise DAVError(HTTP_FORBIDDEN, "A shared folder is not deleted but left: on a device, or by /docs.")
         return False
 
     def handle_move(self, dest_path: str) -> bool:
-        """As `handle_copy`."""
-        return self.handle_copy(dest_path, depth_infinity=True)
+        """As `handle_copy`; what holds a shared folder is moved here, by one commit, to a name that is free."""
+        self._check_destination(dest_path)
+        if not self._holds_shared(self):
+            return False
+        if self.provider.get_resource_inst(dest_path, self.environ) is not None:  # type: ignore[attr-defined]
+            raise DAVError(HTTP_FORBIDDEN, "What holds a shared folder replaces nothing: delete that first.")
+        self.move_recursive(dest_path)
+        return True
 
     def handle_copy(self, dest_path: str, *, depth_infinity: bool) -> bool:
         """Refuses what wsgidav does not see, before it clears the destination; the rest is for it."""
+        self._check_destination(dest_path)
+        if self._holds_shared(self):
+            raise DAVError(HTTP_FORBIDDEN, "What holds a shared folder is not copied at once: copy what is in that.")
+        return False
+
+    def _check_destination(self, dest_path: str) -> None:
         here, there = names_of(self.path), names_of(dest_path)
         meant = names_of(unquote(urlsplit(self.environ["HTTP_DESTINATION"]).path))
         if not there or meant[-len(there) :] != there:
@@ -290,11 +315,22 @@ class _Node:
         if here[:common] == there[:common]:
             # Also where one address has more slashes than the other.
             raise DAVError(HTTP_FORBIDDEN, "What is moved or copied and its destination lie in each other.")
-        return False
+        there_now = self.provider.get_resource_inst(dest_path, self.environ)  # type: ignore[attr-defined]
+        if there_now is not None and self._holds_shared(there_now):
+            raise DAVError(HTTP_FORBIDDEN, "There is a shared folder at the destination, which nothing replaces.")
+        if self._parent_of(dest_path)[0] != self._space:
+            raise DAVError(HTTP_FORBIDDEN, "The destination is in another space: bring the files there as new ones.")
+
+    def _holds_shared(self, node: "_Node") -> bool:
+        """Whether it is a shared folder of this home, or one is below it."""
+        home = self.environ[_SPACE]
+        if node.item is None or node._space != home or node.state.kind != Kind.FOLDER:
+            return False
+        return self._drive.ask(self._drive.files.holds_shared(self._user, home, node.item.node))
 
     def delete(self) -> None:
         assert self.item is not None
-        name = Name(self._parent_of(self.path), self.item.name)
+        name = Name(self._parent_of(self.path)[1], self.item.name)
         self._drive.ask(self._drive.files.remove(self._user, self._space, self.item.node, name))
         self.remove_all_locks(recursive=True)  # type: ignore[attr-defined]
 
@@ -305,8 +341,8 @@ class _Node:
         """One commit: the node gets another name, nothing below it is touched."""
         assert self.item is not None
         was, name = self.item, names_of(dest_path)[-1]
-        parent = self._parent_of(dest_path)
-        old_parent = self._parent_of(self.path)
+        parent = self._parent_of(dest_path)[1]
+        old_parent = self._parent_of(self.path)[1]
 
         def moved(state: NodeState) -> NodeState:
             others = tuple(one for one in state.names if one != Name(old_parent, was.name))
@@ -314,25 +350,24 @@ class _Node:
 
         self._drive.ask(self._drive.files.change(self._user, self._space, was.node, moved))
 
-    def _parent_of(self, path: str) -> Any:
-        names = names_of(path)[:-1]
-        return self._drive.ask(self._drive.files.find(self._user, self._space, names)).node
+    def _parent_of(self, path: str) -> tuple[SpaceId, NodeId]:
+        found = self._drive.find(self.environ, util.get_uri_parent(path) or "/", is_entered=True)
+        return found.space.space, found.item.node
 
     def _edit(self, edit: Any) -> None:
         assert self.item is not None
         self._drive.ask(self._drive.files.change(self._user, self._space, self.item.node, edit))
 
     def _make(self, path: str, state: NodeState) -> None:
-        files = self._drive.files
-        made = self._drive.ask(files.make(self._user, self._space, self._parent_of(path), names_of(path)[-1], state))
+        space, parent = self._parent_of(path)
+        made = self._drive.ask(self._drive.files.make(self._user, space, parent, names_of(path)[-1], state))
         if made is None:
             raise DAVError(HTTP_CONFLICT, "Somebody else made something of that name just now.")
 
     def _copy(self, path: str, state: NodeState) -> None:
         """Makes a copy with this state; where one of its kind is already, that becomes like it."""
-        files = self._drive.files
         try:
-            present = self._drive.ask(files.find(self._user, self._space, names_of(path)))
+            present = self._drive.find(self.environ, path).item
         except DAVError as error:
             if error.value != HTTP_NOT_FOUND:
                 raise
@@ -344,15 +379,17 @@ class _Node:
         def alike(old: NodeState) -> NodeState:
             return msgspec.structs.replace(state, names=old.names, uid=old.uid, gid=old.gid, birth_ns=old.birth_ns)
 
-        self._drive.ask(files.change(self._user, self._space, present.node, alike))
+        self._drive.ask(self._drive.files.change(self._user, self._space, present.node, alike))
 
 
 class _Folder(_Node, DAVCollection):  # type: ignore[misc]
     """A folder."""
 
-    def __init__(self, drive: _Drive, path: str, environ: Environ, item: Item) -> None:
+    def __init__(self, drive: _Drive, path: str, environ: Environ, item: Item, space: SpaceId) -> None:
         DAVCollection.__init__(self, path, environ)
-        self._begin(drive, item)
+        self._begin(drive, item, space)
+        # What is in it: in the space that it stands for, if it is a shared folder.
+        self._within, self._top = (item.state.mounts, ROOT) if item.state.mounts else (space, item.node)
         self._children: dict[str, Item] | None = None
 
     def get_member_names(self) -> list[str]:
@@ -361,14 +398,14 @@ class _Folder(_Node, DAVCollection):  # type: ignore[misc]
     def get_member(self, name: str) -> "_File | _Folder | None":
         item = self._listed().get(name)
         path = util.join_uri(self.path, name)
-        return resource(self._drive, path, self.environ, item) if item is not None else None
+        return resource(self._drive, path, self.environ, item, self._within) if item is not None else None
 
     def create_empty_resource(self, name: str) -> "_File":
         path = util.join_uri(self.path, name)
         if self.environ["REQUEST_METHOD"] != "PUT":
             self._make(path, file_state(EMPTY))
         # A PUT makes the file when its content is there: nobody ever sees an empty one.
-        return _File(self._drive, path, self.environ, None)
+        return _File(self._drive, path, self.environ, None, self._within)
 
     def create_collection(self, name: str) -> None:
         self._make(util.join_uri(self.path, name), folder_state())
@@ -384,8 +421,7 @@ class _Folder(_Node, DAVCollection):  # type: ignore[misc]
 
     def _listed(self) -> dict[str, Item]:
         if self._children is None:
-            assert self.item is not None
-            found = self._drive.ask(self._drive.files.children(self._user, self._space, self.item.node))
+            found = self._drive.ask(self._drive.files.children(self._user, self._within, self._top))
             # Names that are no UTF-8 cannot travel.
             self._children = {name: item for item in found if (name := _text(item.name)) is not None}
         return self._children
@@ -394,9 +430,9 @@ class _Folder(_Node, DAVCollection):  # type: ignore[misc]
 class _File(_Node, DAVNonCollection):  # type: ignore[misc]
     """A file; without an item while a PUT brings its first content."""
 
-    def __init__(self, drive: _Drive, path: str, environ: Environ, item: Item | None) -> None:
+    def __init__(self, drive: _Drive, path: str, environ: Environ, item: Item | None, space: SpaceId) -> None:
         DAVNonCollection.__init__(self, path, environ)
-        self._begin(drive, item)
+        self._begin(drive, item, space)
         self._writing: _Writing | None = None
 
     @property
@@ -443,8 +479,7 @@ class _File(_Node, DAVNonCollection):  # type: ignore[misc]
         else:
             now_ns = file_state(manifest).mtime_ns
             self._edit(lambda state: msgspec.structs.replace(state, content=manifest, mtime_ns=now_ns, ctime_ns=now_ns))
-        names = names_of(self.path)
-        self.item = self._drive.ask(self._drive.files.find(self._user, self._space, names))
+        self.item = self._drive.find(self.environ, self.path).item
 
     def copy_move_single(self, dest_path: str, *, is_move: bool) -> None:
         """Moves no content: the copy has the same chunks."""

@@ -163,3 +163,62 @@ def test_a_page_in_the_drive_runs_nothing(client: httpx.Client) -> None:
     answer = client.get("/page.html")
     assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.fixture
+def shared(url: str, client: httpx.Client) -> Iterator[httpx.Client]:
+    """Ann has outer/work/{a, sub/b} and shares work with bob, who has it as work; bob's client."""
+    for folder in ("outer", "outer/work", "outer/work/sub"):
+        assert client.request("MKCOL", f"/{folder}/").status_code == 201
+    client.put("/outer/work/a", content=b"of ann")
+    client.put("/outer/work/sub/b", content=CONTENT)
+    json = url.removesuffix("/dav") + "/api/v1"
+
+    def signed_in(name: str) -> httpx.Client:
+        body = {"user": name, "password": "password", "device_name": "script"}
+        token = httpx.post(f"{json}/login", json=body).json()["token"]
+        return httpx.Client(base_url=json, headers={"authorization": f"Bearer {token}"})
+
+    with signed_in("ann") as ann, signed_in("bob") as bob:
+        folder = ann.get("/files", params={"path": "outer/work"}).json()["file"]
+        made = ann.post(f"/files/{folder}/share", json={"wishes": [{"who": "bob"}]}).json()
+        assert bob.post(f"/shares/{made['space']}/accept").status_code == 200
+    with httpx.Client(base_url=url, auth=("bob", "password"), timeout=DEADLINE_SECONDS) as bob:
+        yield bob
+
+
+def names_in(client: httpx.Client, folder: str) -> list[str]:
+    answer = client.request("PROPFIND", folder, headers={"depth": "1"})
+    assert answer.status_code == 207, answer.text
+    found = minidom.parseString(answer.content).getElementsByTagNameNS("DAV:", "href")  # noqa: S318  ours
+    return sorted(str(one.firstChild.nodeValue).removeprefix(f"/dav{folder}") for one in found)[1:]  # type: ignore[union-attr]
+
+
+def test_shared_folders_are_gone_into(client: httpx.Client, shared: httpx.Client) -> None:
+    assert names_in(shared, "/work/") == ["a", "sub/"]
+    assert shared.get("/work/sub/b").content == CONTENT
+    assert shared.put("/work/a", content=b"of bob").status_code == 204
+    assert client.get("/outer/work/a").content == b"of bob"
+    assert client.put("/outer/work/sub/new", content=CONTENT).status_code == 201
+    assert shared.get("/work/sub/new").content == CONTENT
+    inside = {"destination": f"{shared.base_url}work/moved"}
+    assert shared.request("MOVE", "/work/sub/new", headers=inside).status_code == 201
+    assert shared.delete("/work/a").status_code == 204
+    assert names_in(client, "/outer/work/") == ["moved", "sub/"]
+
+
+def test_shared_folders_move_whole_and_are_not_removed(client: httpx.Client, shared: httpx.Client) -> None:
+    for path in ("/outer/", "/outer/work/"):
+        assert client.delete(path).status_code == 403
+        copied = client.request("COPY", path, headers={"destination": f"{client.base_url}copy/"})
+        assert copied.status_code == 403
+    moved = client.request("MOVE", "/outer/work/", headers={"destination": f"{client.base_url}ours/"})
+    assert moved.status_code in {201, 204}
+    assert names_in(client, "/ours/") == ["a", "sub/"]
+    out = client.request("MOVE", "/ours/a", headers={"destination": f"{client.base_url}a"})
+    client.put("/file", content=b"of ann's home")
+    over = client.request("MOVE", "/file", headers={"destination": f"{client.base_url}ours"})
+    into = client.request("COPY", "/file", headers={"destination": f"{client.base_url}ours/file"})
+    assert [each.status_code for each in (out, over, into)] == [403, 403, 403]
+    assert names_in(shared, "/work/") == ["a", "sub/"]
+    assert shared.get("/work/sub/b").content == CONTENT
