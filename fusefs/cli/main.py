@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import click
 
 from fusefs.cli import shares
+from fusefs.cli.finding import search
 from fusefs.cli.guarding import events, guard
 from fusefs.control import SECONDS_MOST, Exit, Refused
 
@@ -561,7 +562,7 @@ def doctor(as_json: bool) -> None:
     sys.exit(examination.doctor(as_json=as_json))
 
 
-for _command in (*shares.COMMANDS, guard, events):
+for _command in (*shares.COMMANDS, guard, events, search):
     satchel.add_command(_command)
 
 

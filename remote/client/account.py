@@ -20,6 +20,7 @@ from remote.protocol.account import (
 )
 from remote.protocol.ids import DeviceId
 from remote.protocol.messages import Done
+from remote.protocol.search import SearchAnswer, SearchRequest
 
 
 class AccountService:
@@ -32,6 +33,10 @@ class AccountService:
     async def devices(self) -> Devices:
         """The devices of the user, the newest first."""
         return await self._session.ask(Devices, "GET", "v1/devices")
+
+    async def search(self, request: SearchRequest) -> SearchAnswer:
+        """What the query finds; raises BadRequest for one that is not understood, NotAllowed where search is off."""
+        return await self._session.ask(SearchAnswer, "POST", "v1/search", request)
 
     async def sign_out(self, device: DeviceId, *, wipe: bool) -> None:
         """Ends the token of a device; `wipe`: it removes what it holds as soon as it asks for anything."""

@@ -15,10 +15,14 @@ from typing import Any
 import click
 
 from remote.protocol.sizes import size_of
+from remote.server.files import shown_name
 from remote.server.instance import beside, only_one
+from remote.server.jobs.following import NotNow
 from remote.server.objects.local import LocalObjects
 from remote.server.objects.signing import Signer
 from remote.server.places import default_data, default_key_file
+from remote.server.search.upkeep import Standing, rebuild
+from remote.server.search.upkeep import standing as index_standing
 from remote.server.upkeep import backing, standing
 from remote.server.upkeep.backing import COLLECT_LOCK
 from remote.server.upkeep.collecting import GRACE_SECONDS, Collector
@@ -281,6 +285,43 @@ def restore(source: Path, data: Path | None, key_file: Path | None) -> None:
     _tell_damaged(copied, "not whole in the backup, and noted as lost: satchel-server scrub names the files")
 
 
+@click.command()
+@click.option("--rebuild", "is_rebuilt", is_flag=True, help="Make it anew; beside a server that runs, too.")
+@click.option("--names-only", is_flag=True, help="With --rebuild: read no content.")
+@data_option
+@key_option
+@_json
+def index(data: Path | None, key_file: Path | None, is_json: bool, is_rebuilt: bool, names_only: bool) -> None:
+    """Say how far the index for search is, and which files could not be read."""
+    with beside(data or default_data(), key_file or default_key_file()) as instance:
+        try:
+            found = []
+            for one in rebuild(instance, reads_content=not names_only) if is_rebuilt else index_standing(instance):
+                found.append(one)
+                if not is_json:
+                    _tell_index(one)
+        except NotNow as error:
+            click.echo(f"satchel-server: the index was not made whole: {error}", err=True)
+            sys.exit(1)
+    if is_json:
+        told = [
+            {**asdict(one), "unread": [{**asdict(each), "path": shown_name(each.path)} for each in one.unread]}
+            for one in found
+        ]
+        click.echo(json.dumps(told))
+
+
+def _tell_index(one: Standing) -> None:
+    if not one.is_walked:
+        click.echo(f"{one.name}: {one.files} files so far ({_told(one.size_bytes)})")
+    else:
+        behind = f", {one.behind} commits behind" if one.behind else ""
+        unread = f", {one.to_be_read} still to be read" if one.to_be_read else ""
+        click.echo(f"{one.name}: {one.files} files ({_told(one.size_bytes)}){behind}{unread}")
+    for each in one.unread:
+        click.echo(f"  by name only: /{shown_name(each.path)}: {each.reason}")
+
+
 def _tell_damaged(copied: backing.Copied, what: str) -> None:
     for name in copied.damaged[:_HITS_MAX]:
         click.echo(f"satchel-server: {name} is {what}", err=True)
@@ -312,4 +353,4 @@ def _told(size: int) -> str:
     return f"{number:.1f} TiB"
 
 
-COMMANDS = (doctor, usage, gc, scrub, backup, restore)
+COMMANDS = (doctor, usage, gc, scrub, backup, restore, index)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from remote.protocol.messages import Done
 from remote.protocol.nodes import Manifest
 from remote.protocol.search import SearchAnswer, SearchRequest
 from remote.protocol.sharing import RevokeRequest, Shared, SharedSpaceRequest, ShareRequest, Wish
+from remote.server import instance as instances
 from remote.server.instance import Instance
 from remote.server.jobs.following import Follower
 from remote.server.jobs.running import catch_up
+from remote.server.search import upkeep
 
 pytestmark = pytest.mark.anyio
 
@@ -266,3 +269,24 @@ async def test_names_of_several_folders_and_odd_bytes(ann: Any, index: Any, buil
     assert [one.path for one in (await asked(ann, "second")).found] == [b"there/caf\xe9 second"]
     assert [one.path for one in (await asked(ann, "first")).found] == [b"first"]
     assert [one.path for one in (await asked(ann, "in:there second")).found] == [b"there/caf\xe9 second"]
+
+
+async def test_the_index_command_makes_it_anew_and_names_what_cannot_be_read(
+    instance: Instance, tmp_path: Path, ann: Any, index: Any
+) -> None:
+    folder = await ann.new_folder(b"papers")
+    await ann.new_file(b"broken.pdf", folder, text("no pdf at all"))
+    await ann.new_file(b"good.txt", folder, text("readable"))
+    with instances.beside(tmp_path / "data", tmp_path / "key") as beside:
+        before = {one.name: one for one in upkeep.standing(beside)}["ann"]
+        assert (before.files, before.is_walked) == (0, False)
+        for _ in range(2):
+            after = {one.name: one for one in upkeep.rebuild(beside, reads_content=True)}["ann"]
+            assert (after.files, after.to_be_read, after.behind, after.is_walked) == (3, 0, 0, True)
+            (unread,) = after.unread
+            assert unread.path == b"papers/broken.pdf"
+            assert "cannot be read" in unread.reason
+            assert await paths(ann, "readable") == ["papers/good.txt"]
+    await ann.new_file(b"later.txt", folder, text("afterwards"))
+    index()
+    assert await paths(ann, "afterwards") == ["papers/later.txt"]
