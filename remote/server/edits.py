@@ -194,8 +194,12 @@ class Edits:
         was: Name | None = None,
         condition: Condition = ANYTHING,
         replaces: bool = False,
+        edit: Callable[[NodeState], NodeState] = lambda state: state,
     ) -> None:
-        """Gives a node this name instead of the name `was` (None: its first); `replaces` what has it, all in one."""
+        """Gives a node this name instead of the name `was` (None: its first); `replaces` what has it, all in one.
+
+        `edit`: what else of its state becomes different with it.
+        """
 
         def plan(session: Session, row: SpaceRow, key: SpaceKey) -> list[Draft]:
             found, state = _present(session, row, node)
@@ -209,9 +213,10 @@ class Edits:
             drafts = [] if to in state.names else _clear(session, row, to, replaces=replaces)
             _check_apart(drafts, node)
             names = dict.fromkeys(to if name == old else name for name in state.names)
-            if tuple(names) == state.names:
+            moved = edit(replace(state, names=tuple(names)))
+            if moved == state:
                 return []
-            return [*drafts, _draft(node, found.rev, replace(state, names=tuple(names)), found.content_id, found.size)]
+            return [*drafts, _draft(node, found.rev, moved, found.content_id, found.size)]
 
         await self._do(by, space, plan)
 

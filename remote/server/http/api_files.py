@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from remote.protocol.errors import BadRequest, NotAllowed
 from remote.protocol.ids import Rev, SpaceId
-from remote.protocol.nodes import Name
+from remote.protocol.nodes import Name, NodeState
 from remote.protocol.times import iso, span
 from remote.server.database.accounts import Device
-from remote.server.edits import ANYTHING, By, etag_of
+from remote.server.edits import By, etag_of
 from remote.server.feed import CHANGES_MAX, WAIT_SECONDS_MAX
 from remote.server.files import folder_state
 from remote.server.http.api_common import (
@@ -216,13 +216,17 @@ def _editing(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
         condition = condition_of(if_match)
         node, within = found.item.node, found.space.space
         changed = _edited(data)
-        if data.path is not UNSET:
+
+        def edited(state: NodeState) -> NodeState:
+            return replace(state, **changed)
+
+        if data.path is UNSET:
+            await edits.change(by_of(device), within, node, edited, condition)
+        else:
             to, there = await place_of(instance, device, str(within), data.path)
             if there != within:
                 raise NotAllowed("That path is in another space: copy it there by a device, or download and bring it.")
-            await edits.move(by_of(device), within, node, to, condition=condition, replaces=data.replaces)
-            condition = ANYTHING
-        await edits.change(by_of(device), within, node, lambda state: replace(state, **changed), condition)
+            await edits.move(by_of(device), within, node, to, condition=condition, replaces=data.replaces, edit=edited)
         return _answer(await locator.by_id(device, node, within))
 
     @post("/files/{file:str}/copy", status_code=201, summary="Copy a file, or a folder and all in it; no content moves")

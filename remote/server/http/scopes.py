@@ -51,6 +51,7 @@ ROUTE_SCOPES: dict[str, str] = {
     "GET /v1/spaces": READ,
     "POST /v1/search": READ,
     "GET /api/v1/search": READ,
+    "POST /api/v1/files/search": READ,
     "POST /v1/poll": READ,
     f"GET {_SPACE}/changes": READ,
     f"POST {_SPACE}/list": READ,

@@ -192,6 +192,7 @@ FILES = {
     "POST /api/v1/files/{file:str}/copy": Case(WRITE, lambda _: {"path": "copy"}, query="?space={space}"),
     "GET /api/v1/files/{file:str}/download": Case(READ, query="?space={space}"),
     "HEAD /api/v1/files/{file:str}/download": Case(READ, query="?space={space}"),
+    "POST /api/v1/files/search": Case(READ, lambda world: {"words": "type:text", "space": str(world.space)}),
     "GET /api/v1/search": Case(READ, query="?words=type:text&space={space}"),
     "POST /api/v1/links": Case(WRITE, lambda world: {"file": str(world.file), "space": str(world.space)}),
     "POST /api/v1/files/{file:str}/share": Case(
