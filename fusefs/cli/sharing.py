@@ -49,7 +49,11 @@ def who(path: str, *, as_json: bool) -> None:
         print(json.dumps([_member_as_json(member) for member in members], indent=2))
         return
     if found is None:
-        print(f"{shown(path)} is not shared. To share it: satchel share {shown(path)} --with NAME")
+        above = _shared_above(path)
+        if above is None:
+            print(f"{shown(path)} is not shared. To share it: satchel share {shown(path)} --with NAME")
+        else:
+            print(f"{shown(path)} is in a shared folder. Who has that: satchel share {shown(above)}")
         return
     width = max(len(shown(member.who)) for member in members)
     for member in members:
@@ -189,6 +193,17 @@ def _wish(text: str) -> Wish:
 async def _space_of(service: AccountService, node: NodeId) -> Space | None:
     spaces = (await service.sharing.spaces()).spaces
     return next((space for space in spaces if space.mount == node), None)
+
+
+def _shared_above(path: str) -> str | None:
+    """The shared folder that the path is in."""
+    spaces = asked_server(lambda service: service.sharing.spaces()).spaces
+    mounts = {space.mount for space in spaces if space.mount}
+    at = os.path.realpath(path)
+    while (at := os.path.dirname(at)) != "/" and not os.path.ismount(at):
+        if os.lstat(at).st_ino in mounts:
+            return at
+    return None
 
 
 def _shared_space(path: str) -> Space:

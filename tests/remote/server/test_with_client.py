@@ -78,6 +78,8 @@ async def write(service: HttpService, ann: LoginAnswer, build: Any) -> tuple[Nod
     assert sent >= sum(len(data) for data in chunks.values())
     assert await service.send_chunks(ann.home, chunks) < 1_000_000
     assert await service.wanted(ann.home, {chunk: len(data) for chunk, data in chunks.items()}) == set()
+    assert (await service.commit(ann.home, commit)).rev == 0, "what was refused is not taken when it comes once more"
+    commit = Commit(os.urandom(16), commit.changes)
     answer = await service.commit(ann.home, commit)
     assert (answer.rev, answer.winners) == (2, ())
     assert (await service.commit(ann.home, commit)).rev == 2
