@@ -13,6 +13,7 @@ import click
 from fusefs.cli import shares
 from fusefs.cli.finding import search
 from fusefs.cli.guarding import events, guard
+from fusefs.cli.previewing import preview
 from fusefs.control import SECONDS_MOST, Exit, Refused
 
 DISTRIBUTION: Final = "satchel"
@@ -562,7 +563,7 @@ def doctor(as_json: bool) -> None:
     sys.exit(examination.doctor(as_json=as_json))
 
 
-for _command in (*shares.COMMANDS, guard, events, search):
+for _command in (*shares.COMMANDS, guard, events, search, preview):
     satchel.add_command(_command)
 
 

@@ -14,11 +14,13 @@ from remote.protocol.account import (
     LinkRequest,
     Links,
     PasswordRequest,
+    Preview,
+    PreviewRequest,
     RenameDeviceRequest,
     RevokeLinkRequest,
     SignOutRequest,
 )
-from remote.protocol.ids import DeviceId
+from remote.protocol.ids import DeviceId, NodeId
 from remote.protocol.messages import Done
 from remote.protocol.search import SearchAnswer, SearchRequest
 
@@ -49,6 +51,10 @@ class AccountService:
     async def change_password(self, old: str, new: str, *, sign_out_others: bool) -> None:
         """Replaces the user's password; raises NotAllowed when `old` is not right."""
         await self._session.ask_once(Done, "POST", "v1/password", PasswordRequest(old, new, sign_out_others))
+
+    async def preview(self, node: NodeId, size: int) -> Preview:
+        """What a file looks like; raises NotFound where there is no preview."""
+        return await self._session.ask(Preview, "POST", "v1/previews", PreviewRequest(node, size))
 
     async def make_link(self, request: LinkRequest) -> LinkEntry:
         """A new public link; raises NotFound for what the server does not have."""

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from remote.protocol.ids import DeviceId, NodeId, SpaceId
+from remote.protocol.ids import NO_SPACE, DeviceId, NodeId, SpaceId
 
 
 class DeviceEntry(msgspec.Struct, frozen=True):
@@ -203,3 +203,18 @@ class Email(msgspec.Struct, frozen=True):
 
     email: str
     is_sent: bool = False
+
+
+class PreviewRequest(msgspec.Struct, frozen=True):
+    """What a file looks like, in at most so many pixels: 128, 256, 512 or 1,024; `space` 0: wherever the node is."""
+
+    node: NodeId
+    size: int = 256
+    space: SpaceId = NO_SPACE
+
+
+class Preview(msgspec.Struct, frozen=True):
+    """A PNG of that size, or of the picture's own when that is smaller."""
+
+    png: bytes
+    size: int

@@ -59,6 +59,7 @@ from remote.server.located import Locator
 from remote.server.mail import Mail
 from remote.server.objects.local import LocalObjects
 from remote.server.objects.signing import Signer
+from remote.server.previews.asking import PreviewAnswers
 from remote.server.search.answers import SearchAnswers
 from remote.server.search.index import Index
 from remote.server.sharing import SharingAnswers
@@ -107,6 +108,7 @@ class Instance:
     uploads: Uploads
     feed: Feed
     search: SearchAnswers
+    previews: PreviewAnswers
     hub: Hub
 
 
@@ -153,11 +155,13 @@ def opened(
         keyring = Keyring(master)
         answers = Answers(database, objects, keyring, domain_secret, hub)
         acts = Acts(database, keyring, hub)
+        contents = Contents(answers.chunks, domain_secret)
+        locator = Locator(database, keyring)
+        previews = PreviewAnswers(data, database, keyring, contents, locator)
         try:
             devices = DeviceAnswers(database, accounts, hub, mail)
             files = Files(database, keyring, accounts, answers.commit)
             links = LinkAnswers(database, keyring, accounts, files)
-            contents = Contents(answers.chunks, domain_secret)
             sharing = SharingAnswers(database, keyring, master, answers.chunks, files, hub=hub, mail=mail)
             groups = GroupAnswers(sharing)
             edits = Edits(database, keyring, hub, files, answers.commit)
@@ -184,16 +188,18 @@ def opened(
                 search=SearchAnswers(database, keyring, Index(data)),
                 sharing=sharing,
                 groups=groups,
-                locator=Locator(database, keyring),
+                locator=locator,
                 edits=edits,
                 uploads=uploads,
                 feed=Feed(database, keyring, hub),
+                previews=previews,
                 hub=hub,
             )
         finally:
             hub.close()
             mail.close()
             accounts.close()
+            previews.close()
             answers.close()
             database.close()
 

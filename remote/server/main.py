@@ -53,9 +53,10 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
         show_default=True,
         help="What files are found by; content is read by confined processes, and kept as hashes of its words.",
     )
+    @click.option("--previews/--no-previews", default=True, help="Make previews of pictures ahead, or when asked for.")
     @wraps(command)
-    def wrapped(*, search: str, **others: object) -> None:
-        command(choice=Choice(search), **others)
+    def wrapped(*, search: str, previews: bool, **others: object) -> None:
+        command(choice=Choice(search, previews), **others)
 
     return wrapped
 

@@ -228,6 +228,7 @@ async def _thin_regularly(instance: Instance) -> None:
         pause = THINNING_SECONDS
         try:
             await instance.acts.thin_by_clock(time.time_ns())
+            await instance.previews.sweep()
         except RemoteError:
             log.exception("history could not be thinned; it is tried again later")
 

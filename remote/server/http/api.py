@@ -28,6 +28,7 @@ from remote.server.http.api_content import content_routes
 from remote.server.http.api_files import file_routes
 from remote.server.http.api_guard import guard_routes
 from remote.server.http.api_history import history_routes
+from remote.server.http.api_previews import preview_routes
 from remote.server.http.api_search import search_routes
 from remote.server.http.api_sharing import sharing_routes
 from remote.server.http.described import api_page
@@ -48,6 +49,7 @@ def api(instance: Instance) -> Router:
                 *content_routes(instance),
                 *account_routes(instance),
                 *guard_routes(instance),
+                *preview_routes(instance),
                 *access_routes(instance),
                 *sharing_routes(instance),
                 *search_routes(instance),

@@ -11,9 +11,13 @@ SEARCHES: Final = ("content", "names", "off")
 
 @dataclass(frozen=True)
 class Choice:
-    """What whoever runs the server chose; `search`: what files are found by, one of SEARCHES."""
+    """What whoever runs the server chose.
+
+    `search`: what files are found by, one of SEARCHES; `has_previews`: whether the usual previews are made ahead.
+    """
 
     search: str = "content"
+    has_previews: bool = True
 
 
 def chosen(instance: Instance, choice: Choice) -> list[Job]:
@@ -21,4 +25,6 @@ def chosen(instance: Instance, choice: Choice) -> list[Job]:
     jobs: list[Job] = []
     if choice.search != "off":
         jobs.append(instance.search.indexer(reads_content=choice.search == "content"))
+    if choice.has_previews:
+        jobs.append(instance.previews.job())
     return jobs
