@@ -20,7 +20,7 @@ from fusefs.options import parse_options
 COMMANDS = {
     *("diff", "rewind", "undo", "trash", "purge", "retention"),
     *("devices", "password", "link"),
-    *("guard", "events", "preview"),
+    *("guard", "events", "preview", "search"),
     *("share", "shared", "unshare", "accept", "decline", "leave", "group"),
     "backup",
     "cache",

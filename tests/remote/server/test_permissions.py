@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from remote.protocol.account import LinkRequest
+from remote.protocol.account import LinkRequest, PreviewRequest
 from remote.protocol.events import EventAnswer, EventsRequest, Guard, GuardRequest
 from remote.protocol.history import (
     DiffRequest,
@@ -146,6 +146,7 @@ IN_SPACE: dict[str, Case] = {
     "guard": Case(MANAGE, lambda _: GuardRequest(Guard())),
 }
 SHARES: dict[str, Case] = {
+    "POST /v1/previews": Case(READ, lambda world: PreviewRequest(world.file, 256, world.space), status=404),
     "POST /v1/shares/members": Case(READ, about),
     "POST /v1/shares/permit": Case(MANAGE, lambda world: PermitRequest(world.space, "stranger", "viewer")),
     "POST /v1/shares/revoke": Case(MANAGE, lambda world: RevokeRequest(world.space, "invited")),
@@ -193,6 +194,8 @@ FILES = {
     "GET /api/v1/files/{file:str}/download": Case(READ, query="?space={space}"),
     "HEAD /api/v1/files/{file:str}/download": Case(READ, query="?space={space}"),
     "POST /api/v1/files/search": Case(READ, lambda world: {"words": "type:text", "space": str(world.space)}),
+    # A text has none.
+    "GET /api/v1/files/{file:str}/preview": Case(READ, query="?space={space}", status=404),
     "GET /api/v1/search": Case(READ, query="?words=type:text&space={space}"),
     "POST /api/v1/links": Case(WRITE, lambda world: {"file": str(world.file), "space": str(world.space)}),
     "POST /api/v1/files/{file:str}/share": Case(
