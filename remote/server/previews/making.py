@@ -8,7 +8,7 @@ from remote.protocol.ids import NodeId, SpaceId
 from remote.protocol.nodes import Kind, NodeState
 from remote.server.database.connection import Database
 from remote.server.jobs.confined import CONTENT_MAX, Confined, NotConfined, Refused
-from remote.server.jobs.following import Batch, Changed, NotNow, TableCursors, Trouble
+from remote.server.jobs.following import Batch, Changed, Cursors, NotNow, TableCursors, Trouble
 from remote.server.jobs.tasks.picture import LENGTH
 from remote.server.keys import SpaceKey
 from remote.server.previews.shelf import Shelf, Shown
@@ -75,7 +75,8 @@ class Previews:
     name = "previews"
 
     def __init__(self, database: Database, shelf: Shelf) -> None:
-        self.cursors = TableCursors(database, self.name)
+        self._kept = TableCursors(database, self.name)
+        self.cursors: Cursors = self._kept
         self._shelf = shelf
         self._maker = Maker(shelf, Confined())
 
@@ -113,7 +114,7 @@ class Previews:
 
     def start_over(self, space: SpaceId) -> None:
         """What was made stays: it is named by what it shows."""
-        self.cursors.end(space)
+        self._kept.end(space)
 
     def close(self) -> None:
         """Ends what is being made."""

@@ -70,7 +70,8 @@ def _image(content: io.RawIOBase, size: int) -> Image.Image:
 def _pdf(content: io.RawIOBase, size: int) -> Image.Image:
     page = pypdfium2.PdfDocument(content.read() or b"")[0]
     longer = max(*page.get_size(), _PAGE_POINTS_MIN)
-    return page.render(scale=size / longer).to_pil().convert("RGB")
+    # It has no types.
+    return cast(Image.Image, page.render(scale=size / longer).to_pil()).convert("RGB")
 
 
 def _png(picture: Image.Image, size: int) -> bytes:
