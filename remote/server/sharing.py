@@ -119,7 +119,8 @@ class SharingAnswers:
             shared = Shared(space.space, mount, space.name)
         else:
             shared = self._found(device, row, request.node, folder, long, session)
-            told.spaces.add(row.space)
+            # Of the new space nobody's device waits yet, but jobs do.
+            told.spaces |= {row.space, shared.space}
             self._changed(session, told, device.user)
         space = member_space(session, shared.space, device.user, Right.SHARE)
         for wish in request.wishes:

@@ -569,3 +569,9 @@ async def test_sharing_is_noted_for_both(ann: Any, bob: Any, thesis: NodeId) -> 
     for asker in (ann, bob):
         found = (await asker.ask("POST", "/v1/audit", AuditRequest(), Audit)).entries
         assert [(one.what, one.about, one.by) for one in reversed(found) if one.what.startswith("share")] == told
+
+
+async def test_what_follows_journals_hears_of_the_new_space(ann: Any, thesis: NodeId, instance: Instance) -> None:
+    listener = instance.hub.listen()
+    shared = await share(ann, thesis)
+    assert set(listener.spaces) == {ann.home, shared.space}
