@@ -24,8 +24,9 @@ from remote.server.database import trees
 from remote.server.database.accounts import Account, Device, DeviceRow
 from remote.server.database.connection import Database, Session
 from remote.server.database.spaces import JournalRow, SpaceRow
-from remote.server.keys import MasterKey, fresh_key
+from remote.server.keys import MasterKey, SpaceKey, fresh_key
 from remote.server.limits import LABEL_MAX, check_label, check_password
+from remote.server.quotas import count_past
 from remote.server.scopes import WEBDAV, WEBDAV_READ, check_scope, covers
 from remote.server.slowing import Lately, Slowing
 from remote.server.states import encode_state
@@ -86,13 +87,23 @@ def user_called(session: Session, name: str) -> UserId | None:
     return account_rows.user_of_login(session, login_name(name))
 
 
-def set_home_quota(session: Session, name: str, quota: int) -> bool:
-    """Bounds the user's home to so many bytes (0: no bound); False when there is no such user."""
+def set_home_quota(
+    session: Session, master: MasterKey, name: str, quota: int, *, counts_past: bool | None = None
+) -> bool:
+    """Bounds what a user keeps to so many bytes (0: no bound); False when there is no such user.
+
+    `counts_past`: whether older versions count from now on; None: as it is.
+    """
     account = _account_of(session, login_name(name))
     if account is None:
         return False
     space_rows.set_quota(session, account.home, quota)
-    note(session, account.user, "quota set", f"{quota} bytes")
+    for space in (account.home, *space_rows.paid_by(session, account.home)) if counts_past is not None else ():
+        row = space_rows.space_row(session, space)
+        if row is not None:
+            count_past(session, row, SpaceKey(master.unwrap(row.wrapped_key)), counts_past=bool(counts_past))
+    with_past = "" if counts_past is None else ", with older versions" if counts_past else ", without older versions"
+    note(session, account.user, "quota set", f"{quota} bytes{with_past}")
     return True
 
 
@@ -106,6 +117,8 @@ class UserLine:
     devices: int
     seen_ns: int
     """When one of the devices was last there; 0: not since servers note it."""
+    counts_past: bool = False
+    """Whether older versions count."""
     is_disabled: bool = False
     email: str = ""
 
@@ -127,6 +140,7 @@ def list_users(session: Session) -> list[UserLine]:
                 home.quota,
                 len(devices),
                 seen_ns,
+                bool(home.counts_past),
                 account.is_disabled,
                 account.email,
             )

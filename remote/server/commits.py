@@ -130,7 +130,7 @@ def take(
     held = guard.look(session, row, tree, drafts, watch, rev=rev, now_ns=now_ns) if watch is not None else None
     if held is not None:
         return CommitAnswer(Rev(0), now_ns, (), held.reason, held=held.nodes)
-    writing = _plan(tree, drafts, rev, moving)
+    writing = _plan(tree, drafts, rev, moving, counts_past=bool(row.counts_past))
     has_quota = _check_quota(session, row, device, writing.growth, now_ns)
     _write(session, row.space, rev, writing)
     if looked is not None:
@@ -224,6 +224,9 @@ class _StoredTree:
         row = self.row(folder)
         return row.parent if row is not None and row.state is not None else None
 
+    def counted_before(self, node: NodeId, content_id: bytes) -> list[tuple[Rev, int]]:
+        return trees.counted_before(self._session, self._space, node, content_id)
+
     def has_version(self, node: NodeId, rev: Rev) -> bool:
         return trees.has_version(self._session, self._space, node, rev)
 
@@ -251,6 +254,9 @@ class _Writing:
     above_before: set[NodeId] = field(default_factory=set)
     above_after: set[NodeId] = field(default_factory=set)
     growth: int = 0
+    counts_past: bool = False
+    superseded: list[tuple[int, NodeId, Rev]] = field(default_factory=list)
+    """(bytes, node, rev) of versions that count from now on as the past."""
     moved_to: NodeId = NOWHERE
     """The space that lives on with what is removed, as `node.parent` keeps it."""
 
@@ -270,8 +276,10 @@ def _draft(change: Change, key: SpaceKey) -> Draft:
     return Draft(change, state, key.content_id(manifest), key.seal(manifest), change.state.content.size)
 
 
-def _plan(tree: _StoredTree, drafts: Sequence[Draft], rev: Rev, moving: Moving | None) -> _Writing:
-    writing = _Writing(moved_to=NodeId(moving.to) if moving is not None else NodeId(0))
+def _plan(
+    tree: _StoredTree, drafts: Sequence[Draft], rev: Rev, moving: Moving | None, *, counts_past: bool
+) -> _Writing:
+    writing = _Writing(counts_past=counts_past, moved_to=NodeId(moving.to) if moving is not None else NodeId(0))
     settled = settled_states([draft.change for draft in drafts])
     for draft in drafts:
         effective: Draft | None = draft
@@ -281,9 +289,11 @@ def _plan(tree: _StoredTree, drafts: Sequence[Draft], rev: Rev, moving: Moving |
             continue
         change = effective.change
         mark = trees.LOST if change.is_conflict else trees.WAS_STATE
+        past_bytes = effective.size if counts_past and change.is_conflict else 0
+        writing.growth += past_bytes
         writing.versions.append(
             trees.VersionRow(
-                change.node, change.edited_ns, effective.state, effective.content_id, mark, change.overrides
+                change.node, change.edited_ns, effective.state, effective.content_id, mark, change.overrides, past_bytes
             )
         )
         if effective.content_id is not None and effective.sealed is not None:
@@ -319,6 +329,10 @@ def _plan_state(
     elif row is not None and row.state is None:
         writing.returned.append((change.node, row.rev))
     writing.growth += draft.size - (row.size if row is not None else 0)
+    # What moves to another space is no past: it is counted there.
+    had_content = row.content_id if row is not None else None
+    if writing.counts_past and not writing.moved_to and draft.content_id != had_content:
+        _plan_past(tree, draft, row, writing)
     is_folder = kind == Kind.FOLDER
     _climb([change.node] if is_folder else [name.parent for name in had], tree.parent_now, writing.above_before)
     _climb(
@@ -326,6 +340,18 @@ def _plan_state(
         lambda folder: parent_after(tree, settled, folder),
         writing.above_after,
     )
+
+
+def _plan_past(tree: _StoredTree, draft: Draft, row: trees.NodeRow | None, writing: _Writing) -> None:
+    """Counts the content that a file had, and no longer as the past what it has again."""
+    node = draft.change.node
+    if draft.content_id is not None and row is not None:
+        for rev, size in tree.counted_before(node, draft.content_id):
+            writing.superseded.append((0, node, rev))
+            writing.growth -= size
+    if row is not None and row.size:
+        writing.superseded.append((row.size, node, row.rev))
+        writing.growth += row.size
 
 
 def _touched(tree: _StoredTree, draft: Draft) -> Draft | None:
@@ -363,6 +389,7 @@ def _write(session: Session, space: SpaceId, rev: Rev, writing: _Writing) -> Non
     past_rows.forget_removed(session, space, writing.returned)
     past_rows.note_removed(session, space, writing.removed, rev)
     trees.mark_lost(session, space, writing.lost)
+    trees.set_past_bytes(session, space, writing.superseded)
     trees.add_versions(session, space, rev, writing.versions)
     conflict_rows.add_conflicts(session, space, writing.conflicts)
     space_rows.add_moments(session, space, writing.above_before | writing.above_after, rev)

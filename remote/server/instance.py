@@ -246,10 +246,15 @@ def add_account(data: Path, key_file: Path, name: str, password: str) -> None:
         raise InstanceTrouble(str(error)) from error
 
 
-def set_quota(data: Path, key_file: Path, name: str, quota: int) -> None:
-    """Bounds the home of a user; 0: no bound. Raises InstanceTrouble or KeyTrouble."""
-    with _database(data, key_file) as (_, _, database):
-        if not database.write_now(lambda session: set_home_quota(session, name, quota)):
+def set_quota(data: Path, key_file: Path, name: str, quota: int, *, counts_past: bool | None = None) -> None:
+    """Bounds what a user keeps (0: no bound), and says whether older versions count (None: as it is).
+
+    Raises InstanceTrouble or KeyTrouble.
+    """
+    with _database(data, key_file) as (_, master, database):
+        if not database.write_now(
+            lambda session: set_home_quota(session, master, name, quota, counts_past=counts_past)
+        ):
             raise InstanceTrouble(f"There is no user {name}.")
 
 

@@ -137,7 +137,11 @@ def list_users(as_json: bool, data: Path | None, key_file: Path | None) -> None:
         click.echo(json.dumps([dataclasses.asdict(line) for line in found], indent=2))
         return
     for line in found:
-        quota = f"of {line.quota} bytes" if line.quota else "bytes, no quota"
+        quota = (
+            f"of {line.quota} bytes{' with older versions' if line.counts_past else ''}"
+            if line.quota
+            else "bytes, no quota"
+        )
         seen = iso(line.seen_ns) if line.seen_ns else "never"
         click.echo(f"{line.user_name}  {line.used} {quota}  {line.devices} devices, last there: {seen}")
 
@@ -157,12 +161,20 @@ def set_password(name: str, password_stdin: bool, data: Path | None, key_file: P
 @user.command()
 @click.argument("name")
 @click.argument("size_bytes", metavar="SIZE", type=Size())
+@click.option(
+    "--history/--no-history",
+    "counts_past",
+    default=None,
+    help="Whether older versions count, each with its size; as it is without this.",
+)
 @data_option
 @key_option
-def quota(name: str, size_bytes: int, data: Path | None, key_file: Path | None) -> None:
+def quota(name: str, size_bytes: int, counts_past: bool | None, data: Path | None, key_file: Path | None) -> None:
     """Bound what a user may keep to SIZE, in bytes or such as 20G; 0 lifts the bound."""
-    instance.set_quota(data or default_data(), key_file or default_key_file(), name, size_bytes)
-    click.echo(f"{name} may keep {size_bytes} bytes." if size_bytes else f"{name} may keep any number of bytes.")
+    where = data or default_data(), key_file or default_key_file()
+    instance.set_quota(*where, name, size_bytes, counts_past=counts_past)
+    how = "" if counts_past is None else ", older versions included" if counts_past else ", older versions aside"
+    click.echo(f"{name} may keep {size_bytes} bytes{how}." if size_bytes else f"{name} may keep any number of bytes.")
 
 
 for _command in COMMANDS:

@@ -28,6 +28,7 @@ from remote.server.database.spaces import SpaceRow
 from remote.server.keys import SpaceKey
 from remote.server.limits import check_count, check_node
 from remote.server.past import Past
+from remote.server.quotas import let_go
 from remote.server.states import decode_state
 from remote.server.thinning import SECOND_NS, Found, thinned
 from remote.server.trash import Bin
@@ -161,6 +162,7 @@ def _thin(session: Session, space: SpaceId, since: Rev, to: Rev) -> None:
             dropped.append((version[1], version[2]))
             if version[4] is not None:
                 contents.add(version[4])
+    let_go(session, space, dropped)
     rows.drop_versions(session, space, dropped)
     rows.drop_names(session, space, sorted(parents), since, to)
     past_rows.forget_removed(session, space, gone)
@@ -241,7 +243,9 @@ def purge(session: Session, row: SpaceRow, key: SpaceKey, nodes: Iterable[NodeId
 
 
 def _forget(session: Session, space: SpaceId, node: NodeId, old: list[Row]) -> None:
-    rows.forget_versions(session, space, [(version[0], version[1]) for version in old])
+    forgotten = [(version[0], version[1]) for version in old]
+    let_go(session, space, forgotten)
+    rows.forget_versions(session, space, forgotten)
     conflict_rows.end_conflicts(session, space, [(node, version[0]) for version in old])
     for name in {name for version in old for name in decode_state(version[4]).names}:
         rows.forget_name(session, space, name.parent, name.name, node)

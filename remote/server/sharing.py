@@ -46,6 +46,7 @@ from remote.server.keys import MasterKey, SpaceKey, fresh_key
 from remote.server.limits import LABEL_MAX, check_count, check_node, check_space
 from remote.server.mail import Mail
 from remote.server.membership import Told, name_of, note_about
+from remote.server.quotas import count_past
 from remote.server.rights import Right, member_space, owner_of
 from remote.server.states import decode_state
 
@@ -154,6 +155,7 @@ class SharingAnswers:
             0,
             self._master.wrap(secret),
             payer=home.space,
+            counts_past=home.counts_past,
         )
         founder.found_space(home, key, top, space, SpaceKey(secret))
         founded = space_rows.space_row(session, space.space)
@@ -335,6 +337,11 @@ class SharingAnswers:
 
     def _transfer(self, session: Session, told: Told, space: SpaceRow, old: UserId, new: UserId, name: str) -> None:
         account = account_rows.account(session, new)
+        home = space_rows.space_row(session, account.home) if account is not None else None
+        if home is not None:
+            # It is counted as everything is that the new owner has.
+            count_past(session, space, self._keyring.key(space), counts_past=bool(home.counts_past))
+            space = space_rows.space_row(session, space.space) or space
         if account is None or not space_rows.pay(session, account.home, space.used):
             raise QuotaExceeded(f"{name} has no room for the {space.used} bytes that are in {space.name}.")
         space_rows.pay_anyway(session, space.payer, -space.used)

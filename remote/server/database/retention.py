@@ -103,6 +103,36 @@ def is_open(session: Session, space: SpaceId, node: NodeId, rev: Rev) -> bool:
     return session.row(sql, space, node, rev) is not None
 
 
+def every_version(session: Session, space: SpaceId) -> Iterator[Row]:
+    """(node, rev, ordinal, mark, content_id) of all versions that were something, each node's together, in order."""
+    return session.rows(
+        "SELECT node_id, rev, ordinal, mark, content_id FROM version WHERE space_id = ? AND overrides >= 0"
+        " ORDER BY node_id, rev, ordinal",
+        space,
+    )
+
+
+def past_bytes(session: Session, space: SpaceId, versions: Iterable[tuple[Rev, int]]) -> int:
+    """What these versions (rev, ordinal) count for together."""
+    sql = "SELECT past_bytes FROM version WHERE space_id = ? AND rev = ? AND ordinal = ?"
+    found = (session.row(sql, space, rev, ordinal) for rev, ordinal in versions)
+    return sum(row[0] for row in found if row)
+
+
+def all_past_bytes(session: Session, space: SpaceId) -> int:
+    """What all versions count for together."""
+    found = session.row("SELECT SUM(past_bytes) FROM version WHERE space_id = ?", space)
+    return found[0] or 0 if found else 0
+
+
+def put_past_bytes(session: Session, space: SpaceId, rows: Iterable[tuple[int, Rev, int]]) -> None:
+    """Sets what versions (bytes, rev, ordinal) count for."""
+    session.run_many(
+        "UPDATE version SET past_bytes = ? WHERE space_id = ? AND rev = ? AND ordinal = ?",
+        [(size, space, rev, ordinal) for size, rev, ordinal in rows],
+    )
+
+
 def drop_versions(session: Session, space: SpaceId, versions: Iterable[tuple[Rev, int]]) -> None:
     """These versions (rev, ordinal) never were."""
     session.run_many(
@@ -114,7 +144,7 @@ def drop_versions(session: Session, space: SpaceId, versions: Iterable[tuple[Rev
 def forget_versions(session: Session, space: SpaceId, versions: Iterable[tuple[Rev, int]]) -> None:
     """Forgets what these versions (rev, ordinal) were; that there was something stays, for devices that are behind."""
     session.run_many(
-        "UPDATE version SET state = NULL, content_id = NULL, overrides = -1"
+        "UPDATE version SET state = NULL, content_id = NULL, overrides = -1, past_bytes = 0"
         " WHERE space_id = ? AND rev = ? AND ordinal = ?",
         [(space, rev, ordinal) for rev, ordinal in versions],
     )

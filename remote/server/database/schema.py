@@ -214,10 +214,12 @@ TABLES: tuple[str, ...] = (
     f"CREATE TABLE setting (name TEXT NOT NULL, value BYTEA NOT NULL, PRIMARY KEY (name)) {_CLUSTERED}",
     # head: the newest rev; floor: the oldest cursor that the journal still answers; wrapped_key: by the master key.
     # payer: the home whose quota counts for a shared space, 0 for a home; shared_used: bytes that a home pays for so.
+    # counts_past: `used` is with the bytes of older versions.
     f"""CREATE TABLE space (
         space_id BIGINT NOT NULL, name TEXT NOT NULL, head BIGINT NOT NULL, floor BIGINT NOT NULL,
         quota BIGINT NOT NULL, used BIGINT NOT NULL, last_time_ns BIGINT NOT NULL, wrapped_key BYTEA NOT NULL,
         payer BIGINT NOT NULL DEFAULT 0, shared_used BIGINT NOT NULL DEFAULT 0,
+        counts_past SMALLINT NOT NULL DEFAULT 0,
         PRIMARY KEY (space_id)) {_CLUSTERED}""",
     f"""CREATE TABLE member (
         space_id BIGINT NOT NULL, user_id BIGINT NOT NULL, role TEXT NOT NULL,
@@ -242,9 +244,11 @@ TABLES: tuple[str, ...] = (
     "CREATE UNIQUE INDEX journal_by_time ON journal (space_id, time_ns)",
     # mark: 0 it was the node's state, 1 it was and then lost a merge, 2 it lost a merge and never was.
     # overrides -1: what it was is purged, and state is NULL as for a removal.
+    # past_bytes: what it counts for in a space that counts its past.
     f"""CREATE TABLE version (
         space_id BIGINT NOT NULL, rev BIGINT NOT NULL, ordinal INTEGER NOT NULL, node_id BIGINT NOT NULL,
         edited_ns BIGINT NOT NULL, state BYTEA, content_id BYTEA, mark SMALLINT NOT NULL, overrides BIGINT NOT NULL,
+        past_bytes BIGINT NOT NULL DEFAULT 0,
         PRIMARY KEY (space_id, rev, ordinal)) {_CLUSTERED}""",
     "CREATE INDEX version_by_node ON version (space_id, node_id, rev)",
     # Which manifests are named at all.
@@ -358,6 +362,8 @@ UPGRADES: dict[int, tuple[str, ...]] = {
     4: (
         "ALTER TABLE space ADD COLUMN payer BIGINT NOT NULL DEFAULT 0",
         "ALTER TABLE space ADD COLUMN shared_used BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE space ADD COLUMN counts_past SMALLINT NOT NULL DEFAULT 0",
+        "ALTER TABLE version ADD COLUMN past_bytes BIGINT NOT NULL DEFAULT 0",
         "ALTER TABLE account ADD COLUMN spaces_serial BIGINT NOT NULL DEFAULT 1",
         "ALTER TABLE mount ADD COLUMN node_id BIGINT NOT NULL DEFAULT 0",
         _PAID,

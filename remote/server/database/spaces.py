@@ -24,6 +24,8 @@ class SpaceRow:
     """The home whose quota counts for this shared space; 0: it is a home itself."""
     shared_used: int = 0
     """Of a home: bytes in the shared spaces that it pays for."""
+    counts_past: int = 0
+    """1 where older versions count in `used`, each with its size; else 0."""
 
     @property
     def left(self) -> int:
@@ -44,7 +46,7 @@ class JournalRow:
 def space_row(session: Session, space: SpaceId) -> SpaceRow | None:
     """The space, or None."""
     found = session.row(
-        "SELECT name, head, floor, quota, used, last_time_ns, wrapped_key, payer, shared_used FROM space"
+        "SELECT name, head, floor, quota, used, last_time_ns, wrapped_key, payer, shared_used, counts_past FROM space"
         " WHERE space_id = ?",
         space,
     )
@@ -55,7 +57,7 @@ def add_space(session: Session, row: SpaceRow) -> None:
     """Writes a new space."""
     session.run(
         "INSERT INTO space (space_id, name, head, floor, quota, used, last_time_ns, wrapped_key, payer,"
-        " shared_used) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " shared_used, counts_past) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         row.space,
         row.name,
         row.head,
@@ -66,12 +68,23 @@ def add_space(session: Session, row: SpaceRow) -> None:
         row.wrapped_key,
         row.payer,
         row.shared_used,
+        row.counts_past,
     )
 
 
 def set_quota(session: Session, space: SpaceId, quota: int) -> None:
     """Sets how many bytes the space may hold; 0: any number."""
     session.run("UPDATE space SET quota = ? WHERE space_id = ?", quota, space)
+
+
+def grow(session: Session, space: SpaceId, growth: int) -> None:
+    """Counts so many bytes more, or less, outside of a commit."""
+    session.run("UPDATE space SET used = used + ? WHERE space_id = ?", growth, space)
+
+
+def set_counts_past(session: Session, space: SpaceId, *, counts_past: bool) -> None:
+    """Whether older versions count; what they count for is another matter (`quotas.count_past`)."""
+    session.run("UPDATE space SET counts_past = ? WHERE space_id = ?", int(counts_past), space)
 
 
 def add_member(session: Session, space: SpaceId, user: UserId, role: str) -> None:

@@ -40,6 +40,7 @@ class VersionRow:
     content_id: bytes | None
     mark: int
     overrides: Rev
+    past_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -289,12 +290,43 @@ def add_names(session: Session, space: SpaceId, names: Iterable[NameRow], rev: R
 def add_versions(session: Session, space: SpaceId, rev: Rev, rows: Iterable[VersionRow], first: int = 0) -> None:
     """Writes what a commit changed, in its order; `first`: how many of its changes were written before."""
     session.run_many(
-        "INSERT INTO version (space_id, rev, ordinal, node_id, edited_ns, state, content_id, mark, overrides)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO version (space_id, rev, ordinal, node_id, edited_ns, state, content_id, mark, overrides,"
+        " past_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            (space, rev, at, row.node, row.edited_ns, row.state, row.content_id, row.mark, row.overrides)
+            (
+                space,
+                rev,
+                at,
+                row.node,
+                row.edited_ns,
+                row.state,
+                row.content_id,
+                row.mark,
+                row.overrides,
+                row.past_bytes,
+            )
             for at, row in enumerate(rows, start=first)
         ],
+    )
+
+
+def counted_before(session: Session, space: SpaceId, node: NodeId, content_id: bytes) -> list[tuple[Rev, int]]:
+    """(rev, bytes) of older versions of a node that count, and have this content."""
+    found = session.rows(
+        "SELECT rev, past_bytes FROM version"
+        " WHERE space_id = ? AND node_id = ? AND content_id = ? AND mark < 2 AND past_bytes > 0",
+        space,
+        node,
+        content_id,
+    )
+    return [(Rev(rev), size) for rev, size in found]
+
+
+def set_past_bytes(session: Session, space: SpaceId, rows: Iterable[tuple[int, NodeId, Rev]]) -> None:
+    """What versions (bytes, node, rev) that were a node's state count for now that they are the past."""
+    session.run_many(
+        "UPDATE version SET past_bytes = ? WHERE space_id = ? AND node_id = ? AND rev = ? AND mark < 2",
+        [(size, space, node, rev) for size, node, rev in rows],
     )
 
 

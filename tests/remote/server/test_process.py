@@ -540,6 +540,8 @@ def test_a_quota_can_be_set_while_it_runs(made: Home) -> None:
         spaces = msgspec.msgpack.decode(device.http.get("/v1/spaces").content, type=Spaces).spaces
         assert (spaces[0].quota, spaces[0].free) == (12345, 12345)
     assert "5242880 bytes" in made.run("user", "quota", "Ann", "5M").stdout
+    assert "older versions included" in made.run("user", "quota", "Ann", "5M", "--history").stdout
+    assert "with older versions" in made.run("user", "list").stdout
     assert made.run("user", "quota", "Ann", "much").returncode == 2
     assert "no user bob" in made.run("user", "quota", "bob", "5").stderr
     assert made.run("user", "quota", "ann", "-5").returncode == 2
