@@ -3,19 +3,21 @@
 Older versions count where that is set: each content that a file had and has no more with its size, whatever it shares.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import groupby
-from operator import itemgetter
+from typing import Final
 
 from remote.protocol.ids import NodeId, Rev, SpaceId
 from remote.server.database import retention as retention_rows
 from remote.server.database import spaces as space_rows
 from remote.server.database import trees
+from remote.server.database import upkeep as upkeep_rows
 from remote.server.database.connection import Session
 from remote.server.database.spaces import SpaceRow
 from remote.server.keys import SpaceKey
 from remote.server.past import Past
+
+_NODES_AT_ONCE: Final = 1_000
 
 
 def bounded(session: Session, row: SpaceRow) -> SpaceRow:
@@ -44,11 +46,16 @@ def count_past(session: Session, row: SpaceRow, key: SpaceKey, *, counts_past: b
     """Lets older versions count in what the space uses, or no more; whoever pays for it does so from now on."""
     if bool(row.counts_past) == counts_past:
         return
-    if counts_past:
-        retention_rows.put_past_bytes(session, row.space, _past_sizes(session, row, key))
-    growth = retention_rows.all_past_bytes(session, row.space)
+    growth = 0
+    for node in _nodes(session, row.space):
+        if counts_past:
+            sizes = _past_sizes(session, row, key, node)
+            retention_rows.put_past_bytes(session, row.space, sizes)
+            growth += sum(size for size, _, _ in sizes)
+        else:
+            growth -= retention_rows.end_past_bytes(session, row.space, node)
     space_rows.set_counts_past(session, row.space, counts_past=counts_past)
-    _grow(session, row, growth if counts_past else -growth)
+    _grow(session, row, growth)
 
 
 def let_go(session: Session, space: SpaceId, versions: Iterable[tuple[Rev, int]]) -> None:
@@ -64,21 +71,25 @@ def _grow(session: Session, row: SpaceRow, growth: int) -> None:
         space_rows.pay_anyway(session, row.payer, growth)
 
 
-def _past_sizes(session: Session, row: SpaceRow, key: SpaceKey) -> list[tuple[int, Rev, int]]:
-    """(bytes, rev, ordinal) of versions that count: of each content of a node the last, but of what it has now."""
+def _nodes(session: Session, space: SpaceId) -> Iterator[NodeId]:
+    after = 0
+    while found := upkeep_rows.nodes_after(session, space, after, _NODES_AT_ONCE):
+        yield from (node for node, _ in found)
+        after = found[-1][0]
+
+
+def _past_sizes(session: Session, row: SpaceRow, key: SpaceKey, node: NodeId) -> list[tuple[int, Rev, int]]:
+    """(bytes, rev, ordinal) of a node's versions that count: of each content the last, but of what it has now."""
     past = Past(session, row.space, key, Rev(0))
-    found: list[tuple[int, Rev, int]] = []
-    for node, versions in groupby(retention_rows.every_version(session, row.space), itemgetter(0)):
-        last: dict[bytes, tuple[Rev, int]] = {}
-        current: bytes | None = None
-        for _, rev, ordinal, mark, content_id in versions:
-            if content_id is not None:
-                last[content_id] = (rev, ordinal)
-            if mark != trees.LOST:
-                # What moved to another space is no past: it is counted there.
-                current = current if content_id is None and _has_moved(session, row.space, node) else content_id
-        found += [(past.content_size(one), *where) for one, where in last.items() if one != current]
-    return found
+    last: dict[bytes, tuple[Rev, int]] = {}
+    current: bytes | None = None
+    for rev, ordinal, mark, content_id, _ in retention_rows.versions_of(session, row.space, node):
+        if content_id is not None:
+            last[content_id] = (rev, ordinal)
+        if mark != trees.LOST and (content_id is not None or not _has_moved(session, row.space, node)):
+            # What moved to another space is no past: it is counted there.
+            current = content_id
+    return [(past.content_size(one), *where) for one, where in last.items() if one != current]
 
 
 def _has_moved(session: Session, space: SpaceId, node: NodeId) -> bool:

@@ -103,15 +103,6 @@ def is_open(session: Session, space: SpaceId, node: NodeId, rev: Rev) -> bool:
     return session.row(sql, space, node, rev) is not None
 
 
-def every_version(session: Session, space: SpaceId) -> Iterator[Row]:
-    """(node, rev, ordinal, mark, content_id) of all versions that were something, each node's together, in order."""
-    return session.rows(
-        "SELECT node_id, rev, ordinal, mark, content_id FROM version WHERE space_id = ? AND overrides >= 0"
-        " ORDER BY node_id, rev, ordinal",
-        space,
-    )
-
-
 def past_bytes(session: Session, space: SpaceId, versions: Iterable[tuple[Rev, int]]) -> int:
     """What these versions (rev, ordinal) count for together."""
     sql = "SELECT past_bytes FROM version WHERE space_id = ? AND rev = ? AND ordinal = ?"
@@ -119,10 +110,13 @@ def past_bytes(session: Session, space: SpaceId, versions: Iterable[tuple[Rev, i
     return sum(row[0] for row in found if row)
 
 
-def all_past_bytes(session: Session, space: SpaceId) -> int:
-    """What all versions count for together."""
-    found = session.row("SELECT SUM(past_bytes) FROM version WHERE space_id = ?", space)
-    return found[0] or 0 if found else 0
+def end_past_bytes(session: Session, space: SpaceId, node: NodeId) -> int:
+    """Lets the versions of a node count for nothing; what they counted for."""
+    found = session.row("SELECT SUM(past_bytes) FROM version WHERE space_id = ? AND node_id = ?", space, node)
+    counted: int = (found[0] or 0) if found else 0
+    if counted:
+        session.run("UPDATE version SET past_bytes = 0 WHERE space_id = ? AND node_id = ?", space, node)
+    return counted
 
 
 def put_past_bytes(session: Session, space: SpaceId, rows: Iterable[tuple[int, Rev, int]]) -> None:
