@@ -167,18 +167,7 @@ class LinkAnswers:
 
         def read(session: Session) -> Opened | None:
             row = link_rows.link_of_secret(session, _hash(secret))
-            if row is None:
-                return None
-            maker = account_rows.account(session, row.user)
-            if maker is None or maker.is_disabled or row.is_revoked or self._has_expired(row):
-                raise Gone("This link is over: ask who gave it to you for a new one.")
-            try:
-                space = member_space(session, row.space, row.user, Right.WRITE)
-                key = self._keyring.key(space)
-                item = _item(session, space, key, row.node)
-            except (NotFound, NotAllowed):
-                raise Gone("What this link led to is not there any more.") from None
-            return Opened(row, space, key, item)
+            return self._standing(session, row) if row is not None else None
 
         self._accounts.slowing.check_address()
         found = await self._database.read(read)
@@ -193,6 +182,30 @@ class LinkAnswers:
             raise NotAllowed("This link is for bringing files; it shows none.")
         item = await self._database.read(lambda session: _below(session, found, path))
         return replace(found, item=item)
+
+    async def check(self, opened: Opened) -> None:
+        """Raises Gone when the link that was opened is over by now, or what it led to."""
+
+        def read(session: Session) -> None:
+            row = link_rows.link(session, opened.row.user, opened.row.link)
+            if row is None:
+                raise Gone("This link is over: ask who gave it to you for a new one.")
+            self._standing(session, row)
+
+        await self._database.read(read)
+
+    def _standing(self, session: Session, row: LinkRow) -> Opened:
+        """Where a link leads; raises Gone."""
+        maker = account_rows.account(session, row.user)
+        if maker is None or maker.is_disabled or row.is_revoked or self._has_expired(row):
+            raise Gone("This link is over: ask who gave it to you for a new one.")
+        try:
+            space = member_space(session, row.space, row.user, Right.WRITE)
+            key = self._keyring.key(space)
+            item = _item(session, space, key, row.node)
+        except (NotFound, NotAllowed):
+            raise Gone("What this link led to is not there any more.") from None
+        return Opened(row, space, key, item)
 
     async def count(self, opened: Opened, who: str, *, is_beginning: bool) -> None:
         """Counts a download, once for what `who` asks for in parts; raises Gone when the link allows no more."""

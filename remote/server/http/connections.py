@@ -10,6 +10,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_MAX = 64 << 10
 """Bytes of a request's line and headers; the parser alone would keep any number."""
+CUT = "satchel.cut"
+"""The extension of a request's scope by whose `abort` an application ends the connection in the middle of an answer."""
 HEAD_SECONDS = 30.0
 """How long a head may take, from the connection's or its own first byte."""
 
@@ -54,6 +56,8 @@ class BoundedConnection(HttpToolsProtocol):
         # Only when there is somebody to read it: a clock that ticks keeps an idle machine awake.
         self.server_state.default_headers = [(b"date", _date(int(time.time())))]
         super().on_headers_complete()
+        # Before the application begins, which is a task that was only made.
+        self.scope.setdefault("extensions", {})[CUT] = {"abort": self.transport.abort}
 
     def on_message_complete(self) -> None:
         super().on_message_complete()

@@ -5,6 +5,7 @@ import base64
 import binascii
 import logging
 import mimetypes
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
@@ -15,7 +16,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
-from remote.protocol.errors import BadRequest, Busy, NotAllowed, NotSignedIn, RemoteError, ServerFault, TooLarge
+from remote.protocol.errors import BadRequest, Busy, Gone, NotAllowed, NotSignedIn, RemoteError, ServerFault, TooLarge
 from remote.protocol.ids import NodeId
 from remote.protocol.nodes import Kind
 from remote.protocol.sealing import Buffer
@@ -25,6 +26,7 @@ from remote.server.content import Writer
 from remote.server.files import Item, shown_name
 from remote.server.http import pages
 from remote.server.http.bodies import body_pieces, gathered
+from remote.server.http.connections import CUT
 from remote.server.http.objects import byte_range
 from remote.server.http.problems import STATUSES, AnyRequest
 from remote.server.instance import Instance
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 
 STREAMS_MAX = 256
 """Files and archives that are sent, or brought, at a time: each holds a few MiB."""
+LOOKED_SECONDS, LOOKED_BYTES = 1.0, 16 << 20
+"""So often a download looks whether its link stands still."""
 _HEADERS = {
     "Cache-Control": "private, no-store",
     "Referrer-Policy": "no-referrer",
@@ -102,7 +106,7 @@ class LinkRoutes:
             return Response(b"", status_code=status, media_type=kind, headers=headers)
         await self._links.count(opened, _who(request), is_beginning=start == 0)
         pieces = self._instance.contents.read(opened.row.space, manifest, start, stop)
-        return Stream(self._sent(pieces), status_code=status, media_type=kind, headers=headers)
+        return Stream(self._sent(request, opened, pieces), status_code=status, media_type=kind, headers=headers)
 
     async def _archive(self, request: AnyRequest, opened: Opened) -> Response[Any]:
         if opened.row.kind != READ:
@@ -114,7 +118,7 @@ class LinkRoutes:
             return Response(b"", media_type="application/zip", headers=headers)
         await self._links.count(opened, _who(request), is_beginning=True)
         pieces = zipped(member for path, node in found if (member := self._member(opened, path, node)) is not None)
-        return Stream(self._sent(pieces), media_type="application/zip", headers=headers)
+        return Stream(self._sent(request, opened, pieces), media_type="application/zip", headers=headers)
 
     def _member(self, opened: Opened, path: str, node: NodeId) -> Member | None:
         item = self._links.now(opened, node)
@@ -126,14 +130,22 @@ class LinkRoutes:
             content = self._instance.contents.read(opened.row.space, manifest, 0, manifest.size)
         return path, item.state.mode, item.state.mtime_ns, content
 
-    async def _sent(self, pieces: Iterator[Buffer]) -> AsyncIterator[bytes]:
-        """Each piece when the one before it is on its way; a fault in the middle ends the connection."""
+    async def _sent(self, request: AnyRequest, opened: Opened, pieces: Iterator[Buffer]) -> AsyncIterator[bytes]:
+        """Each piece when the one before it is on its way; a fault, or the link's end, ends the connection."""
         if self._streams >= STREAMS_MAX:
             raise Busy("Too many files are being sent at once: try again in a moment.", 1.0)
         self._streams += 1
+        looked, sent = time.monotonic(), 0
         try:
             while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+                sent += len(piece)
+                if time.monotonic() - looked > LOOKED_SECONDS or sent > LOOKED_BYTES:
+                    await self._links.check(opened)
+                    looked, sent = time.monotonic(), 0
                 yield bytes(piece)
+        except Gone:
+            log.info("link %s is over: a download by it ends here", opened.row.link)
+            await _cut(request)
         except RemoteError as error:
             log.error("a file could not be sent whole by a link: %s", error)
             raise
@@ -190,6 +202,16 @@ class LinkRoutes:
         if not name:
             raise BadRequest("The form has no file with a name.")
         return name
+
+
+async def _cut(request: AnyRequest) -> None:
+    """Ends the connection at once, so that nobody takes what came for all of it."""
+    extension: Any = (request.scope.get("extensions") or {}).get(CUT)
+    if extension is None:
+        raise Gone("This link is over.")
+    extension["abort"]()
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _add(writer: Writer, pieces: list[bytes]) -> None:

@@ -222,3 +222,34 @@ def test_shared_folders_move_whole_and_are_not_removed(client: httpx.Client, sha
     assert [each.status_code for each in (out, over, into)] == [403, 403, 403]
     assert names_in(shared, "/work/") == ["a", "sub/"]
     assert shared.get("/work/sub/b").content == CONTENT
+
+
+def test_moving_and_copying_over_something_is_one_commit(url: str, client: httpx.Client) -> None:
+    with httpx.Client(base_url=url.removesuffix("/dav"), timeout=DEADLINE_SECONDS) as http:
+        login = {"user": "ann", "password": "password", "device_name": "script"}
+        token = http.post("/api/v1/login", json=login).json()["token"]
+        http.headers["authorization"] = f"Bearer {token}"
+
+        def rev() -> int:
+            return int(http.get("/api/v1/spaces").json()[0]["rev"])
+
+        for name in ("a", "b"):
+            client.request("MKCOL", f"/{name}")
+            client.put(f"/{name}/f", content=name.encode())
+        client.put("/one", content=b"one")
+        client.put("/two", content=b"two")
+        for verb, source, destination, status in (
+            ("COPY", "a", "c", 201),
+            ("COPY", "a", "b", 204),
+            ("MOVE", "a", "c", 204),
+            ("COPY", "one", "two", 204),
+            ("MOVE", "one", "two", 204),
+        ):
+            before = rev()
+            answer = client.request(verb, f"/{source}", headers={"destination": f"{client.base_url}{destination}"})
+            assert (answer.status_code, rev()) == (status, before + 1), (verb, source, destination)
+        assert [client.get(f"/{name}/f").content for name in ("b", "c")] == [b"a", b"a"]
+        assert client.get("/two").content == b"one"
+        before = rev()
+        assert client.delete("/b").status_code == 204
+        assert rev() == before + 1
