@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 import click
 
-from fusefs.cli import shares
+from fusefs.cli import access, shares
 from fusefs.cli.finding import search
 from fusefs.cli.guarding import events, guard
 from fusefs.cli.previewing import preview
@@ -46,14 +46,19 @@ def satchel() -> None:
 
 @satchel.command()
 @click.argument("url")
-@click.option("--user", required=True, metavar="NAME", help="Your name at this server.")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.option("--user", metavar="NAME", help="Your name at this server.")
+@click.option("--sso", is_flag=True, help="Sign in with a browser, where the server has that.")
+@click.option("--password-stdin", is_flag=True, help="Read the password (and a code) from standard input, by line.")
 @click.option("--device-name", metavar="NAME", help="What this device is called (usual: the name of this machine).")
 @click.option("--insecure-http", is_flag=True, help="Allow plain http to another machine, which anybody can listen to.")
-def login(url: str, user: str, password_stdin: bool, device_name: str | None, insecure_http: bool) -> None:
+def login(
+    *, url: str, user: str | None, sso: bool, password_stdin: bool, device_name: str | None, insecure_http: bool
+) -> None:
     """Sign this device in at the server with this URL."""
     from fusefs.cli import signing_in  # noqa: PLC0415
 
+    if sso == (user is not None):
+        raise click.UsageError("Say who you are with --user NAME, or sign in with a browser: --sso.")
     signing_in.login(
         url, user, is_password_on_stdin=password_stdin, device_name=device_name, allow_insecure=insecure_http
     )
@@ -563,7 +568,7 @@ def doctor(as_json: bool) -> None:
     sys.exit(examination.doctor(as_json=as_json))
 
 
-for _command in (*shares.COMMANDS, guard, events, search, preview):
+for _command in (*shares.COMMANDS, *access.COMMANDS, guard, events, search, preview):
     satchel.add_command(_command)
 
 

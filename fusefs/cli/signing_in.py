@@ -4,6 +4,8 @@ import getpass
 import os
 import sys
 import warnings
+import webbrowser
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
@@ -16,16 +18,25 @@ from fusefs.cli.asking import daemon, places
 from fusefs.control import Exit, Refused
 from fusefs.settings import IDENTITY, Account, Places, load_account, remove_account, save_account
 from remote.client import service as client
-from remote.protocol.errors import BadRequest, NotAllowed, NotSignedIn, RemoteError, Unreachable
+from remote.protocol.errors import BadRequest, CodeNeeded, NotAllowed, NotSignedIn, RemoteError, Unreachable
+from remote.protocol.messages import LoginAnswer
 
 
-def login(url: str, user: str, *, is_password_on_stdin: bool, device_name: str | None, allow_insecure: bool) -> None:
-    """Signs in and keeps the account; raises Refused."""
+def login(
+    url: str, user: str | None, *, is_password_on_stdin: bool, device_name: str | None, allow_insecure: bool
+) -> None:
+    """Signs in and keeps the account; without `user`: with a browser. Raises Refused."""
     here = places()
     here.make()
-    password = asked_password(f"Password of {user}", is_on_stdin=is_password_on_stdin)
-    name = device_name or os.uname().nodename or "unnamed"
-    account = trio.run(_signed_in, url, user, password, name, allow_insecure)
+    before = load_account(here.account_file)
+    # Who signs in again is still the same device to people.
+    kept = before.device_name if before is not None and before.url == url.rstrip("/") else ""
+    name = device_name or kept or os.uname().nodename or "unnamed"
+    account = (
+        _with_browser(url, name, allow_insecure)
+        if user is None
+        else _by_password(url, user, name, allow_insecure, is_on_stdin=is_password_on_stdin)
+    )
     running = daemon()
     if running is None:
         _make_way(here, account)
@@ -39,6 +50,46 @@ def login(url: str, user: str, *, is_password_on_stdin: bool, device_name: str |
     if running is not None:
         mount = running["mount"]
         print(f"The mount still uses the old sign-in. Mount again: satchel umount {mount} && satchel mount {mount}")
+
+
+def _by_password(url: str, user: str, device_name: str, allow_insecure: bool, *, is_on_stdin: bool) -> Account:
+    password = asked_password(f"Password of {user}", is_on_stdin=is_on_stdin)
+
+    def sign_in(code: str) -> Account:
+        ask = partial(client.login, url, user, password, device_name, code=code, allow_insecure=allow_insecure)
+        return trio.run(_signed_in, url, device_name, ask, allow_insecure)
+
+    try:
+        return sign_in("")
+    except CodeNeeded as needed:
+        print(needed, file=sys.stderr)
+    code = asked_word("Code", is_on_stdin=is_on_stdin)
+    try:
+        return sign_in(code)
+    except CodeNeeded as refused:
+        raise Refused(f"{url} did not take this code: {refused}", Exit.SIGN_IN) from refused
+
+
+def _with_browser(url: str, device_name: str, allow_insecure: bool) -> Account:
+    def show(address: str, letters: str) -> None:
+        print(f"Open this address in a browser, and look that it shows the letters {letters}:\n\n    {address}\n")
+        print("Waiting until you have signed in there ...", flush=True)
+        if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+            webbrowser.open(address)
+
+    ask = partial(client.sign_in_elsewhere, url, device_name, show, allow_insecure=allow_insecure)
+    return trio.run(_signed_in, url, device_name, ask, allow_insecure)
+
+
+def asked_word(prompt: str, *, is_on_stdin: bool) -> str:
+    """A word from the terminal, or the next line of standard input; raises Refused when there is none."""
+    try:
+        word = sys.stdin.readline() if is_on_stdin or not sys.stdin.isatty() else input(f"{prompt}: ")
+    except EOFError:
+        word = ""
+    if not word.strip():
+        raise Refused(f"Nothing was given for: {prompt}.", Exit.USAGE)
+    return word.strip()
 
 
 def asked_password(prompt: str, *, is_on_stdin: bool) -> str:
@@ -58,16 +109,20 @@ def asked_password(prompt: str, *, is_on_stdin: bool) -> str:
     return password
 
 
-async def _signed_in(url: str, user: str, password: str, device_name: str, allow_insecure: bool) -> Account:
+async def _signed_in(
+    url: str, device_name: str, sign_in: Callable[[], Awaitable[LoginAnswer]], allow_insecure: bool
+) -> Account:
     try:
-        answer = await client.login(url, user, password, device_name, allow_insecure=allow_insecure)
+        answer = await sign_in()
         async with client.connect(url, answer.token, allow_insecure=allow_insecure) as service:
             spaces = (await service.spaces()).spaces
     except BadRequest as error:
         hint = "" if allow_insecure else " (--insecure-http allows it.)" if "plain http" in str(error) else ""
         raise Refused(f"{error}{hint}", Exit.USAGE) from error
+    except CodeNeeded:
+        raise
     except NotSignedIn as error:
-        raise Refused(f"{url} did not take this name and password: {error}", Exit.SIGN_IN) from error
+        raise Refused(f"{url} did not sign this device in: {error}", Exit.SIGN_IN) from error
     except Unreachable as error:
         raise Refused(f"{error} Nothing was changed here; try again later.", Exit.UNREACHABLE) from error
     except (NotAllowed, RemoteError) as error:

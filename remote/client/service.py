@@ -1,13 +1,17 @@
 """HttpService: the Service of the protocol, answered by a server over HTTP; and signing in, before there is one."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+
+import trio
 
 from remote.client.acts import Acts
 from remote.client.patience import Patience
 from remote.client.session import Session, open_session
 from remote.client.traffic import Traffic
 from remote.client.transfer import Transfer
+from remote.protocol.account import SsoAnswer, SsoAsk, SsoBegun, SsoRequest
+from remote.protocol.errors import NotSignedIn
 from remote.protocol.ids import NOW, NOWHERE, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import (
     COMMIT_BODY_MAX,
@@ -48,6 +52,7 @@ from remote.protocol.messages import (
 from remote.protocol.service import NOTHING_HELD, TakePart
 
 DEADLINE_SECONDS = 20.0
+SSO_WAIT_SECONDS = 30.0
 
 
 class HttpService:
@@ -179,12 +184,35 @@ async def connect(
         yield HttpService(session)
 
 
-async def login(url: str, user: str, password: str, device_name: str, *, allow_insecure: bool = False) -> LoginAnswer:
-    """Signs this device in; raises NotSignedIn when name and password do not match."""
+async def login(
+    url: str, user: str, password: str, device_name: str, *, code: str = "", allow_insecure: bool = False
+) -> LoginAnswer:
+    """Signs this device in; raises NotSignedIn when name and password do not match, CodeNeeded for want of a code."""
     patience = Patience(DEADLINE_SECONDS)
     async with open_session(url, "", patience, allow_insecure=allow_insecure, traffic=Traffic()) as session:
         # Once: each time it arrives makes a device.
-        return await session.ask_once(LoginAnswer, "POST", "v1/login", LoginRequest(user, password, device_name))
+        request = LoginRequest(user, password, device_name, code)
+        return await session.ask_once(LoginAnswer, "POST", "v1/login", request)
+
+
+async def sign_in_elsewhere(
+    url: str, device_name: str, show: Callable[[str, str], None], *, allow_insecure: bool = False
+) -> LoginAnswer:
+    """Signs this device in when its user did so in a browser: `show` gets the address to open, and its letters.
+
+    Raises NotFound where the server has no single sign-on, NotSignedIn when nobody signed in in time.
+    """
+    patience = Patience(DEADLINE_SECONDS)
+    async with open_session(url, "", patience, allow_insecure=allow_insecure, traffic=Traffic()) as session:
+        begun = await session.ask_once(SsoBegun, "POST", "v1/sso/begin", SsoRequest(device_name))
+        show(f"{url.rstrip('/')}{begun.path}", begun.letters)
+        with trio.move_on_after(begun.seconds):
+            while True:
+                # The server holds it back for a while; it says itself when all is over.
+                answer = await session.wait(SsoAnswer, "v1/sso/finish", SsoAsk(begun.secret), SSO_WAIT_SECONDS)
+                if answer.login is not None:
+                    return answer.login
+    raise NotSignedIn("Nobody signed in in time: begin again.")
 
 
 async def logout(url: str, token: str, *, allow_insecure: bool = False) -> None:

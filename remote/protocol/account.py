@@ -3,6 +3,7 @@
 import msgspec
 
 from remote.protocol.ids import NO_SPACE, DeviceId, NodeId, SpaceId
+from remote.protocol.messages import LoginAnswer
 
 
 class DeviceEntry(msgspec.Struct, frozen=True):
@@ -218,3 +219,33 @@ class Preview(msgspec.Struct, frozen=True):
 
     png: bytes
     size: int
+
+
+class SsoRequest(msgspec.Struct, frozen=True):
+    """Begins to sign in a new device whose user signs in elsewhere, with a browser."""
+
+    device_name: str
+
+
+class SsoBegun(msgspec.Struct, frozen=True):
+    """`path`: to be opened in a browser, behind the server's address; it shows the same `letters`.
+
+    `secret`: to ask with, for `seconds` at the most.
+    """
+
+    path: str
+    secret: str
+    letters: str
+    seconds: int
+
+
+class SsoAsk(msgspec.Struct, frozen=True):
+    """Has the user signed in? The answer may take half a minute."""
+
+    secret: str
+
+
+class SsoAnswer(msgspec.Struct, frozen=True):
+    """The new device, which is told this once; None: not yet, ask again."""
+
+    login: LoginAnswer | None = None

@@ -178,6 +178,17 @@ def change_email(session: Session, user: UserId, email: str) -> None:
     note(session, user, "e-mail set", email or "none")
 
 
+def identity_hash(issuer: str, subject: str) -> bytes:
+    """What somebody who signs in elsewhere is looked up by."""
+    return hashlib.sha256(f"{len(issuer)} {issuer} {subject}".encode()).digest()
+
+
+def put_identity(session: Session, user: UserId, issuer: str, subject: str) -> None:
+    """Has who signs in at the issuer as this subject be the user."""
+    account_rows.put_identity(session, identity_hash(issuer, subject), user)
+    note(session, user, "identity linked", f"{subject} at {issuer}")
+
+
 def token_hash(token: str) -> bytes:
     """What is stored of a token: it has 256 random bits, so a plain hash does."""
     return hashlib.sha256(token.encode()).digest()

@@ -32,6 +32,7 @@ from remote.server.accounts import (
     disable_user,
     hash_password,
     list_users,
+    put_identity,
     replace_password,
     set_home_quota,
     user_called,
@@ -64,6 +65,7 @@ from remote.server.search.answers import SearchAnswers
 from remote.server.search.index import Index
 from remote.server.sharing import SharingAnswers
 from remote.server.slowing import Slowing
+from remote.server.sso import Sso
 from remote.server.tokens import TokenAnswers
 from remote.server.totp import TotpAnswers
 from remote.server.uploads import Uploads
@@ -96,6 +98,8 @@ class Instance:
     totp: TotpAnswers
     audit: AuditAnswers
     mail: Mail
+    config: Config
+    sso: Sso | None
     acts: Acts
     events: EventAnswers
     files: Files
@@ -152,6 +156,9 @@ def opened(
         codes = Codes(database, master, slowing, time.time_ns)
         accounts = Accounts(database, name, slowing, codes, time.time_ns)
         mail = Mail(database, config.smtp)
+        sso = None
+        if config.oidc is not None:
+            sso = Sso(config.oidc, config.url, database=database, accounts=accounts, mail=mail, master=master)
         keyring = Keyring(master)
         answers = Answers(database, objects, keyring, domain_secret, hub)
         acts = Acts(database, keyring, hub)
@@ -180,6 +187,8 @@ def opened(
                 totp=TotpAnswers(database, accounts, codes),
                 audit=AuditAnswers(database),
                 mail=mail,
+                config=config,
+                sso=sso,
                 acts=acts,
                 events=EventAnswers(database),
                 files=files,
@@ -197,6 +206,8 @@ def opened(
             )
         finally:
             hub.close()
+            if sso is not None:
+                sso.close()
             mail.close()
             accounts.close()
             previews.close()
@@ -293,6 +304,11 @@ def set_user_email(data: Path, key_file: Path, name: str, email: str) -> None:
     except BadRequest as error:
         raise InstanceTrouble(str(error)) from error
     _about_user(data, key_file, name, partial(change_email, email=email))
+
+
+def link_identity(data: Path, key_file: Path, name: str, issuer: str, subject: str) -> None:
+    """Has who signs in at the issuer as this subject be the user. Raises InstanceTrouble or KeyTrouble."""
+    _about_user(data, key_file, name, partial(put_identity, issuer=issuer, subject=subject))
 
 
 def set_audit_days(data: Path, key_file: Path, days: int) -> None:

@@ -35,6 +35,8 @@ WAITING_MAX = 1_000
 TRIES_SECONDS = (0.0, 5.0, 30.0, 120.0)
 """How long to wait before each try of a mail."""
 STALL_SECONDS = 20.0
+_FOR_GOOD = 500
+"""Replies from this number on say that trying again is useless."""
 _WORD_MAX = 200
 _SAME_MAX = 10_000
 _SAME_SECONDS = 6 * 3_600.0
@@ -199,7 +201,8 @@ class Mail:
                 _send(self._smtp, message)
             except smtplib.SMTPRecipientsRefused as refused:
                 error = refused
-                break
+                if all(code >= _FOR_GOOD for code, _ in refused.recipients.values()):
+                    break
             except (OSError, smtplib.SMTPException) as failed:
                 error = failed
             else:

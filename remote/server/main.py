@@ -1,11 +1,6 @@
 """satchel-server: the commands of whoever runs a server."""
 
-import dataclasses
-import getpass
-import json
-import logging
 import sys
-import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -14,14 +9,15 @@ from typing import NoReturn
 import click
 
 from remote.protocol.errors import RemoteError
-from remote.protocol.times import iso
-from remote.server import instance
+from remote.server import instance, logs
+from remote.server.config import Config, ConfigTrouble, read_config
 from remote.server.grouping import group
 from remote.server.instance import InstanceTrouble
 from remote.server.jobs.chosen import SEARCHES, Choice, chosen
-from remote.server.keeping import COMMANDS, Size, data_option, key_option
+from remote.server.keeping import COMMANDS, data_option, key_option
 from remote.server.keys import KeyTrouble
 from remote.server.places import default_data, default_key_file
+from remote.server.registry import ACCOUNT_COMMANDS
 from remote.server.serving import Listen, ListenTrouble, keep_memory, parse_listen, serve
 
 DEFAULT_LISTEN = "127.0.0.1:8750"
@@ -86,6 +82,14 @@ def init(data: Path | None, key_file: Path | None) -> None:
 @listen_options
 @click.option("--webdav", is_flag=True, help="Answer WebDAV at /dav/ too, with names and passwords, for phones.")
 @click.option("--metrics", metavar="HOST:PORT", help="Answer GET /metrics there, for Prometheus; anybody may ask.")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Further settings: mail, single sign-on, proxies (README.md).",
+)
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @job_options
 def run(
     *,
@@ -94,90 +98,27 @@ def run(
     listening: Listen,
     webdav: bool,
     metrics: str | None,
+    config_file: Path | None,
+    log_format: str,
     choice: Choice,
 ) -> None:
     """Answer until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    is_logged = log_format == "json"
+    logs.begin(is_json=is_logged)
+    config = read_config(config_file) if config_file is not None else Config()
     listening.check()
     metrics_at = parse_listen(metrics) if metrics is not None else None
     keep_memory()
-    with instance.opened(data or default_data(), key_file or default_key_file()) as opened:
+    with instance.opened(data or default_data(), key_file or default_key_file(), config=config) as opened:
 
         def ready(url: str) -> None:
             click.echo(f"Satchel serves on {url}")
 
-        serve(opened, listening, ready, metrics_at, has_webdav=webdav, jobs=chosen(opened, choice))
+        jobs = chosen(opened, choice)
+        serve(opened, listening, ready, metrics_at, has_webdav=webdav, is_logged=is_logged, jobs=jobs)
 
 
-@cli.group()
-def user() -> None:
-    """Accounts."""
-
-
-@user.command()
-@click.argument("name")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input, one line.")
-@data_option
-@key_option
-def add(name: str, password_stdin: bool, data: Path | None, key_file: Path | None) -> None:
-    """Make an account and its home; works while the server runs, too."""
-    password = sys.stdin.readline().rstrip("\r\n") if password_stdin else _asked_password()
-    instance.add_account(data or default_data(), key_file or default_key_file(), name, password)
-    click.echo(f"Made an account for {name}.")
-
-
-@user.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-@data_option
-@key_option
-def list_users(as_json: bool, data: Path | None, key_file: Path | None) -> None:
-    """List the accounts: what they keep, how much they may, and when a device of theirs was last there."""
-    found = instance.users(data or default_data(), key_file or default_key_file())
-    if as_json:
-        click.echo(json.dumps([dataclasses.asdict(line) for line in found], indent=2))
-        return
-    for line in found:
-        quota = (
-            f"of {line.quota} bytes{' with older versions' if line.counts_past else ''}"
-            if line.quota
-            else "bytes, no quota"
-        )
-        seen = iso(line.seen_ns) if line.seen_ns else "never"
-        click.echo(f"{line.user_name}  {line.used} {quota}  {line.devices} devices, last there: {seen}")
-
-
-@user.command("password")
-@click.argument("name")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input, one line.")
-@data_option
-@key_option
-def set_password(name: str, password_stdin: bool, data: Path | None, key_file: Path | None) -> None:
-    """Give a user a new password; the devices that are signed in stay so."""
-    password = sys.stdin.readline().rstrip("\r\n") if password_stdin else _asked_password()
-    instance.set_password(data or default_data(), key_file or default_key_file(), name, password)
-    click.echo(f"{name} has a new password.")
-
-
-@user.command()
-@click.argument("name")
-@click.argument("size_bytes", metavar="SIZE", type=Size())
-@click.option(
-    "--history/--no-history",
-    "counts_past",
-    default=None,
-    help="Whether older versions count, each with its size; as it is without this.",
-)
-@data_option
-@key_option
-def quota(name: str, size_bytes: int, counts_past: bool | None, data: Path | None, key_file: Path | None) -> None:
-    """Bound what a user may keep to SIZE, in bytes or such as 20G; 0 lifts the bound."""
-    where = data or default_data(), key_file or default_key_file()
-    instance.set_quota(*where, name, size_bytes, counts_past=counts_past)
-    how = "" if counts_past is None else ", older versions included" if counts_past else ", older versions aside"
-    click.echo(f"{name} may keep {size_bytes} bytes{how}." if size_bytes else f"{name} may keep any number of bytes.")
-
-
-for _command in COMMANDS:
+for _command in (*COMMANDS, *ACCOUNT_COMMANDS):
     cli.add_command(_command)
 cli.add_command(group)
 
@@ -186,24 +127,10 @@ def main() -> None:
     """Runs the command; what goes wrong is said in one sentence, and the exit code is 1."""
     try:
         cli(prog_name="satchel-server")
-    except (InstanceTrouble, KeyTrouble, ListenTrouble, RemoteError) as error:
+    except (ConfigTrouble, InstanceTrouble, KeyTrouble, ListenTrouble, RemoteError) as error:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename or 'A file'}: {error.strerror or error}.")
-
-
-def _asked_password() -> str:
-    try:
-        with warnings.catch_warnings():
-            # Where it would be shown as it is typed, it is not asked for.
-            warnings.simplefilter("error", getpass.GetPassWarning)
-            password = getpass.getpass("Password: ")
-            again = getpass.getpass("Once more: ")
-    except (EOFError, getpass.GetPassWarning):
-        raise InstanceTrouble("There is no terminal to ask for the password: use --password-stdin.") from None
-    if password != again:
-        raise InstanceTrouble("The two passwords differ; no account was made.")
-    return password
 
 
 def _fail(sentence: str) -> NoReturn:

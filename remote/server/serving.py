@@ -20,6 +20,7 @@ from remote.protocol.errors import RemoteError
 from remote.server.http.app import make_app
 from remote.server.http.connections import BoundedConnection
 from remote.server.http.metrics import Metrics
+from remote.server.http.requests import watched
 from remote.server.hub import Hub
 from remote.server.instance import Instance
 from remote.server.jobs.following import Job
@@ -104,11 +105,12 @@ def serve(
     metrics_at: tuple[str, int] | None = None,
     *,
     has_webdav: bool = False,
+    is_logged: bool = False,
     jobs: Sequence[Job] = (),
 ) -> None:
     """Answers until SIGTERM or SIGINT; `ready` gets the URL when connections are answered.
 
-    `has_webdav`: also by WebDAV, with names and passwords.
+    `has_webdav`: also by WebDAV, with names and passwords. `is_logged`: a line of the log for each request.
     `jobs`: what follows the journals meanwhile.
     `metrics_at`: host and port at which Prometheus may ask; None: requests are not counted at all.
     """
@@ -117,6 +119,7 @@ def serve(
     with _bound(listen) as bound, ExitStack() as stack:
         if metrics_at is not None:
             app = stack.enter_context(_measured(instance, app, metrics_at))
+        app = watched(app, instance.config.networks, is_logged=is_logged)
         url = listen.url(bound.getsockname()[1])
         config = uvicorn.Config(
             app,
@@ -229,6 +232,7 @@ async def _thin_regularly(instance: Instance) -> None:
         try:
             await instance.acts.thin_by_clock(time.time_ns())
             await instance.previews.sweep()
+            await instance.audit.end_old(time.time_ns())
         except RemoteError:
             log.exception("history could not be thinned; it is tried again later")
 

@@ -11,6 +11,7 @@ from remote.server.http.links import LinkRoutes
 from remote.server.http.problems import answer_fault, answer_http_exception, answer_remote_error
 from remote.server.http.requests import guard
 from remote.server.http.routes import Routes
+from remote.server.http.sso import sso_handlers
 from remote.server.instance import Instance
 
 
@@ -21,6 +22,7 @@ def make_app(instance: Instance) -> Litestar:
             *Routes(instance).handlers,
             *LinkRoutes(instance).handlers,
             *objects.handlers(instance),
+            *sso_handlers(instance),
             api(instance),
         ],
         guards=[guard(instance)],

@@ -21,6 +21,17 @@ def message(title: str, sentence: str) -> str:
     return _page(title, f"<h1>{escape(title)}</h1><p>{escape(sentence)}</p>")
 
 
+def sign_in(device_name: str, letters: str, address: str) -> str:
+    """What somebody sees who is to sign a device in elsewhere."""
+    return _page(
+        "Sign in",
+        f"<h1>Sign in {escape(device_name)}</h1>"
+        f"<p>The device shows these letters: <strong>{escape(letters)}</strong></p>"
+        "<p>If it does not, or if you did not begin this yourself, close this page: somebody wants to get at your"
+        f' files.</p><p><a href="{escape(address)}">Go on and sign in</a></p>',
+    )
+
+
 def folder(base: str, item: Item, children: Sequence[Item], *, is_top: bool, has_archive: bool) -> str:
     """What is in a folder; `base` is its own path, which ends with a slash."""
     title = shown_name(item.name) or "Files"

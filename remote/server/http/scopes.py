@@ -13,6 +13,8 @@ ROUTE_SCOPES: dict[str, str] = {
     "GET /": OPEN,
     "GET /v1/health": OPEN,
     "POST /v1/login": OPEN,
+    "POST /v1/sso/begin": OPEN,
+    "POST /v1/sso/finish": OPEN,
     "POST /v1/logout": DEVICES_ONLY,
     "POST /v1/ranges": WRITE,
     "GET /v1/devices": DEVICES_ONLY,

@@ -243,6 +243,7 @@ OF_THE_ASKER = {
 """Requests about the asker himself: what they answer is his, whoever he is. They need a sign-in."""
 OPEN = {
     *("GET /", "GET /v1/health", "POST /v1/login", "POST /api/v1/login"),
+    *("POST /v1/sso/begin", "POST /v1/sso/finish", "GET /sso/go/{ticket:str}", "GET /sso/return"),
     *("GET /docs", "GET /docs/openapi.json", "GET /docs/{path:str}"),
     *(f"{method} /s/{{secret:str}}" for method in ("GET", "HEAD", "POST", "PUT")),
     *(f"{method} /s/{{secret:str}}/{{path:path}}" for method in ("GET", "HEAD", "POST", "PUT")),
