@@ -7,6 +7,8 @@ from remote.protocol.ids import NodeId, SpaceId
 OWNER, MANAGER, EDITOR, VIEWER = "owner", "manager", "editor", "viewer"
 ROLES = (VIEWER, EDITOR, MANAGER)
 """What can be granted, the least first. There is one owner."""
+KEEPER = "keeper"
+"""Whose folder it was, of a space that is shared no more: he may read its history, and have it forgotten."""
 PERMITS_MAX = 1_000
 """Users and groups that one space is shared with."""
 SHARED_MAX = 1_000

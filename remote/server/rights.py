@@ -4,6 +4,7 @@ import enum
 
 from remote.protocol.errors import NotAllowed, NotFound
 from remote.protocol.ids import SpaceId, UserId
+from remote.protocol.sharing import KEEPER
 from remote.server.database import accounts as account_rows
 from remote.server.database.connection import Session
 from remote.server.database.spaces import SpaceRow, owner_id, role_of, space_row
@@ -25,6 +26,8 @@ RIGHTS: dict[str, frozenset[Right]] = {
     "manager": frozenset({Right.READ, Right.WRITE, Right.FORGET, Right.GUARD, Right.SHARE}),
     "editor": frozenset({Right.READ, Right.WRITE}),
     "viewer": frozenset({Right.READ}),
+    # Of a folder that is shared no more: what is left is its history.
+    KEEPER: frozenset({Right.READ, Right.FORGET}),
 }
 
 

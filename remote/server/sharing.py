@@ -11,6 +11,7 @@ from remote.protocol.ids import NO_SPACE, NOWHERE, ROOT, ChunkId, DeviceId, Node
 from remote.protocol.messages import Done
 from remote.protocol.nodes import Kind
 from remote.protocol.sharing import (
+    KEEPER,
     MANAGER,
     OWNER,
     PERMITS_MAX,
@@ -316,8 +317,7 @@ class SharingAnswers:
             founder.dissolve_space(space, self._keyring.key(space), home, self._keyring.key(home), top)
             space_rows.end_paid(session, home.space, space.space)
             account_rows.end_mount(session, device.user, space.space)
-            # What is left is a history, which he may read, and have forgotten.
-            space_rows.set_role(session, space.space, device.user, MANAGER)
+            space_rows.set_role(session, space.space, device.user, KEEPER)
             note_about(session, home, device.user, "share ended", space.name)
             told.spaces |= {home.space, space.space}
             self._changed(session, told, device.user)
