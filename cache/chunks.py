@@ -525,9 +525,9 @@ class Chunks:
         """The chunk that this content was sealed to, as far as remembered."""
         return self._plain.find(plain_hash)
 
-    def note_plain(self, plain_hash: PlainHash, chunk_id: ChunkId, key: bytes, sealed_size: int) -> None:
-        """Remembers what content was sealed to, once the server has it; the oldest are forgotten."""
-        self._plain.note(plain_hash, Known(chunk_id, key, sealed_size))
+    def note_plain(self, plain_hash: PlainHash, known: Known) -> None:
+        """Remembers what content was sealed to; the oldest are forgotten."""
+        self._plain.note(plain_hash, known)
 
     # Inside
 

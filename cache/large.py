@@ -375,15 +375,14 @@ class Large:
         async with self._sealers:
             sums = await trio.to_thread.run_sync(_look_at, whole)
             known = {piece.hash: self._chunks.known_plain(piece.hash) for piece in whole}
-            sizes = {found.id: found.sealed_size for found in known.values() if found is not None}
-            missing = await self._service.wanted(self._space, sizes) if sizes else set()
-            todo = {piece.hash: piece for piece in whole if (found := known[piece.hash]) is None or found.id in missing}
+            missing = await self._missing([found for found in known.values() if found is not None])
+            todo = {piece.hash: piece for piece in whole if known[piece.hash] in missing}
             told = await self._told(todo, attempt)
             todo = {digest: piece for digest, piece in todo.items() if digest not in told}
             sealed = await trio.to_thread.run_sync(_seal_all, list(todo.values()), self._secret)
             for piece in batch:
                 if piece.base is not None:
-                    self._add_delta(piece, attempt)
+                    await self._add_delta(piece, piece.base, attempt)
             # What was read of the file is not needed any more: sending may take long.
             batch.clear()
             for piece in whole:
@@ -391,7 +390,7 @@ class Large:
         if sealed:
             await self._service.send_chunks(self._space, {one.id: one.data for one in sealed.values()})
         for digest, one in sealed.items():
-            self._chunks.note_plain(digest, one.id, one.key, len(one.data))
+            self._chunks.note_plain(digest, Known(one.id, one.key, len(one.data)))
         for piece, piece_sums in zip(whole, sums, strict=True):
             entry = told.get(piece.hash) or _entry(piece, sealed, known)
             attempt.items[piece.position] = entry
@@ -400,6 +399,15 @@ class Large:
         attempt.unsent_length += length
         if not attempt.unsent or sum(map(len, attempt.unsent.values())) > _UNSENT_MAX:
             await self._flush(attempt)
+
+    async def _missing(self, known: Sequence[Known]) -> set[Known | None]:
+        """Those of these chunks and deltas that the server does not have (any more), and None."""
+        sizes = {one.id: one.sealed_size for one in known}
+        # How large a base is when sealed is not known; nobody asks for it who has its delta.
+        sizes |= {one.base.id: one.base.length for one in known if one.base is not None}
+        gone = await self._service.wanted(self._space, sizes) if sizes else set()
+        lost = {one for one in known if one.id in gone or (one.base is not None and one.base.id in gone)}
+        return {None, *lost}
 
     async def _told(self, pieces: dict[PlainHash, _Piece], attempt: _Attempt) -> dict[PlainHash, Entry]:
         """Entries of those chunks that are hardly other than one of the old content, or not at all."""
@@ -411,17 +419,26 @@ class Large:
             one = await tell(self._reader, old, attempt.size, piece.offset, piece.data)
             if one is not None:
                 found[digest] = one.same or self._delta(one.delta, piece.length, one.base, attempt)
+            if one is not None and one.same is None:
+                self._note_delta(digest, found[digest])
         return found
 
-    def _add_delta(self, piece: _Piece, attempt: _Attempt) -> None:
-        assert piece.base is not None
-        attempt.items[piece.position] = self._delta(piece.data, piece.length, piece.base, attempt)
+    async def _add_delta(self, piece: _Piece, base: Base, attempt: _Attempt) -> None:
+        """Puts a delta in its place; what it makes is known from then on, so that a copy of it is not sent."""
+        entry = attempt.items[piece.position] = self._delta(piece.data, piece.length, base, attempt)
+        whole = Manifest(base.length, entries=(Entry(base.id, base.key, base.length),))
+        content = self._reader.try_read(whole, 0, base.length)
+        if content is not None:
+            self._note_delta(await trio.to_thread.run_sync(_hash_of, entry, piece.data, content), entry)
 
     def _delta(self, data: Buffer, length: int, base: Base, attempt: _Attempt) -> Entry:
         one = seal(data, self._secret)
         attempt.unsent[one.id] = one.data
         attempt.small[one.id] = data
         return Entry(one.id, one.key, length, base)
+
+    def _note_delta(self, digest: PlainHash, entry: Entry) -> None:
+        self._chunks.note_plain(digest, Known(entry.id, entry.key, entry.length, entry.base))
 
     async def _flush(self, attempt: _Attempt) -> None:
         unsent, attempt.unsent = attempt.unsent, {}
@@ -488,7 +505,15 @@ def _entry(piece: _Piece, sealed: dict[PlainHash, Sealed], known: dict[PlainHash
         return Entry(one.id, one.key, piece.length)
     found = known[piece.hash]
     assert found is not None, "what is not sealed here was known"
-    return Entry(found.id, found.key, piece.length)
+    return Entry(found.id, found.key, piece.length, found.base)
+
+
+def _hash_of(entry: Entry, delta: Buffer, base: Buffer) -> PlainHash:
+    """The plain hash of what the delta makes of its base: of what is sent, whatever was written since."""
+    parts = deltas.decode(entry, bytes(delta))
+    return plain_hash(
+        b"".join(part if isinstance(part, bytes) else bytes(base[part.start : part.stop]) for part in parts)
+    )
 
 
 def _own_chunks(attempt: _Attempt, items: Sequence[Item]) -> list[Own]:

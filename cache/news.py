@@ -141,6 +141,8 @@ class News:
             self._index_again(node, before)
             return
         self._edit.forget_news(node)
+        if before is None and version.state is None:
+            self._bring_out(node)
         edited_ns = self._edited_ns(node)
         is_kept_alive = self._is_folder(node) and self._edit.has_children(node)
         settled = settle(before, version, edited_ns, is_kept_alive)
@@ -162,6 +164,17 @@ class News:
             self._keep(settled.record, version)
         elif before is not None:
             self._edit.drop(node)
+
+    def _bring_out(self, folder: NodeId) -> None:
+        """What lives on here in a folder that is removed, and was never known here, goes to the top."""
+        for child in self._edit.children(folder):
+            local = self._edit.get(child.node).local
+            own, name = Name(folder, child.name), Name(ROOT, child.name)
+            if local is None or not self._edit.get(child.node).is_dirty:
+                continue
+            free = self._free_name(name) if self._edit.holder(name) is not None else name.name
+            kept = _without(local, own) if len(local.names) > 1 else _renamed(local, own, free, ROOT)
+            self._edit.set_local(child.node, kept, self._edit.edited_ns(child.node))
 
     def _index_again(self, node: NodeId, record: Record | None) -> None:
         """Gives a node whose news must wait the names back that were freed for others, but those that were taken.

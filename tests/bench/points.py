@@ -37,8 +37,9 @@ def sent(home: Path, mib: int) -> Iterator[Figure]:
         folder.mkdir()
         yield _within(64 * KIB * -(-mib // 256), f"cp of {mib} MiB", one, lambda: shutil.copyfile(file, folder / "b"))
         yield _within(64 * KIB, f"4 KiB in the middle of {mib} MiB", one, lambda: _overwrite(file, mib * MIB // 2))
-        # The chunk that the edit is in was told by what differs: of the copy it is sent whole.
-        yield _within(3 * MIB, "cp of it after that edit", one, lambda: shutil.copyfile(file, folder / "c"))
+        yield _within(
+            64 * KIB * -(-mib // 256), "cp of it after that", one, lambda: shutil.copyfile(file, folder / "c")
+        )
         yield _within(16 * KIB, f"mv of {mib} MiB", one, lambda: file.rename(folder / "moved"))
         yield _within(16 * KIB, "mv of the folder", one, lambda: folder.rename(one.path / "other"))
         for name, size, limit in (("quarter", mib // 4, 2 * MIB), ("tenth", mib // 10, 256 * KIB)):

@@ -14,8 +14,9 @@ from cache import blobs, chunks
 from cache.blobs import BlobId
 from cache.chunks import Chunks, open_store, whole
 from cache.errors import DiskFull
+from cache.plain import Known
 from remote.protocol.ids import ChunkId, PlainHash
-from remote.protocol.nodes import Entry
+from remote.protocol.nodes import Base, Entry
 from remote.protocol.sealing import FRAME
 from tests.cache.kills import abandon
 
@@ -432,11 +433,23 @@ def test_leaves_are_kept_by_id_alone(held: Chunks) -> None:
 
 def test_plain_hashes_are_remembered_and_bounded(held: Chunks, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cache.plain.COUNT_MAX", 50)
+
+    def known(number: int, *, is_delta: bool) -> Known:
+        base = Base(ChunkId(bytes([number]) * 32), b"b" * 32, 1_000 + number) if is_delta else None
+        return Known(ChunkId(bytes([255 - number]) * 32), b"k" * 32, number, base)
+
+    def plain(number: int) -> PlainHash:
+        return PlainHash(number.to_bytes(32, "big"))
+
     for number in range(200):
-        held.note_plain(PlainHash(number.to_bytes(32, "big")), ChunkId(bytes([number]) * 32), b"k" * 32, number)
-        held.note_plain(PlainHash(number.to_bytes(32, "big")), ChunkId(bytes([number]) * 32), b"k" * 32, number)
-    assert held.known_plain(PlainHash((199).to_bytes(32, "big"))) == (bytes([199]) * 32, b"k" * 32, 199)
-    assert held.known_plain(PlainHash((3).to_bytes(32, "big"))) is None
+        for _ in range(2):
+            held.note_plain(plain(number), known(number, is_delta=number % 3 == 0))
+    assert held.known_plain(plain(199)) == known(199, is_delta=False)
+    assert held.known_plain(plain(198)) == known(198, is_delta=True)
+    # A chunk with all of the content is known rather than a delta.
+    held.note_plain(plain(198), known(198, is_delta=False))
+    assert held.known_plain(plain(198)) == known(198, is_delta=False)
+    assert held.known_plain(plain(3)) is None
     assert 30 <= held.store.count(chunks._PLAIN) <= 51
 
 

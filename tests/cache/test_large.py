@@ -234,8 +234,32 @@ def test_any_edits_read_back_on_another_device(saves: list[list[Edit]]) -> None:
                     manifest = await desk.saved(manifest, save)
                     assert await read_elsewhere(home / f"other{number}", server, manifest) == content
                     assert bytes(await desk.reader.read(manifest, 0, manifest.size)) == content
+                    # A copy, of which much is known as deltas.
+                    copy = await desk.saved(EMPTY, [Edit(0, content)])
+                    assert await read_elsewhere(home / f"copy{number}", server, copy) == content
 
     trio.run(play)
+
+
+async def test_a_copy_of_what_was_edited_sends_no_content(tmp_path: Path) -> None:
+    server, content = Server(), bytes_of(BIG)
+    async with device(tmp_path / "desk", server) as desk:
+        manifest = await desk.saved(EMPTY, [Edit(0, content)])
+        await desk.reader.read(manifest, 0, manifest.size)
+        for offset in (BIG // 2, BIG // 2 + 50_000, 1_000):
+            more = bytes_of(4_096, offset)
+            content = content[:offset] + more + content[offset + len(more) :]
+            manifest = await desk.saved(manifest, [Edit(offset, more)])
+            server.sent_bytes = 0
+            copy = await desk.saved(EMPTY, [Edit(0, content)])
+            assert any(entry.base for entry in copy.entries)
+            assert server.sent_bytes < 1_000
+            assert await read_elsewhere(tmp_path / f"other{offset}", server, copy) == content
+        # What the server has lost goes there as chunks of their own.
+        for lost in [entry.base.id for entry in copy.entries if entry.base] + [copy.entries[0].id]:
+            del server.objects[lost]
+        copy = await desk.saved(EMPTY, [Edit(0, content)])
+        assert await read_elsewhere(tmp_path / "last", server, copy) == content
 
 
 @settings(max_examples=10, deadline=None)

@@ -602,3 +602,30 @@ def test_a_file_removed_elsewhere_that_is_open_for_reading_cannot_be_opened_for_
         assert world.names() == set()
 
     in_world(scene)
+
+
+def test_a_folder_kept_alive_in_one_that_was_never_known_here_and_is_removed_comes_to_the_top() -> None:
+    async def scene(world: World) -> None:
+        await world.two.stop()
+        world.two.is_walking = False
+        await world.two.start(world.nursery)
+        outer = await make_folder(world.one, b"outer")
+        inner = await make_folder(world.one, b"inner", outer)
+        folder = await make_folder(world.one, b"folder")
+        await quiet(world.one, world.two, is_whole=False)
+        await world.two.pull.list_folder(folder)
+        world.two.wire.set_up(False)
+        await make(world.two, b"unsent", b"unsent", folder)
+        await world.one.volume.rename(ROOT, b"folder", inner, b"folder", 0)
+        await quiet(world.one)
+        await world.one.volume.rmdir(inner, b"folder")
+        await quiet(world.one)
+        await world.one.volume.rmdir(outer, b"inner")
+        await quiet(world.one)
+        assert world.two.tree.record(inner) is None
+        world.two.wire.set_up(True)
+        await quiet(world.one, world.two, is_whole=False)
+        assert world.names() == {b"outer", b"folder", b"unsent"}
+        assert await world.one.volume.lookup(ROOT, b"folder") == folder
+
+    in_world(scene)

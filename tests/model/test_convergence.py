@@ -66,7 +66,7 @@ def test_long_plays_end_equal_and_lose_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "seed", [22230, 301115, 301287, 400917, 401618, 402576, 403016, 410245, 413065, 421555, 503537, 506162]
+    "seed", [22230, 301115, 301287, 400917, 401618, 402576, 403016, 410245, 413065, 421555, 503537, 506162, 513637]
 )
 def test_long_plays_that_failed_once(seed: int) -> None:
     """413065 never ended: what is ignored was sent again and again, without a pause."""
