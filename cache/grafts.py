@@ -294,43 +294,49 @@ class Grafts:
         if self._tree.members is None and not any(one.state is not None and one.state.mounts for one in versions):
             return versions
         left: list[NodeVersion] = []
+        went = frozenset(one.node for one in versions if one.state is None) if is_next else None
         for version in versions:
             record = self._tree.record(version.node)
             state = (record.local or record.agreed) if record is not None else None
             here = state.mounts if state is not None else HOME
             there = version.state.mounts if version.state is not None else HOME
             is_cut = bool(there) and rehoming.is_unfinished(self._tree, version.node)
-            if record is None or version.rev <= record.rev or record.space != HOME or (here == there and not is_cut):
+            if record is None and there and went:
+                # Its folder is not listed here; of what was in it something may be known all the same.
+                await self._share(version.node, there, went)
+                left.append(version)
+            elif record is None or version.rev <= record.rev or (here == there and not is_cut):
                 left.append(version)
             elif there and (here == HOME or is_cut):
-                await self._share(version.node, there, is_next=is_next)
+                await self._share(version.node, there, went)
                 left.append(version)
             elif here and version.state is not None and not there:
-                left += [version, *await self._unshare(here, versions, version.rev)]
+                await self._unshare(here, versions, version.rev)
+                left.append(version)
             else:
                 self._leave(version.node)
                 if version.state is not None:
                     left.append(version)
         return left
 
-    async def _share(self, top: NodeId, space: SpaceId, *, is_next: bool) -> None:
+    async def _share(self, top: NodeId, space: SpaceId, went: frozenset[NodeId] | None) -> None:
         record = self._tree.record(top)
         names = record.local.names if record is not None and record.local is not None else ()
         name = names[0].name.decode(errors="replace") if names else ""
         # Before anything else: whoever makes something in it after a restart must know whose it is.
         known = Known(space, top, "owner", name)
         self._keep(known)
-        await rehoming.share(self._tree, self._shares(), top, space, is_next=is_next)
-        self._begin(known)
+        await rehoming.share(self._tree, self._shares(), top, space, went)
+        if record is not None:
+            self._begin(known)
         self._wanted.set()
 
-    async def _unshare(self, space: SpaceId, versions: Sequence[NodeVersion], rev: Rev) -> list[NodeVersion]:
+    async def _unshare(self, space: SpaceId, versions: Sequence[NodeVersion], rev: Rev) -> None:
         known = self._known[space]
         await self._stop(space)
         part = Part(self._tree, space, known.top)
-        gone = await rehoming.unshare(self._tree, self._shares(), part, versions, rev)
+        await rehoming.unshare(self._tree, self._shares(), part, versions, rev)
         self._forget(space)
-        return gone
 
     def _leave(self, top: NodeId) -> None:
         """The folder goes at once, whatever is in it; what was in it is cleaned up next."""

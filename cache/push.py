@@ -24,7 +24,7 @@ from cache.staging import Stagings
 from cache.tree import LostEdit, Record, Table, Tree
 from cache.troubles import Troubles
 from cache.upload import Upload
-from remote.protocol.errors import ChunkMissing, CursorTooOld, RemoteError, ServerFault
+from remote.protocol.errors import ChunkMissing, CursorTooOld, NotAllowed, RemoteError, ServerFault
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.messages import Change, Commit
 from remote.protocol.nodes import Kind, Name, NodeState
@@ -285,6 +285,10 @@ class Push:
                 return
             except ChunkMissing as error:
                 await self._send_again(sent, nodes, error)
+                return
+            except NotAllowed as error:
+                # Some change in it that this user may not make, or not here: it does not hold up the others.
+                self._take_fault(sent, nodes, error)
                 return
             except NOT_ITS_FAULT as error:
                 # It may have been taken: only the same commit again, with its op id, or the journal can tell.

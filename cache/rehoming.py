@@ -5,7 +5,7 @@ here and not sent is sent to where the node belongs now. An unsent move over the
 space by a move.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import trio
@@ -21,31 +21,36 @@ FIRST_REV: Final = Rev(2)
 """The commit that founds a shared space with what its folder held: the same states that the home had just before."""
 _BEFORE_FIRST: Final = Rev(1)
 _AT_ONCE: Final = 200
+_DEPTH_MAX: Final = 4_096
 _SETTING: Final = b"rehoming"
 
 
-async def share(tree: Tree, shares: Shares, top: NodeId, space: SpaceId, *, is_next: bool) -> None:
+async def share(
+    tree: Tree, shares: Shares, top: NodeId, space: SpaceId, went: Collection[NodeId] | None = None
+) -> None:
     """All below a folder becomes the space's; call it again after a crash (`is_unfinished`).
 
-    `is_next`: what is known of it is what the home had when it was shared, but for news that waits. Otherwise the
-    space is to be asked for all of it.
+    `went`: the nodes that left the home by this very commit of its journal, so that what is known of them is what the
+    space begins with, but for news that waits. None: it is not known when that was, and the space is to be asked for
+    all of it.
     """
+    known = tree.record(top)
+    is_gone = known is not None and known.local is None
     with tree.edit() as edit:
-        record = edit.get(top)
-        is_gone = record.local is None
-        local = _mounting(record.local or record.synced, space)
-        edit.put(
-            top,
-            replace(record, local=local, synced=_mounting(record.synced, space), is_listed=record.is_listed),
-        )
+        if known is not None:
+            local = _mounting(known.local or known.synced, space)
+            edit.put(top, replace(known, local=local, synced=_mounting(known.synced, space)))
         edit.change.put(Table.SETTINGS, _SETTING, top.to_bytes(8, "big"))
-    nodes = list(below(tree, top))
+    tops = [top, *(node for node in went or () if tree.record(node) is not None)]
+    nodes = list(dict.fromkeys([*tops[1:], *(node for one in tops for node in below(tree, one))]))
     await trio.lowlevel.checkpoint()
-    inside = _inside(tree, top, nodes)
-    rev = FIRST_REV if is_next else _BEFORE_FIRST
+    inside = _inside(tree, top, nodes, went)
+    rev = _BEFORE_FIRST if went is None else FIRST_REV
     for some in batches(nodes, _AT_ONCE):
         with tree.edit() as edit:
             for node in some:
+                if edit.record(node) is None:
+                    continue
                 if node not in inside:
                     _undo_move(edit, node, lambda other: other == top or other in inside)
                 elif is_gone and edit.get(node).local is None:
@@ -60,7 +65,7 @@ async def share(tree: Tree, shares: Shares, top: NodeId, space: SpaceId, *, is_n
     with tree.edit() as edit:
         if is_gone:
             edit.put(top, replace(edit.get(top), is_listed=False))
-        if is_next:
+        if went is not None:
             part.set_cursor(FIRST_REV, edit)
         edit.change.delete(Table.SETTINGS, _SETTING)
 
@@ -70,52 +75,74 @@ def is_unfinished(tree: Tree, top: NodeId) -> bool:
     return tree.setting(_SETTING.decode()) == top.to_bytes(8, "big")
 
 
-async def unshare(
-    tree: Tree, shares: Shares, part: Part, versions: Sequence[NodeVersion], rev: Rev
-) -> list[NodeVersion]:
-    """All of a shared space becomes the home's; returns what else the home's news of `rev` says of it: what is gone."""
+async def unshare(tree: Tree, shares: Shares, part: Part, versions: Sequence[NodeVersion], rev: Rev) -> None:
+    """All of a shared space becomes the home's, whose news of `rev` says what the nodes are there.
+
+    What is gone there, and was edited here, is new in the home: nobody can have its id any more.
+    """
     told = {version.node for version in versions if version.state is not None}
-    gone: list[NodeVersion] = []
-    for some in batches(sorted(part.all_nodes()), _AT_ONCE):
+    nodes = sorted(part.all_nodes())
+    renewed = {node: tree.new_node() for node in nodes if node not in told and _lives_on(tree.record(node))}
+    for some in batches(nodes, _AT_ONCE):
         with tree.edit() as edit:
             for node in some:
                 record = edit.get(node)
                 edit.forget_news(node)
-                if record.rev and node not in told:
-                    if not record.is_dirty:
-                        edit.drop(node)
-                        continue
-                    gone.append(NodeVersion(node, rev, 0, None))
-                edit.put(node, replace(record, space=HOME, rev=Rev(rev - 1) if record.rev else Rev(0)))
+                if record.rev and node not in told and node not in renewed:
+                    edit.drop(node)
+                    continue
+                local = _in_renewed(record.local, renewed)
+                if node not in renewed:
+                    base = Rev(rev - 1) if record.rev else Rev(0)
+                    edit.put(node, replace(record, local=local, space=HOME, rev=base))
+                    continue
+                edited_ns = edit.edited_ns(node)
+                edit.drop(node)
+                new = replace(record, rev=Rev(0), local=local, synced=None, space=HOME, overrides=Rev(0))
+                edit.put(renewed[node], new)
+                edit.mark_dirty(renewed[node], edited_ns)
+                edit.move_lost(node, renewed[node])
         await trio.lowlevel.checkpoint()
     with tree.edit() as edit:
         record = edit.get(part.top)
         edit.put(part.top, replace(record, local=_mounting(record.local, HOME), synced=_mounting(record.synced, HOME)))
     drop_settings(tree, part.space)
     shares.rebuild()
-    return gone
+
+
+def _lives_on(record: Record | None) -> bool:
+    """Whether a node that the space has no more is still here, as something of it was edited here."""
+    return record is not None and bool(record.rev) and record.is_dirty and record.local is not None
+
+
+def _in_renewed(state: NodeState | None, renewed: Mapping[NodeId, NodeId]) -> NodeState | None:
+    if state is None or not any(name.parent in renewed for name in state.names):
+        return state
+    return replace(state, names=tuple(Name(renewed.get(name.parent, name.parent), name.name) for name in state.names))
 
 
 def _mounting(state: NodeState | None, space: SpaceId) -> NodeState | None:
     return replace(state, mounts=space) if state is not None else None
 
 
-def _inside(tree: Tree, top: NodeId, nodes: Iterable[NodeId]) -> set[NodeId]:
-    """Those of these nodes that both sides agreed were below the folder, and what was made there since."""
-    known: dict[NodeId, bool] = {top: True}
+def _inside(tree: Tree, top: NodeId, nodes: Iterable[NodeId], went: Collection[NodeId] | None) -> set[NodeId]:
+    """Those of these nodes that both sides agreed were below the folder, and what was made there since.
+
+    `went`: the former, where it is known.
+    """
+    known: dict[NodeId, bool] = {top: True, **dict.fromkeys(went or (), True)}
     for start in nodes:
         way: list[NodeId] = []
         node = start
-        while node not in known and len(way) < 4_096:
+        while node not in known and len(way) < _DEPTH_MAX:
             way.append(node)
             record = tree.record(node)
             state = (record.agreed or record.local) if record is not None else None
-            if state is None or not state.names:
+            if record is None or state is None or not state.names or (record.rev and went is not None):
                 known[node] = False
                 break
             node = state.names[0].parent
-        is_inside = known.get(node, False)
-        known.update(dict.fromkeys(way, is_inside))
+        known.update(dict.fromkeys(way, known.get(node, False)))
     return {node for node in known if known[node] and node != top}
 
 

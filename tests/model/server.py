@@ -351,6 +351,26 @@ class Server:
         """Every node that exists."""
         return {node: version.state for node, version in self.now.items() if version.state is not None}
 
+    def alive_in(self, space: SpaceId, device: DeviceId) -> dict[NodeId, NodeState]:
+        """Every node that exists in a space, as this device may see it."""
+        sql = "SELECT node_id FROM node WHERE space_id = ?"
+        nodes = tuple(self._database.read_now(lambda session: [row[0] for row in session.rows(sql, space)]))
+        answer = self.ask(lambda answers: answers.nodes(_device(device), space, NodesRequest(nodes)), Nodes)
+        return {one.node: one.state for one in answer.nodes if one is not None and one.state is not None}
+
+    def contents_in(self, space: SpaceId, device: DeviceId) -> set[bytes]:
+        """All that any file of a space ever was, of what is sent with its commit."""
+        sql = "SELECT DISTINCT node_id FROM version WHERE space_id = ?"
+        nodes = self._database.read_now(lambda session: [row[0] for row in session.rows(sql, space)])
+        found: set[bytes] = set()
+        for node in nodes:
+            history = self.ask(
+                lambda answers, node=node: answers.history(_device(device), space, HistoryRequest(node)), History
+            )
+            states = (version.state for version in history.versions)
+            found |= {state.content.inline for state in states if state is not None and state.content is not None}
+        return found
+
     def versions_of(self, node: NodeId) -> list[Version]:
         """The versions of a node, oldest first."""
         try:
