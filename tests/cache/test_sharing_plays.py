@@ -1,4 +1,4 @@
-"""Random plays with shared folders: two devices of the owner and two of a guest, over a wire that fails; some are killed.
+"""Random plays with shared folders: two devices of the owner, two of a guest, a wire that fails; some are killed.
 
 At the end all show what the server has, each node in its space, and no content that was written is lost.
 SATCHEL_SHARING_SEEDS chooses how many are played.
