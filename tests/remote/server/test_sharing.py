@@ -378,8 +378,12 @@ async def test_ending_brings_all_back_into_the_folder(ann: Any, bob: Any, thesis
         await names_in(bob, shared.space)
     assert await names_in(ann, shared.space) == []
     assert [one.name for one in (await ann.spaces()).spaces] == ["ann"]
-    with pytest.raises(NotFound, match="any more"):
+    with pytest.raises(NotAllowed, match="keeper"):
         await ann.ask("POST", "/v1/shares/permit", PermitRequest(SpaceId(shared.space), "bob", "viewer"), Done)
+    with pytest.raises(NotFound, match="any more"):
+        await about(ann, "leave", shared.space)
+    with pytest.raises(NotAllowed, match="keeper"):
+        await ann.commit(build_change(ann, await ann.new_id(), b"no", ROOT), space=shared.space)
     again = await share(ann, thesis, "bob")
     assert again.space != shared.space
     assert await names_in(ann, again.space) == [b"from bob", b"intro.txt", b"tables"]
