@@ -19,12 +19,15 @@ from remote.protocol.messages import Change, Commit, CommitAnswer
 from remote.protocol.nodes import Kind, Manifest, Name, NodeState
 from remote.server import commits
 from remote.server.commits import Draft
+from remote.server.database import chunks as chunk_rows
 from remote.server.database import conflicts as conflict_rows
 from remote.server.database import trees
 from remote.server.database.accounts import Device
 from remote.server.database.connection import Database, Session
 from remote.server.database.spaces import SpaceRow
+from remote.server.events import log_event
 from remote.server.files import TREE_MAX, Files, Item, file_state, item_of, shown_name
+from remote.server.guard import Watch
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
@@ -110,8 +113,6 @@ class Edits:
         Without a condition only a new one: nothing is replaced that nobody spoke of.
         """
         fresh = await self._files.fresh_node(by.user)
-        # One id for all tries: an answer that got lost is not made twice.
-        op_id = by.op_id()
         reason = ""
 
         def plan(session: Session) -> Change:
@@ -126,9 +127,11 @@ class Edits:
 
         for _ in range(_TRIES):
             change = await self._database.read(plan)
-            answer = await self._commit(_device(by), space, Commit(op_id, (change,)))
+            answer = await self._commit(_device(by), space, Commit(by.op_id(), (change,)))
             if answer.rev:
                 return change.node
+            if answer.held:
+                raise NotAllowed(answer.reason)
             reason = answer.reason
         raise InTheWay(f"{reason} Nothing was changed.")
 
@@ -287,22 +290,32 @@ class Edits:
             drafts = await self._database.read(planned)
             if not drafts:
                 return
-            rev, reason = await self._take(by, space, op_id, drafts)
-            if rev:
+            answer = await self._take(by, space, op_id, drafts)
+            if answer.rev:
                 return
+            if answer.held:
+                raise NotAllowed(answer.reason)
+            reason = answer.reason
         raise InTheWay(f"{reason} Nothing was changed.")
 
-    async def _take(self, by: By, space: SpaceId, op_id: bytes, drafts: list[Draft]) -> tuple[Rev, str]:
-        def take(session: Session) -> tuple[Rev, str]:
+    async def _take(self, by: By, space: SpaceId, op_id: bytes, drafts: list[Draft]) -> CommitAnswer:
+        # As the journal has it: what a user does without a device of the drive is guarded as one.
+        watch = Watch(_device(by))
+
+        def take(session: Session) -> CommitAnswer:
             row = member_space(session, space, by.user, Right.WRITE)
             key = self._keyring.key(row)
-            answer = commits.take(session, row, _device(by), op_id, drafts, key=key, now_ns=time.time_ns())
-            return answer.rev, answer.reason
+            # They name stored content only, so nothing is in doubt.
+            found = commits.Found(frozenset(), chunk_rows.upkeep_round(session), watch)
+            now_ns = time.time_ns()
+            return commits.take(session, row, _device(by), op_id, drafts, key=key, now_ns=now_ns, found=found)
 
-        rev, reason = await self._database.write(take)
-        if rev:
+        answer = await self._database.write(take)
+        if watch.event is not None:
+            log_event(space, watch.event)
+        if answer.rev:
             self._hub.moved(space)
-        return rev, reason
+        return answer
 
 
 def check_put(session: Session, row: SpaceRow, key: SpaceKey, at: Name, condition: Condition) -> Item | None:

@@ -37,6 +37,7 @@ from remote.protocol.messages import Change, Commit
 from remote.protocol.nodes import FILE_SIZE_MAX, Entry, Manifest, Name
 from remote.protocol.sealing import Buffer
 from remote.server.content import Contents, Writer
+from remote.server.database import accounts as account_rows
 from remote.server.database import spaces as space_rows
 from remote.server.database import uploads as rows
 from remote.server.database.accounts import Device
@@ -216,7 +217,10 @@ class Uploads:
             nobody = replace(device, device=By(device.user).device)
             answer = await self._commit(nobody, row.space, Commit(row.op_id, (change,)))
             if not answer.rev:
-                raise Changed(f"{answer.reason} Nothing was changed.")
+                # An op id that was refused once stays refused.
+                fresh = By(device.user, device.device).op_id()
+                await self._database.write(lambda session: rows.set_op(session, row.user, row.upload, fresh))
+                raise NotAllowed(answer.reason) if answer.held else Changed(f"{answer.reason} Nothing was changed.")
             done = answer.rev
         await self._database.write(lambda session: rows.set_finished(session, row.user, row.upload, done))
         return replace(row, rev=done)
@@ -285,7 +289,8 @@ class Uploads:
     def _part(self, session: Session, user: UserId, upload: int, number: int) -> tuple[UploadRow, PartRow]:
         row = rows.upload(session, user, upload)
         found = rows.part(session, user, upload, number) if row is not None else None
-        if row is None or found is None:
+        account = account_rows.account(session, user)
+        if row is None or found is None or account is None or account.is_disabled:
             # As for a signature that does not fit: who has no URL of ours learns nothing.
             raise NotAllowed("This is no signed URL of a part.")
         if row.expires_ns <= self._now_ns():
@@ -297,7 +302,7 @@ class Uploads:
         """The entries of all parts; and the rev, when a finish whose answer got lost made the file already."""
         space = member_space(session, row.space, row.user, Right.WRITE)
         done = space_rows.rev_of_op(session, row.space, row.op_id)
-        if done is not None:
+        if done:
             return [], done
         key = self._keyring.key(space)
         found: list[Entry] = []

@@ -81,6 +81,11 @@ def set_finished(session: Session, user: UserId, upload_id: int, rev: Rev) -> No
     session.run("UPDATE upload SET rev = ? WHERE user_id = ? AND upload_id = ?", rev, user, upload_id)
 
 
+def set_op(session: Session, user: UserId, upload_id: int, op_id: bytes) -> None:
+    """Gives the commit that finishes the upload another op id."""
+    session.run("UPDATE upload SET op_id = ? WHERE user_id = ? AND upload_id = ?", op_id, user, upload_id)
+
+
 def remove_upload(session: Session, user: UserId, upload_id: int) -> None:
     """Forgets an upload with its parts; chunks that nobody names are collected some day."""
     session.run("DELETE FROM upload_part WHERE user_id = ? AND upload_id = ?", user, upload_id)

@@ -227,3 +227,33 @@ async def test_other_people_learn_nothing(script: Script, other: Script) -> None
         anonymous = await other.http.request(method, f"/api/v1{where}", json=body)
         assert anonymous.status_code == 401, (method, where)
     assert await script.content(made["file"]) == b"mine"
+
+
+async def test_an_upload_that_was_refused_can_be_finished_later(script: Script) -> None:
+    folder = await script.ask("POST", "/folders", 201, json={"path": "work"})
+    begun = await script.ask("POST", "/files", 201, json={"path": "work/a", "size_bytes": 3, "chunks": [part(b"abc")]})
+    assert (await script.http.put(begun["chunks"][0]["url"], content=b"abc")).status_code == 200
+    await script.ask("DELETE", f"/files/{folder['file']}")
+    where, finish = f"/files/{begun['file']}/chunks", {"upload": begun["upload"], "finish": True}
+    assert (await script.ask("PATCH", where, 412, json=finish))["code"] == "changed"
+    removed = (await script.ask("GET", f"/spaces/{begun['space']}/trash"))["removed"]
+    await script.ask("POST", f"/spaces/{begun['space']}/trash/restore", json={"nodes": [removed[0]["node"]]})
+    assert (await script.ask("PATCH", where, json=finish))["rev"] > 0
+    assert await script.content(begun["file"]) == b"abc"
+
+
+async def test_the_guard_sees_what_a_script_removes(script: Script, ann: Any, build: Any) -> None:
+    guard = f"/spaces/{ann.home}/guard"
+    found = await script.ask("GET", guard)
+    await script.ask("PUT", guard, json={**found, "mode": "ask", "count": 5, "settled_seconds": 0})
+    folder = await ann.new_folder(b"many")
+    for number in range(8):
+        await ann.new_file(b"%d" % number, folder)
+    refused = await script.ask("DELETE", f"/files/{folder}", 403)
+    assert refused["code"] == "not-allowed"
+    assert len(await ann.names(folder)) == 8
+    (event,) = (await script.ask("GET", f"/spaces/{ann.home}/events"))["events"]
+    assert event["state"] == "held"
+    allowed = await script.raw("POST", f"/spaces/{ann.home}/events/{event['event']}/allow")
+    assert allowed.status_code == 204
+    assert (await script.ask("DELETE", f"/files/{folder}"))["count"] == 9

@@ -60,6 +60,8 @@ ROUTES = {
     "group add": "POST /api/v1/groups",
     "group remove": "DELETE /api/v1/groups",
     "group member": "POST /api/v1/groups/members",
+    "search": "GET /api/v1/search",
+    "preview": "GET /api/v1/files/{file}/preview",
     "share": "POST /api/v1/files/{file}/share",
     "unshare": "DELETE /api/v1/shares/{space}/members",
     "shared": "GET /api/v1/shares",
