@@ -72,8 +72,9 @@ from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.leaves import Leaves
 from remote.server.limits import ID_SIZE, check_count, check_node, check_rev, check_size, check_space
+from remote.server.mail import Mail
 from remote.server.objects.store import Objects
-from remote.server.quotas import bounded
+from remote.server.quotas import NEARLY_PERCENT, bounded, nearly_full
 from remote.server.rights import RIGHTS, Right, member_space, owner_of
 
 Result = TypeVar("Result")
@@ -92,12 +93,21 @@ FREE_SECONDS = 5.0
 class Answers:
     """What an instance answers to its devices."""
 
-    def __init__(self, database: Database, objects: Objects, keyring: Keyring, domain_secret: bytes, hub: Hub) -> None:
+    def __init__(
+        self,
+        database: Database,
+        objects: Objects,
+        keyring: Keyring,
+        domain_secret: bytes,
+        hub: Hub,
+        mail: Mail | None = None,
+    ) -> None:
         self._database = database
         self._objects = objects
         self._keyring = keyring
         self._domain_secret = domain_secret
         self._hub = hub
+        self._mail = mail
         self.chunks = Chunks(database, objects)
         self._leaves = Leaves(self.chunks.read_whole)
         self._free = 0
@@ -192,6 +202,7 @@ class Answers:
                 space_rows.refuse_op(session, space, commit.op_id)
             begun.append(watch)
             taken = space_row(session, space)
+            full.append(nearly_full(session, taken) if taken is not None else None)
             # What comes by a link is the server's commit, and the server holds nothing.
             if not answer.rev or taken is None or not device.device:
                 return answer
@@ -199,12 +210,15 @@ class Answers:
             return replace(answer, room=replace(room, events=event_rows.open_events(session, space, EVENTS_TOLD)))
 
         begun: list[Watch] = []
+        full: list[tuple[UserId, str] | None] = []
         for _ in range(_TRIES):
             prepared = await self._read(device, space, prepare, Right.WRITE)
             with suppress(commits.Overtaken):
                 answer = await self._database.write(partial(take, prepared))
                 if begun[-1].event is not None:
                     log_event(space, begun[-1].event)
+                if full[-1] is not None and self._mail is not None:
+                    self._mail.tell_once(full[-1][0], "quota", space=full[-1][1], percent=NEARLY_PERCENT)
                 return answer
         raise Busy("The server is putting its chunks in order: try again in a moment.", 1.0)
 

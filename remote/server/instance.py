@@ -160,7 +160,7 @@ def opened(
         if config.oidc is not None:
             sso = Sso(config.oidc, config.url, database=database, accounts=accounts, mail=mail, master=master)
         keyring = Keyring(master)
-        answers = Answers(database, objects, keyring, domain_secret, hub)
+        answers = Answers(database, objects, keyring, domain_secret, hub, mail)
         acts = Acts(database, keyring, hub)
         contents = Contents(answers.chunks, domain_secret)
         locator = Locator(database, keyring)

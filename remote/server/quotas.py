@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from remote.protocol.ids import NodeId, Rev, SpaceId
+from remote.protocol.ids import NodeId, Rev, SpaceId, UserId
 from remote.server.database import retention as retention_rows
 from remote.server.database import spaces as space_rows
 from remote.server.database import trees
@@ -18,6 +18,19 @@ from remote.server.keys import SpaceKey
 from remote.server.past import Past
 
 _NODES_AT_ONCE: Final = 1_000
+
+
+NEARLY_PERCENT = 90
+"""From here on who pays is told that there is not much room left."""
+
+
+def nearly_full(session: Session, row: SpaceRow) -> tuple[UserId, str] | None:
+    """Who pays for the space and the name of his home, when that is nearly full."""
+    home = space_rows.space_row(session, row.payer) if row.payer else row
+    if home is None or not home.quota or (home.used + home.shared_used) * 100 < home.quota * NEARLY_PERCENT:
+        return None
+    owner = space_rows.owner_id(session, home.space)
+    return (owner, home.name) if owner is not None else None
 
 
 def bounded(session: Session, row: SpaceRow) -> SpaceRow:

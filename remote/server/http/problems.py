@@ -72,7 +72,7 @@ def message_response(message: msgspec.Struct, status_code: int = 200) -> Respons
 def answer_remote_error(request: AnyRequest, error: RemoteError) -> Response[bytes]:
     """The error with its own code."""
     if isinstance(error, ServerFault):
-        log.error("%s %s failed: %s", request.method, request.url.path, error)
+        log.error("%s %s failed: %s", request.method, _route(request), error)
     retry_after_seconds = error.retry_after_seconds if isinstance(error, Busy) else 0.0
     response = message_response(Problem(error.code, str(error), retry_after_seconds), STATUSES[type(error)])
     if retry_after_seconds:
@@ -124,6 +124,11 @@ def _is_of(asked: list[str], components: Sequence[object]) -> bool:
 
 def answer_fault(request: AnyRequest, error: Exception) -> Response[bytes]:
     """A fault of the server: logged whole here, told in one sentence there."""
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    log.error("%s %s failed", request.method, _route(request), exc_info=error)
     fault = ServerFault("The server failed at this request; its log says why. Nothing is known to be lost.")
     return message_response(Problem(fault.code, str(fault)), STATUSES[ServerFault])
+
+
+def _route(request: AnyRequest) -> str:
+    """For the log: paths hold names of files, and secrets of links."""
+    return str(request.scope.get("path_template") or "(no route)")

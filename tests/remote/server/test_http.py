@@ -10,6 +10,7 @@ from remote.protocol.errors import BY_CODE, BadRequest, NotFound
 from remote.protocol.messages import CONTENT_TYPE, Problem
 from remote.server import reading
 from remote.server.http.problems import STATUSES
+from remote.server.instance import Instance
 
 pytestmark = pytest.mark.anyio
 
@@ -63,6 +64,18 @@ async def test_what_is_not_there(ann: Any, build: Any, method: str, path: str, s
     assert response.status_code == status
     assert response.headers["content-type"] == CONTENT_TYPE
     assert isinstance(build.error_of(response), NotFound | BadRequest)
+
+
+@pytest.mark.logs_errors(r"GET /s/\{secret\} failed")
+async def test_a_fault_of_a_link_logs_no_secret(
+    instance: Instance, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(instance.links, "opened", fail)
+    assert (await http.get("/s/the-secret-of-a-link")).status_code == 500
+    assert "the-secret" not in caplog.text
 
 
 @pytest.mark.logs_errors("POST /v1/spaces/.* failed")

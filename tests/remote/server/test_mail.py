@@ -13,6 +13,7 @@ import pytest
 
 from remote.protocol.account import Email, EmailRequest, PasswordRequest
 from remote.protocol.errors import BadRequest
+from remote.protocol.nodes import Manifest
 from remote.server import instance as instances
 from remote.server import mail
 from remote.server.config import Config, Smtp
@@ -156,6 +157,26 @@ async def test_nobody_waits_for_a_post_office_that_hangs(
         for number in range(mail.WAITING_MAX + 10):
             instance.mail.tell(ann.login.user, "mass-change", device=f"desk{number}", how="removed", count=5)
     office.wait(lambda: len(office.mails) >= 10)
+
+
+async def test_a_home_that_is_nearly_full_is_told_once(
+    ann: Any, build: Any, office: PostOffice, tmp_path: Path
+) -> None:
+    await ann.ask("POST", "/v1/email", EmailRequest("ann@example.org"), Email)
+    instances.set_quota(tmp_path / "data", tmp_path / "key", "ann", 1_000)
+
+    async def add(name: bytes, size: int) -> None:
+        await ann.commit(build.change(await ann.new_id(), build.file(name, content=Manifest(size, bytes(size)))))
+
+    await add(b"a", 899)
+    await add(b"b", 1)
+    await add(b"c", 50)
+    await ann.ask("POST", "/v1/password", PasswordRequest(build.password, "another one"), dict)
+    office.wait(lambda: len(office.mails) == 2)
+    assert [one["Subject"] for one in office.mails] == [
+        "Satchel: ann is 90 % full",
+        "Satchel: Your password was changed",
+    ]
 
 
 async def test_the_same_is_not_told_again_for_a_while(ann: Any, instance: Instance, office: PostOffice) -> None:
