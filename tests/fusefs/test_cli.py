@@ -19,7 +19,7 @@ from fusefs.options import parse_options
 
 COMMANDS = {
     *("diff", "rewind", "undo", "trash", "purge", "retention"),
-    *("devices", "password", "link"),
+    *("devices", "password", "link", "totp", "token", "audit", "email"),
     *("guard", "events", "preview", "search"),
     *("share", "shared", "unshare", "accept", "decline", "leave", "group"),
     "backup",

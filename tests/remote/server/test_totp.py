@@ -1,5 +1,6 @@
 """The second factor: codes at sign-in, each once, and recovery codes."""
 
+import asyncio
 import base64
 import sqlite3
 from pathlib import Path
@@ -93,6 +94,12 @@ async def test_a_code_is_taken_once(ann: Any, app: App, clock: Clock, http: Any,
         await login(http, build, app.code(clock.seconds - 30))
     clock.seconds += 30
     await login(http, build, app.code(clock.seconds))
+
+
+async def test_of_two_who_give_one_code_at_once_one_is_refused(app: App, clock: Clock, http: Any, build: Any) -> None:
+    now = app.code(clock.seconds)
+    done = await asyncio.gather(*(login(http, build, now) for _ in range(2)), return_exceptions=True)
+    assert sorted(type(one).__name__ for one in done) == ["CodeNeeded", "NoneType"]
 
 
 async def test_the_code_by_which_codes_are_turned_on_counts_as_taken(app: App, http: Any, build: Any) -> None:
