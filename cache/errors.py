@@ -25,6 +25,10 @@ class ContentDamaged(CacheError):
     """Bytes that this machine held or fetched are not what they should be, and no good copy could be had."""
 
 
+class ContentRefused(CacheError):
+    """The server gives these bytes to nobody any more: a virus was found in them."""
+
+
 class OpenHere(CacheError):
     """It cannot be sent while it is open here, for it was changed elsewhere meanwhile."""
 

@@ -14,11 +14,11 @@ from typing import Final
 import trio
 
 from cache.chunks import Chunks, whole
-from cache.errors import CacheError, ContentDamaged, ContentUnavailable, DiskFull
+from cache.errors import CacheError, ContentDamaged, ContentRefused, ContentUnavailable, DiskFull
 from cache.eviction import Budget
 from cache.fetch import Arrival, Fetch
 from cache.places import room_for
-from remote.protocol.errors import ChunkDamaged, NotFound, RemoteError
+from remote.protocol.errors import ChunkDamaged, Infected, NotFound, RemoteError
 from remote.protocol.ids import SpaceId
 from remote.protocol.messages import Below, ChunkPart
 from remote.protocol.nodes import Entry
@@ -198,6 +198,10 @@ class Fetches:
                 for fetch in awaited:
                     if fetch.plain is None:
                         await self._receive([fetch])
+                return
+            if isinstance(fault, Infected):
+                log.info("Chunk %s: %s", fetches[0].entry.id.hex(), fault)
+                _fail(fetches, ContentRefused(str(fault)))
                 return
             log.warning("Chunk %s: the server does not have it.", fetches[0].entry.id.hex())
             _fail(fetches, ContentDamaged(f"The server has lost a part of this file: {fault}"))

@@ -5,7 +5,7 @@ from typing import Final
 
 import trio
 
-from cache.errors import CacheError, ContentDamaged, ContentUnavailable, DiskFull, NoSuchNode
+from cache.errors import CacheError, ContentDamaged, ContentRefused, ContentUnavailable, DiskFull, NoSuchNode
 from fusefs import errors
 from remote.protocol.errors import NotAllowed, QuotaExceeded, RemoteError
 
@@ -35,6 +35,7 @@ _NUMBERS: Final[dict[type[Exception], int]] = {
     DiskFull: errno.ENOSPC,
     ContentUnavailable: errno.EIO,
     ContentDamaged: errno.EIO,
+    ContentRefused: errno.EACCES,
     CacheError: errno.EIO,
     NotAllowed: errno.EACCES,
     QuotaExceeded: errno.EDQUOT,

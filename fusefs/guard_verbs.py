@@ -12,7 +12,7 @@ from fusefs import moments
 from fusefs.control import Exit, Refused
 from fusefs.drive import Drive
 from remote.protocol.errors import RemoteError
-from remote.protocol.events import ALLOWED, DONE, EVENTS_MAX, HELD, OPEN, Event
+from remote.protocol.events import ALLOWED, DONE, EVENTS_MAX, HELD, INFECTED, OPEN, Event
 from remote.protocol.ids import ROOT
 
 _SENT_SECONDS: Final = 240.0
@@ -78,7 +78,11 @@ class GuardVerbs:
         """The held event of this number, or the only one, which is now allowed."""
         number = int(fields.get("event") or 0)
         found = await self._drive.acts.events(self._drive.space, 0, EVENTS_MAX)
-        held = [one for one in found.events if one.state == HELD and number in (0, one.event)]
+        held = [
+            one
+            for one in found.events
+            if (one.state == HELD and number in (0, one.event)) or (one.kind == INFECTED and one.event == number)
+        ]
         if not held:
             which = f"Event {number} waits for no yes" if number else "Nothing waits for a yes"
             raise Refused(f"{which}: satchel events lists what there was.")

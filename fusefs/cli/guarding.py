@@ -59,7 +59,10 @@ def guard(
 @guard.command("allow", short_help="Say yes: what waits goes on.")
 @click.argument("event", required=False, type=click.IntRange(1))
 def allow(event: int | None) -> None:
-    """Say yes to what waits for it (EVENT, where there are several): it goes on, for an hour."""
+    """Say yes to what waits for it (EVENT, where there are several): it goes on, for an hour.
+
+    Of an EVENT that tells of a virus: say that it is none; the file can be read again.
+    """
     from fusefs.cli.asking import ask  # noqa: PLC0415
 
     found = ask("guard-allow", seconds=_SECONDS, event=event or 0)
@@ -112,6 +115,8 @@ def done(event: int) -> None:
 
 def sentence(event: dict[str, Any]) -> str:
     """An event as a person reads it, with what to do."""
+    if event["kind"] == "infected":
+        return _infected(event)
     parts = [f"{event[what]:,} {what}" for what in ("removed", "overwritten") if event[what]]
     who = event["device"] or "the server"
     number = event["event"]
@@ -123,6 +128,18 @@ def sentence(event: dict[str, Any]) -> str:
         "undone": "Taken back.",
     }
     what = f"{', '.join(parts)} by {who} ({event['user']})"
+    return f"Event {number}, {event['began']}: {what}. {ends[event['state']]}"
+
+
+def _infected(event: dict[str, Any]) -> str:
+    number, path = event["event"], event["examples"][0]
+    ends = {
+        "told": "Nobody can read that version; older ones are there: satchel versions. If it is none: satchel guard "
+        f"allow {number}; if you have seen to it: satchel events done {number}",
+        "allowed": "It was said to be none, and can be read.",
+        "done": "Seen to.",
+    }
+    what = f"{event['detail']} was found in {path} ({event['user']}, {event['device'] or 'the server'})"
     return f"Event {number}, {event['began']}: {what}. {ends[event['state']]}"
 
 

@@ -76,6 +76,12 @@ class NotFound(RemoteError):
     code = "not-found"
 
 
+class Infected(NotFound):
+    """A virus was found in this content: it is given out no more, until a manager of the space says that it is fine."""
+
+    code = "infected"
+
+
 class InTheWay(RemoteError):
     """Something as it is now keeps this from being done; nothing was changed, and the message names it."""
 
@@ -131,6 +137,7 @@ BY_CODE: dict[str, type[RemoteError]] = {
         CodeNeeded,
         NotAllowed,
         NotFound,
+        Infected,
         InTheWay,
         Changed,
         Gone,

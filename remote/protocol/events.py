@@ -10,8 +10,8 @@ from remote.protocol.ids import NOWHERE, NodeId, Rev
 EVENTS_MAX = 1_000
 """Events in one answer."""
 
-MASS_CHANGE = "mass-change"
-"""The kind of an event: one device removed or overwrote much in a short time."""
+MASS_CHANGE, INFECTED = "mass-change", "infected"
+"""The kinds of events: one device removed or overwrote much in a short time; a virus was found in a file."""
 
 TOLD, HELD, ALLOWED, DONE, UNDONE = "told", "held", "allowed", "done", "undone"
 """The states of an event. told: it goes on, or went by; held: what would lose content is not taken from this device
@@ -35,7 +35,8 @@ class Event(msgspec.Struct, frozen=True):
 
     A mass change: the commits of that device from `from_rev` to `to_rev` (0: none was taken yet). `removed`,
     `overwritten`: how many files and links; of one that is held what the largest refused commit would do.
-    `examples`: paths of some. `until_ns`: until when it is allowed. `node`, `detail`: of kinds that are about one file.
+    `examples`: paths of some. `until_ns`: until when it is allowed.
+    An infection: the rev that brought it, its `node`, its path as the only example, and what was found as `detail`.
     """
 
     event: int
@@ -63,7 +64,8 @@ class Events(msgspec.Struct, frozen=True):
 
 
 class EventAnswer(msgspec.Struct, frozen=True):
-    """What a member says to an event. `says`: allowed (what is held may go on, for an hour) or done (seen to)."""
+    """What a member says to an event. `says`: allowed (what is held may go on, for an hour; what was found is none, and
+    may be read again) or done (seen to)."""
 
     event: int
     says: str

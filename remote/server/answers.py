@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -64,8 +64,8 @@ from remote.server.database import spaces as space_rows
 from remote.server.database.accounts import Device
 from remote.server.database.chunks import Place
 from remote.server.database.connection import Database, Session
+from remote.server.database.events import EventRow
 from remote.server.database.spaces import SpaceRow, role_of, space_row
-from remote.server.events import log_event
 from remote.server.guard import Watch
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
@@ -110,6 +110,8 @@ class Answers:
         self._mail = mail
         self.chunks = Chunks(database, objects)
         self._leaves = Leaves(self.chunks.read_whole)
+        self.on_event: Callable[[SpaceId, EventRow], Awaitable[None]] = _tell_nobody
+        """Called when a commit begins an event."""
         self._free = 0
         self._free_until = 0.0
         self._files = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="objects")
@@ -216,7 +218,7 @@ class Answers:
             with suppress(commits.Overtaken):
                 answer = await self._database.write(partial(take, prepared))
                 if begun[-1].event is not None:
-                    log_event(space, begun[-1].event)
+                    await self.on_event(space, begun[-1].event)
                 if full[-1] is not None and self._mail is not None:
                     self._mail.tell_once(full[-1][0], "quota", space=full[-1][1], percent=NEARLY_PERCENT)
                 return answer
@@ -426,6 +428,10 @@ class Answers:
             owner_name=one.owner_name,
             mount=one.mount,
         )
+
+
+async def _tell_nobody(_: SpaceId, __: EventRow) -> None:
+    """Nobody is told of events."""
 
 
 def _check_holding(holding: Mapping[SpaceId, Holding]) -> None:

@@ -16,6 +16,7 @@ from remote.protocol.errors import (
     Busy,
     ChunkDamaged,
     ChunkMissing,
+    Infected,
     NotFound,
     ServerFault,
     TooLarge,
@@ -42,6 +43,7 @@ from remote.protocol.nodes import Entry
 from remote.protocol.parts import Head, parts_below
 from remote.protocol.sealing import Sealed
 from remote.server.database import chunks as chunk_rows
+from remote.server.database import refused as refused_rows
 from remote.server.database.chunks import Place
 from remote.server.database.connection import Database, Session
 from remote.server.limits import check_chunk_ids, check_chunk_size, check_count
@@ -78,6 +80,31 @@ class Chunks:
     def __init__(self, database: Database, objects: Objects) -> None:
         self._database = database
         self._objects = objects
+        # In memory, as it is asked for each chunk that is read: chunk -> space -> what was found in it.
+        self._refused: dict[ChunkId, dict[SpaceId, str]] = {}
+        for space, chunk, virus in database.read_now(lambda session: list(refused_rows.every_refused(session))):
+            self._refused.setdefault(ChunkId(chunk), {})[SpaceId(space)] = virus
+
+    def refuse(self, space: SpaceId, chunks: Iterable[ChunkId], virus: str) -> None:
+        """Gives these to nobody of the space from now on; that is noted already."""
+        for chunk in chunks:
+            # Readers look in other threads: what they find is never changed.
+            self._refused[chunk] = {**self._refused.get(chunk, {}), space: virus}
+
+    def allow(self, space: SpaceId, chunks: Iterable[ChunkId]) -> None:
+        """Gives these out again."""
+        for chunk in chunks:
+            left = {other: virus for other, virus in self._refused.get(chunk, {}).items() if other != space}
+            if left:
+                self._refused[chunk] = left
+            else:
+                self._refused.pop(chunk, None)
+
+    def check(self, space: SpaceId, chunks: Iterable[ChunkId]) -> None:
+        """Raises Infected when one of these is given to nobody of the space."""
+        for chunk in chunks:
+            if space in (found := self._refused.get(chunk, {})):
+                raise _infected(found[space])
 
     def want(self, user: UserId, space: SpaceId, others: Sequence[SpaceId], request: WantRequest) -> WantAnswer:
         """Which chunks must be sent; those that a space in `others` may read may be read in this one from now on.
@@ -172,13 +199,13 @@ class Chunks:
 
     def place(self, space: SpaceId, chunk: ChunkId, others: Sequence[SpaceId] = ()) -> Place:
         """Where a chunk of this space, or of one of the others, lies; raises NotFound."""
-        return self._database.read_now(lambda session: _readable(session, (space, *others), [chunk]))[0]
+        return self._database.read_now(lambda session: self._readable(session, (space, *others), [chunk]))[0]
 
     def get(self, space: SpaceId, request: GetRequest, others: Sequence[SpaceId] = ()) -> GetAnswer:
         """The bytes of the first parts, as many as fit, at least one."""
         check_parts(request.parts)
         ids = [part.id for part in request.parts]
-        places = self._database.read_now(lambda session: _readable(session, (space, *others), ids))
+        places = self._database.read_now(lambda session: self._readable(session, (space, *others), ids))
         packs = _Packs(self.read, places)
         found: list[bytes] = []
         room = GET_ANSWER_MAX
@@ -198,7 +225,7 @@ class Chunks:
         check_parts(request.parts)
         ids = [part.id for part in request.parts]
         spaces = (space, *others)
-        places = self._database.read_now(lambda session: _readable(session, spaces, ids))
+        places = self._database.read_now(lambda session: self._readable(session, spaces, ids))
         packs = _Packs(self.read, places)
         found: list[Stretch] = []
         room = GET_ANSWER_MAX
@@ -259,7 +286,7 @@ class Chunks:
     def urls(self, user: UserId, space: SpaceId, request: UrlsRequest, others: Sequence[SpaceId] = ()) -> UrlsAnswer:
         """Signed GET URLs of those chunks that are objects of their own."""
         check_chunk_ids(request.chunks)
-        places = self._database.read_now(lambda session: _readable(session, (space, *others), request.chunks))
+        places = self._database.read_now(lambda session: self._readable(session, (space, *others), request.chunks))
         urls = {place.id: self._objects.get_url(user, space, place.id) for place in places if place.pack is None}
         return UrlsAnswer(urls, GET_URL_SECONDS)
 
@@ -286,6 +313,21 @@ class Chunks:
         if place is None:
             raise ChunkMissing(f"The server lost chunk {chunk.hex()}: send it again.")
         return self._read_at(place, 0, place.size)
+
+    def _readable(self, session: Session, spaces: Sequence[SpaceId], chunks: Iterable[ChunkId]) -> list[Place]:
+        places: list[Place] = []
+        for chunk in chunks:
+            readers = [space for space in spaces if chunk_rows.may_read(session, space, chunk)]
+            if not readers:
+                raise NotFound(f"There is no chunk {chunk.hex()} in this space.")
+            found = self._refused.get(chunk)
+            if found is not None and all(space in found for space in readers):
+                raise _infected(found[readers[0]])
+            place = chunk_rows.place(session, chunk)
+            if place is None:
+                raise ChunkDamaged(f"The server lost chunk {chunk.hex()}; any device that has it can send it again.")
+            places.append(place)
+        return places
 
     def _part(self, place: Place, part: ChunkPart, packs: "_Packs") -> bytes:
         if place.pack is not None:
@@ -389,13 +431,8 @@ def _note(session: Session, space: SpaceId, others: Sequence[SpaceId], chunks: I
     return missing
 
 
-def _readable(session: Session, spaces: Sequence[SpaceId], chunks: Iterable[ChunkId]) -> list[Place]:
-    places: list[Place] = []
-    for chunk in chunks:
-        if not any(chunk_rows.may_read(session, space, chunk) for space in spaces):
-            raise NotFound(f"There is no chunk {chunk.hex()} in this space.")
-        place = chunk_rows.place(session, chunk)
-        if place is None:
-            raise ChunkDamaged(f"The server lost chunk {chunk.hex()}; any device that has it can send it again.")
-        places.append(place)
-    return places
+def _infected(virus: str) -> Infected:
+    return Infected(
+        f"{virus} was found in this file, so its content is given to nobody. Older versions are there: satchel"
+        " versions. If it is none, a manager may say so: satchel guard allow."
+    )

@@ -24,8 +24,16 @@ class Contents:
     def read(self, space: SpaceId, manifest: Manifest, start: int, stop: int) -> Iterator[Buffer]:
         """The bytes start .. stop of the content, in pieces of up to 1.4 MiB, each read when it is asked for.
 
-        Raises ChunkDamaged, and ServerFault for a chunk that the store lost.
+        Raises Infected at once; later ChunkDamaged, and ServerFault for a chunk that the store lost.
         """
+        self.check(space, manifest)
+        return self._read(space, manifest, start, stop)
+
+    def check(self, space: SpaceId, manifest: Manifest) -> None:
+        """Raises Infected for content that is given to nobody."""
+        self._chunks.check(space, [entry.id for entry in manifest.entries])
+
+    def _read(self, space: SpaceId, manifest: Manifest, start: int, stop: int) -> Iterator[Buffer]:
         if manifest.inline:
             yield manifest.inline[start:stop]
             return
@@ -35,6 +43,12 @@ class Contents:
     def writer(self, space: SpaceId) -> "Writer":
         """Takes content of any length."""
         return Writer(self._chunks, space, self._domain_secret)
+
+    def as_chunk(self, space: SpaceId, plain: bytes) -> Entry:
+        """These bytes as a chunk that the space may read, as it stands in a manifest."""
+        sealed = sealing.seal(plain, self._domain_secret, sealing.Contexts())
+        self._chunks.keep(space, [sealed])
+        return Entry(sealed.id, sealed.key, sealed.length)
 
     def joined(self, space: SpaceId, entries: Sequence[Entry]) -> Manifest:
         """The manifest of content that came in parts, of all their entries in order."""

@@ -14,6 +14,8 @@ from remote.protocol.events import (
     DONE,
     EVENTS_MAX,
     HELD,
+    INFECTED,
+    MASS_CHANGE,
     UNDONE,
     Event,
     EventAnswer,
@@ -22,15 +24,19 @@ from remote.protocol.events import (
     Guard,
     GuardRequest,
 )
-from remote.protocol.ids import SpaceId
+from remote.protocol.ids import ChunkId, SpaceId
 from remote.protocol.messages import Done
+from remote.server.audit import note
+from remote.server.chunks import Chunks
 from remote.server.database import events as event_rows
+from remote.server.database import refused as refused_rows
 from remote.server.database.accounts import Device
 from remote.server.database.connection import Database, Session
 from remote.server.database.events import EventRow
 from remote.server.database.spaces import SpaceRow
 from remote.server.guard import ALLOWED_NS, check_guard, guard_of, total
 from remote.server.limits import INT63, check_limit
+from remote.server.mail import Mail
 from remote.server.reading import Authors
 from remote.server.rights import Right, member_space
 
@@ -43,8 +49,31 @@ _WORDS: Final = {DONE: "seen to", UNDONE: "undone"}
 class EventAnswers:
     """What an instance answers about events."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, chunks: Chunks, mail: Mail) -> None:
         self._database = database
+        self._chunks = chunks
+        self._mail = mail
+
+    async def announce(self, space: SpaceId, event: EventRow) -> None:
+        """Tells of an event that begins: in the log, and by mail to whose device it was."""
+        log_event(space, event)
+        self._tell(event, (await self._database.read(lambda session: _told(event, Authors(session)))).device_name)
+
+    def announce_now(self, space: SpaceId, event: EventRow) -> None:
+        """The same, from a thread."""
+        log_event(space, event)
+        self._tell(event, self._database.read_now(lambda session: _told(event, Authors(session))).device_name)
+
+    def _tell(self, event: EventRow, device_name: str) -> None:
+        if event.kind == INFECTED:
+            path = b"".join(_examples(event)).decode(errors="backslashreplace")
+            self._mail.tell(event.user, "infected", path=path, name=event.detail)
+            return
+        how = " and ".join(
+            what for what, count in (("removed", event.removed), ("overwrote", event.overwritten)) if count
+        )
+        count = event.removed + event.overwritten
+        self._mail.tell(event.user, MASS_CHANGE, device=device_name or "A program", count=count, how=how)
 
     async def events(self, device: Device, space: SpaceId, request: EventsRequest) -> Events:
         """Events of the space, the newest first."""
@@ -65,8 +94,17 @@ class EventAnswers:
         if request.says not in (ALLOWED, DONE):
             raise BadRequest(f"What is said to an event is {ALLOWED} or {DONE}, not {request.says[:40]!r}.")
 
+        freed: list[ChunkId] = []
+
         def write(session: Session, row: SpaceRow) -> Done:
             event = event_of(session, row, request.event)
+            note(session, device.user, f"event {request.says}", f"event {event.event}, {event.kind}, in {row.name}")
+            if request.says == ALLOWED and event.kind == INFECTED:
+                # Whoever may bring a file may not say of it that it is fine.
+                member_space(session, space, device.user, Right.GUARD)
+                freed[:] = refused_rows.allow(session, row.space, event.event)
+                event_rows.put_event(session, row.space, replace(event, state=ALLOWED))
+                return Done()
             if request.says == DONE:
                 close(session, row.space, event, DONE)
                 return Done()
@@ -80,6 +118,7 @@ class EventAnswers:
             return Done()
 
         done = await self._ask(device, space, Right.WRITE, write, is_writing=True)
+        self._chunks.allow(space, freed)
         log.info("space %d: event %d is %s, says user %d", space, request.event, request.says, device.user)
         return done
 
@@ -93,6 +132,7 @@ class EventAnswers:
         def write(session: Session, row: SpaceRow) -> Guard:
             numbers = (wanted.count, wanted.window_seconds, wanted.settled_seconds)
             event_rows.set_guard(session, row.space, wanted.mode, *numbers)
+            note(session, device.user, "guard set", f"{wanted.mode} in {row.name}")
             return wanted
 
         return await self._ask(device, space, Right.GUARD, write, is_writing=True)
@@ -144,7 +184,6 @@ def log_event(space: SpaceId, event: EventRow) -> None:
 
 
 def _told(row: EventRow, authors: Authors) -> Event:
-    examples = tuple(msgspec.msgpack.decode(row.examples, type=list[bytes])) if row.examples else ()
     return Event(
         row.event,
         row.kind,
@@ -156,8 +195,12 @@ def _told(row: EventRow, authors: Authors) -> Event:
         row.to_rev,
         row.removed,
         row.overwritten,
-        examples,
+        _examples(row),
         row.until_ns,
         row.node,
         row.detail,
     )
+
+
+def _examples(row: EventRow) -> tuple[bytes, ...]:
+    return tuple(msgspec.msgpack.decode(row.examples, type=list[bytes])) if row.examples else ()

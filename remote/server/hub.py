@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -38,6 +39,7 @@ class Hub:
         self._by_token: dict[bytes, set[Waiter]] = defaultdict(set)
         self._by_user: dict[UserId, set[Waiter]] = defaultdict(set)
         self._listeners: list[Listener] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.is_closed = False
 
     def enter(self, spaces: Iterable[SpaceId], token_hash: bytes, user: UserId) -> Waiter:
@@ -60,6 +62,7 @@ class Hub:
 
     def listen(self) -> Listener:
         """Hears of every space from now on, for as long as the server runs."""
+        self._loop = asyncio.get_running_loop()
         self._listeners.append(Listener())
         return self._listeners[-1]
 
@@ -70,6 +73,12 @@ class Hub:
             listener.event.set()
         for waiter in self._by_space.get(space, ()):
             waiter.event.set()
+
+    def moved_elsewhere(self, space: SpaceId) -> None:
+        """The same from the thread of a job."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the server stops
+                self._loop.call_soon_threadsafe(self.moved, space)
 
     def spaces_changed(self, user: UserId) -> None:
         """Wakes all devices of a user: which spaces are his, or what he may do there, is another than before."""

@@ -164,6 +164,8 @@ def opened(
         acts = Acts(database, keyring, hub)
         contents = Contents(answers.chunks, domain_secret)
         locator = Locator(database, keyring)
+        events = EventAnswers(database, answers.chunks, mail)
+        answers.on_event = events.announce
         previews = PreviewAnswers(data, database, keyring, contents, locator)
         try:
             devices = DeviceAnswers(database, accounts, hub, mail)
@@ -190,7 +192,7 @@ def opened(
                 config=config,
                 sso=sso,
                 acts=acts,
-                events=EventAnswers(database),
+                events=events,
                 files=files,
                 links=links,
                 contents=contents,

@@ -18,6 +18,7 @@ from remote.server.keeping import COMMANDS, data_option, key_option
 from remote.server.keys import KeyTrouble
 from remote.server.places import default_data, default_key_file
 from remote.server.registry import ACCOUNT_COMMANDS
+from remote.server.scanning.clamd import Clamd
 from remote.server.serving import Listen, ListenTrouble, keep_memory, parse_listen, serve
 
 DEFAULT_LISTEN = "127.0.0.1:8750"
@@ -39,6 +40,15 @@ def listen_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def _clamd(_: click.Context, __: click.Parameter, place: str | None) -> str | None:
+    try:
+        if place is not None:
+            Clamd.at(place)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    return place
+
+
 def job_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options of what the server does beside answering; the command gets them together as `choice`."""
 
@@ -50,9 +60,12 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
         help="What files are found by; content is read by confined processes, and kept as hashes of its words.",
     )
     @click.option("--previews/--no-previews", default=True, help="Make previews of pictures ahead, or when asked for.")
+    @click.option(
+        "--clamd", metavar="PATH|HOST:PORT", callback=_clamd, help="Look for viruses, by ClamAV's daemon that is there."
+    )
     @wraps(command)
-    def wrapped(*, search: str, previews: bool, **others: object) -> None:
-        command(choice=Choice(search, previews), **others)
+    def wrapped(*, search: str, previews: bool, clamd: str | None, **others: object) -> None:
+        command(choice=Choice(search, previews, clamd or ""), **others)
 
     return wrapped
 

@@ -11,6 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from remote.protocol.errors import InTheWay, NotFound, TooLarge
+from remote.protocol.events import MASS_CHANGE
 from remote.protocol.history import CHANGED_MAX, UndoRequest
 from remote.protocol.ids import NOW, NOWHERE, ROOT, NodeId, Rev
 from remote.protocol.nodes import Kind, Name
@@ -36,6 +37,8 @@ def plan_undo_event(session: Session, row: SpaceRow, key: SpaceKey, request: Und
     check_op_id(request.op_id)
     check_limit(request.limit, CHANGED_MAX)
     event = event_of(session, row, request.event)
+    if event.kind != MASS_CHANGE:
+        raise InTheWay(f"Event {event.event} is no mass change: there is nothing to undo. See satchel versions.")
     if not event.from_rev:
         raise InTheWay(f"Of event {event.event} nothing was taken: there is nothing to undo.")
     if event.from_rev <= row.floor:

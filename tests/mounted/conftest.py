@@ -86,6 +86,8 @@ class Server:
     process: subprocess.Popen[str] | None = None
     log: list[str] = field(default_factory=list)
     expected: list[str] = field(default_factory=list)
+    options: tuple[str, ...] = ()
+    """Further arguments of `satchel-server run`, from its next start on."""
     _reader: threading.Thread | None = None
 
     @property
@@ -115,7 +117,7 @@ class Server:
         assert self.process is None, "it runs already"
         ready = threading.Event()
         self.process = subprocess.Popen(
-            [BIN / "satchel-server", "run", "--data", self.data, "--listen", f"127.0.0.1:{self.port}"],
+            [BIN / "satchel-server", "run", "--data", self.data, "--listen", f"127.0.0.1:{self.port}", *self.options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -103,6 +103,7 @@ SHARD_KEYS: dict[str, str] = {
     "guard": "space_id",
     "burst": "space_id",
     "event": "space_id",
+    "refused": "space_id",
     "audit": "user_id",
     "totp": "user_id",
     "recovery_code": "user_id",
@@ -187,6 +188,11 @@ EVENT_TABLES: tuple[str, ...] = (
         from_rev BIGINT NOT NULL, to_rev BIGINT NOT NULL, removed BIGINT NOT NULL, overwritten BIGINT NOT NULL,
         until_ns BIGINT NOT NULL, node_id BIGINT NOT NULL, detail TEXT NOT NULL, examples BYTEA NOT NULL,
         PRIMARY KEY (space_id, event_id)) {_CLUSTERED}""",
+    # Chunks of content in which a virus was found: given out no more, unless somebody allowed it.
+    f"""CREATE TABLE refused (
+        space_id BIGINT NOT NULL, chunk_id BYTEA NOT NULL, virus TEXT NOT NULL, event_id BIGINT NOT NULL,
+        is_allowed SMALLINT NOT NULL,
+        PRIMARY KEY (space_id, chunk_id)) {_CLUSTERED}""",
 )
 
 ACCOUNT_TABLES: tuple[str, ...] = (

@@ -24,7 +24,7 @@ from wsgidav.dav_error import (
 )
 from wsgidav.dav_provider import DAVCollection, DAVNonCollection, DAVProvider
 
-from remote.protocol.errors import BadRequest, Busy, NotAllowed, NotFound, QuotaExceeded, RemoteError
+from remote.protocol.errors import BadRequest, Busy, Infected, NotAllowed, NotFound, QuotaExceeded, RemoteError
 from remote.protocol.ids import ROOT, DeviceId, NodeId, SpaceId, UserId
 from remote.protocol.nodes import EMPTY, Kind, Manifest, Name, NodeState
 from remote.server.database.accounts import Device
@@ -42,6 +42,7 @@ CREATED = "satchel.created"
 _PROPERTY = b"user.dav."
 ANSWER_SECONDS = 300.0
 _STATUSES: tuple[tuple[type[RemoteError], int], ...] = (
+    (Infected, HTTP_FORBIDDEN),
     (NotFound, HTTP_NOT_FOUND),
     (QuotaExceeded, HTTP_INSUFFICIENT_STORAGE),
     (Busy, HTTP_SERVICE_UNAVAILABLE),
@@ -327,6 +328,10 @@ class _File(_Node, DAVNonCollection):  # type: ignore[misc]
         return True
 
     def get_content(self) -> Reading:
+        try:
+            self._drive.instance.contents.check(self._space, self._manifest)
+        except Infected as error:
+            raise refusal(error) from error
         return Reading(self._drive.instance, self._space, self._manifest)
 
     def begin_write(self, *, content_type: str | None = None) -> Writing:

@@ -16,7 +16,17 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
-from remote.protocol.errors import BadRequest, Busy, Gone, NotAllowed, NotSignedIn, RemoteError, ServerFault, TooLarge
+from remote.protocol.errors import (
+    BadRequest,
+    Busy,
+    Gone,
+    Infected,
+    NotAllowed,
+    NotSignedIn,
+    RemoteError,
+    ServerFault,
+    TooLarge,
+)
 from remote.protocol.ids import NodeId
 from remote.protocol.nodes import Kind
 from remote.protocol.sealing import Buffer
@@ -104,8 +114,8 @@ class LinkRoutes:
         status = 206 if is_part else 200
         if request.method == "HEAD":
             return Response(b"", status_code=status, media_type=kind, headers=headers)
-        await self._links.count(opened, _who(request), is_beginning=start == 0)
         pieces = self._instance.contents.read(opened.row.space, manifest, start, stop)
+        await self._links.count(opened, _who(request), is_beginning=start == 0)
         return Stream(self._sent(request, opened, pieces), status_code=status, media_type=kind, headers=headers)
 
     async def _archive(self, request: AnyRequest, opened: Opened) -> Response[Any]:
@@ -127,7 +137,11 @@ class LinkRoutes:
         manifest = item.state.content
         content: Iterator[Buffer] = iter(())
         if manifest is not None:
-            content = self._instance.contents.read(opened.row.space, manifest, 0, manifest.size)
+            try:
+                content = self._instance.contents.read(opened.row.space, manifest, 0, manifest.size)
+            except Infected:
+                # The others are had without it.
+                return None
         return path, item.state.mode, item.state.mtime_ns, content
 
     async def _sent(self, request: AnyRequest, opened: Opened, pieces: Iterator[Buffer]) -> AsyncIterator[bytes]:

@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from typing import Final
 
+from remote.protocol.ids import SpaceId
 from remote.server.instance import Instance
 from remote.server.jobs.following import Job
+from remote.server.scanning.clamd import Clamd
+from remote.server.scanning.job import Scanning
+from remote.server.scanning.marking import Marked
 
 SEARCHES: Final = ("content", "names", "off")
 
@@ -13,11 +17,13 @@ SEARCHES: Final = ("content", "names", "off")
 class Choice:
     """What whoever runs the server chose.
 
-    `search`: what files are found by, one of SEARCHES; `has_previews`: whether the usual previews are made ahead.
+    `search`: what files are found by, one of SEARCHES; `has_previews`: whether the usual previews are made ahead;
+    `clamd`: where the virus scanner listens, empty for none.
     """
 
     search: str = "content"
     has_previews: bool = True
+    clamd: str = ""
 
 
 def chosen(instance: Instance, choice: Choice) -> list[Job]:
@@ -27,4 +33,13 @@ def chosen(instance: Instance, choice: Choice) -> list[Job]:
         jobs.append(instance.search.indexer(reads_content=choice.search == "content"))
     if choice.has_previews:
         jobs.append(instance.previews.job())
+    if choice.clamd:
+
+        def tell(space: SpaceId, marked: Marked) -> None:
+            instance.answers.chunks.refuse(space, marked.chunks, marked.event.detail)
+            if marked.is_committed:
+                instance.hub.moved_elsewhere(space)
+            instance.events.announce_now(space, marked.event)
+
+        jobs.append(Scanning(instance.database, instance.contents, Clamd.at(choice.clamd), tell))
     return jobs

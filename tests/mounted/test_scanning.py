@@ -1,0 +1,67 @@
+"""The virus scan as devices meet it: an infected file is listed and cannot be read, and everybody is told."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mounted.trees import until
+from tests.scanner import EICAR, PATTERN, Scanner, running_scanner
+
+pytestmark = pytest.mark.mounted
+
+
+@pytest.fixture
+def scanner(server: Any) -> Iterator[Scanner]:
+    with running_scanner() as running:
+        server.options = ("--clamd", running.place)
+        server.restart()
+        yield running
+
+
+def is_refused(path: Path) -> bool:
+    try:
+        path.read_bytes()
+    except PermissionError:
+        return True
+    return False
+
+
+def test_an_infected_file_is_listed_and_read_by_nobody(scanner: Scanner, server: Any, device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    large = os.urandom(3 << 20) + PATTERN + os.urandom(3 << 20)
+    (desk.path / "work").mkdir()
+    (desk.path / "work/eicar.com").write_bytes(EICAR)
+    (desk.path / "work/large").write_bytes(large)
+    (desk.path / "work/clean.txt").write_text("clean")
+    desk.in_step(laptop)
+    assert until(lambda: len(laptop.status()["events"]) == 2, 30.0), laptop.status()["events"]
+    assert sorted(path.name for path in (laptop.path / "work").iterdir()) == ["clean.txt", "eicar.com", "large"]
+    assert (laptop.path / "work/eicar.com").stat().st_size == len(EICAR)
+    for name in ("eicar.com", "large"):
+        assert is_refused(laptop.path / "work" / name), name
+    assert (laptop.path / "work/clean.txt").read_text() == "clean"
+    # Small content comes with the state of a file: also where it was made, it is taken back.
+    assert until(lambda: is_refused(desk.path / "work/eicar.com"), 10.0)
+    said = laptop.cli("status").stdout
+    assert "Eicar-Test.UNOFFICIAL was found in work/eicar.com (" in said
+    assert "Satchel-Test.UNOFFICIAL was found in work/large (" in said
+
+    # It can be renamed and replaced; what is clean is read again.
+    (laptop.path / "work/eicar.com").rename(laptop.path / "work/renamed.com")
+    (desk.path / "work/large").write_bytes(b"clean again")
+    laptop.in_step(desk)
+    desk.in_step(laptop)
+    assert is_refused(laptop.path / "work/renamed.com")
+    laptop.sees("work/large", b"clean again")
+    server.restart()
+    laptop.wait()
+    laptop.remount()
+    assert is_refused(laptop.path / "work/renamed.com")
+
+    number = next(one["event"] for one in laptop.status()["events"] if one["examples"] == ["work/eicar.com"])
+    laptop.must("guard", "allow", str(number))
+    assert until(lambda: not is_refused(laptop.path / "work/renamed.com"), 10.0)
+    assert (laptop.path / "work/renamed.com").read_bytes() == EICAR

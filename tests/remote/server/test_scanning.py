@@ -1,0 +1,223 @@
+"""The virus scan, with a real clamd: what is found is refused on every way out, an event, and allowed by a manager."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from remote.protocol.errors import Infected, InTheWay, NotAllowed
+from remote.protocol.events import ALLOWED, Event, EventAnswer, Events, EventsRequest
+from remote.protocol.history import Done, UndoRequest
+from remote.protocol.ids import ROOT, ChunkId, NodeId
+from remote.protocol.messages import Change, ChunkPart
+from remote.protocol.messages import Done as Said
+from remote.protocol.nodes import Manifest, Name
+from remote.server import instance as instances
+from remote.server.database import jobs as rows
+from remote.server.instance import Instance
+from remote.server.jobs.chosen import Choice, chosen
+from remote.server.jobs.following import Follower, NotNow
+from remote.server.jobs.running import catch_up
+from remote.server.scanning.clamd import Clamd, ScannerAway, TooLarge
+from tests.scanner import EICAR, LARGEST, PATTERN, Scanner, running_scanner
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Scanner]:
+    with running_scanner() as scanner:
+        yield scanner
+
+
+@pytest.fixture
+def scan(instance: Instance, running: Scanner) -> Callable[[Any], None]:
+    """Scans all that there is to scan in the home of somebody."""
+    return lambda ann: run(instance, running, ann)
+
+
+def run(instance: Instance, scanner: Scanner, ann: Any) -> None:
+    (job,) = chosen(instance, Choice(search="off", has_previews=False, clamd=scanner.place))
+    catch_up(
+        Follower(job, instance.database, instance.keyring, instance.contents, threading.Event()),
+        [ann.home],
+    )
+    job.close()
+
+
+def inline(text: bytes) -> Manifest:
+    return Manifest(len(text), text)
+
+
+def bearer(ann: Any) -> dict[str, str]:
+    return {"authorization": ann.headers["authorization"], "content-type": "application/octet-stream"}
+
+
+async def bring(ann: Any, path: str, content: bytes, **headers: str) -> NodeId:
+    headers |= bearer(ann)
+    found = await ann.http.put("/api/v1/files", params={"path": path}, content=content, headers=headers)
+    assert found.status_code == 201, found.content
+    return NodeId(int(found.json()["file"]))
+
+
+async def download(ann: Any, node: NodeId, **params: Any) -> tuple[int, Any]:
+    found = await ann.http.get(f"/api/v1/files/{node}/download", params=params, headers=bearer(ann))
+    return found.status_code, found.content if found.status_code == 200 else found.json()["code"]
+
+
+async def events(ann: Any) -> list[Event]:
+    return list((await ann.in_space("events", EventsRequest(), Events)).events)
+
+
+async def content_of(ann: Any, node: NodeId) -> Manifest:
+    content = (await ann.node(node)).state.content
+    assert content is not None
+    return content
+
+
+def large(pattern: bytes = b"") -> bytes:
+    return os.urandom(2 << 20) + pattern + os.urandom(2 << 20)
+
+
+async def test_a_small_infected_file_is_refused_on_every_way_out(
+    ann: Any, instance: Instance, scan: Callable[[Any], None], http: Any
+) -> None:
+    node = await ann.new_file(b"eicar.com", content=inline(EICAR))
+    clean = await ann.new_file(b"clean.txt", content=inline(b"clean"))
+    assert await download(ann, node) == (200, EICAR)
+    scan(ann)
+    # It is listed, with its size; its bytes are not in its state any more, and every device hears of that.
+    assert await ann.names() == [b"clean.txt", b"eicar.com"]
+    content = await content_of(ann, node)
+    assert (content.size, content.inline, len(content.entries)) == (len(EICAR), b"", 1)
+    commit = (await ann.changes(0)).commits[-1]
+    assert (commit.device, [change.node for change in commit.changes]) == (0, [node])
+    assert EICAR not in msgspec.msgpack.encode(await ann.changes(0))
+    assert EICAR not in msgspec.msgpack.encode(await ann.history(node))
+    chunk = content.entries[0].id
+    for ask in (lambda: ann.get(ChunkPart(chunk)), lambda: ann.read(ChunkPart(chunk)), lambda: ann.urls(chunk)):
+        with pytest.raises(Infected, match="Eicar-Test"):
+            await ask()
+    assert await download(ann, node) == (403, "infected")
+    assert await download(ann, clean) == (200, b"clean")
+    (event,) = await events(ann)
+    assert (event.kind, event.state, event.node, event.device_name) == ("infected", "told", node, "desk1")
+    assert event.examples == (b"eicar.com",)
+    assert event.detail.startswith("Eicar-Test")
+    # Told once, whatever else becomes of the file.
+    await ann.made(_renamed(await ann.node(node)))
+    scan(ann)
+    assert len(await events(ann)) == 1
+    assert await download(ann, node) == (403, "infected")
+    with pytest.raises(InTheWay, match="no mass change"):
+        await ann.in_space("undo", UndoRequest(b"x" * 16, event=1), Done)
+
+
+def _renamed(found: Any) -> Any:
+    state = msgspec.structs.replace(found.state, names=(Name(ROOT, b"renamed"),))
+    return Change(found.node, found.rev, found.edited_ns, state)
+
+
+async def test_of_a_large_file_the_version_before_can_be_read(ann: Any, scan: Callable[[Any], None]) -> None:
+    before = large()
+    node = await bring(ann, "program", before)
+    rev = (await ann.node(node)).rev
+    cure = await content_of(ann, node)
+    await bring(ann, "program", before[: 3 << 20] + PATTERN + before[3 << 20 :], **{"if-match": "*"})
+    infected = await content_of(ann, node)
+    assert {entry.id for entry in cure.entries} & {entry.id for entry in infected.entries}
+    scan(ann)
+    assert (await download(ann, node))[0] == 403
+    assert await download(ann, node, rev=rev) == (200, before)
+    # A copy is the same content, under whatever name, and so is what was there before it was scanned.
+    copied = await ann.http.post(f"/api/v1/files/{node}/copy", json={"path": "copy"}, headers=_json(ann))
+    assert (await download(ann, NodeId(int(copied.json()["file"]))))[0] == 403
+    (event,) = await events(ann)
+    assert (event.examples, event.detail.startswith("Satchel-Test")) == ((b"program",), True)
+
+
+def _json(ann: Any) -> dict[str, str]:
+    return {"authorization": ann.headers["authorization"]}
+
+
+async def test_a_manager_may_say_that_it_is_none(
+    ann: Any, instance: Instance, scan: Callable[[Any], None], tmp_path: Path
+) -> None:
+    small = await ann.new_file(b"eicar.com", content=inline(EICAR))
+    whole = large(PATTERN)
+    node = await bring(ann, "large", whole)
+    scan(ann)
+    numbers = {event.node: event.event for event in await events(ann)}
+    role = "UPDATE member SET role = ? WHERE space_id = ? AND user_id = ?"
+    instance.database.write_now(lambda session: session.run(role, "editor", ann.home, ann.login.user))
+    for number in numbers.values():
+        with pytest.raises(NotAllowed, match="guard"):
+            await ann.in_space("events/answer", EventAnswer(number, ALLOWED), Said)
+    instance.database.write_now(lambda session: session.run(role, "owner", ann.home, ann.login.user))
+    for number in numbers.values():
+        await ann.in_space("events/answer", EventAnswer(number, ALLOWED), Said)
+    assert await download(ann, node) == (200, whole)
+    assert await download(ann, small) == (200, EICAR)
+    # And is not asked about again.
+    await ann.made(_renamed(await ann.node(node)))
+    scan(ann)
+    assert [event.state for event in await events(ann)] == ["allowed", "allowed"]
+    assert await download(ann, node) == (200, whole)
+
+
+async def test_what_is_refused_is_in_the_database(ann: Any, scan: Callable[[Any], None], tmp_path: Path) -> None:
+    node = await bring(ann, "large", large(PATTERN))
+    scan(ann)
+    chunks = {entry.id for entry in (await content_of(ann, node)).entries}
+    # Where the next server reads it.
+    with instances.beside(tmp_path / "data", tmp_path / "key") as beside:
+        sql = "SELECT chunk_id FROM refused WHERE space_id = ?"
+        found = beside.database.read_now(lambda session: {ChunkId(row[0]) for row in session.rows(sql, ann.home)})
+    assert found == chunks
+
+
+async def test_without_the_scanner_nothing_is_passed_over(
+    ann: Any, instance: Instance, running: Scanner, scan: Callable[[Any], None]
+) -> None:
+    node = await bring(ann, "large", large(PATTERN))
+    running.stop()
+    try:
+        with pytest.raises(NotNow, match="does not answer"):
+            scan(ann)
+    finally:
+        running.start()
+    assert (await download(ann, node))[0] == 200
+    scan(ann)
+    assert (await download(ann, node))[0] == 403
+
+
+async def test_what_the_scanner_does_not_take_is_noted(
+    ann: Any, instance: Instance, scan: Callable[[Any], None]
+) -> None:
+    node = await bring(ann, "huge", bytes(LARGEST) + os.urandom(3 << 20))
+    scan(ann)
+    found = instance.database.read_now(lambda session: rows.troubles_after(session, ann.home, "scan", NodeId(0), 9))
+    assert [(one.node, "StreamMaxLength" in one.reason) for one in found] == [(node, True)]
+    assert (await download(ann, node))[0] == 200
+
+
+def test_the_client_of_clamd(running: Scanner, tmp_path: Path) -> None:
+    clamd = Clamd.at(running.place)
+    clamd.ping()
+    assert clamd.scan([b"clean", b"", b"er"]) == ""
+    # Also over the border of two pieces.
+    assert clamd.scan([b"-" * 100 + EICAR[:30], EICAR[30:]]).startswith("Eicar-Test")
+    with pytest.raises(TooLarge):
+        clamd.scan(bytes(1 << 20) for _ in range(20))
+    with pytest.raises(ScannerAway):
+        Clamd.at(str(tmp_path / "nobody")).ping()
+    for wrong in ("localhost", "localhost:0", ":5", "x:70000"):
+        with pytest.raises(ValueError, match="neither"):
+            Clamd.at(wrong)
+    clamd.close()
+    with pytest.raises(ScannerAway):
+        clamd.scan([b"x"])
