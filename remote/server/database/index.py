@@ -28,7 +28,7 @@ TABLES: tuple[str, ...] = (
     "CREATE INDEX doc_by_time ON doc (time_ns, size, type, extension)",
     "CREATE VIRTUAL TABLE words USING fts5 (tokens, content = '', detail = none, columnsize = 0, tokenize = 'ascii')",
     "CREATE TABLE likeness (near INTEGER NOT NULL, term BLOB NOT NULL, PRIMARY KEY (near, term)) WITHOUT ROWID",
-    "CREATE TABLE term (term BLOB NOT NULL, PRIMARY KEY (term)) WITHOUT ROWID",
+    "CREATE TABLE term (number INTEGER PRIMARY KEY, term BLOB NOT NULL UNIQUE)",
     "CREATE TABLE later (node_id INTEGER PRIMARY KEY)",
     """CREATE TABLE progress (
         one INTEGER PRIMARY KEY, life INTEGER NOT NULL, rev INTEGER NOT NULL, ordinal INTEGER NOT NULL,
@@ -149,10 +149,10 @@ def is_new_term(session: Session, term: bytes) -> bool:
     return session.run("INSERT INTO term (term) VALUES (?) ON CONFLICT DO NOTHING", term) > 0
 
 
-def term_count(session: Session, most: int) -> int:
-    """How many words are noted, counted no further than this."""
-    found = session.row("SELECT count(*) FROM (SELECT 1 FROM term LIMIT ?)", most)
-    return int(found[0]) if found else 0
+def term_count(session: Session) -> int:
+    """How many words are noted."""
+    found = session.row("SELECT max(number) FROM term")
+    return int(found[0] or 0) if found else 0
 
 
 def add_likeness(session: Session, rows: Iterable[tuple[int, bytes]]) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from remote.protocol.errors import BadRequest
 from remote.protocol.ids import ROOT, NodeId
 from remote.protocol.nodes import Name
+from remote.protocol.search import REACH_MAX
 from remote.server.database import index as rows
 from remote.server.database.connection import Row, Session
 from remote.server.search.indexing import other_names
@@ -84,7 +85,8 @@ class Finder:
         whole = self._tokens.name_token(" ".join(wanted.text for wanted in query.words))
         hits += self._matching([whole], self._judge)
         hits += self._matching([self._name_part(wanted) for wanted in query.words], self._judge)
-        if not all(wanted.in_name for wanted in query.words):
+        # Those by content come behind those by name, of which nobody pages to more.
+        if len(hits) < REACH_MAX and not all(wanted.in_name for wanted in query.words):
             hits += self._matching([self._part(wanted) for wanted in query.words], self._judge)
         return hits
 

@@ -1,14 +1,16 @@
 """Indexing: the job that keeps the index: names as soon as they are committed, content when there is time."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 
 from remote.protocol.errors import RemoteError, ServerFault
-from remote.protocol.ids import ROOT, NodeId, SpaceId
+from remote.protocol.ids import NO_SPACE, ROOT, NodeId, SpaceId
 from remote.protocol.nodes import Kind, Manifest, Name, NodeState
 from remote.server.database import index as rows
 from remote.server.database.connection import DerivedDamaged, Session
@@ -26,8 +28,11 @@ WORDS_MAX: Final = 10_000
 """Different words of one file that it is found by."""
 LIKENESS_MAX: Final = 1_000_000
 """Different words of a space that are found by near misses, too."""
-_PUT_BY: Final = 8
-"""Files of which the content is read in one step."""
+_PUT_BY: Final = 64
+_PUT_BY_SECONDS: Final = 1.0
+"""Files of which the content is read in one step, and after how long it ends: names that came meanwhile go first."""
+_KNOWN_MAX: Final = 200_000
+"""Words that are known to be noted without a look."""
 _IN_PLACE_MAX: Final = 16 << 10
 """Bytes of plain text that are split here: a process of its own takes longer to start."""
 _PLAIN_MAX: Final = 8 << 20
@@ -47,12 +52,13 @@ class Indexer(Job):
         self._reads_content = reads_content
         self._confined = Confined()
         self._is_checked = False
+        self._known = self._writes = _Known()
         self.cursors = index
 
     def take(self, batch: Batch) -> Sequence[Trouble]:
         """Indexes names; puts by what has content to be read."""
         tokens = tokens_of(batch.key)
-        with _for_now(self._index, batch.space), self._index.writing(batch.space) as session:
+        with self._writing(batch.space) as session:
             doc = rows.newest_doc(session)
             for one in batch:
                 if one.is_now and one.node != ROOT:
@@ -73,26 +79,46 @@ class Indexer(Job):
         tokens = tokens_of(batch.key)
         troubles: list[Trouble] = []
         found: dict[NodeId, tuple[bytes, list[str]]] = {}
+        done: list[NodeId] = []
+        end = time.monotonic() + _PUT_BY_SECONDS
         for one in batch:
+            if time.monotonic() > end:
+                break
+            done.append(one.node)
             if one.state is None or one.state.content is None:
                 continue
             try:
                 found[one.node] = content_id(batch.key, one.state.content), self._words(batch, one.state)
             except (Refused, RemoteError) as error:
                 troubles.append(Trouble(one.node, str(error)))
-        with _for_now(self._index, batch.space), self._index.writing(batch.space) as session:
+        with self._writing(batch.space) as session:
             for node, (id_, words) in found.items():
-                _put_words(session, tokens, node, id_, words)
-            rows.end_later(session, [one.node for one in batch.changed])
+                self._put_words(session, tokens, node, id_, words)
+            rows.end_later(session, done)
         return troubles
 
     def start_over(self, space: SpaceId) -> None:
         """Empties the index of the space."""
+        self._known = _Known()
         self._index.clear(space)
 
     def close(self) -> None:
         """Ends the process that reads a file."""
         self._confined.close()
+
+    @contextmanager
+    def _writing(self, space: SpaceId) -> Iterator[Session]:
+        """The index, to be changed; what is known of it holds while all goes well."""
+        known, self._known = self._known, _Known()
+        if known.space != space:
+            known = _Known(space)
+        with _for_now(self._index, space), self._index.writing(space) as session:
+            if known.terms and not rows.term_count(session):
+                # Somebody else emptied it.
+                known = _Known(space)
+            self._writes = known
+            yield session
+        self._known = known
 
     def _check_once(self) -> None:
         """Raises NotNow on a machine that cannot confine a process, where no content is read from now on."""
@@ -119,7 +145,32 @@ class Indexer(Job):
         _exchange(session, tokens, before, after)
         if after is not None:
             for name in names_of(after):
-                _learn(session, tokens, dict(tokens.terms_in_name(name)))
+                self._learn(session, tokens, dict(tokens.terms_in_name(name)))
+
+    def _put_words(self, session: Session, tokens: Tokens, node: NodeId, id_: bytes, words: Sequence[str]) -> None:
+        before = rows.doc_of(session, node)
+        if before is None:
+            # Removed since it was looked up; and when it comes again, its content is read then.
+            return
+        hashes = {word: tokens.term(word) for word in words}
+        terms = b"".join(sorted(set(hashes.values())))
+        doc = rows.newest_doc(session) + 1
+        _exchange(session, tokens, before, replace(before, doc=doc, content_id=id_, terms=terms))
+        self._learn(session, tokens, hashes)
+
+    def _learn(self, session: Session, tokens: Tokens, words: dict[str, bytes]) -> None:
+        """Notes of words that are new in the space how they may be misspelt."""
+        known = self._writes.terms
+        new = []
+        for word, term in words.items():
+            if term not in known and is_like_worthy(word):
+                known.add(term)
+                if rows.is_new_term(session, term):
+                    new.append(word)
+        if new and rows.term_count(session) < LIKENESS_MAX:
+            rows.add_likeness(session, ((near, words[word]) for word in new for near in tokens.nears(word)))
+        if len(known) > _KNOWN_MAX:
+            known.clear()
 
     def _words(self, batch: Batch, state: NodeState) -> list[str]:
         """The words of a file's content; raises Refused, RemoteError."""
@@ -142,6 +193,15 @@ class Indexer(Job):
         return distinct_words(told.decode(errors="replace"), WORDS_MAX)
 
 
+@dataclass
+class _Known:
+    """Words of a space that are noted; only of what is written, so it is dropped when a transaction is."""
+
+    space: SpaceId = NO_SPACE
+    terms: set[bytes] = field(default_factory=set)
+
+
+@lru_cache(16)
 def tokens_of(key: SpaceKey) -> Tokens:
     """What stands in the index of the space that has this key."""
     return Tokens(key.derive(_USE))
@@ -189,25 +249,6 @@ def _exchange(session: Session, tokens: Tokens, before: DocRow | None, after: Do
 
 def _all_tokens(tokens: Tokens, row: DocRow) -> str:
     return tokens.of_doc(names_of(row), row.type, row.extension, row.terms)
-
-
-def _put_words(session: Session, tokens: Tokens, node: NodeId, id_: bytes, words: Sequence[str]) -> None:
-    before = rows.doc_of(session, node)
-    if before is None:
-        # Removed since it was looked up; and when it comes again, its content is read then.
-        return
-    hashes = {word: tokens.term(word) for word in words}
-    terms = b"".join(sorted(set(hashes.values())))
-    doc = rows.newest_doc(session) + 1
-    _exchange(session, tokens, before, replace(before, doc=doc, content_id=id_, terms=terms))
-    _learn(session, tokens, hashes)
-
-
-def _learn(session: Session, tokens: Tokens, words: dict[str, bytes]) -> None:
-    """Notes of words that are new in the space how they may be misspelt."""
-    new = [word for word, term in words.items() if is_like_worthy(word) and rows.is_new_term(session, term)]
-    if new and rows.term_count(session, LIKENESS_MAX) < LIKENESS_MAX:
-        rows.add_likeness(session, ((near, words[word]) for word in new for near in tokens.nears(word)))
 
 
 @contextmanager

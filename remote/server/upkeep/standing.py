@@ -12,6 +12,7 @@ from remote.server.database import upkeep as rows
 from remote.server.database.connection import Session, faults
 from remote.server.database.spaces import SpaceRow, space_row
 from remote.server.instance import DATABASE, Beside
+from remote.server.jobs.confined import Confined, NotConfined
 from remote.server.objects.local import RESERVE
 from remote.server.objects.store import id_of, name_of
 from remote.server.upkeep.marking import AT_ONCE
@@ -78,9 +79,19 @@ def look(instance: Beside) -> Iterator[Finding]:
         f"{count} chunks are lost: satchel-server scrub names the files." if count else "No chunk is known to be lost."
     )
     yield Finding(not count, told)
+    yield _look_at_confinement()
     free = shutil.disk_usage(instance.data).free
     is_enough = free > 4 * RESERVE
     yield Finding(is_enough, f"The disk has {free >> 20} MiB left{'' if is_enough else ': soon nothing can be sent'}.")
+
+
+def _look_at_confinement() -> Finding:
+    """Whether content that nobody vouches for can be read here: each way out that we know of is tried."""
+    try:
+        Confined().check()
+    except NotConfined as error:
+        return Finding(False, f"{error} So files are found by name only.")
+    return Finding(True, "What reads documents for search can do nothing else.")
 
 
 def lost(instance: Beside) -> Iterator[rows.LostChunk]:
