@@ -38,7 +38,6 @@ ROUTES = {
     "link make": "POST /api/v1/links",
     "link list": "GET /api/v1/links",
     "link revoke": "DELETE /api/v1/links/{link}",
-    "search": "GET /api/v1/search",
     "versions": f"GET {SPACE}/versions",
     "diff": f"GET {SPACE}/diff",
     "restore": f"POST {SPACE}/restore",
