@@ -9,8 +9,9 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for pr
 @click.argument("path")
 @click.option("--with", "wishes", multiple=True, metavar="NAME[:ROLE]", help="A user or a group of yours; many times.")
 @click.option("--transfer", metavar="USER", help="Make this member the owner, whose quota then counts.")
+@click.option("--limit", metavar="SIZE", help="Let at most so much be in it, such as 5G; 0: what its owner has left.")
 @_json
-def share(path: str, wishes: tuple[str, ...], transfer: str | None, as_json: bool) -> None:
+def share(path: str, wishes: tuple[str, ...], transfer: str | None, limit: str | None, as_json: bool) -> None:
     """Share PATH, a folder or file, with users and groups; without options: say with whom it is shared.
 
     ROLE is viewer (reads), editor (reads and writes; this one, when none is given) or manager (also shares).
@@ -18,9 +19,11 @@ def share(path: str, wishes: tuple[str, ...], transfer: str | None, as_json: boo
     """
     from fusefs.cli import sharing  # noqa: PLC0415
 
-    if transfer is not None and wishes:
-        raise click.UsageError("One thing at a time: --with or --transfer.")
-    if transfer is not None:
+    if sum((transfer is not None, bool(wishes), limit is not None)) > 1:
+        raise click.UsageError("One thing at a time: --with, --transfer or --limit.")
+    if limit is not None:
+        sharing.limit(path, limit)
+    elif transfer is not None:
         sharing.transfer(path, transfer)
     elif wishes:
         sharing.share(path, wishes, as_json=as_json)

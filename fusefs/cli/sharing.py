@@ -11,7 +11,7 @@ from remote.client.account import AccountService
 from remote.protocol.ids import NODE_MAX, NodeId, SpaceId
 from remote.protocol.messages import Space
 from remote.protocol.sharing import EDITOR, ROLES, Group, Invitation, Member, Members, Wish
-from remote.protocol.sizes import shown_size
+from remote.protocol.sizes import shown_size, size_of
 from remote.protocol.times import iso
 
 SENT_SECONDS = 30.0
@@ -62,7 +62,8 @@ def who(path: str, *, as_json: bool) -> None:
         )
         by = f"by {', '.join(map(shown, member.groups))}" if member.groups else ""
         print("  ".join(part for part in (f"{shown(member.who):{width}}", f"{member.role:7}", standing, by) if part))
-    print(f"{shown_size(found.used)} are in it, which count for {shown(members[0].who)}.")
+    bound = f" of {shown_size(found.limit)}" if found.limit else ""
+    print(f"{shown_size(found.used)}{bound} are in it, which count for {shown(members[0].who)}.")
 
 
 def unshare(path: str, name: str | None, *, is_sure: bool) -> None:
@@ -87,6 +88,18 @@ def transfer(path: str, name: str) -> None:
     space = _shared_space(path)
     asked_server(lambda service: service.sharing.transfer(space.space, name))
     print(f"{shown(space.name)} belongs to {shown(name)} now, whose quota it counts for; you are a manager of it.")
+
+
+def limit(path: str, size: str) -> None:
+    """Bounds what may be in a shared folder; raises Refused."""
+    try:
+        size_bytes = size_of(size)
+    except ValueError as error:
+        raise Refused(f"--limit {shown(size)}: it is a size such as 5G, or 0.", Exit.USAGE) from error
+    space = _shared_space(path)
+    asked_server(lambda service: service.sharing.limit(space.space, size_bytes))
+    bound = f"at most {shown_size(size_bytes)} may be in it" if size_bytes else "its owner's quota alone bounds it"
+    print(f"{shown(space.name)}: {bound}.")
 
 
 def leave(path: str) -> None:

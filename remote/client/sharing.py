@@ -9,6 +9,7 @@ from remote.protocol.sharing import (
     GroupRequest,
     Groups,
     Invitations,
+    LimitRequest,
     Members,
     PermitRequest,
     RevokeRequest,
@@ -65,6 +66,10 @@ class Sharing:
     async def transfer(self, space: SpaceId, who: str) -> None:
         """Makes another member the owner."""
         await self._session.ask_once(Done, "POST", "v1/shares/transfer", TransferRequest(space, who))
+
+    async def limit(self, space: SpaceId, limit: int) -> None:
+        """Bounds what may be in the space to so many bytes; 0: to what its owner has left."""
+        await self._session.ask(Done, "POST", "v1/shares/limit", LimitRequest(space, limit))
 
     async def end(self, space: SpaceId) -> None:
         """Stops sharing: what is in the space goes back into the owner's folder."""

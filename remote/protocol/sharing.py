@@ -78,6 +78,8 @@ class Members(msgspec.Struct, frozen=True):
     members: tuple[Member, ...]
     used: int = 0
     """Bytes that are in it; they count for its owner."""
+    limit: int = 0
+    """Bytes that its owner bounds it to; 0: to what he has left."""
 
 
 class PermitRequest(msgspec.Struct, frozen=True):
@@ -100,6 +102,13 @@ class TransferRequest(msgspec.Struct, frozen=True):
 
     space: SpaceId
     who: str
+
+
+class LimitRequest(msgspec.Struct, frozen=True):
+    """Bounds a shared space to so many bytes, beside what its owner's quota leaves; 0: no bound of its own."""
+
+    space: SpaceId
+    limit: int
 
 
 class Invitation(msgspec.Struct, frozen=True):

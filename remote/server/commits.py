@@ -151,9 +151,11 @@ def _check_quota(session: Session, row: SpaceRow, device: Device, growth: int, n
     if not row.quota and not row.payer:
         return False
     bound = bounded(session, row)
-    reserved = leases.reserved(session, bound, device.device, now_ns) if growth > 0 and bound.quota else 0
+    is_bounded = growth > 0 and bool(bound.quota)
+    reserved, here = leases.reserved(session, bound, device.device, now_ns) if is_bounded else (0, 0)
     if row.payer:
-        is_over = not space_rows.pay(session, row.payer, growth, reserved)
+        is_over = growth > 0 and bool(row.quota) and row.used + growth + here > row.quota
+        is_over = is_over or not space_rows.pay(session, row.payer, growth, reserved)
     else:
         is_over = growth > 0 and bound.used + growth + reserved > bound.quota
     if is_over:

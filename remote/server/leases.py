@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from remote.protocol.ids import DeviceId, SpaceId
 from remote.protocol.messages import Holding, Room
+from remote.protocol.nodes import FILE_SIZE_MAX
 from remote.server.database import leases as lease_rows
 from remote.server.database.connection import Session
 from remote.server.database.leases import HoldingRow
@@ -48,9 +49,10 @@ def room(session: Session, space: SpaceRow, device: DeviceId, wanted: int, free_
     return Room(space.head, space.quota, space.used, free_bytes, left, lease, min(left, share), own.serial)
 
 
-def reserved(session: Session, space: SpaceRow, device: DeviceId, now_ns: int) -> int:
-    """Bytes that are kept for others than this device in this space."""
-    return _held(session, space, device, now_ns).reserved
+def reserved(session: Session, space: SpaceRow, device: DeviceId, now_ns: int) -> tuple[int, int]:
+    """Bytes that are kept for others than this device in this space: of all that pays for it, and of its own bound."""
+    held = _held(session, space, device, now_ns)
+    return held.reserved, held.reserved_here
 
 
 def took(session: Session, space: SpaceId, device: DeviceId, growth: int, now_ns: int) -> None:
@@ -61,16 +63,17 @@ def took(session: Session, space: SpaceId, device: DeviceId, growth: int, now_ns
 
 
 class _Held(NamedTuple):
-    """The device's own lease in this space; how many others there are, and what is kept for them."""
+    """The device's own lease in this space; how many others there are, what is kept for them, and of that here."""
 
     own: HoldingRow | None
     others: int
     reserved: int
+    reserved_here: int
 
 
 def _held(session: Session, space: SpaceRow, device: DeviceId, now_ns: int) -> _Held:
     own: HoldingRow | None = None
-    others = reserved_bytes = 0
+    others = reserved_bytes = here = 0
     for each in together(session, space):
         for row in lease_rows.holdings(session, each, now_ns):
             if each == space.space and row.device == device:
@@ -78,8 +81,14 @@ def _held(session: Session, space: SpaceRow, device: DeviceId, now_ns: int) -> _
             else:
                 others += 1
                 reserved_bytes += row.lease
-    return _Held(own, others, reserved_bytes)
+                here += row.lease if each == space.space else 0
+    return _Held(own, others, reserved_bytes, here)
 
 
 def _left(space: SpaceRow, held: _Held) -> int:
-    return max(0, space.quota - space.used - held.reserved)
+    if not space.payer:
+        return max(0, space.quota - space.used - held.reserved)
+    left = space.paid_left - held.reserved if space.paid_left < FILE_SIZE_MAX else FILE_SIZE_MAX
+    if space.limit:
+        left = min(left, space.limit - space.used - held.reserved_here)
+    return max(0, left)

@@ -37,16 +37,17 @@ def bounded(session: Session, row: SpaceRow) -> SpaceRow:
     """The space with `used` and `quota` as they bound it, so that their difference is what is left.
 
     Of a home `used` is that with what it pays for; of a shared space `quota` is what is in it and what its owner has
-    left: how much else he stores is no matter of other members.
+    left, or what he bounds it to when that is less: how much else he stores is no matter of other members.
     """
     if not row.payer:
         return replace(row, used=row.used + row.shared_used)
     home = space_rows.space_row(session, row.payer)
     if home is None or not home.quota:
-        return replace(row, quota=0)
+        return replace(row, limit=row.quota)
     left = max(0, home.quota - home.used - home.shared_used)
     # A quota of 0 would be none.
-    return replace(row, quota=max(1, row.used + left))
+    quota = max(1, row.used + left)
+    return replace(row, quota=min(quota, row.quota or quota), limit=row.quota, paid_left=left)
 
 
 def together(session: Session, row: SpaceRow) -> list[SpaceId]:

@@ -18,6 +18,7 @@ from remote.protocol.sharing import (
     ROLES,
     Invitation,
     Invitations,
+    LimitRequest,
     Member,
     Members,
     PermitRequest,
@@ -44,7 +45,7 @@ from remote.server.founding import Founder, long_contents
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import MasterKey, SpaceKey, fresh_key
-from remote.server.limits import LABEL_MAX, check_count, check_node, check_space
+from remote.server.limits import LABEL_MAX, check_count, check_node, check_size, check_space
 from remote.server.mail import Mail
 from remote.server.membership import Told, name_of, note_about
 from remote.server.quotas import count_past
@@ -175,7 +176,7 @@ class SharingAnswers:
         def read(session: Session) -> Members:
             row = member_space(session, request.space, device.user, Right.READ)
             role = space_rows.role_of(session, row.space, device.user)
-            return Members(row.space, row.name, role or "", tuple(_members(session, row.space)), row.used)
+            return Members(row.space, row.name, role or "", tuple(_members(session, row.space)), row.used, row.quota)
 
         return await self._database.read(read)
 
@@ -294,6 +295,22 @@ class SharingAnswers:
             return Done()
 
         return await self.told(transfer)
+
+    async def limit(self, device: Device, request: LimitRequest) -> Done:
+        """Bounds what may be in it, at once; what is over that stays, and nothing more is taken."""
+        check_space("space", request.space)
+        check_size("limit", request.limit)
+
+        def limit(session: Session, told: Told) -> Done:
+            space = member_space(session, request.space, device.user, Right.OWN)
+            _check_shared(session, space)
+            space_rows.set_quota(session, space.space, request.limit)
+            note_about(session, space, device.user, "share bounded", f"{request.limit} bytes")
+            for user, _ in space_rows.members(session, space.space):
+                self._changed(session, told, user)
+            return Done()
+
+        return await self.told(limit)
 
     async def end(self, device: Device, request: SharedSpaceRequest) -> Done:
         """Stops sharing: all goes back into the owner's folder, others lose it. The history stays readable for him."""

@@ -26,6 +26,10 @@ class SpaceRow:
     """Of a home: bytes in the shared spaces that it pays for."""
     counts_past: int = 0
     """1 where older versions count in `used`, each with its size; else 0."""
+    limit: int = 0
+    """Of a shared space, as `quotas.bounded` tells it: what its owner bounds it to; stored, that is its quota."""
+    paid_left: int = FILE_SIZE_MAX
+    """The same: what the home that pays has left; FILE_SIZE_MAX when that has no quota."""
 
     @property
     def left(self) -> int:

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import msgspec
-from litestar import delete, get, post
+from litestar import delete, get, post, put
 from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta
 
@@ -14,6 +14,7 @@ from remote.protocol.sharing import (
     PERMITS_MAX,
     GroupMemberRequest,
     GroupRequest,
+    LimitRequest,
     PermitRequest,
     RevokeRequest,
     SharedSpaceRequest,
@@ -24,7 +25,7 @@ from remote.protocol.times import iso
 from remote.server.http.api_common import FileNumber, SpaceNumber, device_of, file_id, space_id
 from remote.server.http.problems import AnyRequest
 from remote.server.instance import Instance
-from remote.server.limits import LABEL_MAX
+from remote.server.limits import INT63_TOLD, LABEL_MAX
 from remote.server.rights import Right
 
 Who = Annotated[str, Meta(min_length=1, max_length=LABEL_MAX)]
@@ -106,12 +107,13 @@ class Member(msgspec.Struct):
 
 
 class Members(msgspec.Struct):
-    """A shared folder, your role in it, and who else has it; the owner first."""
+    """A shared folder, your role in it, and who else has it; the owner first. `limit_bytes` 0: what the owner has."""
 
     space: str
     name: str
     role: str
     used_bytes: int
+    limit_bytes: int
     members: list[Member]
 
 
@@ -119,6 +121,12 @@ class NewOwner(msgspec.Struct, forbid_unknown_fields=True):
     """The member who is to own it: it counts for that one's quota then."""
 
     who: Who
+
+
+class NewLimit(msgspec.Struct, forbid_unknown_fields=True):
+    """So many bytes at the most; 0: what its owner has left."""
+
+    limit_bytes: Annotated[int, Meta(ge=0, le=INT63_TOLD)]
 
 
 class Group(msgspec.Struct):
@@ -179,7 +187,7 @@ def _sharing(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
     async def members(request: AnyRequest, space: SpaceNumber) -> Members:
         found = await sharing.members(await device_of(instance, request), SharedSpaceRequest(SpaceId(space)))
         told = [Member(one.who, one.kind, one.role, one.standing, list(one.groups)) for one in found.members]
-        return Members(str(found.space), found.name, found.role, found.used, told)
+        return Members(str(found.space), found.name, found.role, found.used, found.limit, told)
 
     @post("/shares/{space:int}/members", status_code=200, summary="Invite a user or group, or change their role")
     async def permit(request: AnyRequest, space: SpaceNumber, data: JSONBody[Wish]) -> Did:
@@ -217,12 +225,17 @@ def _membership(instance: Instance) -> list[Any]:  # Any: handlers of several ki
         await sharing.transfer(await device_of(instance, request), TransferRequest(SpaceId(space), data.who))
         return Did(f"{data.who} owns it")
 
+    @put("/shares/{space:int}/limit", summary="Bound what may be in it")
+    async def limit(request: AnyRequest, space: SpaceNumber, data: JSONBody[NewLimit]) -> Did:
+        await sharing.limit(await device_of(instance, request), LimitRequest(SpaceId(space), data.limit_bytes))
+        return Did(f"{data.limit_bytes} bytes at the most" if data.limit_bytes else "it has no bound of its own")
+
     @delete("/shares/{space:int}", status_code=200, summary="Stop sharing: all of it is an ordinary folder again")
     async def end(request: AnyRequest, space: SpaceNumber) -> Did:
         await sharing.end(await device_of(instance, request), SharedSpaceRequest(SpaceId(space)))
         return Did("it is shared no more")
 
-    return [accept, decline, leave, transfer, end]
+    return [accept, decline, leave, transfer, limit, end]
 
 
 def _groups(instance: Instance) -> list[Any]:  # Any: handlers of several kinds

@@ -64,6 +64,7 @@ from remote.protocol.search import SearchRequest
 from remote.protocol.sharing import (
     GroupMemberRequest,
     GroupRequest,
+    LimitRequest,
     PermitRequest,
     RevokeRequest,
     SharedSpaceRequest,
@@ -170,6 +171,7 @@ class Routes:
             self._about_account("shares/accept", SharedSpaceRequest, sharing.accept),
             self._about_account("shares/decline", SharedSpaceRequest, sharing.decline),
             self._about_account("shares/leave", SharedSpaceRequest, sharing.leave),
+            self._about_account("shares/limit", LimitRequest, sharing.limit),
             self._about_account("shares/end", SharedSpaceRequest, sharing.end),
             self._about_account("shares/transfer", TransferRequest, sharing.transfer),
         ]

@@ -49,6 +49,7 @@ from remote.protocol.nodes import EMPTY, Kind, Name, NodeState
 from remote.protocol.parts import Head
 from remote.protocol.search import SearchRequest
 from remote.protocol.sharing import (
+    LimitRequest,
     PermitRequest,
     RevokeRequest,
     Shared,
@@ -155,6 +156,7 @@ SHARES: dict[str, Case] = {
     "POST /v1/shares/decline": Case(("invited",), about),
     "POST /v1/shares/leave": Case(READ[:-1], about),
     "POST /v1/shares/transfer": Case(OWN, lambda world: TransferRequest(world.space, "manager")),
+    "POST /v1/shares/limit": Case(OWN, lambda world: LimitRequest(world.space, 1 << 40)),
     "POST /v1/shares/end": Case(OWN, about),
     "POST /v1/search": Case(READ, lambda world: SearchRequest("type:text", space=world.space)),
     "POST /v1/links/make": Case(WRITE, lambda world: LinkRequest(world.space, world.file)),
@@ -208,6 +210,7 @@ FILES = {
     "POST /api/v1/shares/{space:int}/decline": Case(("invited",)),
     "POST /api/v1/shares/{space:int}/leave": Case(READ[:-1]),
     "POST /api/v1/shares/{space:int}/transfer": Case(OWN, lambda _: {"who": "manager"}),
+    "PUT /api/v1/shares/{space:int}/limit": Case(OWN, lambda _: {"limit_bytes": 1 << 40}),
     "DELETE /api/v1/shares/{space:int}": Case(OWN),
 }
 TABLE: dict[str, Case] = {

@@ -34,6 +34,7 @@ from remote.protocol.sharing import (
     GroupRequest,
     Groups,
     Invitations,
+    LimitRequest,
     Members,
     PermitRequest,
     RevokeRequest,
@@ -579,3 +580,41 @@ async def test_what_follows_journals_hears_of_the_new_space(ann: Any, thesis: No
     listener = instance.hub.listen()
     shared = await share(ann, thesis)
     assert set(listener.spaces) == {ann.home, shared.space}
+
+
+async def test_an_owner_bounds_what_may_be_in_a_folder(
+    ann: Any, bob: Any, thesis: NodeId, bounded: Callable[[str, int], None]
+) -> None:
+    shared = await share(ann, thesis, "bob", role="manager")
+    await about(bob, "accept", shared.space, Shared)
+    used = (await ann.space()).used
+
+    async def bring(name: bytes, size: int) -> None:
+        node = await bob.new_id()
+        state = replace(build_change(bob, node, name, ROOT).state, kind=Kind.FILE, content=Manifest(size, bytes(size)))
+        answer = await bob.commit(Change(node, Rev(0), 1, state), space=shared.space)
+        assert answer.rev
+
+    async def limit(asker: Any, size: int) -> None:
+        await asker.ask("POST", "/v1/shares/limit", LimitRequest(SpaceId(shared.space), size), Done)
+
+    with pytest.raises(NotAllowed):
+        await limit(bob, 0)
+    for quota in (0, used + 100_000):
+        bounded("ann", quota)
+        await limit(ann, used + 1_000)
+        room = await bob.in_space("room", RoomRequest(None, 5_000), Room, shared.space)
+        assert (room.quota, room.left, room.lease) == (used + 1_000, 1_000, 1_000)
+        with pytest.raises(QuotaExceeded, match="holds"):
+            await bring(b"too much %d" % quota, 1_001)
+        await bring(b"fits %d" % quota, 1_000)
+        used += 1_000
+        assert (await about(bob, "members", shared.space, Members)).limit == used
+    await limit(ann, 0)
+    await bring(b"more", 2_000)
+    bounded("ann", used + 2_000 + 500)
+    await limit(ann, used + 50_000)
+    room = await bob.in_space("room", RoomRequest(None, 5_000), Room, shared.space)
+    assert room.left == 500
+    with pytest.raises(QuotaExceeded):
+        await bring(b"over what ann has", 501)
