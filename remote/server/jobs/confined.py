@@ -23,6 +23,7 @@ from remote.server.jobs.tasks.trying import NOT_REFUSED, REFUSED
 CONTENT_MAX: Final = 64 << 20
 """Bytes of content that are taken: they are in memory until the process ends."""
 _PIECE: Final = 1 << 16
+_TOLD_MAX: Final = 500
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -161,7 +162,8 @@ def _judged(code: int, output: bytes) -> bytes:
     """The output of a process that ended well; raises Refused or NotConfined for any other."""
     if code == 0:
         return output
-    told = output.decode(errors="replace")
+    # Whoever took the process over may have written this, and it comes to a terminal.
+    told = "".join(letter if letter.isprintable() else "?" for letter in output.decode(errors="replace")[:_TOLD_MAX])
     if code == UNREADABLE:
         raise Unreadable(f"It cannot be read: {told}")
     if code == NO_MEMORY:

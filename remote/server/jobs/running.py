@@ -47,7 +47,7 @@ class Jobs:
         loop = asyncio.get_running_loop()
         listener = self._hub.listen()
         # After `listen`: what is committed from here on is heard of.
-        todo = dict.fromkeys(await self._database.read(every_space))
+        todo = dict.fromkeys(await self._every_space())
         executor = ThreadPoolExecutor(1, thread_name_prefix=f"job-{follower.job.name}")
         pause = RETRY_SECONDS[0]
         try:
@@ -88,6 +88,14 @@ class Jobs:
             follower.job.close()
             # A thread that works on a file has been told to end; this waits for it, and blocks for a moment at most.
             executor.shutdown(cancel_futures=True)
+
+    async def _every_space(self) -> list[SpaceId]:
+        while True:
+            try:
+                return await self._database.read(every_space)
+            except RemoteError as error:
+                log.warning("jobs wait %.0f s: %s", RETRY_SECONDS[1], error)
+                await asyncio.sleep(RETRY_SECONDS[1])
 
 
 def catch_up(follower: Follower, spaces: Sequence[SpaceId]) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from remote.server.jobs import confined as confining
 from remote.server.jobs.confined import CONTENT_MAX, Confined, Limits, TooMuch, Unreadable
 from remote.server.jobs.following import Stopped
+from remote.server.jobs.inside import UNREADABLE
 from remote.server.jobs.tasks.trying import NOT_REFUSED, REFUSED
 
 
@@ -60,6 +62,13 @@ def test_content_over_the_bound_is_not_taken(confined: Confined) -> None:
 def test_what_a_task_cannot_read_is_said(confined: Confined) -> None:
     with pytest.raises(Unreadable, match="KeyError"):
         confined.run("trying", [b""], "no such attempt")
+
+
+def test_what_a_process_says_of_itself_drives_no_terminal() -> None:
+    with pytest.raises(Unreadable) as told:
+        confining._judged(UNREADABLE, b"\x1b[2J\nall is well" + b"x" * 5_000)
+    assert str(told.value).startswith("It cannot be read: ?[2J?all is well")
+    assert len(str(told.value)) < 600
 
 
 def test_closing_ends_what_runs_and_all_that_would() -> None:
