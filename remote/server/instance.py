@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from remote.protocol.errors import BadRequest, ServerFault
+from remote.protocol.errors import BadRequest, NotAllowed, NotFound, ServerFault
 from remote.protocol.ids import UserId
 from remote.server.accounts import (
     Accounts,
@@ -61,6 +61,7 @@ from remote.server.mail import Mail
 from remote.server.objects.local import LocalObjects
 from remote.server.objects.signing import Signer
 from remote.server.previews.asking import PreviewAnswers
+from remote.server.removing import remove_user
 from remote.server.search.answers import SearchAnswers
 from remote.server.search.index import Index
 from remote.server.sharing import SharingAnswers
@@ -297,6 +298,15 @@ def end_totp(data: Path, key_file: Path, name: str) -> None:
 def set_disabled(data: Path, key_file: Path, name: str, *, is_disabled: bool) -> None:
     """Keeps a user out with all that he has signed in, or lets him in. Raises InstanceTrouble or KeyTrouble."""
     _about_user(data, key_file, name, partial(disable_user, is_disabled=is_disabled))
+
+
+def remove(data: Path, key_file: Path, name: str) -> None:
+    """Removes a user with all that is his. Raises InstanceTrouble or KeyTrouble."""
+    with _database(data, key_file) as (_, master, database):
+        try:
+            database.write_now(lambda session: remove_user(session, Keyring(master), name, time.time_ns()))
+        except (NotFound, NotAllowed) as error:
+            raise InstanceTrouble(str(error)) from error
 
 
 def set_user_email(data: Path, key_file: Path, name: str, email: str) -> None:

@@ -107,6 +107,22 @@ def enable(name: str, data: Path | None, key_file: Path | None) -> None:
 
 @user.command()
 @click.argument("name")
+@click.option("--yes", "is_sure", is_flag=True, help="Do it without asking.")
+@data_option
+@key_option
+def remove(name: str, is_sure: bool, data: Path | None, key_file: Path | None) -> None:
+    """Remove a user for good, with all files, their past, devices, app tokens and links; `gc` frees the disk.
+
+    Who owns shared folders or groups cannot be removed before somebody else owns them.
+    """
+    if not is_sure:
+        click.confirm(f"All files of {name}, and their past, are lost for good. Go on?", abort=True)
+    instance.remove(data or default_data(), key_file or default_key_file(), name)
+    click.echo(f"{name} is removed. What the files took on the disk is freed by two runs of satchel-server gc.")
+
+
+@user.command()
+@click.argument("name")
 @click.argument("address", default="")
 @data_option
 @key_option

@@ -301,3 +301,9 @@ def holds_range(session: Session, user: UserId, range_number: int) -> bool:
     """Whether one of the user's devices leased this range."""
     sql = "SELECT 1 FROM lease WHERE user_id = ? AND range_number = ?"
     return session.row(sql, user, range_number) is not None
+
+
+def end_account(session: Session, user: UserId, login_name: str) -> None:
+    """Removes an account and the name it signs in under."""
+    session.run("DELETE FROM login WHERE login_name = ?", login_name)
+    session.run("DELETE FROM account WHERE user_id = ?", user)

@@ -287,3 +287,22 @@ def moments(session: Session, space: SpaceId, folder: NodeId, last: int, limit: 
         last,
         limit,
     )
+
+
+def empty_space(session: Session, space: SpaceId) -> None:
+    """Forgets all files of a space and their past; what they need of chunks and manifests, a collection removes.
+
+    The journal stays, which says when there was a commit, and by whom; nothing says of what.
+    """
+    # Each from the first on: a statement on a large table says which part of it is meant, and all of it is.
+    session.run("DELETE FROM version WHERE space_id = ? AND rev >= ?", space, 0)
+    session.run("DELETE FROM node WHERE space_id = ? AND node_id >= ?", space, 0)
+    session.run("DELETE FROM name WHERE space_id = ? AND parent >= ?", space, 0)
+    session.run("DELETE FROM moment WHERE space_id = ? AND folder >= ?", space, 0)
+    session.run("DELETE FROM op_seen WHERE space_id = ? AND op_id >= ?", space, b"")
+    session.run("DELETE FROM conflict WHERE space_id = ?", space)
+    session.run("DELETE FROM removed WHERE space_id = ?", space)
+    session.run("DELETE FROM kept WHERE space_id = ?", space)
+    session.run("DELETE FROM holding WHERE space_id = ?", space)
+    session.run("DELETE FROM event WHERE space_id = ?", space)
+    session.run("UPDATE space SET name = '(removed)', used = 0, quota = 0 WHERE space_id = ?", space)

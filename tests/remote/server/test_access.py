@@ -193,6 +193,12 @@ def test_users_are_kept_out_and_let_in_again(home: Home, desk: Machine) -> None:
     assert [one["is_disabled"] for one in json.loads(home.run("user", "list", "--json").stdout)] == [True, False]
     assert home.run("user", "enable", "ann").returncode == 0
     assert desk.run("devices").returncode == 0
+    # Without a yes nothing is removed.
+    assert home.run("user", "remove", "ann").returncode == 1
+    assert desk.run("devices").returncode == 0
+    assert home.run("user", "remove", "ann", "--yes").returncode == 0
+    assert desk.run("devices").returncode == 4
+    assert [one["user_name"] for one in json.loads(home.run("user", "list", "--json").stdout)] == ["bob"]
 
 
 def test_the_audit_log_by_both_commands(home: Home, desk: Machine) -> None:

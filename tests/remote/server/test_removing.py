@@ -1,0 +1,97 @@
+"""Removing a user: all that is his goes, what others share with him stays theirs."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from remote.protocol.account import AppTokenMade, AppTokenRequest, LinkEntry, LinkRequest
+from remote.protocol.errors import NotSignedIn
+from remote.protocol.ids import ROOT, NodeId, SpaceId
+from remote.protocol.messages import Done, LoginRequest
+from remote.protocol.nodes import Entry, Manifest
+from remote.protocol.sharing import GroupMemberRequest, GroupRequest, Members, SharedSpaceRequest, ShareRequest, Wish
+from remote.server import instance as instances
+from remote.server.instance import Instance, InstanceTrouble
+from remote.server.upkeep import standing
+from remote.server.upkeep.collecting import Collector
+
+pytestmark = pytest.mark.anyio
+CONTENT = bytes(range(256)) * 4_000
+
+
+async def brought(asker: Any, build: Any, name: bytes, parent: NodeId = ROOT) -> None:
+    """A file whose content is a chunk of its own."""
+    await asker.send(CONTENT)
+    manifest = Manifest(len(CONTENT), entries=(Entry(build.chunk_id(CONTENT), bytes(32), len(CONTENT)),))
+    await asker.new_file(name, parent, manifest)
+
+
+async def shared(owner: Any, folder: NodeId, *whom: str) -> int:
+    request = ShareRequest(SpaceId(owner.home), folder, tuple(Wish(name, "editor") for name in whom))
+    return int((await owner.ask("POST", "/v1/shares/make", request, dict))["space"])
+
+
+def remove(tmp_path: Path, name: str) -> None:
+    instances.remove(tmp_path / "data", tmp_path / "key", name)
+
+
+async def test_nothing_of_a_removed_user_is_left(
+    ann: Any, bob: Any, build: Any, http: httpx.AsyncClient, tmp_path: Path, instance: Instance
+) -> None:
+    await brought(ann, build, b"thesis")
+    link = await ann.ask("POST", "/v1/links/make", LinkRequest(ann.home, ROOT), LinkEntry)
+    token = await ann.ask("POST", "/v1/tokens/make", AppTokenRequest("script", ("read",)), AppTokenMade)
+    assert (await http.get(link.path)).status_code == 200
+    remove(tmp_path, "ANN")
+    for asker in (ann, ann.as_token(token.secret)):
+        with pytest.raises(NotSignedIn):
+            await asker.spaces()
+    body = msgspec.msgpack.encode(LoginRequest("ann", build.password, "desk"))
+    assert isinstance(build.error_of(await http.post("/v1/login", content=body)), NotSignedIn)
+    assert (await http.get(link.path)).status_code == 410
+    assert [line.user_name for line in instances.users(tmp_path / "data", tmp_path / "key")] == ["bob"]
+    with instances.beside(tmp_path / "data", tmp_path / "key") as beside:
+        for hours in (0, 24 * 8):
+            now_ns = time.time_ns() + hours * 3_600 * 10**9
+            Collector(beside.database, beside.objects, beside.keyring, now_ns=lambda now=now_ns: now).run(3_600.0)
+        used = standing.usage(beside)
+        assert (used.chunks, used.objects) == (0, 0)
+        assert all(found.is_good for found in standing.look(beside)), list(standing.look(beside))
+    # Whoever gets the name next gets nothing else of it.
+    instances.add_account(tmp_path / "data", tmp_path / "key", "ann", build.password)
+    again = await build.signed_in(http, "ann")
+    assert again.login.user != ann.login.user
+    assert await again.names() == []
+    assert (await bob.spaces()).spaces
+
+
+async def test_what_others_share_stays_theirs(ann: Any, bob: Any, build: Any, tmp_path: Path) -> None:
+    folder = await bob.new_folder(b"thesis")
+    space = await shared(bob, folder, "ann")
+    await ann.ask("POST", "/v1/shares/accept", SharedSpaceRequest(SpaceId(space)), dict)
+    await bob.ask("POST", "/v1/groups/make", GroupRequest("readers"), dict)
+    await bob.ask("POST", "/v1/groups/add-member", GroupMemberRequest("readers", "ann"), Done)
+    node = await ann.new_id()
+    await ann.commit(build.change(node, build.file(b"by ann")), space=space)
+    remove(tmp_path, "ann")
+    members = await bob.ask("POST", "/v1/shares/members", SharedSpaceRequest(SpaceId(space)), Members)
+    assert "ann" not in repr(members)
+    versions = (await bob.in_space("history", {"node": node}, dict, space))["versions"]
+    assert len(versions) == 1
+
+
+async def test_who_owns_what_others_use_is_not_removed(ann: Any, bob: Any, tmp_path: Path) -> None:
+    space = await shared(ann, await ann.new_folder(b"thesis"), "bob")
+    with pytest.raises(InstanceTrouble, match="owns shared folders: thesis"):
+        remove(tmp_path, "ann")
+    await ann.ask("POST", "/v1/shares/end", SharedSpaceRequest(SpaceId(space)), dict)
+    await ann.ask("POST", "/v1/groups/make", GroupRequest("readers"), dict)
+    with pytest.raises(InstanceTrouble, match="owns the group readers"):
+        remove(tmp_path, "ann")
+    assert await ann.names()
+    with pytest.raises(InstanceTrouble, match="no user carl"):
+        remove(tmp_path, "carl")
