@@ -1,5 +1,6 @@
 """Verbs about events and the guard against mass change; see `verbs` for the others."""
 
+import math
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -11,9 +12,11 @@ from msgspec.structs import asdict, replace
 from fusefs import moments
 from fusefs.control import Exit, Refused
 from fusefs.drive import Drive
+from fusefs.sights import Sight
 from remote.protocol.errors import RemoteError
 from remote.protocol.events import ALLOWED, DONE, EVENTS_MAX, HELD, INFECTED, OPEN, Event
-from remote.protocol.ids import ROOT
+from remote.protocol.ids import ROOT, SpaceId
+from remote.protocol.messages import Room
 
 _SENT_SECONDS: Final = 240.0
 """How long what is to be taken back may take to be sent."""
@@ -41,20 +44,24 @@ class GuardVerbs:
 
     async def _events(self, fields: Fields) -> object:
         limit = min(max(1, int(fields.get("limit", 100))), EVENTS_MAX)
-        found = await self._drive.acts.events(self._drive.space, 0, limit)
-        return {"events": [told(one) for one in found.events], "more": found.more}
+        sight = self._sight(fields)
+        found = await sight.acts.events(sight.space, 0, limit)
+        path = self._drive.sights.prefix(sight)
+        return {"events": [told(one, path) for one in found.events], "more": found.more}
 
     async def _done(self, fields: Fields) -> object:
         event = int(fields["event"])
-        await self._drive.acts.answer_event(self._drive.space, event, DONE)
+        sight = self._sight(fields)
+        await sight.acts.answer_event(sight.space, event, DONE)
         return {"event": event}
 
     async def _guard(self, fields: Fields) -> object:
         """What the space does of itself, and sets what is said of it."""
-        now = await self._drive.acts.guard(self._drive.space)
+        sight = self._sight(fields)
+        now = await sight.acts.guard(sight.space)
         said = {name: fields[name] for name in now.__struct_fields__ if fields.get(name) is not None}
         if said:
-            now = await self._drive.acts.guard(self._drive.space, replace(now, **said))
+            now = await sight.acts.guard(sight.space, replace(now, **said))
         return asdict(now)
 
     async def _allow(self, fields: Fields) -> object:
@@ -77,7 +84,8 @@ class GuardVerbs:
     async def _allowed(self, fields: Fields) -> Event:
         """The held event of this number, or the only one, which is now allowed."""
         number = int(fields.get("event") or 0)
-        found = await self._drive.acts.events(self._drive.space, 0, EVENTS_MAX)
+        sight = self._sight(fields)
+        found = await sight.acts.events(sight.space, 0, EVENTS_MAX)
         held = [
             one
             for one in found.events
@@ -89,9 +97,13 @@ class GuardVerbs:
         if len(held) > 1:
             numbers = ", ".join(str(one.event) for one in held)
             raise Refused(f"Several wait for a yes, of several devices: say which one ({numbers}).", Exit.USAGE)
-        await self._drive.acts.answer_event(self._drive.space, held[0].event, ALLOWED)
+        await sight.acts.answer_event(sight.space, held[0].event, ALLOWED)
         self._drive.sync.retry_all()
         return held[0]
+
+    def _sight(self, fields: Fields) -> Sight:
+        """The space that a request names by a path in it; the home without one."""
+        return self._drive.sights.of_path(os.fsencode(str(fields.get("path") or "")))[0]
 
 
 class Waiting:
@@ -99,26 +111,36 @@ class Waiting:
 
     def __init__(self, drive: Drive) -> None:
         self._drive = drive
-        self._found: list[Fields] = []
-        self._asked_at = float("-inf")
+        self._found: dict[SpaceId, list[Fields]] = {}
+        self._asked_at: dict[SpaceId, float] = {}
 
     async def waiting(self) -> list[Fields]:
-        """Those, as of some seconds ago; none before the server has told of any."""
+        """Those of all spaces, as of some seconds ago; none before the server has told of any."""
         drive = self._drive
-        if not drive.room.events:
-            self._found = []
-        elif drive.sync.is_online and trio.current_time() > self._asked_at + _AGAIN_SECONDS:
-            self._asked_at = trio.current_time()
+        rooms = {drive.space: drive.room, **{one.known.space: one.lease.room for one in drive.grafts.all.values()}}
+        found: list[Fields] = []
+        for sight in drive.sights.all():
+            found += await self._waiting(sight, rooms.get(sight.space, Room()).events)
+        return found
+
+    async def _waiting(self, sight: Sight, count: int) -> list[Fields]:
+        space, now = sight.space, trio.current_time()
+        if not count:
+            self._found.pop(space, None)
+        elif self._drive.sync.is_online and now > self._asked_at.get(space, -math.inf) + _AGAIN_SECONDS:
+            self._asked_at[space] = now
             with suppress(RemoteError, trio.TooSlowError), trio.move_on_after(_ASKED_SECONDS):
-                found = await drive.acts.events(drive.space)
-                self._found = [told(one) for one in found.events if one.state in OPEN]
-        return self._found
+                found = await sight.acts.events(space)
+                path = self._drive.sights.prefix(sight)
+                self._found[space] = [told(one, path) for one in found.events if one.state in OPEN]
+        return self._found.get(space, [])
 
 
-def told(event: Event) -> Fields:
-    """An event, as JSON."""
+def told(event: Event, space: bytes) -> Fields:
+    """An event, as JSON; `space`: what stands before paths of its space in the mount."""
     return {
         "event": event.event,
+        "in": os.fsdecode(space.rstrip(b"/")),
         "kind": event.kind,
         "state": event.state,
         "user": event.user_name,
@@ -129,7 +151,7 @@ def told(event: Event) -> Fields:
         "to_rev": event.to_rev,
         "removed": event.removed,
         "overwritten": event.overwritten,
-        "examples": [os.fsdecode(path) for path in event.examples],
+        "examples": [os.fsdecode(space + path) for path in event.examples],
         "allowed_until": moments.iso(event.until_ns) if event.until_ns else "",
         "detail": event.detail,
     }

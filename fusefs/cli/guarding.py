@@ -9,6 +9,7 @@ import click
 
 _SECONDS: Final = 300.0
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+_in = click.option("--in", "path", metavar="PATH", help="In this shared folder.")
 _MODES: Final = {
     "off": "A device may remove and overwrite as much as it likes; nobody is told.",
     "tell": "You are told when a device removes or overwrites {count:,} files within {window}.",
@@ -23,14 +24,17 @@ _MODES: Final = {
 @click.option(
     "--settled-seconds", type=click.IntRange(0, 604_800), metavar="S", help="Files that are newer do not count."
 )
+@_in
 @_json
 @click.pass_context
 def guard(
     context: click.Context,
+    *,
     mode: str | None,
     count: int | None,
     window_seconds: int | None,
     settled_seconds: int | None,
+    path: str | None,
     as_json: bool,
 ) -> None:
     """Say, or set, what happens when one device removes or overwrites much of the drive; it holds for all devices."""
@@ -45,6 +49,7 @@ def guard(
         count=count,
         window_seconds=window_seconds,
         settled_seconds=settled_seconds,
+        path=_relative(path),
     )
     if as_json:
         _print_json(found)
@@ -58,40 +63,43 @@ def guard(
 
 @guard.command("allow", short_help="Say yes: what waits goes on.")
 @click.argument("event", required=False, type=click.IntRange(1))
-def allow(event: int | None) -> None:
+@_in
+def allow(event: int | None, path: str | None) -> None:
     """Say yes to what waits for it (EVENT, where there are several): it goes on, for an hour.
 
     Of an EVENT that tells of a virus: say that it is none; the file can be read again.
     """
     from fusefs.cli.asking import ask  # noqa: PLC0415
 
-    found = ask("guard-allow", seconds=_SECONDS, event=event or 0)
+    found = ask("guard-allow", seconds=_SECONDS, event=event or 0, path=_relative(path))
     click.echo(f"Event {found['event']} goes on. To take it back later: satchel undo --event {found['event']}")
 
 
 @guard.command("refuse", short_help="Say no: what waits is taken back.")
 @click.argument("event", required=False, type=click.IntRange(1))
-def refuse(event: int | None) -> None:
+@_in
+def refuse(event: int | None, path: str | None) -> None:
     """Say no to what this device holds for a yes: it is kept as versions, and all is as it was before."""
     from fusefs.cli import comparing  # noqa: PLC0415
     from fusefs.cli.asking import ask  # noqa: PLC0415
 
-    found = ask("guard-refuse", seconds=_SECONDS, event=event or 0)
-    comparing.undo(None, int(found["event"]), path=None, keeps_new=False, is_dry_run=False, as_json=False)
+    found = ask("guard-refuse", seconds=_SECONDS, event=event or 0, path=_relative(path))
+    comparing.undo(None, int(found["event"]), path=path, keeps_new=False, is_dry_run=False, as_json=False)
 
 
 @click.group("events", invoke_without_command=True, short_help="List what you were told of.")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=100, show_default=True, help="At most so many.")
+@_in
 @_json
 @click.pass_context
-def events(context: click.Context, limit: int, as_json: bool) -> None:
+def events(context: click.Context, limit: int, path: str | None, as_json: bool) -> None:
     """List what happened in the drive that you are to know of, newest first: mass changes, with who made them."""
     from fusefs.cli.asking import ask  # noqa: PLC0415
     from fusefs.cli.showing import shown  # noqa: PLC0415
 
     if context.invoked_subcommand is not None:
         return
-    found = ask("events", seconds=_SECONDS, limit=limit)
+    found = ask("events", seconds=_SECONDS, limit=limit, path=_relative(path))
     if as_json:
         _print_json(found["events"])
         return
@@ -105,11 +113,12 @@ def events(context: click.Context, limit: int, as_json: bool) -> None:
 
 @events.command("done", short_help="Say that you have seen to it.")
 @click.argument("event", type=click.IntRange(1))
-def done(event: int) -> None:
+@_in
+def done(event: int, path: str | None) -> None:
     """Say that you have seen EVENT, so that `satchel status` tells of it no more."""
     from fusefs.cli.asking import ask  # noqa: PLC0415
 
-    ask("event-done", seconds=_SECONDS, event=event)
+    ask("event-done", seconds=_SECONDS, event=event, path=_relative(path))
     click.echo(f"Event {event} is done.")
 
 
@@ -119,7 +128,7 @@ def sentence(event: dict[str, Any]) -> str:
         return _infected(event)
     parts = [f"{event[what]:,} {what}" for what in ("removed", "overwritten") if event[what]]
     who = event["device"] or "the server"
-    number = event["event"]
+    number = f"{event['event']}{_within(event)}"
     ends = {
         "told": f"To take that back: satchel undo --event {number}; if it was meant: satchel events done {number}",
         "held": f"Waits for your yes: satchel guard allow {number}, or satchel guard refuse {number}",
@@ -128,11 +137,22 @@ def sentence(event: dict[str, Any]) -> str:
         "undone": "Taken back.",
     }
     what = f"{', '.join(parts)} by {who} ({event['user']})"
-    return f"Event {number}, {event['began']}: {what}. {ends[event['state']]}"
+    return f"Event {event['event']}, {event['began']}: {what}. {ends[event['state']]}"
+
+
+def _within(event: dict[str, Any]) -> str:
+    """What a command must be told besides the number."""
+    return f" --in {event['in']}" if event["in"] else ""
+
+
+def _relative(path: str | None) -> str:
+    from fusefs.cli.asking import path_in_mount  # noqa: PLC0415
+
+    return "" if path is None else path_in_mount(path)
 
 
 def _infected(event: dict[str, Any]) -> str:
-    number, path = event["event"], event["examples"][0]
+    number, path = f"{event['event']}{_within(event)}", event["examples"][0]
     ends = {
         "told": "Nobody can read that version; older ones are there: satchel versions. If it is none: satchel guard "
         f"allow {number}; if you have seen to it: satchel events done {number}",
@@ -140,7 +160,7 @@ def _infected(event: dict[str, Any]) -> str:
         "done": "Seen to.",
     }
     what = f"{event['detail']} was found in {path} ({event['user']}, {event['device'] or 'the server'})"
-    return f"Event {number}, {event['began']}: {what}. {ends[event['state']]}"
+    return f"Event {event['event']}, {event['began']}: {what}. {ends[event['state']]}"
 
 
 def _print_json(found: object) -> None:

@@ -203,6 +203,7 @@ def test_status_names_each_shared_folder() -> None:
 def test_status_tells_what_waits_for_a_yes_and_what_happened() -> None:
     event = {
         "event": 3,
+        "in": "",
         "kind": "mass-change",
         "state": "told",
         "user": "ann",

@@ -115,3 +115,34 @@ def test_what_waits_for_a_yes_can_be_had_back(device: Any) -> None:
         wrong = [line for line in differences(before, entries(one.path / "work")) if ".txt" in line]
         assert wrong == []
         assert len(list((one.path / "work").rglob("*"))) == 3 * FILES + 3
+
+
+def test_in_a_shared_folder_all_members_are_told(server: Any, device: Any) -> None:
+    ann = device("ann")
+    fill(ann.path / "team", 2)
+    ann.wait()
+    server.add_user("bob")
+    bob = device("bob", user="bob")
+    ann.must("share", ann.path / "team", "--with", "bob")
+    bob.must("accept", "team")
+    assert until((bob.path / "team").is_dir, 10.0)
+    ann.must("guard", "--settled-seconds", "0", "--count", "80", "--in", ann.path / "team")
+    refused = bob.cli("guard", "--mode", "off", "--in", bob.path / "team")
+    assert (refused.returncode, "set its guard" in refused.stderr) == (1, True)
+    before = entries(ann.path / "team")
+
+    for number in range(2):
+        shutil.rmtree(bob.path / f"team/folder {number}")
+    bob.wait()
+    assert until(lambda: bool(ann.status()["events"]), 20.0)
+    (event,) = ann.status()["events"]
+    assert (event["in"], event["user"], event["removed"]) == ("team", "bob", 2 * FILES)
+    assert event["examples"][0].startswith("team/folder ")
+    assert "satchel undo --event 1 --in team" in ann.cli("status").stdout
+    assert json.loads(ann.must("events", "--json")) == []
+    ann.must("undo", "--event", "1", "--in", ann.path / "team")
+    wanted = {path for path in before if path.endswith(".txt")}
+    for one in (ann, bob):
+        assert until(lambda one=one: wanted <= set(entries(one.path / "team")), 20.0)  # type: ignore[misc]
+        wrong = [line for line in differences(before, entries(one.path / "team")) if ".txt" in line]
+        assert wrong == []

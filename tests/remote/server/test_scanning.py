@@ -1,7 +1,9 @@
 """The virus scan, with a real clamd: what is found is refused on every way out, an event, and allowed by a manager."""
 
+import io
 import os
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from remote.protocol.account import LinkEntry, LinkRequest
 from remote.protocol.errors import Infected, InTheWay, NotAllowed
 from remote.protocol.events import ALLOWED, Event, EventAnswer, Events, EventsRequest
 from remote.protocol.history import Done, UndoRequest
@@ -115,6 +118,24 @@ async def test_a_small_infected_file_is_refused_on_every_way_out(
     assert await download(ann, node) == (403, "infected")
     with pytest.raises(InTheWay, match="no mass change"):
         await ann.in_space("undo", UndoRequest(b"x" * 16, event=1), Done)
+
+
+async def test_links_give_what_is_clean(ann: Any, scan: Callable[[Any], None], http: Any) -> None:
+    folder = await ann.new_folder(b"folder")
+    node = await ann.new_file(b"eicar.com", folder, inline(EICAR))
+    await ann.new_file(b"clean.txt", folder, inline(b"clean"))
+    links = [
+        await ann.ask("POST", "/v1/links/make", LinkRequest(ann.home, each, "read"), LinkEntry)
+        for each in (node, folder)
+    ]
+    assert (await http.get(links[0].path)).content == EICAR
+    scan(ann)
+    refused = await http.get(links[0].path)
+    assert refused.status_code == 403
+    assert EICAR not in refused.content
+    archive = await http.get(f"{links[1].path}?zip")
+    with zipfile.ZipFile(io.BytesIO(archive.content)) as opened:
+        assert [name for name in opened.namelist() if not name.endswith("/")] == ["clean.txt"]
 
 
 def _renamed(found: Any) -> Any:

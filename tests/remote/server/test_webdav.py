@@ -10,7 +10,9 @@ import httpx
 import pytest
 
 from remote.server import instance as instances
+from tests.mounted.trees import until
 from tests.remote.server.test_process import DEADLINE_SECONDS, Home
+from tests.scanner import EICAR, running_scanner
 
 SUITES = ("basic", "copymove", "props", "locks", "http")
 CONTENT = bytes(range(256)) * 8_000
@@ -30,6 +32,23 @@ def url(tmp_path: Path, cheap_passwords: None) -> Iterator[str]:
         assert process.wait(DEADLINE_SECONDS) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
+
+
+def test_an_infected_file_is_not_given(tmp_path: Path, cheap_passwords: None) -> None:
+    home = Home(tmp_path / "home")
+    data, key_file = home.directory / "server", home.directory / "server-key"
+    instances.make(data, key_file)
+    instances.add_account(data, key_file, "ann", "password")
+    with running_scanner() as scanner, home.serving("--webdav", "--clamd", scanner.place) as (process, address):
+        with httpx.Client(base_url=f"{address}/dav", auth=("ann", "password"), timeout=DEADLINE_SECONDS) as client:
+            assert client.put("/eicar.com", content=EICAR).status_code == 201
+            assert client.put("/clean.txt", content=b"clean").status_code == 201
+            assert until(lambda: client.get("/eicar.com").status_code == 403, DEADLINE_SECONDS)
+            assert EICAR not in client.get("/eicar.com").content
+            assert client.get("/clean.txt").content == b"clean"
+            assert client.request("PROPFIND", "/eicar.com", headers={"depth": "0"}).status_code == 207
+        process.terminate()
+        assert process.wait(DEADLINE_SECONDS) == 0
 
 
 @pytest.fixture
