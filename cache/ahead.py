@@ -74,7 +74,7 @@ class Ahead:
         """Works until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._renew)
-            await self._send_all()
+            await self.send()
 
     async def _renew(self) -> None:
         """Keeps the server from taking what was sent ahead for garbage, as long as it is not committed."""
@@ -91,7 +91,8 @@ class Ahead:
                     log.warning("staging %x: the server lacks %d chunks that it was sent", staging_id, len(missing))
             await trio.sleep(seconds)
 
-    async def _send_all(self) -> None:
+    async def send(self) -> None:
+        """The same for one space of several, of which another one's `run` looks after what was sent ahead."""
         while True:
             await self._changed.wait()
             self._changed = trio.Event()

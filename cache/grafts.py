@@ -14,6 +14,7 @@ import trio
 from msgspec.structs import replace
 
 from cache import rehoming
+from cache.ahead import Ahead
 from cache.chunks import Chunks
 from cache.errors import CacheError
 from cache.grafted import Grafted
@@ -87,6 +88,9 @@ class Graft:
     push: Push
     sync: Sync
     lease: Lease
+    upload: Upload
+    ahead: Ahead | None = None
+    """Sends what is still being written, where somebody needs the room."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event | None = None
 
@@ -211,7 +215,10 @@ class Grafts:
         graft.ended = trio.Event()
         try:
             with graft.scope:
-                await graft.sync.run()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(graft.sync.run)
+                    if graft.ahead is not None:
+                        nursery.start_soon(graft.ahead.send)
         finally:
             graft.ended.set()
 
@@ -264,7 +271,7 @@ class Grafts:
         upload = Upload(service, known.space, home.secret, common.reader, common.chunks)
         push = Push(pull, part, common.stagings, common.chunks, upload, common.ignoring)
         sync = Sync(part, pull, push, is_walking=common.is_walking, poll=common.polls.poll)
-        graft = self.all[known.space] = Graft(known, part, service, pull, push, sync, lease)
+        graft = self.all[known.space] = Graft(known, part, service, pull, push, sync, lease, upload)
         self._hold(graft)
         self._on_made(graft)
         return graft

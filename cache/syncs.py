@@ -35,6 +35,11 @@ class Syncs:
             nursery.start_soon(self.home.run)
             nursery.start_soon(self.grafts.run)
 
+    async def mend(self) -> None:
+        """Sends again what the server says it lost, of all spaces; raises RemoteError."""
+        for push in (self.push, *(graft.push for graft in list(self.grafts.all.values()))):
+            await push.resending.mend()
+
     def wake(self) -> None:
         """Something was edited here; whoever edits calls this."""
         self.push.wake()

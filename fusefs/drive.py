@@ -130,7 +130,6 @@ class Drive:
         self.sync = Syncs(common, lease, self._join)
         self.grafts, push = self.sync.grafts, self.sync.push
         self.grafts.revoke = self.files.revoke
-        self._resending = push.resending
         self.pins = Pins(self.tree, self.reader, self.sync.list_folder)
         self.files.is_online = lambda: self.sync.may_send
         self.ahead = self._make_ahead(self.sync.upload, push, traffic)
@@ -198,7 +197,9 @@ class Drive:
         """What this drive does for a shared space that it has from now on."""
         quota = self.files.add_quota(graft.known.space, graft.lease)
         quota.is_online, quota.ask = lambda: graft.sync.is_online, graft.sync.ask_for_room
-        graft.lease.on_more = graft.push.retry_all
+        graft.lease.on_more, graft.lease.on_lost = graft.push.retry_all, self._note_loss
+        graft.ahead = self._ahead(graft.upload, graft.push)
+        self.files.aheads[graft.known.space] = graft.ahead
 
     async def _deliver(self, node: NodeId) -> None:
         """Returns when the server has what was closed or synced, with `sync=remote`."""
@@ -216,10 +217,13 @@ class Drive:
 
     def _make_ahead(self, upload: Upload, push: Push, traffic: Traffic) -> Ahead:
         """What makes room for programs that write more than the cache holds."""
-        ahead = Ahead(self.stagings, self.budget, upload, push, self.files.is_writing_to, self.chunks.add_small)
+        ahead = self._ahead(upload, push)
         self.files.uploaded = lambda: traffic.sent_bytes
         self.files.ahead = ahead
         return ahead
+
+    def _ahead(self, upload: Upload, push: Push) -> Ahead:
+        return Ahead(self.stagings, self.budget, upload, push, self.files.is_writing_to, self.chunks.add_small)
 
     def guard(self, point: str) -> None:
         """What is mounted there now ends with this process, however it ends."""
@@ -299,7 +303,7 @@ class Drive:
             await self._lost.wait()
             self._lost = trio.Event()
             with suppress(RemoteError):  # it will say so again
-                await self._resending.mend()
+                await self.sync.mend()
 
     def close(self) -> None:
         """Puts what open files hold into the stores and lets go of everything but them."""

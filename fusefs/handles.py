@@ -115,6 +115,8 @@ class OpenFiles:
         """Grows while something is being sent."""
         self.ahead: Ahead | None = None
         """Makes room by sending what is being written."""
+        self.aheads: dict[SpaceId, Ahead] = {}
+        """The same for files of shared spaces."""
         # A write waited for room in vain, and nothing was sent since.
         self._is_full = False
         self._full = ""
@@ -422,8 +424,8 @@ class OpenFiles:
         self.quota_of(file.node).grew(staging.size - size_before)
         file.is_cut = False
         self._note_change(file)
-        if self.ahead is not None and not file.is_orphan:
-            self.ahead.note(file.node, staging)
+        if (ahead := self._ahead_of(file)) is not None and not file.is_orphan:
+            ahead.note(file.node, staging)
         if staging.is_crowded:
             await self._thin(staging)
         return len(data)
@@ -471,9 +473,16 @@ class OpenFiles:
 
     def _can_help(self, file: OpenFile) -> bool:
         """Whether room comes of sending what is written to this file."""
-        if self.ahead is None or file.is_orphan or not self.is_online():
+        ahead = self._ahead_of(file)
+        if ahead is None or file.is_orphan or not self.is_online():
             return False
-        return self.ahead.can_help(file.node, file.staging)
+        return ahead.can_help(file.node, file.staging)
+
+    def _ahead_of(self, file: OpenFile) -> Ahead | None:
+        if not self.aheads:
+            return self.ahead
+        record = self._tree.record(file.node)
+        return self.aheads.get(record.space, self.ahead) if record is not None else self.ahead
 
     async def _wait_for_room(self, file: OpenFile, n: int, seconds: float) -> None:
         """Returns when there is room; raises DiskFull when nothing was sent for so long, sooner without the server."""
@@ -483,8 +492,8 @@ class OpenFiles:
         while True:
             # Whether it can be reached is found out again and again while it is away.
             was_away = was_away or not self.is_online()
-            if self.ahead is not None and file.staging is not None and not file.is_orphan:
-                self.ahead.note(file.node, file.staging)
+            if (ahead := self._ahead_of(file)) is not None and file.staging is not None and not file.is_orphan:
+                ahead.note(file.node, file.staging)
             left = min(seconds, _ROOM_AWAY_SECONDS if not self.is_online() else seconds) - (trio.current_time() - since)
             try:
                 await self._budget.wait_for_room(n, max(0.0, min(_ROOM_LOOK_SECONDS, left)))

@@ -277,3 +277,15 @@ def test_what_commands_say_of_a_shared_folder(ann: Any, bob: Any) -> None:
     assert "Call me Ishmael." in got.stdout, got
     bob.must("pin", thesis)
     assert eventually(lambda: bob.status()["kept"]["missing_files"] == 0 and bob.status()["kept"]["files"] == 3)
+
+
+def test_a_file_larger_than_the_cache_goes_into_a_shared_folder(ann: Any, server: Any, device: Any) -> None:
+    server.add_user("bob")
+    bob = device("bob", user="bob", cache_size_bytes=16 * MIB)
+    thesis = share(ann, bob)
+    data = os.urandom(40 * MIB)
+    (thesis / "film").write_bytes(data)
+    bob.wait()
+    film = ann.path / "thesis" / "film"
+    assert eventually(lambda: film.exists() and film.stat().st_size == len(data), 30.0)
+    assert film.read_bytes() == data
