@@ -333,7 +333,7 @@ class Grafts:
         # Before anything else: whoever makes something in it after a restart must know whose it is.
         known = Known(space, top, "owner", name)
         self._keep(known)
-        await rehoming.share(self._tree, self._shares(), top, space, went)
+        await rehoming.share(self._tree, self._shares(), self._common.mount.show, top, space, went)
         if record is not None:
             self._begin(known)
         self._wanted.set()
@@ -342,7 +342,7 @@ class Grafts:
         known = self._known[space]
         await self._stop(space)
         part = Part(self._tree, space, known.top)
-        await rehoming.unshare(self._tree, self._shares(), part, versions, rev)
+        await rehoming.unshare(self._tree, self._shares(), self._common.mount.show, part, versions, rev)
         self._forget(space)
 
     def _leave(self, top: NodeId) -> None:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from cache.merge import free_name
 from cache.parts import Part, Shares, batches, below, drop_settings
+from cache.pull import Effects, effects_of
 from cache.tree import HOME, Edit, Record, Table, Tree
 from remote.protocol.ids import NodeId, Rev, SpaceId
 from remote.protocol.nodes import Name, NodeState, NodeVersion
@@ -21,14 +22,15 @@ FIRST_REV: Final = Rev(2)
 """The commit that founds a shared space with what its folder held: the same states that the home had just before."""
 _BEFORE_FIRST: Final = Rev(1)
 _AT_ONCE: Final = 200
+Show = Callable[[Effects], None]
 _DEPTH_MAX: Final = 4_096
 _SETTING: Final = b"rehoming"
 
 
 async def share(
-    tree: Tree, shares: Shares, top: NodeId, space: SpaceId, went: Collection[NodeId] | None = None
+    tree: Tree, shares: Shares, show: Show, top: NodeId, space: SpaceId, went: Collection[NodeId] | None = None
 ) -> None:
-    """All below a folder becomes the space's; call it again after a crash (`is_unfinished`).
+    """All below a folder becomes the space's; call it again after a crash (`is_unfinished`). Moves undone are shown.
 
     `went`: the nodes that left the home by this very commit of its journal, so that what is known of them is what the
     space begins with, but for news that waits. None: it is not known when that was, and the space is to be asked for
@@ -59,6 +61,8 @@ async def share(
                 else:
                     _give(edit, node, space, rev)
                     _undo_move(edit, node, lambda other: other != top and other not in inside)
+            effects = effects_of(edit, is_event=False)
+        show(effects)
         await trio.lowlevel.checkpoint()
     shares.rebuild()
     part = Part(tree, space, top)
@@ -75,7 +79,9 @@ def is_unfinished(tree: Tree, top: NodeId) -> bool:
     return tree.setting(_SETTING.decode()) == top.to_bytes(8, "big")
 
 
-async def unshare(tree: Tree, shares: Shares, part: Part, versions: Sequence[NodeVersion], rev: Rev) -> None:
+async def unshare(
+    tree: Tree, shares: Shares, show: Show, part: Part, versions: Sequence[NodeVersion], rev: Rev
+) -> None:
     """All of a shared space becomes the home's, whose news of `rev` says what the nodes are there.
 
     What is gone there, and was edited here, is new in the home: nobody can have its id any more.
@@ -102,6 +108,8 @@ async def unshare(tree: Tree, shares: Shares, part: Part, versions: Sequence[Nod
                 edit.put(renewed[node], new)
                 edit.mark_dirty(renewed[node], edited_ns)
                 edit.move_lost(node, renewed[node])
+            effects = effects_of(edit, is_event=True)
+        show(effects)
         await trio.lowlevel.checkpoint()
     with tree.edit() as edit:
         record = edit.get(part.top)

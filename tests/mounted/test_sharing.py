@@ -289,3 +289,24 @@ def test_a_file_larger_than_the_cache_goes_into_a_shared_folder(ann: Any, server
     film = ann.path / "thesis" / "film"
     assert eventually(lambda: film.exists() and film.stat().st_size == len(data), 30.0)
     assert film.read_bytes() == data
+
+
+def test_a_folder_that_is_shared_no_more_is_whole_and_ordinary(ann: Any, bob: Any) -> None:
+    thesis = share(ann, bob)
+    own = ann.path / "thesis"
+    (thesis / "by bob.txt").write_text("by bob")
+    ann.sees("thesis/by bob.txt", "by bob")
+    data = (own / "tables" / "figures.bin").read_bytes()
+    with (own / "intro.txt").open() as file:
+        ann.must("unshare", own, "--yes")
+        assert eventually(lambda: len(ann.status()["spaces"]) == 1)
+        assert file.read() == "Call me Ishmael."
+    assert eventually(lambda: not thesis.exists())
+    assert sorted(entry.name for entry in own.iterdir()) == ["by bob.txt", "intro.txt", "tables"]
+    assert (own / "tables" / "figures.bin").read_bytes() == data
+    (own / "tables" / "new.txt").write_text("new")
+    (own / "tables").rename(ann.path / "charts")
+    ann.wait()
+    ann.remount()
+    assert sorted(entry.name for entry in (ann.path / "charts").iterdir()) == ["figures.bin", "new.txt"]
+    assert list(bob.path.iterdir()) == []
