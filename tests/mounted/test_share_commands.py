@@ -1,6 +1,8 @@
 """Sharing as people ask for it on the command line: two users of one server, each with a mount."""
 
+import errno
 import json
+import os
 from typing import Any
 
 from tests.mounted.conftest import eventually
@@ -73,3 +75,28 @@ def test_groups_and_declining(server: Any, device: Any) -> None:
     unknown = desk.cli("share", desk.path / "report.txt (shared)", "--with", "nobody")
     wrong = desk.cli("share", desk.path / "report.txt (shared)", "--with", "bob:king")
     assert [each.returncode for each in (unknown, wrong)] == [1, 2]
+
+
+def test_a_bounded_folder_takes_no_more(server: Any, device: Any) -> None:
+    server.add_user("bob")
+    desk, laptop = device("desk"), device("laptop", user="bob")
+    (desk.path / "thesis").mkdir()
+    (desk.path / "thesis" / "intro.txt").write_text("Call me Ishmael.")
+    desk.must("share", desk.path / "thesis", "--with", "bob")
+    laptop.must("accept", "thesis")
+    assert eventually((laptop.path / "thesis").is_dir)
+    assert "1.0 MiB" in desk.must("share", desk.path / "thesis", "--limit", "1M")
+    assert desk.cli("share", desk.path / "thesis", "--limit", "much").returncode == 2
+    assert laptop.cli("share", laptop.path / "thesis", "--limit", "0").returncode == 1
+
+    def is_refused() -> bool:
+        try:
+            (laptop.path / "thesis" / "large").write_bytes(os.urandom(3 << 20))
+        except OSError as error:
+            return error.errno == errno.EDQUOT
+        return False
+
+    assert eventually(is_refused)
+    (laptop.path / "thesis" / "small").write_bytes(b"fits")
+    desk.sees("thesis/small", b"fits")
+    desk.must("share", desk.path / "thesis", "--limit", "0")
