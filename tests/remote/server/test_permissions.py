@@ -357,4 +357,4 @@ async def test_what_is_the_askers_own_needs_a_sign_in(http: Any) -> None:
         is_json = path.startswith("/api/")
         headers = {"content-type": "application/json"} if is_json else {"satchel-protocol": "1"}
         response = await http.request(method, path, headers=headers)
-        assert response.status_code in ({400, 401} if is_json else {401}), (route, response.status_code)
+        assert response.status_code == 401, (route, response.status_code)
