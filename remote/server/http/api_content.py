@@ -171,7 +171,7 @@ def _downloads(instance: Instance, streams: Streams) -> list[Any]:  # Any: handl
             else instance.locator.by_id(device, node, within)
         )
         asked = _Asked(request.method == "HEAD", range_, if_range, if_none_match)
-        return _sent(instance, streams, found, asked)
+        return await _sent(instance, streams, found, asked)
 
     responses = {
         206: ResponseSpec(bytes, media_type=BINARY, description="The range.", generate_examples=False),
@@ -201,7 +201,7 @@ class _Asked:
     if_none_match: str
 
 
-def _sent(instance: Instance, streams: Streams, found: Located, asked: _Asked) -> Response[Any]:
+async def _sent(instance: Instance, streams: Streams, found: Located, asked: _Asked) -> Response[Any]:
     state = found.item.state
     manifest = state.content
     if state.kind is not Kind.FILE or manifest is None:
@@ -225,7 +225,7 @@ def _sent(instance: Instance, streams: Streams, found: Located, asked: _Asked) -
     status = 206 if is_part else 200
     if asked.is_head:
         return Response(b"", status_code=status, media_type=BINARY, headers=headers)
-    pieces = instance.contents.read(found.space.space, manifest, start, stop)
+    pieces = await asyncio.to_thread(instance.contents.read, found.space.space, manifest, start, stop)
     return Stream(_streamed(pieces, streams), status_code=status, media_type=BINARY, headers=headers)
 
 
