@@ -180,7 +180,8 @@ def change_email(session: Session, user: UserId, email: str) -> None:
 
 def identity_hash(issuer: str, subject: str) -> bytes:
     """What somebody who signs in elsewhere is looked up by."""
-    return hashlib.sha256(f"{len(issuer)} {issuer} {subject}".encode()).digest()
+    plain = issuer.rstrip("/")
+    return hashlib.sha256(f"{len(plain)} {plain} {subject}".encode()).digest()
 
 
 def put_identity(session: Session, user: UserId, issuer: str, subject: str) -> None:

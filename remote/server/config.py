@@ -4,6 +4,7 @@ import ipaddress
 import tomllib
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -78,10 +79,20 @@ def _check(config: Config, path: Path) -> None:
         raise ConfigTrouble(f"{path}: a password for {smtp.host} would go there in the clear: use starttls.")
     if config.oidc is None:
         return
-    if not config.url.startswith(("https://", "http://127.0.0.1", "http://localhost")):
+    if not is_safe(config.url):
         raise ConfigTrouble(f"{path}: for oidc, url must be the server's own https address, to which browsers return.")
-    if not config.oidc.issuer.startswith(("https://", "http://127.0.0.1")):
+    if not is_safe(config.oidc.issuer):
         raise ConfigTrouble(f"{path}: oidc.issuer must be an https address.")
+
+
+def is_safe(address: str) -> bool:
+    """Whether what goes to this address can be read by nobody else: https, or http on this machine."""
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)))
 
 
 def _is_loopback(host: str) -> bool:

@@ -35,6 +35,8 @@ WAITING_MAX = 1_000
 TRIES_SECONDS = (0.0, 5.0, 30.0, 120.0)
 """How long to wait before each try of a mail."""
 STALL_SECONDS = 20.0
+CLOSING_SECONDS = 2.0
+"""So long a server that stops waits for the mail that is being sent."""
 _FOR_GOOD = 500
 """Replies from this number on say that trying again is useless."""
 _WORD_MAX = 200
@@ -158,13 +160,13 @@ class Mail:
         return Email(request.email, self._smtp is not None)
 
     def close(self) -> None:
-        """Drops what waits; a mail that is being sent is finished."""
+        """Drops what waits; a mail that is being sent is finished, unless that takes long."""
         self._is_closing.set()
         if self._smtp is not None:
             # Where it is full, the thread sees that it is closed at the next one.
             with suppress(queue.Full):
                 self._waiting.put_nowait(None)
-            self._thread.join()
+            self._thread.join(CLOSING_SECONDS)
 
     def _send_until_closed(self) -> None:
         while (waiting := self._waiting.get()) is not None and not self._is_closing.is_set():

@@ -22,7 +22,7 @@ from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry
 
 from remote.protocol.errors import NotSignedIn, ServerFault
-from remote.server.config import Oidc
+from remote.server.config import Oidc, is_safe
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """Signatures by keys that only the provider has; never `none`, nor one by a secret that we have, too."""
@@ -155,7 +155,7 @@ class Provider:
 
     def _endpoint(self, name: str) -> str:
         found = self._discovered().get(name)
-        if not isinstance(found, str) or not found.startswith(("https://", "http://127.0.0.1")):
+        if not isinstance(found, str) or not is_safe(found):
             raise ServerFault(f"{self._issuer} tells no {name} that is https.")
         return found
 

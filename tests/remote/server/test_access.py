@@ -303,6 +303,7 @@ def test_a_browser_signs_a_device_in(home: Home, tmp_path: Path) -> None:
         ('[smtp]\nhost = "mail.example.org"\nsender = "a@b.c"\nuser = "a"\nsecurity = "none"\n', "in the clear"),
         ('[oidc]\nissuer = "https://id.example.org"\nclient_id = "a"\n', "url must be"),
         ('url = "https://drive"\n[oidc]\nissuer = "http://id.example.org"\nclient_id = "a"\n', "oidc.issuer"),
+        ('url = "http://127.0.0.1.example.org"\n[oidc]\nissuer = "https://id"\nclient_id = "a"\n', "url must be"),
         ("[", "is no configuration"),
     ],
 )

@@ -2,8 +2,10 @@
 
 import email
 import email.policy
+import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -17,6 +19,7 @@ from remote.protocol.nodes import Manifest
 from remote.server import instance as instances
 from remote.server import mail
 from remote.server.config import Config, Smtp
+from remote.server.database import accounts as account_rows
 from remote.server.instance import Instance
 
 pytestmark = pytest.mark.anyio
@@ -177,6 +180,26 @@ async def test_a_home_that_is_nearly_full_is_told_once(
         "Satchel: ann is 90 % full",
         "Satchel: Your password was changed",
     ]
+
+
+def test_a_server_stops_though_the_post_office_never_answers(tmp_path: Path, cheap_passwords: None) -> None:
+    data, key_file = tmp_path / "data", tmp_path / "key"
+    instances.make(data, key_file)
+    instances.add_account(data, key_file, "ann", "password")
+    instances.set_user_email(data, key_file, "ann", "ann@example.org")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        smtp = Smtp("127.0.0.1", "drive@example.org", port=silent.getsockname()[1], security="none")
+        with instances.opened(data, key_file, config=Config(smtp=smtp)) as opened:
+            user = opened.database.read_now(lambda session: account_rows.user_of_login(session, "ann"))
+            assert user is not None
+            opened.mail.tell(user, "password-changed")
+            # Now it waits for a greeting.
+            connection, _ = silent.accept()
+            began = time.monotonic()
+        assert time.monotonic() - began < mail.STALL_SECONDS / 2
+        connection.close()
+        opened.mail._thread.join(SECONDS)
+        assert not opened.mail._thread.is_alive()
 
 
 async def test_the_same_is_not_told_again_for_a_while(ann: Any, instance: Instance, office: PostOffice) -> None:

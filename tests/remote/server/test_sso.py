@@ -349,7 +349,7 @@ async def test_a_name_that_is_taken_is_not_given_away(
     begun = await laptop.begin()
     page = await laptop.sign_in(begun)
     assert (page.status_code, "There is a user carl already" in page.text) == (403, True)
-    instances.link_identity(tmp_path / "data", tmp_path / "key", "carl", provider.issuer, "4711")
+    instances.link_identity(tmp_path / "data", tmp_path / "key", "carl", provider.issuer + "/", "4711")
     begun = await laptop.begin()
     await laptop.sign_in(begun)
     assert (await laptop.finish(begun)).user_name == "Carl"
