@@ -38,7 +38,7 @@ class Polls:
     def __init__(self, service: Service) -> None:
         self._service = service
         self.serial = 0
-        """Of the list of spaces that the device knows."""
+        """Of the list of spaces that the device knows; 0: it is being asked for."""
         self.on_spaces_changed: Callable[[], None] = lambda: None
         """Called when the user's spaces, or roles in them, are not as that list says."""
         self._waiting: dict[SpaceId, _Waiter] = {}
@@ -109,6 +109,8 @@ class Polls:
             self._end_all(None, error)
             return
         if answer.spaces_changed:
+            # Not looked at until the new list is here: each poll would be answered at once.
+            self.serial = 0
             self.on_spaces_changed()
         if not answer.heads:
             self._end_all(answer, None)

@@ -47,6 +47,7 @@ async def share(
     nodes = list(dict.fromkeys([*tops[1:], *(node for one in tops for node in below(tree, one))]))
     await trio.lowlevel.checkpoint()
     inside = _inside(tree, top, nodes, went)
+    renewed = {node: tree.new_node() for node in nodes if node in inside and _lives_on(tree.record(node))}
     rev = _BEFORE_FIRST if went is None else FIRST_REV
     for some in batches(nodes, _AT_ONCE):
         with tree.edit() as edit:
@@ -58,8 +59,10 @@ async def share(
                 elif is_gone and edit.get(node).local is None:
                     # The folder was removed here, with what was in it, and that was not sent: sharing it comes first.
                     edit.drop(node)
+                elif node in renewed:
+                    _renew(edit, node, renewed, space)
                 else:
-                    _give(edit, node, space, rev)
+                    _give(edit, node, space, rev, renewed)
                     _undo_move(edit, node, lambda other: other != top and other not in inside)
             effects = effects_of(edit, is_event=False)
         show(effects)
@@ -88,7 +91,7 @@ async def unshare(
     """
     told = {version.node for version in versions if version.state is not None}
     nodes = sorted(part.all_nodes())
-    renewed = {node: tree.new_node() for node in nodes if node not in told and _lives_on(tree.record(node))}
+    renewed = {node: tree.new_node() for node in nodes if node not in told and _is_edited(tree.record(node))}
     for some in batches(nodes, _AT_ONCE):
         with tree.edit() as edit:
             for node in some:
@@ -97,17 +100,12 @@ async def unshare(
                 if record.rev and node not in told and node not in renewed:
                     edit.drop(node)
                     continue
-                local = _in_renewed(record.local, renewed)
-                if node not in renewed:
-                    base = Rev(rev - 1) if record.rev else Rev(0)
-                    edit.put(node, replace(record, local=local, space=HOME, rev=base))
+                if node in renewed:
+                    _renew(edit, node, renewed, HOME)
                     continue
-                edited_ns = edit.edited_ns(node)
-                edit.drop(node)
-                new = replace(record, rev=Rev(0), local=local, synced=None, space=HOME, overrides=Rev(0))
-                edit.put(renewed[node], new)
-                edit.mark_dirty(renewed[node], edited_ns)
-                edit.move_lost(node, renewed[node])
+                local = _in_renewed(record.local, renewed)
+                base = Rev(rev - 1) if record.rev else Rev(0)
+                edit.put(node, replace(record, local=local, space=HOME, rev=base))
             effects = effects_of(edit, is_event=True)
         show(effects)
         await trio.lowlevel.checkpoint()
@@ -118,9 +116,26 @@ async def unshare(
     shares.rebuild()
 
 
-def _lives_on(record: Record | None) -> bool:
-    """Whether a node that the space has no more is still here, as something of it was edited here."""
+def _is_edited(record: Record | None) -> bool:
+    """Whether something of a node that the server has, or had, was edited here, which still shows it."""
     return record is not None and bool(record.rev) and record.is_dirty and record.local is not None
+
+
+def _lives_on(record: Record | None) -> bool:
+    """Whether it was so removed elsewhere: it is about to be made again."""
+    return _is_edited(record) and record is not None and record.synced is None
+
+
+def _renew(edit: Edit, node: NodeId, renewed: Mapping[NodeId, NodeId], space: SpaceId) -> None:
+    """What is here becomes a new node of the space: nobody can have the old one's id any more."""
+    record, edited_ns = edit.get(node), edit.edited_ns(node)
+    edit.forget_news(node)
+    edit.drop(node)
+    local = _in_renewed(record.local, renewed)
+    new = replace(record, rev=Rev(0), local=local, synced=None, space=space, overrides=Rev(0))
+    edit.put(renewed[node], new)
+    edit.mark_dirty(renewed[node], edited_ns)
+    edit.move_lost(node, renewed[node])
 
 
 def _in_renewed(state: NodeState | None, renewed: Mapping[NodeId, NodeId]) -> NodeState | None:
@@ -146,7 +161,8 @@ def _inside(tree: Tree, top: NodeId, nodes: Iterable[NodeId], went: Collection[N
             way.append(node)
             record = tree.record(node)
             state = (record.agreed or record.local) if record is not None else None
-            if record is None or state is None or not state.names or (record.rev and went is not None):
+            is_left = record is not None and bool(record.rev) and went is not None and not _lives_on(record)
+            if state is None or not state.names or is_left:
                 known[node] = False
                 break
             node = state.names[0].parent
@@ -154,7 +170,7 @@ def _inside(tree: Tree, top: NodeId, nodes: Iterable[NodeId], went: Collection[N
     return {node for node in known if known[node] and node != top}
 
 
-def _give(edit: Edit, node: NodeId, space: SpaceId, rev: Rev) -> None:
+def _give(edit: Edit, node: NodeId, space: SpaceId, rev: Rev, renewed: Mapping[NodeId, NodeId]) -> None:
     """The node is the space's, as of this rev."""
     record = edit.get(node)
     if record.space == space:
@@ -166,7 +182,8 @@ def _give(edit: Edit, node: NodeId, space: SpaceId, rev: Rev) -> None:
         if rev > _BEFORE_FIRST:
             edit.keep_news(replace(waiting, rev=rev))
         rev = _BEFORE_FIRST
-    edit.put(node, replace(record, space=space, rev=rev if record.rev else record.rev, overrides=Rev(0)))
+    local = _in_renewed(record.local, renewed)
+    edit.put(node, replace(record, local=local, space=space, rev=rev if record.rev else record.rev, overrides=Rev(0)))
 
 
 def _undo_move(edit: Edit, node: NodeId, is_beyond: Callable[[NodeId], bool]) -> None:
