@@ -15,7 +15,7 @@ from remote.protocol.ids import NodeId
 from remote.server.database.connection import Row, Session
 from remote.server.database.jobs import Cursor
 
-FORMAT = 1
+FORMAT = 2
 """Of these tables and of what tokens are; a file of another format is made again."""
 
 TABLES: tuple[str, ...] = (
@@ -26,6 +26,7 @@ TABLES: tuple[str, ...] = (
     "CREATE UNIQUE INDEX doc_by_node ON doc (node_id)",
     # With all that a search without words looks at: it reads nothing else.
     "CREATE INDEX doc_by_time ON doc (time_ns, size, type, extension)",
+    "CREATE INDEX doc_by_size ON doc (size, time_ns, type, extension)",
     "CREATE VIRTUAL TABLE words USING fts5 (tokens, content = '', detail = none, columnsize = 0, tokenize = 'ascii')",
     "CREATE TABLE likeness (near INTEGER NOT NULL, term BLOB NOT NULL, PRIMARY KEY (near, term)) WITHOUT ROWID",
     "CREATE TABLE term (number INTEGER PRIMARY KEY, term BLOB NOT NULL UNIQUE)",
@@ -216,6 +217,25 @@ def found_by_time(
         " CROSS JOIN doc ON doc.doc = found",
         *times_ns,
         *sizes,
+        types,
+        types,
+        types,
+        limit,
+    )
+
+
+def found_by_size(
+    session: Session, types: str, limit: int, sizes: tuple[int, int], times_ns: tuple[int, int]
+) -> Iterator[Row]:
+    """The same, the largest first."""
+    return session.rows(
+        "SELECT doc.doc, doc.node_id, doc.kind, doc.type, doc.extension, doc.size, doc.time_ns, doc.parent, doc.name,"
+        " doc.other_names, 1 FROM (SELECT doc AS found FROM doc INDEXED BY doc_by_size WHERE size BETWEEN ? AND ?"
+        " AND time_ns BETWEEN ? AND ? AND (? = '[]' OR type IN (SELECT value FROM json_each(?))"
+        " OR extension IN (SELECT value FROM json_each(?))) ORDER BY size DESC LIMIT ?)"
+        " CROSS JOIN doc ON doc.doc = found",
+        *sizes,
+        *times_ns,
         types,
         types,
         types,

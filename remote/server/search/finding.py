@@ -17,7 +17,7 @@ from remote.protocol.search import REACH_MAX
 from remote.server.database import index as rows
 from remote.server.database.connection import Row, Session
 from remote.server.search.indexing import other_names
-from remote.server.search.query import Query, Wanted
+from remote.server.search.query import SIZE_END, Query, Wanted
 from remote.server.search.tokens import (
     Tokens,
     folded_name,
@@ -79,7 +79,9 @@ class Finder:
         if not query.words:
             types = msgspec.json.encode(query.types).decode()
             window = _WIDE_WINDOW if self._below != ROOT else _WINDOW
-            found = rows.found_by_time(self._session, types, window, query.sizes, query.times_ns)
+            # By what is likely to be rare: a walk by time would pass all files for the few large ones.
+            look = rows.found_by_time if query.sizes == (0, SIZE_END) else rows.found_by_size
+            found = look(self._session, types, window, query.sizes, query.times_ns)
             return list(self._hits(found, window, lambda row, names: self._hit(row, names, NAME)))
         hits: list[Hit] = []
         whole = self._tokens.name_token(" ".join(wanted.text for wanted in query.words))

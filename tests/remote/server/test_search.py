@@ -154,6 +154,8 @@ async def test_conditions(ann: Any, index: Any) -> None:
         ("type:photos,folder", {"work/deep/photo.JPG", "work", "work/deep"}),
         ("size:>1K", {"work/deep/large.txt"}),
         ("size:5..20", {"work/small.txt"}),
+        ("size:>1K type:folder", set()),
+        ("size:>1K after:2023-11 before:2024 type:txt,pdf", {"work/deep/large.txt"}),
         ("type:text size:<1k", {"work/small.txt"}),
         ("txt size:>=2000", {"work/deep/large.txt"}),
         ("in:work/deep", {"work/deep/large.txt", "work/deep/photo.JPG"}),
