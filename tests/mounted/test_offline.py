@@ -83,13 +83,14 @@ def test_a_start_without_the_server_and_its_return(device: Any, server: Any) -> 
 
 def test_after_a_kill_and_without_the_server_everything_but_unfetched_content_works(device: Any, server: Any) -> None:
     desk, laptop = device("desk"), device("laptop", read_seconds=READ_SECONDS)
+    # Before there is anything that could be fetched in between.
+    laptop.must("pin", laptop.path)
+    laptop.must("unpin", laptop.path)
     for name in ("pinned/inner", "other"):
         (desk.path / name).mkdir(parents=True)
     for number in range(20):
         (desk.path / f"pinned/inner/{number}").write_bytes(Noise(number).part(0, 50_000))
         (desk.path / f"other/{number}").write_bytes(Noise(number).part(50_000, 50_000))
-    laptop.must("pin", laptop.path)
-    laptop.must("unpin", laptop.path)
     assert until((laptop.path / "pinned").exists, 10.0)
     laptop.must("pin", laptop.path / "pinned")
     # What comes later is pinned, too.
