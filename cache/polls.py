@@ -96,7 +96,8 @@ class Polls:
 
     async def _ask(self, wait_seconds: int) -> None:
         cursors = dict(list(self._told.items())[:SPACES_MAX])
-        cursors |= {one.space: one.cursor for one in self._waiting.values()}
+        # Who has its answer goes on from there, though it had no turn yet.
+        cursors |= {one.space: one.cursor for one in self._waiting.values() if not one.is_done}
         holding = {space: held for one in self._waiting.values() for space, held in one.holding.items()}
         try:
             answer = await self._service.poll(cursors, wait_seconds, holding, self.serial)
