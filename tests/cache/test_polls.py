@@ -1,17 +1,19 @@
 """Many spaces wait in one request, each hears its own news, and a list of spaces that is old is told of once."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-import trio.testing
 
 from cache.polls import Polls
 from remote.protocol.errors import Unreachable
 from remote.protocol.ids import Rev, SpaceId
 from remote.protocol.messages import Holding, PollAnswer
 from remote.protocol.service import NOTHING_HELD
+from tests.model.device import Time
+from tests.model.play import in_no_time
 
 ONE, TWO = SpaceId(1), SpaceId(2)
 
@@ -53,13 +55,13 @@ class Server:
 
 
 def on_the_test_clock(scene: Callable[[Server, Polls, trio.Nursery], Awaitable[None]]) -> None:
-    async def run() -> None:
+    async def run(_home: Path, _clock: Time) -> None:
         server: Any = Server()
         async with trio.open_nursery() as nursery:
             await scene(server, Polls(server), nursery)
             nursery.cancel_scope.cancel()
 
-    trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
+    in_no_time(run)
 
 
 def test_two_spaces_wait_in_one_request_and_each_hears_its_own() -> None:
