@@ -543,7 +543,11 @@ class Doing:
         if record is None or now is None or record.local is None or device.tree.is_ignored(node):
             return
         assert not now.is_dirty or now.local != record.local, f"node {node} is said to be sent, and is dirty"
-        assert node in self.server.now, f"node {node} is said to be sent"
+        assert self._has_come(node), f"node {node} is said to be sent"
+
+    def _has_come(self, node: NodeId) -> bool:
+        """Whether the server ever had it."""
+        return node in self.server.now
 
 
 def stem(name: bytes) -> bytes:

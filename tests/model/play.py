@@ -197,7 +197,7 @@ class Play(Doing):
                 f"device {device.number} lacks {set(there) - set(here)} and has too many {set(here) - set(there)}"
             )
             for node, state in there.items():
-                assert _as_seen(here[node]) == _as_seen(state), f"node {node} on device {device.number}"
+                assert as_seen(here[node]) == as_seen(state), f"node {node} on device {device.number}"
                 record = device.tree.record(node)
                 assert record is not None, f"node {node} is not known"
                 assert record.rev == self.server.now[node].rev, f"node {node}: rev {record.rev}"
@@ -312,7 +312,8 @@ class Play(Doing):
         return b"".join(base[part.start : part.stop] if isinstance(part, deltas.Copy) else part for part in parts)
 
 
-def _as_seen(state: NodeState) -> tuple[Any, ...]:
+def as_seen(state: NodeState) -> tuple[Any, ...]:
+    """What a mount shows of a node."""
     return (
         state.kind,
         sorted(state.names),

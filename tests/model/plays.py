@@ -5,19 +5,21 @@ tests/model/run --seeds 10000
 
 import argparse
 import contextlib
+import functools
 import io
 import logging
 import random
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from types import FrameType
 
 import pytest
 
 from tests.model.play import Step, perform
+from tests.model.sharing import sharing_play
 
 EDITS = [
     *["create", "create", "mkdir", "symlink", "write", "write", "append", "cut", "save", "save", "rename", "rename"],
@@ -92,7 +94,7 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise TimeoutError(f"the play did not end within {SECONDS_MAX} seconds")
 
 
-def _try(seed: int) -> tuple[int, str]:
+def _try(seed: int, play: Callable[[int], None]) -> tuple[int, str]:
     """The seed, and what a failed play printed."""
     printed = io.StringIO()
     errors = _Errors()
@@ -101,7 +103,7 @@ def _try(seed: int) -> tuple[int, str]:
     signal.alarm(SECONDS_MAX)
     try:
         with contextlib.redirect_stdout(printed), in_small_parts():
-            long_play(seed)
+            play(seed)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the play's result
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
@@ -119,6 +121,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--log", action="store_true", help="print the steps of the plays that fail")
+    parser.add_argument("--sharing", action="store_true", help="two users who share folders")
     options = parser.parse_args()
     # Warnings tell of changes that the server has no room for, and the like: what comes of them is checked.
     logging.disable(logging.WARNING)
@@ -126,13 +129,15 @@ def main() -> None:
     failed = 0
     seeds = range(options.first, options.first + options.seeds)
     with contextlib.ExitStack() as stack:
-        found = map(_try, seeds)
+        attempt = functools.partial(_try, play=sharing_play if options.sharing else long_play)
+        found = map(attempt, seeds)
         if options.jobs > 1:
-            found = stack.enter_context(ProcessPoolExecutor(options.jobs)).map(_try, seeds, chunksize=10)
+            found = stack.enter_context(ProcessPoolExecutor(options.jobs)).map(attempt, seeds, chunksize=10)
         for seed, trouble in found:
             if trouble:
                 failed += 1
                 print(trouble if options.log else trouble.splitlines()[-1][:300])
-                print(f"again: tests/model/run --first {seed} --seeds 1 --log", flush=True)
+                sharing = " --sharing" if options.sharing else ""
+                print(f"again: tests/model/run{sharing} --first {seed} --seeds 1 --log", flush=True)
     print(f"{options.seeds} plays from seed {options.first}: {failed} failed, {time.monotonic() - begun:.0f} s")
     sys.exit(1 if failed else 0)

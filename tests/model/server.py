@@ -148,10 +148,11 @@ def _fill(session: Session) -> None:
         account_rows.add_account(session, account.user_name, account, 0)
         accounts._add_home(session, _MASTER, account, 1_790_000_000_000_000_000)
         for number in range(first, first + DEVICES):
-            account_rows.add_device(session, _device(DeviceId(number)), f"device {number}", 0)
+            account_rows.add_device(session, device_row(DeviceId(number)), f"device {number}", 0)
 
 
-def _device(number: DeviceId) -> Device:
+def device_row(number: DeviceId) -> Device:
+    """A device of the user to whom its number belongs."""
     user, name = (_USER, "u") if number < GUESTS else (_GUEST, "guest")
     return Device(user, number, name, hashlib.sha256(b"%d" % number).digest())
 
@@ -247,7 +248,7 @@ class Server:
             if self.refuses(change):
                 raise BadRequest(f"node {change.node} is poisoned")
         sent = _over_the_wire(commit)
-        answer = self.ask(lambda answers: answers.commit(_device(device), space, sent), CommitAnswer)
+        answer = self.ask(lambda answers: answers.commit(device_row(device), space, sent), CommitAnswer)
         if answer.rev:
             check_invariants(self.alive())
             self._tell()
@@ -262,15 +263,15 @@ class Server:
     async def poll(self, device: DeviceId, request: PollRequest) -> PollAnswer:
         """As the real one, but on trio's clock."""
         answer = PollAnswer({}, 0)
-        done(self._answers.hear(_device(device), request.holding))
+        done(self._answers.hear(device_row(device), request.holding))
         with trio.move_on_after(request.wait_seconds):
             while True:
                 moved = self.moved
-                answer = self.ask(lambda answers: answers.moved(_device(device), request), PollAnswer)
+                answer = self.ask(lambda answers: answers.moved(device_row(device), request), PollAnswer)
                 if answer.heads or answer.spaces_changed:
                     break
                 await moved.wait()
-        return replace(answer, rooms=done(self._answers.rooms(_device(device), request.cursors)))
+        return replace(answer, rooms=done(self._answers.rooms(device_row(device), request.cursors)))
 
     @staticmethod
     def home_of(device: DeviceId) -> SpaceId:
@@ -280,14 +281,14 @@ class Server:
     def share(self, device: DeviceId, what: Callable[[SharingAnswers, Device], Awaitable[M]]) -> M:
         """Has the server do something about shared folders, asked from this device."""
         with self.answering():
-            answer = done(what(self._sharing, _device(device)))
+            answer = done(what(self._sharing, device_row(device)))
         check_invariants(self.alive())
         self._tell()
         return answer
 
     def lease_range(self, device: DeviceId) -> NodeRange:
         """A fresh range of node ids."""
-        return done(self._accounts.lease_range(_device(device)))
+        return done(self._accounts.lease_range(device_row(device)))
 
     # What is looked at from outside
 
@@ -307,7 +308,7 @@ class Server:
 
     def spaces_of(self, device: DeviceId) -> dict[SpaceId, Rev]:
         """The spaces of a device's user, with the last rev of each."""
-        answer = self.ask(lambda answers: answers.spaces(_device(device)), Spaces)
+        answer = self.ask(lambda answers: answers.spaces(device_row(device)), Spaces)
         return {one.space: one.head for one in answer.spaces}
 
     @property
@@ -344,7 +345,7 @@ class Server:
         found: list[NodeVersion | None] = []
         for at in range(0, len(nodes), 1_000):
             request = NodesRequest(tuple(nodes[at : at + 1_000]))
-            found += self.ask(lambda answers: answers.nodes(_device(DeviceId(1)), SPACE, request), Nodes).nodes  # noqa: B023
+            found += self.ask(lambda answers: answers.nodes(device_row(DeviceId(1)), SPACE, request), Nodes).nodes  # noqa: B023
         return [version for version in found if version is not None]
 
     def alive(self) -> dict[NodeId, NodeState]:
@@ -375,7 +376,7 @@ class Server:
         """The versions of a node, oldest first."""
         try:
             request = HistoryRequest(node)
-            answer = self.ask(lambda answers: answers.history(_device(DeviceId(1)), SPACE, request), History)
+            answer = self.ask(lambda answers: answers.history(device_row(DeviceId(1)), SPACE, request), History)
         except NotFound:
             return []
         return list(reversed(answer.versions))
@@ -383,6 +384,35 @@ class Server:
     def all_versions(self) -> list[Version]:
         """The versions of every node."""
         return [version for node in self.now for version in self.versions_of(node)]
+
+    def rows(self, sql: str, *values: object) -> list[Any]:
+        """What the database says."""
+        return self._database.read_now(lambda session: list(session.rows(sql, *values)))
+
+    def all_spaces(self) -> list[SpaceId]:
+        """Every space, also those that are shared no more."""
+        return [row[0] for row in self.rows("SELECT space_id FROM space ORDER BY space_id")]
+
+    def _reader_of(self, space: SpaceId) -> DeviceId:
+        users = [row[0] for row in self.rows("SELECT user_id FROM member WHERE space_id = ?", space)]
+        return DeviceId(1) if _USER in users else DeviceId(GUESTS)
+
+    def alive_in(self, space: SpaceId) -> dict[NodeId, NodeState]:
+        """Every node that exists in a space."""
+        asker, found = device_row(self._reader_of(space)), {}
+        nodes = [row[0] for row in self.rows("SELECT node_id FROM node WHERE space_id = ?", space)]
+        for at in range(0, len(nodes), 1_000):
+            request = NodesRequest(tuple(nodes[at : at + 1_000]))
+            answer = self.ask(lambda answers: answers.nodes(asker, space, request), Nodes)  # noqa: B023
+            found |= {one.node: one.state for one in answer.nodes if one is not None and one.state is not None}
+        return found
+
+    def versions_in(self, space: SpaceId) -> Iterator[Version]:
+        """The versions of every node of a space."""
+        asker = device_row(self._reader_of(space))
+        for (node,) in self.rows("SELECT DISTINCT node_id FROM version WHERE space_id = ?", space):
+            request = HistoryRequest(node)
+            yield from self.ask(lambda answers: answers.history(asker, space, request), History).versions  # noqa: B023
 
     def has_chunk(self, chunk: ChunkId) -> bool:
         """Whether the space may read the chunk."""
@@ -456,7 +486,7 @@ class Desk:
 
     @property
     def _asker(self) -> Device:
-        return _device(self.device)
+        return device_row(self.device)
 
     async def spaces(self) -> Spaces:
         return self.server.ask(lambda answers: answers.spaces(self._asker), Spaces)
