@@ -304,8 +304,7 @@ class Grafts:
         went = frozenset(one.node for one in versions if one.state is None) if is_next else None
         for version in versions:
             record = self._tree.record(version.node)
-            state = (record.local or record.agreed) if record is not None else None
-            here = state.mounts if state is not None else HOME
+            here = self._mounted_by(version.node)
             there = version.state.mounts if version.state is not None else HOME
             is_cut = bool(there) and rehoming.is_unfinished(self._tree, version.node)
             if record is None and there and went:
@@ -321,7 +320,7 @@ class Grafts:
                 await self._unshare(here, versions, version.rev)
                 left.append(version)
             else:
-                self._leave(version.node)
+                self._leave(version.node, here)
                 if version.state is not None:
                     left.append(version)
         return left
@@ -345,13 +344,20 @@ class Grafts:
         await rehoming.unshare(self._tree, self._shares(), self._common.mount.show, part, versions, rev)
         self._forget(space)
 
-    def _leave(self, top: NodeId) -> None:
+    def _mounted_by(self, folder: NodeId) -> SpaceId:
+        """The space that a folder mounts here; also when the news that it does waits for another's name."""
+        record = self._tree.record(folder)
+        state = (record.local or record.agreed) if record is not None else None
+        found = state.mounts if state is not None else HOME
+        return found or next((known.space for known in self._known.values() if known.top == folder), HOME)
+
+    def _leave(self, top: NodeId, space: SpaceId) -> None:
         """The folder goes at once, whatever is in it; what was in it is cleaned up next."""
         record = self._tree.record(top)
         assert record is not None
         state = record.local or record.agreed
         assert state is not None
-        known = self._known.get(state.mounts) or Known(state.mounts, top, _VIEWER)
+        known = self._known.get(space) or Known(space, top, _VIEWER)
         self._note_gone(replace(known, top=top), state.names[0] if state.names else None)
         with self._tree.edit() as edit:
             edit.forget_news(top)

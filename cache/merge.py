@@ -102,6 +102,7 @@ def _is_edit(state: NodeState, agreed: NodeState | None) -> bool:
         or state.content != agreed.content
         or not set(state.names) <= set(agreed.names)
         or state.target != agreed.target
+        or state.mounts != agreed.mounts
     )
 
 

@@ -217,7 +217,7 @@ class News:
     def _give_to(self, holder: NodeId, node: NodeId, record: Record) -> bool:
         """Gives what is left of a node that was removed elsewhere to the one that has its name now, if that can be."""
         other = self._edit.get(holder)
-        if record.local is None or other.local is None or record.local.kind is not other.local.kind:
+        if record.local is None or other.local is None or not _can_be_one(record.local, other.local):
             return False
         if record.local.kind is Kind.FOLDER:
             self._move_children(node, holder)
@@ -350,7 +350,7 @@ class News:
         if self._stays_here(loser, theirs.kind):
             self._put_aside(loser, own, theirs.names)
             return record
-        if mine.kind is theirs.kind:
+        if _can_be_one(mine, theirs):
             # News waits until a folder is listed (see `_unlisted`); a move that is undone cannot.
             if mine.kind is Kind.FOLDER and other.is_listed:
                 self._move_children(loser, node)
@@ -531,6 +531,11 @@ def _takes(news: NodeVersion, record: Record, name: Name) -> bool:
     if news.state is not None:
         return name not in news.state.names
     return record.agreed is not None and name in record.agreed.names
+
+
+def _can_be_one(one: NodeState, other: NodeState) -> bool:
+    """Whether two nodes with one name can become one; what is in a shared folder is of another space, and for others."""
+    return one.kind is other.kind and not (one.mounts or other.mounts)
 
 
 def _renamed(state: NodeState, old: Name, name: bytes, parent: NodeId | None = None) -> NodeState:

@@ -39,9 +39,12 @@ async def share(
     known = tree.record(top)
     is_gone = known is not None and known.local is None
     with tree.edit() as edit:
-        if known is not None:
-            local = _mounting(known.local or known.synced, space)
-            edit.put(top, replace(known, local=local, synced=_mounting(known.synced, space)))
+        # Where it was removed here, and that was not sent: the home's news, which comes next, has it back.
+        if known is not None and is_gone:
+            edit.put(top, replace(known, is_listed=False, is_listing=False))
+        elif known is not None:
+            local, synced = _mounting(known.local, space), _mounting(known.synced, space)
+            edit.put(top, replace(known, local=local, synced=synced))
         edit.change.put(Table.SETTINGS, _SETTING, top.to_bytes(8, "big"))
     tops = [top, *(node for node in went or () if tree.record(node) is not None)]
     nodes = list(dict.fromkeys([*tops[1:], *(node for one in tops for node in below(tree, one))]))
@@ -70,8 +73,6 @@ async def share(
     shares.rebuild()
     part = Part(tree, space, top)
     with tree.edit() as edit:
-        if is_gone:
-            edit.put(top, replace(edit.get(top), is_listed=False))
         if went is not None:
             part.set_cursor(FIRST_REV, edit)
         edit.change.delete(Table.SETTINGS, _SETTING)

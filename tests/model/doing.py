@@ -538,7 +538,7 @@ class Doing:
         _, node = self._pick(device, x)
         record = device.tree.record(node)
         with trio.fail_after(5):
-            await device.sync.sent(node)
+            await device.syncs.sent(node)
         now = device.tree.record(node)
         if record is None or now is None or record.local is None or device.tree.is_ignored(node):
             return

@@ -378,6 +378,10 @@ async def test_ending_brings_all_back_into_the_folder(ann: Any, bob: Any, thesis
     with pytest.raises(NotFound):
         await names_in(bob, shared.space)
     assert await names_in(ann, shared.space) == []
+    # What a device of hers sends late would be seen by nobody.
+    late = build_change(ann, await ann.new_id(), b"late", ROOT)
+    with pytest.raises(NotAllowed):
+        await ann.commit(late, space=shared.space)
     assert [one.name for one in (await ann.spaces()).spaces] == ["ann"]
     with pytest.raises(NotAllowed, match="keeper"):
         await ann.ask("POST", "/v1/shares/permit", PermitRequest(SpaceId(shared.space), "bob", "viewer"), Done)
