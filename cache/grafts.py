@@ -349,7 +349,7 @@ class Grafts:
         record = self._tree.record(folder)
         state = (record.local or record.agreed) if record is not None else None
         found = state.mounts if state is not None else HOME
-        return found or next((known.space for known in self._known.values() if known.top == folder), HOME)
+        return found or next((space for space, graft in self.all.items() if graft.part.top == folder), HOME)
 
     def _leave(self, top: NodeId, space: SpaceId) -> None:
         """The folder goes at once, whatever is in it; what was in it is cleaned up next."""

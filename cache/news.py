@@ -534,7 +534,7 @@ def _takes(news: NodeVersion, record: Record, name: Name) -> bool:
 
 
 def _can_be_one(one: NodeState, other: NodeState) -> bool:
-    """Whether two nodes with one name can become one; what is in a shared folder is of another space, and for others."""
+    """Whether two nodes with one name can become one; what a shared folder holds is of another space, for others."""
     return one.kind is other.kind and not (one.mounts or other.mounts)
 
 

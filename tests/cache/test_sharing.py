@@ -394,3 +394,59 @@ def test_what_is_copied_over_the_border_is_not_uploaded() -> None:
         assert await friends.two.content(await at(friends.two, "out")) == LONG
 
     among_friends(scene)
+
+
+def test_a_folder_made_here_does_not_become_one_with_a_shared_one_of_its_name() -> None:
+    """What is in it is its owner's alone, until he puts it there himself."""
+
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        await make(friends.one, b"intro", b"1", thesis)
+        await friends.quiet()
+        friends.guest.wire.set_up(False)
+        own = await make_folder(friends.guest, b"thesis")
+        await make(friends.guest, b"diary", b"mine", own)
+        friends.share(thesis)
+        friends.accept()
+        await friends.quiet()
+        assert await friends.guest.content(await at(friends.guest, "thesis (2)/diary")) == b"mine"
+        assert await friends.guest.content(await at(friends.guest, "thesis/intro")) == b"1"
+        assert {child.name for child in friends.one.tree.children(thesis)} == {b"intro"}
+
+    among_friends(scene)
+
+
+def test_what_was_put_in_the_place_of_a_folder_that_was_shared_meanwhile_keeps_another_name() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        await make(friends.one, b"intro", b"1", thesis)
+        await friends.quiet()
+        friends.two.wire.set_up(False)
+        await friends.two.volume.unlink(thesis, b"intro")
+        await friends.two.volume.rmdir(ROOT, b"thesis")
+        await make(friends.two, b"thesis", b"a file now")
+        friends.share(thesis)
+        friends.accept()
+        await friends.quiet()
+        for device in (friends.one, friends.two):
+            assert await device.content(await at(device, "thesis/intro")) == b"1"
+            assert await device.content(await at(device, "thesis (2)")) == b"a file now"
+
+    among_friends(scene)
+
+
+def test_what_a_device_sends_after_the_end_of_sharing_is_in_the_folder_again() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await shared_thesis(friends)
+        friends.two.wire.set_up(False)
+        friends.end()
+        await make(friends.two, b"late", b"not to be hidden", thesis)
+        push = friends.two.grafts.all[friends.space].push
+        friends.two.wire.calm()
+        # Its commit may be there before the device hears that the folder is its own again.
+        push.wake()
+        await friends.quiet()
+        assert await friends.one.content(await at(friends.one, "thesis/late")) == b"not to be hidden"
+        assert not friends.server.alive_in(friends.space).keys() - {ROOT}
+
+    among_friends(scene)

@@ -13,11 +13,9 @@ from msgspec.structs import replace
 
 from remote.protocol.errors import NotAllowed, RemoteError
 from remote.protocol.ids import ROOT, DeviceId, NodeId, SpaceId
-from remote.protocol.messages import History, HistoryRequest, Nodes, NodesRequest
 from remote.protocol.nodes import Kind, Name, NodeState
 from remote.protocol.sharing import (
     Invitations,
-    Members,
     PermitRequest,
     RevokeRequest,
     SharedSpaceRequest,
@@ -27,7 +25,7 @@ from remote.protocol.sharing import (
 )
 from tests.model.device import Device, Time, check_tree
 from tests.model.play import CALM_SECONDS, Play, Step, as_seen, in_no_time, quiet
-from tests.model.server import GUESTS, Server, check_invariants, device_row
+from tests.model.server import GUESTS, check_invariants
 
 ROLES = ("editor", "editor", "manager", "viewer")
 EDITS = [

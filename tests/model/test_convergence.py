@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.model.play import Step, perform
 from tests.model.plays import EDITS, HOLDS, WEATHER, WORLD, in_small_parts, long_play
+from tests.model.sharing import sharing_play
 
 EXAMPLES = int(os.environ.get("SATCHEL_MODEL_EXAMPLES", "60"))
 SEED = int(os.environ.get("SATCHEL_MODEL_SEED", "1"))
@@ -71,3 +72,9 @@ def test_long_plays_end_equal_and_lose_nothing() -> None:
 def test_long_plays_that_failed_once(seed: int) -> None:
     """413065 never ended: what is ignored was sent again and again, without a pause."""
     long_play(seed)
+
+
+@pytest.mark.parametrize("seed", [15, 33, 51, 136, 169, 189, 375])
+def test_plays_of_two_users_who_share_that_failed_once(seed: int) -> None:
+    """15: what was sent to a space that is shared no more was seen by nobody."""
+    sharing_play(seed)
