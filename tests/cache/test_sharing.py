@@ -447,6 +447,6 @@ def test_what_a_device_sends_after_the_end_of_sharing_is_in_the_folder_again() -
         push.wake()
         await friends.quiet()
         assert await friends.one.content(await at(friends.one, "thesis/late")) == b"not to be hidden"
-        assert not friends.server.alive_in(friends.space).keys() - {ROOT}
+        assert not friends.server.alive_of(friends.space).keys() - {ROOT}
 
     among_friends(scene)

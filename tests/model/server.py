@@ -356,7 +356,7 @@ class Server:
         """Every node that exists in a space, as this device may see it."""
         sql = "SELECT node_id FROM node WHERE space_id = ?"
         nodes = tuple(self._database.read_now(lambda session: [row[0] for row in session.rows(sql, space)]))
-        answer = self.ask(lambda answers: answers.nodes(_device(device), space, NodesRequest(nodes)), Nodes)
+        answer = self.ask(lambda answers: answers.nodes(device_row(device), space, NodesRequest(nodes)), Nodes)
         return {one.node: one.state for one in answer.nodes if one is not None and one.state is not None}
 
     def contents_in(self, space: SpaceId, device: DeviceId) -> set[bytes]:
@@ -366,7 +366,7 @@ class Server:
         found: set[bytes] = set()
         for node in nodes:
             history = self.ask(
-                lambda answers, node=node: answers.history(_device(device), space, HistoryRequest(node)), History
+                lambda answers, node=node: answers.history(device_row(device), space, HistoryRequest(node)), History
             )
             states = (version.state for version in history.versions)
             found |= {state.content.inline for state in states if state is not None and state.content is not None}
@@ -397,7 +397,7 @@ class Server:
         users = [row[0] for row in self.rows("SELECT user_id FROM member WHERE space_id = ?", space)]
         return DeviceId(1) if _USER in users else DeviceId(GUESTS)
 
-    def alive_in(self, space: SpaceId) -> dict[NodeId, NodeState]:
+    def alive_of(self, space: SpaceId) -> dict[NodeId, NodeState]:
         """Every node that exists in a space."""
         asker, found = device_row(self._reader_of(space)), {}
         nodes = [row[0] for row in self.rows("SELECT node_id FROM node WHERE space_id = ?", space)]

@@ -133,7 +133,7 @@ class SharingPlay(Play):
     async def check(self) -> None:
         """All that is shown is what the server has, and all that was written is somewhere."""
         spaces = self.server.all_spaces()
-        alive = {space: self.server.alive_in(space) for space in spaces}
+        alive = {space: self.server.alive_of(space) for space in spaces}
         seen: dict[NodeId, SpaceId] = {}
         for space, there in alive.items():
             check_invariants(there)
