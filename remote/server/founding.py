@@ -27,6 +27,7 @@ from remote.server.database.spaces import JournalRow, SpaceRow
 from remote.server.database.trees import NodeRow
 from remote.server.keys import SpaceKey
 from remote.server.leaves import ReadChunk
+from remote.server.scanning.carrying import Carried, carry
 from remote.server.states import decode_state, encode_state
 
 CHUNKS_MAX = 1_000_000
@@ -150,6 +151,8 @@ class Founder:
     read_chunk: ReadChunk
     below: Below
     now_ns: int
+    carried: list[Carried] = field(default_factory=list)
+    """What is refused where it came to; filled by what is done."""
 
     def found_space(self, home: SpaceRow, home_key: SpaceKey, top: NodeId, space: SpaceRow, space_key: SpaceKey) -> Rev:
         """The rev of the home that shares the folder `top`; `space` is new, of rev 0, and its keys are `space_key`'s.
@@ -167,7 +170,7 @@ class Founder:
         self._root(space.space, state)
         filling = _Founding(space.space, space_key)
         for batch in moved_below(session, home.space, home_key, top):
-            self._fill(filling, top, batch)
+            self._fill(filling, top, batch, home.space)
         self._end(filling)
         shared = msgspec.structs.replace(state, mounts=space.space, ctime_ns=self.now_ns)
         filling.removals.append(_draft(top, row.rev, self.now_ns, shared))
@@ -196,6 +199,7 @@ class Founder:
         if removals:
             self._take(space, space_key, removals, Moving(home.space))
         chunk_rows.add_references(session, home.space, named)
+        self.carried.extend(carry(session, space.space, home.space, named))
         # What the space held counts as the home's own from here on: its row is another one now.
         emptied = space_rows.space_row(session, home.space)
         assert emptied is not None, "an account has a home"
@@ -255,7 +259,7 @@ class Founder:
         space_rows.add_moments(session, space, [ROOT], rev)
         self._journal(space, rev, 0, self.now_ns)
 
-    def _fill(self, filling: _Founding, top: NodeId, batch: list[Moved]) -> None:
+    def _fill(self, filling: _Founding, top: NodeId, batch: list[Moved], home: SpaceId) -> None:
         session, space, rev = self.session, filling.space, Rev(2)
         nodes: list[NodeRow] = []
         entries: list[trees.NameRow] = []
@@ -288,6 +292,7 @@ class Founder:
         trees.add_names(session, space, entries, rev)
         trees.add_manifests(session, space, bodies.items())
         chunk_rows.add_references(session, space, named)
+        self.carried.extend(carry(session, home, space, named))
         versions = [
             trees.VersionRow(row.node, row.edited_ns, row.state, row.content_id, trees.WAS_STATE, Rev(0))
             for row in nodes

@@ -24,6 +24,7 @@ from remote.server.database.sharing import InvitationRow
 from remote.server.database.spaces import SpaceRow
 from remote.server.founding import free_name
 from remote.server.keyring import Keyring
+from remote.server.scanning.carrying import Carried
 from remote.server.states import encode_state
 
 
@@ -35,6 +36,8 @@ class Told:
     users: set[UserId] = field(default_factory=set)
     invited: list[tuple[UserId, str, str]] = field(default_factory=list)
     """Who is invited now, by whom and to what."""
+    refused: list[Carried] = field(default_factory=list)
+    """Chunks that are refused where they came to."""
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,8 @@ class SharingAnswers:
             mount = account_rows.mount_node(session, device.user, space.space)
             shared = Shared(space.space, mount, space.name)
         else:
-            shared = self._found(device, row, request.node, folder, long, session)
+            shared, founder = self._found(device, row, request.node, folder, long, session)
+            told.refused += founder.carried
             # Of the new space nobody's device waits yet, but jobs do.
             told.spaces |= {row.space, shared.space}
             self._changed(session, told, device.user)
@@ -132,7 +133,7 @@ class SharingAnswers:
 
     def _found(
         self, device: Device, home: SpaceRow, node: NodeId, folder: NodeId, long: Long, session: Session
-    ) -> Shared:
+    ) -> tuple[Shared, Founder]:
         by = Device(device.user, SERVER, device.user_name, device.token_hash)
         founder = Founder(session, by, self._chunks.read_whole, long, self._now_ns())
         key = self._keyring.key(home)
@@ -167,7 +168,7 @@ class SharingAnswers:
         space_rows.add_member(session, space.space, device.user, OWNER)
         account_rows.add_mount(session, device.user, space.space, top)
         note_about(session, space, device.user, "folder shared")
-        return Shared(space.space, top, name, is_new=True, is_in_new_folder=top != node)
+        return Shared(space.space, top, name, is_new=True, is_in_new_folder=top != node), founder
 
     async def members(self, device: Device, request: SharedSpaceRequest) -> Members:
         """Who the space is shared with; raises NotFound."""
@@ -332,6 +333,7 @@ class SharingAnswers:
             by = Device(device.user, SERVER, device.user_name, device.token_hash)
             founder = Founder(session, by, self._chunks.read_whole, long, self._now_ns())
             founder.dissolve_space(space, self._keyring.key(space), home, self._keyring.key(home), top)
+            told.refused += founder.carried
             space_rows.end_paid(session, home.space, space.space)
             account_rows.end_mount(session, device.user, space.space)
             space_rows.set_role(session, space.space, device.user, KEEPER)
@@ -417,6 +419,8 @@ class SharingAnswers:
         result, told = await self._database.write(write)
         for space in told.spaces:
             self._hub.moved(space)
+        for one in told.refused:
+            self._chunks.refuse(one.space, one.chunks, one.virus)
         for user in told.users:
             self._hub.spaces_changed(user)
         for user, who, what in told.invited:

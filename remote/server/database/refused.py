@@ -21,6 +21,18 @@ def is_known(session: Session, space: SpaceId, chunk: ChunkId) -> bool:
     return session.row(sql, space, chunk) is not None
 
 
+def has_any(session: Session, space: SpaceId) -> bool:
+    """Whether anything of the space is refused, or was and is allowed."""
+    return session.row("SELECT 1 FROM refused WHERE space_id = ? LIMIT 1", space) is not None
+
+
+def refused(session: Session, space: SpaceId, chunk: ChunkId) -> tuple[int, str] | None:
+    """(event, virus) of a chunk that is refused."""
+    sql = "SELECT event_id, virus FROM refused WHERE space_id = ? AND chunk_id = ? AND is_allowed = 0"
+    found = session.row(sql, space, chunk)
+    return (found[0], found[1]) if found else None
+
+
 def allow(session: Session, space: SpaceId, event: int) -> list[ChunkId]:
     """Gives out again what was refused because of an event, for ever; which chunks these are."""
     session.run("UPDATE refused SET is_allowed = 1 WHERE space_id = ? AND event_id = ?", space, event)

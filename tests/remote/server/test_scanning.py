@@ -19,6 +19,7 @@ from remote.protocol.ids import ROOT, ChunkId, NodeId
 from remote.protocol.messages import Change, ChunkPart
 from remote.protocol.messages import Done as Said
 from remote.protocol.nodes import Manifest, Name
+from remote.protocol.sharing import Shared, SharedSpaceRequest, ShareRequest, Wish
 from remote.server import instance as instances
 from remote.server.database import jobs as rows
 from remote.server.instance import Instance
@@ -188,6 +189,30 @@ async def test_a_manager_may_say_that_it_is_none(
     scan(ann)
     assert [event.state for event in await events(ann)] == ["allowed", "allowed"]
     assert await download(ann, node) == (200, whole)
+
+
+async def test_what_is_refused_stays_so_when_its_folder_is_shared_and_when_that_ends(
+    ann: Any, bob: Any, scan: Callable[[Any], None]
+) -> None:
+    folder = await ann.new_folder(b"folder")
+    node = await ann.new_file(b"eicar.com", folder, inline(EICAR))
+    scan(ann)
+    (chunk,) = (entry.id for entry in (await content_of(ann, node)).entries)
+    request = ShareRequest(ann.home, folder, (Wish("bob", "editor"),))
+    shared = await ann.ask("POST", "/v1/shares/make", request, Shared)
+    await bob.ask("POST", "/v1/shares/accept", SharedSpaceRequest(shared.space), Shared)
+    # Nothing was scanned since.
+    for asker in (ann, bob):
+        with pytest.raises(Infected):
+            await asker.get(ChunkPart(chunk), space=shared.space)
+        (event,) = (await asker.in_space("events", EventsRequest(), Events, shared.space)).events
+        assert (event.kind, event.node) == ("infected", node)
+    answer = EventAnswer(event.event, ALLOWED)
+    with pytest.raises(NotAllowed):
+        await bob.in_space("events/answer", answer, Said, shared.space)
+    await ann.ask("POST", "/v1/shares/end", SharedSpaceRequest(shared.space), Said)
+    with pytest.raises(Infected):
+        await ann.get(ChunkPart(chunk))
 
 
 async def test_what_is_refused_is_in_the_database(ann: Any, scan: Callable[[Any], None], tmp_path: Path) -> None:
