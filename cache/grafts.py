@@ -158,8 +158,9 @@ class Grafts:
         """Whether this user may change nothing in a space; so it is of one that is not known yet."""
         if space == HOME:
             return False
-        graft = self.all.get(space)
-        return graft is None or graft.is_read_only
+        # Of a folder that becomes a shared one just now, programs are writing to it, it is known whose it is.
+        known = self._known.get(space)
+        return known is None or known.role == _VIEWER
 
     async def list_folder(self, folder: NodeId) -> None:
         """Returns when what is in a folder of a shared space is known; raises RemoteError, NoSuchNode."""

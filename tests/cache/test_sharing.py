@@ -2,10 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
+from cache import rehoming
 from cache.errors import NoSuchNode
 from fusefs.errors import Mounted, OtherSpace, ReadOnly
 from remote.protocol.ids import ROOT, DeviceId, NodeId, SpaceId
@@ -448,5 +450,27 @@ def test_what_a_device_sends_after_the_end_of_sharing_is_in_the_folder_again() -
         await friends.quiet()
         assert await friends.one.content(await at(friends.one, "thesis/late")) == b"not to be hidden"
         assert not friends.server.alive_of(friends.space).keys() - {ROOT}
+
+    among_friends(scene)
+
+
+def test_a_program_that_writes_while_its_folder_becomes_a_shared_one_is_refused_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.two, b"thesis")
+        await friends.quiet()
+        share = rehoming.share
+
+        async def written_meanwhile(*args: Any) -> None:
+            await share(*args)
+            if args[0] is friends.two.tree:
+                await make(friends.two, b"new", b"while it was shared", thesis)
+
+        monkeypatch.setattr(rehoming, "share", written_meanwhile)
+        friends.share(thesis)
+        friends.accept()
+        await friends.quiet()
+        assert await friends.guest.content(await at(friends.guest, "thesis/new")) == b"while it was shared"
 
     among_friends(scene)
