@@ -2,11 +2,14 @@
 
 import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 from fusefs import control
 from fusefs.control import ASK_SECONDS, Exit, NoDaemon, Refused
 from fusefs.settings import Places
+
+SENT_SECONDS: Final = 30.0
+"""How long a command waits for what others are to see to be on the server."""
 
 
 def places() -> Places:
@@ -51,3 +54,17 @@ def path_in_mount(path: str) -> str:
             return ""
         raise Refused(f"{path} does not lie in this device's drive, which is mounted at {mount}.", Exit.USAGE)
     return found[len(mount) + 1 :]
+
+
+def await_sent(path: str, *, may_follow: bool = False) -> None:
+    """Returns when the server has the path with all that is below it; raises Refused when that takes long.
+
+    With `may_follow`, what is below a folder that the server knows may come later.
+    """
+    relative = path_in_mount(path)
+    if may_follow:
+        found = ask("status-of", path=relative)
+        if found["kind"] == "folder" and found["rev"]:
+            return
+    if not ask("wait", path=relative, timeout=SENT_SECONDS, seconds=None)["sent"]:
+        raise Refused(f"The server does not have {path} yet, so nobody could see it: satchel wait {path}", Exit.PENDING)

@@ -4,7 +4,7 @@ import json
 import os
 import time
 
-from fusefs.cli.asking import ask, path_in_mount
+from fusefs.cli.asking import ask, await_sent, path_in_mount
 from fusefs.cli.flowing import seconds_of
 from fusefs.cli.server import asked_server, signed_in_account
 from fusefs.cli.showing import shown
@@ -13,9 +13,6 @@ from fusefs.control import Exit, Refused
 from remote.protocol.account import LinkEntry, LinkRequest
 from remote.protocol.ids import NODE_MAX, NodeId, SpaceId
 from remote.protocol.times import iso
-
-SENT_SECONDS = 30.0
-"""How long a link waits for what it is to show to be on the server."""
 
 
 def make(
@@ -33,8 +30,7 @@ def make(
         raise Refused(
             f"{path} is a state of the past; a link leads to what is there now: restore it first.", Exit.USAGE
         )
-    if not ask("wait", path=relative, timeout=SENT_SECONDS, seconds=None)["sent"]:
-        raise Refused(f"The server does not have {path} yet, so nobody could see it: satchel wait {path}", Exit.PENDING)
+    await_sent(path)
     account = signed_in_account()
     where = ask("where", path=relative)
     request = LinkRequest(SpaceId(where["space"]), NodeId(where["node"]), kind, expires_ns, password, downloads)

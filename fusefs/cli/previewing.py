@@ -6,7 +6,6 @@ from typing import Final
 
 import click
 
-_SENT_SECONDS: Final = 30.0
 _SIZES: Final = {"normal": 128, "large": 256, "x-large": 512, "xx-large": 1_024}
 
 
@@ -16,20 +15,18 @@ _SIZES: Final = {"normal": 128, "large": 256, "x-large": 512, "xx-large": 1_024}
 @click.option("-o", "--output", required=True, metavar="FILE", help="The PNG that is written; -: standard output.")
 def preview(path: str, size: str, output: str) -> None:
     """Save what PATH, a picture or a PDF, looks like: of 128, 256, 512 or 1,024 pixels; made by the server."""
-    from fusefs.cli.asking import ask, path_in_mount  # noqa: PLC0415
+    from fusefs.cli.asking import await_sent  # noqa: PLC0415
     from fusefs.cli.server import asked_server  # noqa: PLC0415
     from fusefs.control import Exit, Refused  # noqa: PLC0415
     from remote.protocol.ids import NODE_MAX, NodeId  # noqa: PLC0415
 
-    relative = path_in_mount(path)
     try:
         node = os.lstat(path).st_ino
     except OSError as error:
         raise Refused(f"{path}: {error.strerror}.", Exit.USAGE) from error
     if node > NODE_MAX:
         raise Refused(f"{path} is a state of the past: there are previews of what is there now.", Exit.USAGE)
-    if not ask("wait", path=relative, timeout=_SENT_SECONDS, seconds=None)["sent"]:
-        raise Refused(f"The server does not have {path} yet: satchel wait {path}", Exit.PENDING)
+    await_sent(path)
     found = asked_server(lambda service: service.preview(NodeId(node), _SIZES[size]))
     if output == "-":
         sys.stdout.buffer.write(found.png)

@@ -3,7 +3,7 @@
 import json
 import os
 
-from fusefs.cli.asking import ask, confirm, path_in_mount
+from fusefs.cli.asking import await_sent, confirm, path_in_mount
 from fusefs.cli.server import asked_server, signed_in_account
 from fusefs.cli.showing import shown
 from fusefs.control import Exit, Refused
@@ -14,16 +14,12 @@ from remote.protocol.sharing import EDITOR, ROLES, Group, Invitation, Member, Me
 from remote.protocol.sizes import shown_size, size_of
 from remote.protocol.times import iso
 
-SENT_SECONDS = 30.0
-"""How long sharing waits for what it is about to be on the server."""
-
 
 def share(path: str, wishes: tuple[str, ...], *, as_json: bool) -> None:
     """Shares the path with users and groups, each as NAME or NAME:ROLE; raises Refused."""
     node = _node(path)
     wanted = tuple(_wish(text) for text in wishes)
-    if not ask("wait", path=path_in_mount(path), timeout=SENT_SECONDS, seconds=None)["sent"]:
-        raise Refused(f"The server does not have {path} yet, so nobody could see it: satchel wait {path}", Exit.PENDING)
+    await_sent(path, may_follow=True)
     home = SpaceId(signed_in_account().space)
     made = asked_server(lambda service: service.sharing.share(home, node, wanted))
     if as_json:

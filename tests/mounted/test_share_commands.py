@@ -57,6 +57,19 @@ def test_a_folder_is_shared_accepted_left_and_ended(server: Any, device: Any) ->
     laptop.sees("thesis/intro.txt", "Call me Ishmael.")
 
 
+def test_a_folder_is_shared_while_not_all_in_it_is_sent(server: Any, device: Any) -> None:
+    server.add_user("bob")
+    desk, of_bob = device("desk"), device("laptop", user="bob")
+    (desk.path / "thesis").mkdir()
+    desk.wait()
+    desk.must("pause")
+    (desk.path / "thesis/late").write_text("late")
+    desk.must("share", desk.path / "thesis", "--with", "bob")
+    of_bob.must("accept", "thesis")
+    desk.must("resume")
+    of_bob.sees("thesis/late", "late")
+
+
 def test_groups_and_declining(server: Any, device: Any) -> None:
     server.add_user("bob")
     desk, laptop = device("desk"), device("laptop", user="bob", mount=False)
