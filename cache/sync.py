@@ -335,9 +335,9 @@ class Sync:
             self.wiped.set()
         except NotSignedIn as error:
             attempt.failed = True
-            self._trouble = (
-                f"This device is not signed in any more ({error}). Sign in again: satchel login. Nothing is lost."
-            )
+            # A poll that began before may stay open for long: until then nothing else would say so.
+            self._is_online = False
+            self._trouble = f"{error} Nothing is lost; what to do: satchel doctor"
         except (NotAllowed, NotFound, BadRequest) as error:
             attempt.failed = True
             self._trouble = f"The server refuses this device's space: {error}"

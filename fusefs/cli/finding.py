@@ -9,11 +9,12 @@ from typing import Final
 import click
 
 _CONDITION: Final = re.compile(r"[A-Za-z]+:")
+_NEXT_CONDITION: Final = re.compile(r"\s(name|type|size|before|after|on|owner|in):")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
 @click.command(short_help="Find files by name, content, type, size, time or owner.")
-@click.argument("words", nargs=-1, required=True)
+@click.argument("words", nargs=-1)
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Such as pdf, image, folder; many times: any.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 200), help="Print at most so many.")
 @click.option("--offset", default=0, type=click.IntRange(0, 1_000), help="Leave the first so many out.")
@@ -77,6 +78,7 @@ def find(words: list[str], *, limit: int, offset: int, as_json: bool) -> None:
 def _quoted(word: str) -> str:
     """An argument as one thing, where a shell took its quotation marks away: in:My Folder."""
     found = _CONDITION.match(word)
-    if found is None or '"' in word or not re.search(r"\s", word):
+    is_whole_query = _NEXT_CONDITION.search(word) is not None
+    if found is None or is_whole_query or '"' in word or not re.search(r"\s", word):
         return word
     return f'{found[0]}"{word[found.end() :]}"'

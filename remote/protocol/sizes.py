@@ -20,6 +20,11 @@ def size_of(text: str) -> int:
     return int(size)
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of something, as a person reads it."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def shown_size(count: float) -> str:
     """Bytes as a person reads them, in the units that `size_of` takes: "12 bytes", "40.0 MiB"."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from remote.protocol.sizes import size_of
+from remote.protocol.sizes import counted, size_of
 from remote.server.files import shown_name
 from remote.server.instance import beside, only_one
 from remote.server.jobs.following import NotNow
@@ -123,7 +123,7 @@ def usage(data: Path | None, key_file: Path | None, is_json: bool) -> None:
         return
     for row in found.spaces:
         bound = f" of {_told(row.quota)}" if row.quota else ""
-        click.echo(f"{row.name}: {_told(row.used)}{bound} in files, {row.head} commits")
+        click.echo(f"{row.name}: {_told(row.used)}{bound} in files, {counted(row.head, 'commit')}")
     click.echo(
         f"{found.chunks} chunks, {_told(found.chunk_bytes)}, in {found.objects} objects ({_told(found.object_bytes)})"
         f" and {found.packs} packs ({_told(found.pack_bytes)}); database {_told(found.database_bytes)};"
@@ -313,11 +313,11 @@ def index(data: Path | None, key_file: Path | None, is_json: bool, is_rebuilt: b
 
 def _tell_index(one: Standing) -> None:
     if not one.is_walked:
-        click.echo(f"{one.name}: {one.files} files so far ({_told(one.size_bytes)})")
+        click.echo(f"{one.name}: {counted(one.files, 'file')} so far ({_told(one.size_bytes)})")
     else:
-        behind = f", {one.behind} commits behind" if one.behind else ""
+        behind = f", {counted(one.behind, 'commit')} behind" if one.behind else ""
         unread = f", {one.to_be_read} still to be read" if one.to_be_read else ""
-        click.echo(f"{one.name}: {one.files} files ({_told(one.size_bytes)}){behind}{unread}")
+        click.echo(f"{one.name}: {counted(one.files, 'file')} ({_told(one.size_bytes)}){behind}{unread}")
     for each in one.unread:
         click.echo(f"  by name only: /{shown_name(each.path)}: {each.reason}")
 

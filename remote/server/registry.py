@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from remote.protocol.sizes import counted, shown_size
 from remote.protocol.times import iso, span
 from remote.server import instance
 from remote.server.instance import InstanceTrouble
@@ -45,13 +46,14 @@ def list_users(as_json: bool, data: Path | None, key_file: Path | None) -> None:
         return
     for line in found:
         quota = (
-            f"of {line.quota} bytes{' with older versions' if line.counts_past else ''}"
+            f" of {shown_size(line.quota)}{' with older versions' if line.counts_past else ''}"
             if line.quota
-            else "bytes, no quota"
+            else ", no quota"
         )
         seen = iso(line.seen_ns) if line.seen_ns else "never"
         out = "; DISABLED" if line.is_disabled else ""
-        click.echo(f"{line.user_name}  {line.used} {quota}  {line.devices} devices, last there: {seen}{out}")
+        devices = counted(line.devices, "device")
+        click.echo(f"{line.user_name}  {shown_size(line.used)}{quota}  {devices}, last there: {seen}{out}")
 
 
 @user.command("password")
@@ -82,7 +84,7 @@ def quota(name: str, size_bytes: int, counts_past: bool | None, data: Path | Non
     where = data or default_data(), key_file or default_key_file()
     instance.set_quota(*where, name, size_bytes, counts_past=counts_past)
     how = "" if counts_past is None else ", older versions included" if counts_past else ", older versions aside"
-    click.echo(f"{name} may keep {size_bytes} bytes{how}." if size_bytes else f"{name} may keep any number of bytes.")
+    click.echo(f"{name} may keep {shown_size(size_bytes)}{how}." if size_bytes else f"{name} has no quota.")
 
 
 @user.command()

@@ -63,6 +63,20 @@ def test_a_device_that_is_signed_out_keeps_what_it_has(device: Any) -> None:
     desk.sees("unsent", "kept")
 
 
+def test_status_says_that_the_account_is_disabled_and_all_is_sent_when_it_is_not(device: Any, server: Any) -> None:
+    desk = device("desk")
+    server.command("user", "disable", server.user, "--data", str(server.data))
+    (desk.path / "unsent").write_text("kept")
+    # The poll of before is still open, and is not cut by what another process wrote.
+    assert eventually(lambda: not desk.status()["online"])
+    told = desk.cli("status").stdout
+    assert "This account is disabled: ask who runs the server. Nothing is lost" in told
+    assert "being sent" not in told
+    server.command("user", "enable", server.user, "--data", str(server.data))
+    desk.wait()
+    assert desk.status()["online"]
+
+
 def test_a_new_password_signs_others_out_when_asked_to(device: Any, server: Any) -> None:
     desk, laptop = device("desk"), device("laptop", mount=False)
     wrong = desk.cli("password", "--password-stdin", text="wrong\nnew words\n")

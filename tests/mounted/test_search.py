@@ -75,6 +75,8 @@ def test_documents_are_found_by_what_they_say_and_only_by_who_may(server: Any, d
     assert found(ann, "madagascr", "--type", "pdf") == ["my work/scan.pdf"]
     assert found(ann, "in:my work", "madagascar") == everywhere[:2]
     assert found(ann, "size:<100", "type:text") == ["notes.txt"]
+    assert found(ann, "type:text size:<100 in:/") == ["notes.txt"], "a whole query in one argument"
+    assert found(ann, "--type", "pdf") == ["my work/scan.pdf"], "no words at all"
     assert found(bob, "penguins") == []
     (ann.path / "notes.txt").rename(work / "renamed.txt")
     (work / "letter.docx").unlink()
@@ -82,5 +84,7 @@ def test_documents_are_found_by_what_they_say_and_only_by_who_may(server: Any, d
     finds(ann, ["my work/renamed.txt", "my work/scan.pdf"], "madagascar")
     assert "renamed.txt" in ann.must("search", "renmaed")
     assert ann.must("search", "penguins") == "Nothing was found.\n"
+    empty = ann.cli("search")
+    assert (empty.returncode, "Search for what?" in empty.stderr) == (1, True)
     refused = ann.cli("search", "size:huge")
     assert (refused.returncode, "Write it like size:>10M" in refused.stderr) == (1, True)

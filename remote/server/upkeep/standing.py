@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from remote.protocol.ids import SpaceId
+from remote.protocol.sizes import shown_size
 from remote.server.database import chunks as chunk_rows
 from remote.server.database import spaces as space_rows
 from remote.server.database import upkeep as rows
@@ -82,7 +83,9 @@ def look(instance: Beside) -> Iterator[Finding]:
     yield _look_at_confinement()
     free = shutil.disk_usage(instance.data).free
     is_enough = free > 4 * RESERVE
-    yield Finding(is_enough, f"The disk has {free >> 20} MiB left{'' if is_enough else ': soon nothing can be sent'}.")
+    yield Finding(
+        is_enough, f"The disk has {shown_size(free)} left{'' if is_enough else ': soon nothing can be sent'}."
+    )
 
 
 def _look_at_confinement() -> Finding:

@@ -644,7 +644,7 @@ def test_commands_beside_the_server_tell_what_they_did(made: Home) -> None:
         assert "1 are doubted from now on" in made.run("gc", "--grace", "0s").stdout
         assert "would be removed: 1 chunks" in made.run("gc", "--grace", "0s", "--dry-run").stdout
         assert "removed: 1 chunks (1000 B)" in made.run("gc", "--grace", "0s").stdout
-        assert "ann: 0 B in files, 1 commits" in made.run("usage").stdout
+        assert "ann: 0 B in files, 1 commit" in made.run("usage").stdout
         assert made.run("doctor").stdout.startswith("ok    The master key opens")
         device.in_space("chunks/put", PutRequest((b"x" * 1_000,)), object)
         (pack,) = [path for path in (made.directory / "server" / "packs").rglob("*") if path.is_file()]
