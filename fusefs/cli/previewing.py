@@ -14,7 +14,7 @@ _SIZES: Final = {"normal": 128, "large": 256, "x-large": 512, "xx-large": 1_024}
 @click.option("--size", type=click.Choice(tuple(_SIZES)), default="large", show_default=True)
 @click.option("-o", "--output", required=True, metavar="FILE", help="The PNG that is written; -: standard output.")
 def preview(path: str, size: str, output: str) -> None:
-    """Save what PATH, a picture or a PDF, looks like: of 128, 256, 512 or 1,024 pixels; made by the server."""
+    """Save what PATH, a picture, PDF or video, looks like: of 128, 256, 512 or 1,024 pixels; made by the server."""
     from fusefs.cli.asking import await_sent  # noqa: PLC0415
     from fusefs.cli.server import asked_server  # noqa: PLC0415
     from fusefs.control import Exit, Refused  # noqa: PLC0415

@@ -25,7 +25,7 @@ def preview_routes(instance: Instance) -> list[Any]:  # Any: handlers of several
     @get(
         "/files/{file:str}/preview",
         media_type=_PNG,
-        summary="What a picture or a PDF looks like, small",
+        summary="What a picture, a PDF or a video looks like, small",
         responses={200: ResponseSpec(bytes, media_type=_PNG, description="A PNG.", generate_examples=False)},
     )
     async def preview(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from signal import SIGXCPU
-from typing import Final
+from typing import Final, Protocol
 
 from remote.server.jobs.following import Stopped
 from remote.server.jobs.inside import NO_MEMORY, NOT_CONFINED, UNREADABLE
@@ -53,6 +53,20 @@ class Limits:
     output_bytes: int = 8 << 20
 
 
+class Channel(Protocol):
+    """What answers a process that asks for content, instead of giving it all at once."""
+
+    @property
+    def theirs(self) -> int:
+        """The descriptor that is the process's input."""
+
+    def fileno(self) -> int:
+        """The descriptor that can be read when the process asks."""
+
+    def answer(self) -> None:
+        """Answers once, without waiting for the process; what it raises ends the process."""
+
+
 class Confined:
     """Runs tasks, one at a time; from a thread, as it waits."""
 
@@ -69,6 +83,10 @@ class Confined:
             return self._run(task, memory, arguments)
         finally:
             os.close(memory)
+
+    def run_asking(self, task: str, channel: Channel, *arguments: str) -> bytes:
+        """The same of a content that the task asks for; raises what the channel does, too, which is not closed."""
+        return self._run(task, channel.theirs, arguments, channel)
 
     def close(self) -> None:
         """Ends what runs, at once; nothing is run any more."""
@@ -87,7 +105,7 @@ class Confined:
             if told == NOT_REFUSED:
                 raise NotConfined(f"A confined process is not confined here: it could {attempt.replace('-', ' ')}.")
 
-    def _run(self, task: str, memory: int, arguments: tuple[str, ...]) -> bytes:
+    def _run(self, task: str, standard_input: int, arguments: tuple[str, ...], channel: Channel | None = None) -> bytes:
         limits = self._limits
         words = [task, str(limits.memory_bytes), str(limits.cpu_seconds), *arguments]
         with self._lock:
@@ -95,7 +113,7 @@ class Confined:
                 raise Stopped
             process = self._running = subprocess.Popen(
                 [sys.executable, "-I", "-X", "utf8", "-m", "remote.server.jobs.inside", *words],
-                stdin=memory,
+                stdin=standard_input,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env={},
@@ -103,7 +121,7 @@ class Confined:
                 start_new_session=True,
             )
         try:
-            output = _output_of(process, limits)
+            output = _output_of(process, limits, channel)
         finally:
             process.kill()
             code = process.wait()
@@ -135,16 +153,23 @@ def _memory_of(content: Iterable[bytes | bytearray | memoryview]) -> int:
     return descriptor
 
 
-def _output_of(process: "subprocess.Popen[bytes]", limits: Limits) -> bytes:
+def _output_of(process: "subprocess.Popen[bytes]", limits: Limits, channel: Channel | None) -> bytes:
     """All that the process says until it closes its end; raises TooMuch. The process may still run."""
     assert process.stdout is not None
     deadline = time.monotonic() + limits.seconds
     output = bytearray()
     with process.stdout as pipe, selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
+        if channel is not None:
+            selector.register(channel, selectors.EVENT_READ)
         while True:
-            if not selector.select(max(0.0, deadline - time.monotonic())):
+            ready = selector.select(max(0.0, deadline - time.monotonic()))
+            # Whoever asks again and again always has something ready.
+            if not ready or time.monotonic() > deadline:
                 raise TooMuch(f"It takes longer than {limits.seconds:.0f} seconds.")
+            if channel is not None and any(key.fileobj is channel for key, _ in ready):
+                channel.answer()
+                continue
             piece = os.read(pipe.fileno(), _PIECE)
             if not piece:
                 break

@@ -18,7 +18,7 @@ from remote.server.jobs.following import Stopped
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.located import Located, Locator
-from remote.server.previews.making import NONE, SIZES, Maker, Previews, how_of
+from remote.server.previews.making import NONE, SIZES, Maker, Previews, Readable, how_of
 from remote.server.previews.shelf import Shelf, Shown
 from remote.server.states import encode_manifest
 
@@ -56,7 +56,9 @@ class PreviewAnswers:
         )
         how = how_of(found.item.name, found.item.state)
         if how is None:
-            raise NotFound("There is no preview of such a file: there are of pictures and PDF of up to 64 MiB.")
+            raise NotFound(
+                "There is no preview of such a file: there are of videos, and of pictures and PDF of up to 64 MiB."
+            )
         if self._waiting >= _WAITING_MAX:
             raise Busy("Many previews are being made: try again in a moment.", 2.0)
         self._waiting += 1
@@ -77,8 +79,8 @@ class PreviewAnswers:
         # As many as there are threads.
         maker = self._free.pop()
         try:
-            pieces = self._contents.read(space, content, 0, content.size)
-            return maker.make(key, space, content_id, how, pieces, [size])[0]
+            readable = Readable(content.size, partial(self._contents.read, space, content))
+            return maker.make(key, space, content_id, how, readable, [size])[0]
         except Refused as error:
             raise NotFound(f"There is no preview of it: {error}") from error
         except NotConfined as error:

@@ -1,7 +1,9 @@
 """Making: previews of what files hold, by a confined process; and the job that makes the usual ones ahead."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from remote.protocol.ids import NodeId, SpaceId
@@ -9,7 +11,8 @@ from remote.protocol.nodes import Kind, NodeState
 from remote.server.database.connection import Database
 from remote.server.jobs.confined import CONTENT_MAX, Confined, NotConfined, Refused
 from remote.server.jobs.following import Batch, Changed, Cursors, NotNow, TableCursors, Trouble
-from remote.server.jobs.tasks.picture import LENGTH
+from remote.server.jobs.giving import Giver, Read
+from remote.server.jobs.tasks.small import LENGTH
 from remote.server.keys import SpaceKey
 from remote.server.previews.shelf import Shelf, Shown
 from remote.server.states import encode_manifest
@@ -20,10 +23,14 @@ SIZES: Final = {"normal": 128, "large": 256, "x-large": 512, "xx-large": 1_024}
 """Names and pixels of the freedesktop.org thumbnail specification."""
 USUAL: Final = (128, 256)
 """What file managers ask for; others are made when somebody does."""
+VIDEO: Final = "video"
 _HOW: Final = {
     **dict.fromkeys((b"bmp", b"gif", b"ico", b"jpe", b"jpeg", b"jpg", b"png", b"tif", b"tiff", b"webp"), "image"),
     **dict.fromkeys((b"pbm", b"pgm", b"pnm", b"ppm"), "image"),
     b"pdf": "pdf",
+    # Not ts: most of these are programs.
+    **dict.fromkeys((b"3g2", b"3gp", b"asf", b"avi", b"flv", b"m2ts", b"m4v", b"mkv", b"mov", b"mp4"), VIDEO),
+    **dict.fromkeys((b"mpeg", b"mpg", b"mts", b"ogv", b"vob", b"webm", b"wmv"), VIDEO),
 }
 NONE: Final = b"-"
 """Stands for a preview that cannot be made."""
@@ -31,9 +38,19 @@ NONE: Final = b"-"
 
 def how_of(name: bytes, state: NodeState) -> str | None:
     """How a preview of a file of this name is made; None when there is none of such files."""
-    if state.kind is not Kind.FILE or state.content is None or not 0 < state.content.size <= CONTENT_MAX:
+    if state.kind is not Kind.FILE or state.content is None or not state.content.size:
         return None
-    return _HOW.get(name.rpartition(b".")[2].lower())
+    how = _HOW.get(name.rpartition(b".")[2].lower())
+    # Of a video only what is needed is read, of all others everything.
+    return how if how == VIDEO or state.content.size <= CONTENT_MAX else None
+
+
+@dataclass(frozen=True)
+class Readable:
+    """A content, and how bytes of it are read."""
+
+    size: int
+    read: Read
 
 
 class Maker:
@@ -49,13 +66,12 @@ class Maker:
         space: SpaceId,
         content_id: bytes,
         how: str,
-        content: Iterable[bytes | bytearray | memoryview],
+        content: Readable,
         sizes: Sequence[int],
     ) -> list[bytes]:
         """PNGs of these sizes, which are kept now; raises Refused when there is none, NotConfined, Stopped."""
         try:
-            told = self._confined.run("picture", content, how, ",".join(map(str, sizes)))
-            made = _split(told, len(sizes))
+            made = _split(self._told(how, content, ",".join(map(str, sizes))), len(sizes))
         except Refused:
             for size in sizes:
                 self._shelf.put(Shown(space, content_id, size), key.seal(NONE))
@@ -63,6 +79,15 @@ class Maker:
         for size, png in zip(sizes, made, strict=True):
             self._shelf.put(Shown(space, content_id, size), key.seal(png))
         return made
+
+    def _told(self, how: str, content: Readable, sizes: str) -> bytes:
+        if how != VIDEO:
+            return self._confined.run("picture", content.read(0, content.size), how, sizes)
+        giver = Giver(content.size, content.read)
+        try:
+            return self._confined.run_asking("video", giver, str(content.size), sizes)
+        finally:
+            giver.close()
 
     def close(self) -> None:
         """Ends what is being made."""
@@ -102,7 +127,8 @@ class Previews:
         content_id = batch.key.content_id(encode_manifest(state.content))
         missing = [size for size in USUAL if not self._shelf.has(Shown(batch.space, content_id, size))]
         if missing:
-            self._maker.make(batch.key, batch.space, content_id, how, batch.content(state), missing)
+            content = Readable(state.content.size, partial(batch.content, state))
+            self._maker.make(batch.key, batch.space, content_id, how, content, missing)
 
     def put_by(self, space: SpaceId) -> Sequence[NodeId]:
         """Nothing is put by."""

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import av
 import pypdfium2
 import pytest
 from PIL import Image
@@ -15,6 +16,7 @@ from remote.protocol.errors import BadRequest, NotFound
 from remote.protocol.history import Purged, PurgeRequest
 from remote.protocol.ids import NodeId, SpaceId
 from remote.server.instance import Instance
+from remote.server.jobs.confined import CONTENT_MAX, Confined
 from remote.server.jobs.following import Follower
 from remote.server.jobs.running import catch_up
 from remote.server.previews.asking import FOLDER
@@ -38,6 +40,29 @@ def document() -> bytes:
     body = io.BytesIO()
     made.save(body)
     return body.getvalue()
+
+
+def film(kind: str = "mp4", codec: str = "mpeg4", *, black: int = 0, **fields: Any) -> bytes:
+    """Four seconds of 640 x 360 pixels, red on the left and blue on the right, after `black` frames of none."""
+    shown = Image.open(io.BytesIO(picture(640, 360, "PNG")))
+    body = io.BytesIO()
+    with av.open(body, "w", format=kind, **fields) as made:
+        stream = made.add_stream(codec, rate=25, width=640, height=360, pix_fmt="yuv420p")
+        assert isinstance(stream, av.VideoStream)
+        stream.thread_count = 1
+        for number in range(100):
+            frame = av.VideoFrame.from_image(Image.new("RGB", shown.size) if number < black else shown)
+            made.mux(stream.encode(frame))
+        made.mux(stream.encode())
+    return body.getvalue()
+
+
+def is_red_and_blue(shown: Image.Image) -> bool:
+    """Whether it is what `film` and `picture` show."""
+    left, right = (shown.convert("RGB").getpixel((shown.width * at // 8, shown.height // 2)) for at in (1, 7))
+    assert isinstance(left, tuple)
+    assert isinstance(right, tuple)
+    return left[0] > 180 and left[2] < 60 and right[2] > 180 and right[0] < 60
 
 
 async def bring(ann: Any, path: str, content: bytes) -> NodeId:
@@ -123,6 +148,96 @@ async def test_what_is_no_picture_has_none_and_is_not_tried_again(ann: Any, inst
         await asked(ann, huge, 512)
     with pytest.raises(BadRequest):
         await asked(ann, broken, 300)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "codec"),
+    [
+        ("a.mp4", "mp4", "libx264"),
+        ("a.m4v", "mp4", "libx265"),
+        ("a.mov", "mov", "mpeg4"),
+        ("a.MKV", "matroska", "libx264"),
+        ("a.webm", "webm", "libvpx-vp9"),
+        ("a.avi", "avi", "mpeg4"),
+        ("a.mpg", "mpegts", "mpeg2video"),
+    ],
+)
+async def test_a_video_has_a_preview_behind_the_commit(
+    ann: Any, instance: Instance, tmp_path: Path, name: str, kind: str, codec: str
+) -> None:
+    # libx265 tells what it is for otherwise.
+    fields = {"options": {"x265-params": "log-level=none:pools=none"}} if codec == "libx265" else {}
+    node = await bring(ann, name, film(kind, codec, **fields))
+    run_job(instance, ann)
+    assert len(kept(tmp_path)) == 2
+    for size, height in ((128, 72), (256, 144), (512, 288), (1_024, 360)):
+        shown = await asked(ann, node, size)
+        assert shown.size == (min(size, 640), height)
+        assert is_red_and_blue(shown)
+
+
+async def test_a_video_is_turned_as_the_camera_says(ann: Any) -> None:
+    straight = bytes.fromhex("00010000 00000000 00000000 00000000 00010000")
+    turned = bytes.fromhex("00000000 00010000 00000000 ffff0000 00000000")
+    # The first is that of the whole film, the second that of its pictures.
+    head, both, tail = film().split(straight)
+    shown = await asked(ann, await bring(ann, "upright.mp4", head + straight + both + turned + tail))
+    assert shown.size == (144, 256)
+    assert is_red_and_blue(shown.rotate(90, expand=True))
+
+
+async def test_a_video_that_begins_black_shows_what_comes_then(ann: Any) -> None:
+    assert is_red_and_blue(await asked(ann, await bring(ann, "late.mp4", film(black=45))))
+    black = await asked(ann, await bring(ann, "night.mp4", film(black=100)))
+    assert (black.size, is_red_and_blue(black)) == ((256, 144), False)
+
+
+async def test_of_a_long_video_little_is_read(ann: Any, instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What players skip lies between the pictures and the index at the end: more than is taken of a picture.
+    whole = film()
+    at = whole.index(b"moov") - 4
+    gap = CONTENT_MAX + (8 << 20)
+    long = whole[:at] + gap.to_bytes(4, "big") + b"free" + bytes(gap - 8) + whole[at:]
+    node = await bring(ann, "long.mp4", long)
+    found: list[int] = []
+    read = instance.contents.read
+
+    def counted(space: Any, content: Any, start: int, stop: int) -> Any:
+        found.append(stop - start)
+        return read(space, content, start, stop)
+
+    monkeypatch.setattr(instance.contents, "read", counted)
+    assert is_red_and_blue(await asked(ann, node))
+    assert 0 < sum(found) <= 4 << 20
+
+
+async def test_what_is_no_video_has_none_and_is_not_tried_again(
+    ann: Any, instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = film()
+    sound = io.BytesIO()
+    with av.open(sound, "w", format="avi") as made:
+        stream = made.add_stream("pcm_s16le", rate=48_000)
+        frame = av.AudioFrame(format="s16", layout="stereo", samples=1_024)
+        frame.rate = 48_000
+        made.mux(stream.encode(frame))
+    playlist = b"#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
+    nodes = [
+        await bring(ann, "cut.mp4", whole[: len(whole) // 2]),
+        await bring(ann, "text.mp4", b"no video, but words\n" * 500),
+        await bring(ann, "noise.mkv", os.urandom(100_000)),
+        await bring(ann, "rare.avi", film("avi", "ffvhuff")),
+        await bring(ann, "sound.avi", sound.getvalue()),
+        await bring(ann, "list.mp4", playlist),
+    ]
+    with pytest.raises(NotFound, match="of the kind ffvhuff are not read"):
+        await asked(ann, nodes[3], 512)
+    run_job(instance, ann)
+    monkeypatch.setattr(Confined, "run_asking", None)
+    for node in nodes:
+        with pytest.raises(NotFound, match="could not be read"):
+            await asked(ann, node)
+    run_job(instance, ann)
 
 
 async def test_only_members_have_it(ann: Any, bob: Any, http: Any) -> None:

@@ -5,7 +5,6 @@ How: "image", or "pdf" (its first page). Sizes: pixels of the longer side, by co
 
 import copy  # noqa: F401 - GIFs need it, and later it could not be loaded
 import io
-import struct
 from typing import IO, Final, cast
 
 import pypdfium2
@@ -24,6 +23,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from remote.server.jobs.tasks.small import pngs
+
 FORMATS: Final = ("BMP", "GIF", "ICO", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _PLUGINS: Final = (
     BmpImagePlugin,
@@ -38,7 +39,6 @@ _PLUGINS: Final = (
 PIXELS_MAX: Final = 120_000_000
 """Of a picture that is opened: four bytes of memory each, and twice that for a moment."""
 _PAGE_POINTS_MIN: Final = 1.0
-LENGTH: Final = struct.Struct(">I")
 
 
 class TooManyPixels(Exception):
@@ -50,8 +50,7 @@ def work(content: io.RawIOBase, arguments: list[str]) -> bytes:
     how, told = arguments
     sizes = [int(size) for size in told.split(",")]
     picture = _READERS[how](content, max(sizes))
-    made = [_png(picture, size) for size in sizes]
-    return b"".join(LENGTH.pack(len(png)) + png for png in made)
+    return pngs(picture, sizes)
 
 
 def _image(content: io.RawIOBase, size: int) -> Image.Image:
@@ -72,14 +71,6 @@ def _pdf(content: io.RawIOBase, size: int) -> Image.Image:
     longer = max(*page.get_size(), _PAGE_POINTS_MIN)
     # It has no types.
     return cast(Image.Image, page.render(scale=size / longer).to_pil()).convert("RGB")
-
-
-def _png(picture: Image.Image, size: int) -> bytes:
-    small = picture.copy()
-    small.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    body = io.BytesIO()
-    small.save(body, "PNG")
-    return body.getvalue()
 
 
 _READERS: Final = {"image": _image, "pdf": _pdf}

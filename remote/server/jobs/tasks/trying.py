@@ -8,6 +8,8 @@ import os
 import socket
 from collections.abc import Callable
 
+from remote.server.jobs.tasks.asking import REQUEST
+
 NOT_REFUSED = b"not refused"
 
 
@@ -95,6 +97,12 @@ def _flood(_: io.RawIOBase) -> None:
         os.write(1, piece)
 
 
+def _ask(content: io.RawIOBase) -> None:
+    while True:
+        os.write(content.fileno(), REQUEST.pack(0, 1))
+        os.read(content.fileno(), 1)
+
+
 _ATTEMPTS: dict[str, Callable[[io.RawIOBase], None]] = {
     "open": _open,
     "look": _look,
@@ -111,6 +119,7 @@ _ATTEMPTS: dict[str, Callable[[io.RawIOBase], None]] = {
     "loop": _loop,
     "wait": _wait,
     "flood": _flood,
+    "ask": _ask,
 }
-REFUSED = tuple(name for name in _ATTEMPTS if name not in {"allocate", "loop", "wait", "flood"})
+REFUSED = tuple(name for name in _ATTEMPTS if name not in {"allocate", "loop", "wait", "flood", "ask"})
 """Attempts that fail at once; the others run into a limit."""

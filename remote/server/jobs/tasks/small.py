@@ -1,0 +1,24 @@
+"""Small: how pictures go out of a confined process: one PNG for each size, each behind its length."""
+
+import io
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from PIL import Image, PngImagePlugin  # noqa: F401 - the format is a module, and later it could not be loaded
+
+LENGTH: Final = struct.Struct(">I")
+
+
+def pngs(picture: Image.Image, sizes: Sequence[int]) -> bytes:
+    """The picture at each size, in pixels of the longer side; nothing is made larger."""
+    made = [_png(picture, size) for size in sizes]
+    return b"".join(LENGTH.pack(len(png)) + png for png in made)
+
+
+def _png(picture: Image.Image, size: int) -> bytes:
+    small = picture.copy()
+    small.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    body = io.BytesIO()
+    small.save(body, "PNG")
+    return body.getvalue()
