@@ -9,7 +9,7 @@ import click
 _SIZES: Final = {"normal": 128, "large": 256, "x-large": 512, "xx-large": 1_024}
 
 
-@click.command("preview", short_help="Save what a picture or PDF looks like, small.")
+@click.command("preview", short_help="Save what a picture, PDF or video looks like, small.")
 @click.argument("path")
 @click.option("--size", type=click.Choice(tuple(_SIZES)), default="large", show_default=True)
 @click.option("-o", "--output", required=True, metavar="FILE", help="The PNG that is written; -: standard output.")
