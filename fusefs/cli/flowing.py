@@ -40,7 +40,7 @@ def seconds_of(text: str) -> float:
     """Seconds of a time as people write it: 90s, 30m, 2h, 1h30m; raises Refused."""
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhd])", text)
     if not parts or re.sub(r"\d+(?:\.\d+)?\s*[smhd]", "", text).strip():
-        raise Refused(f"{text!r} is no length of time. Write it like 90s, 30m, 2h or 1h30m.", Exit.USAGE)
+        raise Refused(f"{text!r} is no length of time. Write it like 90s, 30m, 2h, 1h30m or 7d.", Exit.USAGE)
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if seconds > SECONDS_MOST:
         raise Refused(f"{text!r} is too long: the most is {SECONDS_MOST // 86_400:,} days.", Exit.USAGE)

@@ -57,7 +57,7 @@ def guard(
     from fusefs.cli.standing import duration  # noqa: PLC0415
 
     click.echo(_MODES[found["mode"]].format(count=found["count"], window=duration(found["window_seconds"])))
-    if found["mode"] != "off":
+    if found["mode"] != "off" and found["settled_seconds"]:
         click.echo(f"Files that are newer than {duration(found['settled_seconds'])} do not count.")
 
 

@@ -57,7 +57,8 @@ def who(path: str, *, as_json: bool) -> None:
             member.standing, member.kind if member.kind == "group" else ""
         )
         by = f"by {', '.join(map(shown, member.groups))}" if member.groups else ""
-        print("  ".join(part for part in (f"{shown(member.who):{width}}", f"{member.role:7}", standing, by) if part))
+        parts = (f"{shown(member.who):{width}}", f"{member.role:7}", standing, by)
+        print("  ".join(part for part in parts if part).rstrip())
     bound = f" of {shown_size(found.limit)}" if found.limit else ""
     print(f"{shown_size(found.used)}{bound} are in it, which count for {shown(members[0].who)}.")
 
