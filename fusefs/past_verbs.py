@@ -232,6 +232,10 @@ class PastVerbs:
         now = await sight.acts.retention(sight.space)
         said = {name: fields[name] for name in now.__struct_fields__ if fields.get(name) is not None}
         if said:
+            if fields.get("path") and sight.space == self._drive.space:
+                raise Refused(
+                    f"{fields['path']} is in no shared folder: without --in it is set for your home.", Exit.USAGE
+                )
             now = await sight.acts.retention(sight.space, replace(now, **said))
         return asdict(now)
 

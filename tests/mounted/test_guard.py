@@ -128,8 +128,9 @@ def test_in_a_shared_folder_all_members_are_told(server: Any, device: Any) -> No
     assert until((bob.path / "team").is_dir, 10.0)
     ann.must("guard", "--settled-seconds", "0", "--count", "80", "--in", ann.path / "team")
     (ann.path / "own").mkdir()
-    refused = ann.cli("guard", "--mode", "off", "--in", ann.path / "own")
-    assert (refused.returncode, "own is in no shared folder" in refused.stderr) == (Exit.USAGE, True)
+    for command in (("guard", "--mode", "off"), ("retention", "--all-days", "1")):
+        refused = ann.cli(*command, "--in", ann.path / "own")
+        assert (refused.returncode, "own is in no shared folder" in refused.stderr) == (Exit.USAGE, True)
     refused = bob.cli("guard", "--mode", "off", "--in", bob.path / "team")
     assert (refused.returncode, "set its guard" in refused.stderr) == (1, True)
     before = entries(ann.path / "team")
