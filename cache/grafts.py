@@ -119,6 +119,8 @@ class Grafts:
         """See Leaving."""
         self.on_left: Callable[[], Awaitable[None]] = _nothing
         """Called when a space was cleaned up."""
+        self.on_moved: Callable[[], None] = lambda: None
+        """Called whenever one of them is further, or was cleaned up."""
         common.polls.on_spaces_changed = self.noticed
         if self._known or self._gone:
             self._shares()
@@ -271,11 +273,15 @@ class Grafts:
         pull = Pull(service, home, part, common.clock, common.mount, lease)
         upload = Upload(service, known.space, home.secret, common.reader, common.chunks)
         push = Push(pull, part, common.stagings, common.chunks, upload, common.ignoring)
-        sync = Sync(part, pull, push, is_walking=common.is_walking, poll=common.polls.poll)
+        polls = common.polls
+        sync = Sync(part, pull, push, is_walking=common.is_walking, poll=polls.poll, on_moved=self._tell)
         graft = self.all[known.space] = Graft(known, part, service, pull, push, sync, lease, upload)
         self._hold(graft)
         self._on_made(graft)
         return graft
+
+    def _tell(self) -> None:
+        self.on_moved()
 
     async def _stop(self, space: SpaceId) -> None:
         """Returns when nothing of a space is kept in step any more."""
@@ -388,6 +394,7 @@ class Grafts:
             )
             await leaving.clean_up(gone)
             await self.on_left()
+            self._tell()
             self._gone.pop(0)
             self._tree.set_setting(_GONE, msgspec.msgpack.encode(self._gone))
 

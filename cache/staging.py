@@ -613,6 +613,9 @@ class Stagings:
         self._alive.pop(staging.id, None)
         self.spare.pop(staging.id, None)
         self.account(staging, 0)
+        if self._superseded:
+            # Nobody may ask for long how much there is: what it had before goes with it.
+            self._drop_superseded()
 
     def supersede(self, staging: Staging, path: Path | None) -> None:
         """Removes a file as soon as the kept record no longer counts on it."""

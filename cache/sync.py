@@ -3,7 +3,7 @@
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -15,9 +15,8 @@ from cache.pull import Pull
 from cache.push import AHEAD_NODES, ENOUGH_NODES, Push
 from cache.tree import Tree
 from remote.protocol.errors import BadRequest, NotAllowed, NotFound, NotSignedIn, RemoteError, Unreachable, Wiped
-from remote.protocol.ids import ROOT, NodeId, Rev, SpaceId
+from remote.protocol.ids import NodeId, Rev, SpaceId
 from remote.protocol.messages import Holding, PollAnswer
-from remote.protocol.nodes import Kind
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,6 @@ POLL_SECONDS: Final = 30
 _RETRY_SECONDS: Final = (0.25, 8.0)
 """The first pause and the longest: all is in step again within seconds of the server's return."""
 _FOLDERS_AT_ONCE: Final = 200
-_LOOKED_AT_ONCE: Final = 200
 Poll = Callable[[Mapping[SpaceId, Rev], int, Mapping[SpaceId, Holding]], Awaitable[PollAnswer]]
 _WALK_PAUSE_SECONDS: Final = 0.05
 
@@ -71,16 +69,25 @@ class Sync:
     """Runs Pull and Push; `run` ends only when cancelled."""
 
     def __init__(
-        self, tree: Tree, pull: Pull, push: Push, *, is_walking: bool = True, poll: Poll | None = None
+        self,
+        tree: Tree,
+        pull: Pull,
+        push: Push,
+        *,
+        is_walking: bool = True,
+        poll: Poll | None = None,
+        on_moved: Callable[[], None] = lambda: None,
     ) -> None:
         """`is_walking`: list all folders in the background, so that names work offline. `poll`: how news is waited for,
-        as Service.poll does, which is asked when it is None.
+        as Service.poll does, which is asked when it is None. `on_moved`: called whenever something was sent or heard,
+        or is not any more.
         """
         self._poll = poll or pull.service.poll
         self._tree = tree
         self._pull = pull
         self._push = push
         self._is_walking = is_walking
+        self._on_moved = on_moved
         push.on_taken = self._tell
         self._is_online = False
         self._trouble = "the server was not reached yet"
@@ -89,8 +96,8 @@ class Sync:
         self._moved = trio.Event()
         self._retry = trio.Event()
         self._gathering_since: float | None = None
-        # Somebody waited for the server in vain, and it was not heard of since.
-        self._is_given_up = False
+        self.is_given_up = False
+        """Somebody waited for the server in vain, and it was not heard of since."""
         self._is_room_known = False
         self._begun_at = 0.0
         self._rested_at = 0.0
@@ -169,50 +176,22 @@ class Sync:
         trouble = self._push.troubles.nodes.get(node)
         return trouble.sentence if trouble is not None else ""
 
-    async def sent(self, node: NodeId | None) -> None:
-        """Returns when the server has all that was edited here: of everything, or of a node and what is below it."""
-        self._push.wake()
-        while True:
-            moved = self._moved
-            if await self._is_sent(node):
-                return
-            await moved.wait()
+    def check(self, nodes: Collection[NodeId]) -> None:
+        """Raises what keeps one of these nodes of this space from being sent, though the server may be there."""
+        self._push.troubles.raise_first(nodes)
+        if any(self._tree.news_of(one) is not None and self._pull.mount.is_busy(one) for one in nodes):
+            raise OpenHere("It was changed elsewhere meanwhile, and both become one when it is closed here.")
+        if self._held:
+            raise Unreachable(self._held)
 
-    async def delivered(self, node: NodeId, away_seconds: float) -> None:
-        """Returns when the server has this node and all that was edited below it until now, also edits that lost.
+    def give_up(self) -> None:
+        """Somebody waited for the server in vain; raises Unreachable, which says why it cannot be talked to."""
+        self.is_given_up = True
+        raise Unreachable(self._trouble)
 
-        Raises what is in the way, OpenHere for a file that is being written to and was changed elsewhere, and
-        Unreachable when the server is away for so long. Who asks after that is told at once, until it is back: a
-        thousand files are not to wait a thousand times.
-        """
-        waiting = {node}
-        record = self._tree.record(node)
-        if record is not None and record.local is not None and record.local.kind is Kind.FOLDER:
-            after = NodeId(0)
-            while dirty := self._tree.dirty(_LOOKED_AT_ONCE, after):
-                waiting.update(one for one, _ in dirty if self.is_below(one, node))
-                after = dirty[-1][0]
-                await trio.lowlevel.checkpoint()
-            waiting.update(one for _, one, _ in self._tree.lost() if self.is_below(one, node))
+    def wake(self) -> None:
+        """Something may be to be sent."""
         self._push.wake()
-        if not self._is_given_up:
-            self.retry_now()
-        limit = trio.current_time() + (0.0 if self._is_given_up else away_seconds)
-        while waiting := {one for one in waiting if self._tree.is_pending(one) or self._tree.will_send_lost(one)}:
-            self._push.troubles.raise_first(waiting)
-            if any(self._tree.news_of(one) is not None and self._pull.mount.is_busy(one) for one in waiting):
-                raise OpenHere("It was changed elsewhere meanwhile, and both become one when it is closed here.")
-            if self._held:
-                raise Unreachable(self._held)
-            if self._is_online:
-                self._is_given_up = False
-                limit = trio.current_time() + away_seconds
-            elif trio.current_time() >= limit:
-                self._is_given_up = True
-                raise Unreachable(self._trouble)
-            moved = self._moved
-            with trio.move_on_at(limit):
-                await moved.wait()
 
     async def ask_for_room(self, wanted: int) -> None:
         """Returns when the server was asked for a lease of so many bytes; raises RemoteError."""
@@ -224,36 +203,6 @@ class Sync:
     def hold_back(self, node: NodeId, sentence: str) -> None:
         """Does not send this node as it is, until it is edited again: what is in it was not to be all."""
         self._push.troubles.hold(node, sentence)
-
-    async def _is_sent(self, node: NodeId | None) -> bool:
-        if self._tree.is_all_sent():
-            return True
-        if node is None or any(self.is_below(lost, node) for _, lost, _ in self._tree.lost()):
-            return False
-        after = NodeId(0)
-        while dirty := self._tree.dirty(_LOOKED_AT_ONCE, after):
-            if any(self.is_below(one, node) for one, _ in dirty):
-                return False
-            after = dirty[-1][0]
-            await trio.lowlevel.checkpoint()
-        return True
-
-    def is_below(self, node: NodeId, top: NodeId) -> bool:
-        """Whether the node is `top` or under it, here or in the agreed view."""
-        seen: set[NodeId] = set()
-        todo = [node]
-        while todo:
-            node = todo.pop()
-            if node == top:
-                return True
-            if node in seen or node == ROOT:
-                continue
-            seen.add(node)
-            record = self._tree.record(node)
-            for state in (record.local, record.agreed) if record is not None else ():
-                if state is not None:
-                    todo.extend(name.parent for name in state.names)
-        return False
 
     # The server's side
 
@@ -307,7 +256,7 @@ class Sync:
             self._caught_up.set()
         was_online = self._is_online
         self._is_online = True
-        self._is_given_up = False
+        self.is_given_up = False
         self._trouble = ""
         if not was_online:
             self._retry.set()
@@ -317,6 +266,7 @@ class Sync:
     def _tell(self) -> None:
         self._moved.set()
         self._moved = trio.Event()
+        self._on_moved()
 
     @contextmanager
     def _connection(self) -> "Iterator[_Attempt]":

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Final
 
 import trio
 
@@ -13,7 +14,10 @@ from cache.push import Push
 from cache.sync import Standing, Sync
 from cache.tree import HOME
 from cache.upload import Upload
-from remote.protocol.ids import NodeId, SpaceId
+from remote.protocol.ids import ROOT, NodeId, SpaceId
+from remote.protocol.nodes import Kind
+
+_LOOKED_AT_ONCE: Final = 200
 
 
 class Syncs:
@@ -26,8 +30,11 @@ class Syncs:
         self.pull = Pull(common.service, common.home, part, common.clock, common.mount, lease)
         self.upload = Upload(common.service, common.home.space, common.home.secret, common.reader, common.chunks)
         self.push = Push(self.pull, part, common.stagings, common.chunks, self.upload, common.ignoring)
-        self.home = Sync(part, self.pull, self.push, is_walking=common.is_walking, poll=common.polls.poll)
+        self._moved = trio.Event()
+        poll = common.polls.poll
+        self.home = Sync(part, self.pull, self.push, is_walking=common.is_walking, poll=poll, on_moved=self._tell)
         self.grafts = self.pull.mounts = Grafts(common, on_made)
+        self.grafts.on_moved = self._tell
 
     async def run(self) -> None:
         """Keeps all in step until cancelled."""
@@ -66,7 +73,7 @@ class Syncs:
         return [self.home, *below] if is_home else [self.of(node), *below] if node is not None else below
 
     def _is_concerned(self, graft: Graft, node: NodeId | None) -> bool:
-        return node is None or self.home.is_below(graft.part.top, node)
+        return node is None or self.is_below(graft.part.top, node)
 
     def _space(self, node: NodeId) -> SpaceId:
         record = self._tree.record(node)
@@ -133,15 +140,71 @@ class Syncs:
         """See Sync."""
         return self.of(node).trouble_of(node)
 
+    # Whether the server has it: asked of the whole tree, as what is waited for may change its space meanwhile
+
     async def sent(self, node: NodeId | None) -> None:
-        """See Sync; `node` None or a folder of the home: also of what is mounted below it."""
+        """Returns when the server has all that was edited here: of everything, or of a node and what is below it."""
         for sync in self._concerned(node):
-            await sync.sent(None if sync is not self.home and node is not None and sync is not self.of(node) else node)
+            sync.wake()
+        while True:
+            moved = self._moved
+            if await self._is_sent(node):
+                return
+            await moved.wait()
+
+    async def _is_sent(self, node: NodeId | None) -> bool:
+        if self._tree.is_all_sent():
+            return True
+        return node is not None and not await self._unsent(node, is_any=True)
+
+    async def _unsent(self, node: NodeId, *, is_any: bool = False) -> set[NodeId]:
+        """What is to be sent of a node and what is below it; with `is_any` some of it will do."""
+        found = {lost for _, lost, _ in self._tree.lost() if self.is_below(lost, node)}
+        after = NodeId(0)
+        while not (found and is_any) and (dirty := self._tree.dirty(_LOOKED_AT_ONCE, after)):
+            found.update(one for one, _ in dirty if self.is_below(one, node))
+            after = dirty[-1][0]
+            await trio.lowlevel.checkpoint()
+        return found
 
     async def delivered(self, node: NodeId, away_seconds: float) -> None:
-        """See Sync."""
-        for sync in self._concerned(node):
-            await sync.delivered(node, away_seconds)
+        """Returns when the server has this node and all that was edited below it until now, also edits that lost.
+
+        Raises what is in the way, OpenHere for a file that is being written to and was changed elsewhere, and
+        Unreachable when the server is away for so long. Who asks after that is told at once, until it is back: a
+        thousand files are not to wait a thousand times.
+        """
+        waiting = {node}
+        record = self._tree.record(node)
+        if record is not None and record.local is not None and record.local.kind is Kind.FOLDER:
+            waiting |= await self._unsent(node)
+        syncs = list(self._concerned(node))
+        is_given_up = any(sync.is_given_up for sync in syncs)
+        for sync in syncs:
+            sync.wake()
+            if not is_given_up:
+                sync.retry_now()
+        limit = trio.current_time() + (0.0 if is_given_up else away_seconds)
+        while waiting := {one for one in waiting if self._tree.is_pending(one) or self._tree.will_send_lost(one)}:
+            by_sync: dict[Sync, set[NodeId]] = {}
+            for one in waiting:
+                by_sync.setdefault(self.of(one), set()).add(one)
+            for sync, nodes in by_sync.items():
+                sync.check(nodes)
+            away = [sync for sync in by_sync if not sync.is_online]
+            if not away:
+                limit = trio.current_time() + away_seconds
+            elif trio.current_time() >= limit:
+                away[0].give_up()
+            for sync in by_sync:
+                sync.is_given_up = sync.is_given_up and not sync.is_online
+            moved = self._moved
+            with trio.move_on_at(limit):
+                await moved.wait()
+
+    def _tell(self) -> None:
+        self._moved.set()
+        self._moved = trio.Event()
 
     async def ask_for_room(self, wanted: int) -> None:
         """See Sync; for the home."""
@@ -152,8 +215,21 @@ class Syncs:
         self.of(node).hold_back(node, sentence)
 
     def is_below(self, node: NodeId, top: NodeId) -> bool:
-        """See Sync."""
-        return self.home.is_below(node, top)
+        """Whether the node is `top` or under it, here or in the agreed view."""
+        seen: set[NodeId] = set()
+        todo = [node]
+        while todo:
+            node = todo.pop()
+            if node == top:
+                return True
+            if node in seen or node == ROOT:
+                continue
+            seen.add(node)
+            record = self._tree.record(node)
+            for state in (record.local, record.agreed) if record is not None else ():
+                if state is not None:
+                    todo.extend(name.parent for name in state.names)
+        return False
 
     def retry_all(self) -> None:
         """See Sync."""

@@ -9,7 +9,6 @@ import msgspec
 import trio
 
 from cache.reader import Reader
-from cache.sync import Sync
 from cache.syncs import Syncs
 from cache.tree import Tree
 from fusefs import metered, moments
@@ -85,9 +84,7 @@ class _Kept(msgspec.Struct, frozen=True, array_like=True):
 class Flow:
     """What was chosen for one drive, applied at once."""
 
-    def __init__(
-        self, tree: Tree, traffic: Traffic, sync: Sync | Syncs, reader: Reader, *, heeds_metered: bool
-    ) -> None:
+    def __init__(self, tree: Tree, traffic: Traffic, sync: Syncs, reader: Reader, *, heeds_metered: bool) -> None:
         self._reader = reader
         self._tree = tree
         self._traffic = traffic

@@ -14,7 +14,6 @@ from msgspec.structs import replace
 
 from cache.errors import NoSuchNode
 from cache.pull import Difference, Effects
-from cache.sync import Sync
 from cache.syncs import Syncs
 from cache.tree import Child, Edit, LostEdit, Record, Tree
 from fusefs.attributes import Attributes, Caller, DiskRoom, Owner, Setting, blocks_of, file_mode, kind_of
@@ -58,7 +57,7 @@ class Volume:
         self,
         tree: Tree,
         files: OpenFiles,
-        sync: Sync | Syncs,
+        sync: Syncs,
         *,
         owner: Owner | None,
         list_folder: Callable[[NodeId], Awaitable[None]],

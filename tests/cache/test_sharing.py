@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from cache import rehoming
 from cache.errors import NoSuchNode
@@ -472,5 +473,38 @@ def test_a_program_that_writes_while_its_folder_becomes_a_shared_one_is_refused_
         friends.accept()
         await friends.quiet()
         assert await friends.guest.content(await at(friends.guest, "thesis/new")) == b"while it was shared"
+
+    among_friends(scene)
+
+
+@pytest.mark.parametrize("is_closing", [False, True])
+def test_what_is_waited_for_while_its_folder_becomes_a_shared_one_is_there_then(is_closing: bool) -> None:
+    """`satchel wait`, and who closes a file with sync=remote."""
+
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        await friends.quiet()
+        two = friends.two
+        two.wire.set_up(False)
+        node = await make(two, b"new", LONG, thesis)
+        friends.share(thesis)
+        waited: list[bool] = []
+
+        async def wait() -> None:
+            if is_closing:
+                await two.syncs.delivered(node, 100)
+            else:
+                await two.syncs.sent(node)
+            waited.append(node in friends.server.alive_of(friends.space) and not two.tree.is_dirty(node))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            two.wire.set_up(True)
+            two.sync.retry_now()
+        assert waited == [True]
+        friends.accept()
+        await friends.quiet()
+        assert await friends.guest.content(await at(friends.guest, "thesis/new")) == LONG
 
     among_friends(scene)

@@ -249,6 +249,19 @@ def test_superseded_file_goes_once_the_new_record_is_kept(stagings: Stagings) ->
     assert not old.exists()
 
 
+def test_superseded_file_goes_with_its_staging_though_nobody_asks_how_much_there_is(stagings: Stagings) -> None:
+    staging = stagings.create(EMPTY)
+    staging.write(0, b"1" * 100_000)
+    flush(staging)
+    staging.truncate(0)
+    staging.write(0, b"2" * 100_000)
+    flush(staging)
+    with stagings.store.change() as change:
+        staging.discard(change)
+    staging.remove()
+    assert not list(stagings.directory.iterdir())
+
+
 def test_total_is_what_lies_on_disk_and_in_the_store(tmp_path: Path) -> None:
     stagings = open_stagings(tmp_path)
     kept = [stagings.create(EMPTY) for _ in range(4)]

@@ -880,7 +880,7 @@ def test_a_file_removed_while_its_folder_is_listed_once_more_does_not_come_back(
             service.list_folders = ask  # type: ignore[method-assign]
             answer = await ask(space, folders)
             await fresh.volume.unlink(folder, b"f")
-            await fresh.sync.sent(node)
+            await fresh.syncs.sent(node)
             return answer
 
         service.list_folders = overtaken  # type: ignore[method-assign]

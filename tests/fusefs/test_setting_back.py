@@ -12,7 +12,7 @@ from cache.chunks import Chunks, open_store
 from cache.eviction import Budget
 from cache.staging import StagingId, Stagings
 from cache.store import Store
-from cache.sync import Sync
+from cache.syncs import Syncs
 from cache.tree import STATE_TABLES, Record, Table, Tree
 from fusefs.conflicts import Conflicts, beside
 from fusefs.errors import NameTooLong, NotSent
@@ -63,7 +63,7 @@ class World:
         self.volume = Volume(
             self.tree,
             self.files,
-            cast(Sync, self),
+            cast(Syncs, self),
             owner=None,
             list_folder=nothing,
             wake=lambda: None,
@@ -113,7 +113,7 @@ class World:
         if self.meanwhile:
             await self.meanwhile.pop(0)()
 
-    # What Sync, Versions and Service are asked for
+    # What Syncs, Versions and Service are asked for
 
     async def sent(self, node: NodeId) -> None:
         await self._asked()

@@ -396,7 +396,7 @@ class Doing:
         one, local = found[x % len(found)]
         choice = ("mine", "theirs", "both", str(one.lost.rev))[y % 4]
         with trio.fail_after(5):
-            await device.sync.sent(one.node)
+            await device.syncs.sent(one.node)
         kept = await device.conflicts.keep(one.node, local.names[0], choice)
         for node in kept.nodes:
             if choice == "both":
@@ -404,7 +404,7 @@ class Doing:
             self._note(device, node)
         with trio.fail_after(5):
             for node in kept.nodes:
-                await device.sync.sent(node)
+                await device.syncs.sent(node)
         # Also when its answer is lost: then they may be settled.
         self.settled.update(kept.marks)
         await device.conflicts.settle(kept)

@@ -208,8 +208,8 @@ class Play(Doing):
                     kept.add(await device.content(node))
             staged = {record.staged for record in ignored.values() if record is not None and record.staged}
             assert set(device.stagings.ids()) == staged, f"stagings are left on device {device.number}"
-            assert staged or not device.stagings.total_bytes, "staged bytes are left"
             assert staged or not list((device.folder / "staging").iterdir()), "files of stagings are left"
+            assert staged or not device.stagings.total_bytes, "staged bytes are left"
             assert not device.tree.sending, "a commit is on its way for ever"
             pinned = device.pins.kept()
             assert not pinned.missing_files, f"device {device.number} lacks content of {pinned.missing_files} pinned"

@@ -180,6 +180,7 @@ class SharingPlay(Play):
         left = [(node, record) for node, record in device.records() if record.local is None]
         assert not left, f"device {device.number} keeps {left}"
         assert not device.stagings.ids(), f"stagings are left on device {device.number}"
+        assert not list((device.folder / "staging").iterdir()), f"files of stagings are left on device {device.number}"
         assert not device.stagings.total_bytes, "staged bytes are left"
         for graft in device.grafts.all.values():
             assert not graft.part.sending, "a commit is on its way for ever"

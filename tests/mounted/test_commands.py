@@ -181,7 +181,7 @@ from cache.sync import Sync
 from fusefs import daemon
 
 async def fail(self):
-    await self.sent(None)
+    await trio.lowlevel.checkpoint()
     raise RuntimeError("a fault of this test")
 
 Sync._walk = fail
