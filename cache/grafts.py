@@ -318,6 +318,10 @@ class Grafts:
                 # Its folder is not listed here; of what was in it something may be known all the same.
                 await self._share(version.node, there, went)
                 left.append(version)
+            elif record is None and not there and version.state is not None and (was := self._unmade(version.node)):
+                # That it mounts one was taken in while its own news waited: what it holds is still that space's.
+                await self._unshare(was, versions, version.rev)
+                left.append(version)
             elif record is None or version.rev <= record.rev or (here == there and not is_cut):
                 left.append(version)
             elif there and (here == HOME or is_cut):
@@ -348,6 +352,9 @@ class Grafts:
         known = self._known[space]
         await self._stop(space)
         part = Part(self._tree, space, known.top)
+        told = {version.node for version in versions if version.state is not None}
+        # What is being written and was removed elsewhere is kept as another file: to write on in this one is refused.
+        self.revoke([one for one in part.all_nodes() - told if self._is_written(one)])
         await rehoming.unshare(self._tree, self._shares(), self._common.mount.show, part, versions, rev)
         self._forget(space)
 
@@ -357,6 +364,14 @@ class Grafts:
         state = (record.local or record.agreed) if record is not None else None
         found = state.mounts if state is not None else HOME
         return found or next((space for space, graft in self.all.items() if graft.part.top == folder), HOME)
+
+    def _is_written(self, node: NodeId) -> bool:
+        record = self._tree.record(node)
+        return record is not None and bool(record.rev) and self._common.mount.is_busy(node)
+
+    def _unmade(self, folder: NodeId) -> SpaceId:
+        """The space that is known to be mounted by a folder which is not known here itself."""
+        return next((space for space, known in self._known.items() if known.top == folder), HOME)
 
     def _leave(self, top: NodeId, space: SpaceId) -> None:
         """The folder goes at once, whatever is in it; what was in it is cleaned up next."""

@@ -111,8 +111,9 @@ async def unshare(
         show(effects)
         await trio.lowlevel.checkpoint()
     with tree.edit() as edit:
-        record = edit.get(part.top)
-        edit.put(part.top, replace(record, local=_mounting(record.local, HOME), synced=_mounting(record.synced, HOME)))
+        top = edit.record(part.top)
+        if top is not None:
+            edit.put(part.top, replace(top, local=_mounting(top.local, HOME), synced=_mounting(top.synced, HOME)))
     drop_settings(tree, part.space)
     shares.rebuild()
 
@@ -135,6 +136,9 @@ def _renew(edit: Edit, node: NodeId, renewed: Mapping[NodeId, NodeId], space: Sp
     local = _in_renewed(record.local, renewed)
     new = replace(record, rev=Rev(0), local=local, synced=None, space=space, overrides=Rev(0))
     edit.put(renewed[node], new)
+    if edit.get(renewed[node]).space != space:
+        # What is new is taken for that of the space which its folder mounts, as it does until all are the home's.
+        edit.put(renewed[node], new)
     edit.mark_dirty(renewed[node], edited_ns)
     edit.move_lost(node, renewed[node])
 

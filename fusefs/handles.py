@@ -597,4 +597,4 @@ class OpenFiles:
 
 def _check_not_revoked(file: OpenFile) -> None:
     if file.is_revoked:
-        raise NoSuchNode("The shared folder that this file is in is not yours any more.")
+        raise NoSuchNode("The shared folder that this file was in is not shared any more, or not with you.")

@@ -508,3 +508,24 @@ def test_what_is_waited_for_while_its_folder_becomes_a_shared_one_is_there_then(
         assert await friends.guest.content(await at(friends.guest, "thesis/new")) == LONG
 
     among_friends(scene)
+
+
+def test_what_is_being_written_to_a_file_that_is_removed_elsewhere_is_kept_when_sharing_ends() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await shared_thesis(friends)
+        handle = await begin(friends.one, await at(friends.one, "thesis/intro"), b"not flushed yet")
+        friends.one.wire.set_up(False)
+        await friends.guest.volume.unlink(await at(friends.guest, "thesis"), b"intro")
+        await friends.quiet(friends.two, friends.guest)
+        friends.end()
+        await friends.quiet()
+        with pytest.raises(NoSuchNode):
+            await friends.one.files.write(handle.file, 0, b"more")
+        end(friends.one, handle)
+        await friends.quiet()
+        for device in (friends.one, friends.two):
+            kept = await device.volume.lookup(thesis, b"intro")
+            assert await device.content(kept) == b"not flushed yet"
+        assert not friends.one.stagings.ids()
+
+    among_friends(scene)
