@@ -320,7 +320,7 @@ class Grafts:
                 left.append(version)
             elif record is None and not there and version.state is not None and (was := self._unmade(version.node)):
                 # That it mounts one was taken in while its own news waited: what it holds is still that space's.
-                await self._unshare(was, versions, version.rev)
+                await self._unshare(was, version.node, versions, version.rev)
                 left.append(version)
             elif record is None or version.rev <= record.rev or (here == there and not is_cut):
                 left.append(version)
@@ -328,7 +328,7 @@ class Grafts:
                 await self._share(version.node, there, went)
                 left.append(version)
             elif here and version.state is not None and not there:
-                await self._unshare(here, versions, version.rev)
+                await self._unshare(here, version.node, versions, version.rev)
                 left.append(version)
             else:
                 self._leave(version.node, here)
@@ -348,10 +348,10 @@ class Grafts:
             self._begin(known)
         self._wanted.set()
 
-    async def _unshare(self, space: SpaceId, versions: Sequence[NodeVersion], rev: Rev) -> None:
-        known = self._known[space]
+    async def _unshare(self, space: SpaceId, top: NodeId, versions: Sequence[NodeVersion], rev: Rev) -> None:
+        # The list of spaces may not have told of it yet.
         await self._stop(space)
-        part = Part(self._tree, space, known.top)
+        part = Part(self._tree, space, top)
         told = {version.node for version in versions if version.state is not None}
         # What is being written and was removed elsewhere is kept as another file: to write on in this one is refused.
         self.revoke([one for one in part.all_nodes() - told if self._is_written(one)])
