@@ -539,7 +539,7 @@ def test_a_quota_can_be_set_while_it_runs(made: Home) -> None:
         device = made.device(url)
         spaces = msgspec.msgpack.decode(device.http.get("/v1/spaces").content, type=Spaces).spaces
         assert (spaces[0].quota, spaces[0].free) == (12345, 12345)
-    assert "5242880 bytes" in made.run("user", "quota", "Ann", "5M").stdout
+    assert "5.0 MiB" in made.run("user", "quota", "Ann", "5M").stdout
     assert "older versions included" in made.run("user", "quota", "Ann", "5M", "--history").stdout
     assert "with older versions" in made.run("user", "list").stdout
     assert made.run("user", "quota", "Ann", "much").returncode == 2
