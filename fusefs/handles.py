@@ -251,8 +251,12 @@ class OpenFiles:
         if file in self._strays:
             self._strays.remove(file)
         staging, file.staging = file.staging, None
-        if staging is not None and file.is_orphan:
+        if staging is not None and file.is_orphan and not self._is_to_be_sent(staging):
             self.discard(staging)
+
+    def _is_to_be_sent(self, staging: Staging) -> bool:
+        """Whether an edit that lost is to be kept as a version of it yet: who sends that lets go of it."""
+        return bool(self._tree.lost_count()) and any(lost.staged == staging.id for _, _, lost in self._tree.lost())
 
     def discard(self, staging: Staging) -> None:
         """Lets go of content that no name leads to any more."""
