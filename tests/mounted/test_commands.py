@@ -374,7 +374,7 @@ def test_stats_go_on_after_a_restart(device: Any) -> None:
 
 
 def _wrong(desk: Any) -> dict[str, Any]:
-    """What the doctor finds wrong, by subject; without dead mounts of others, as tests that run beside this one leave."""
+    """What the doctor finds wrong, by subject; without dead mounts that tests beside this one leave for a while."""
     ended = desk.cli("doctor", "--json")
     wrong = [one for one in json.loads(ended.stdout) if not one["is_good"]]
     assert ended.returncode == bool(wrong)

@@ -115,11 +115,13 @@ class Cursors(Protocol):
 class Job(Protocol):
     """Something done for each change, behind the commits; jobs inherit from it what they have no use for.
 
-    `name` names it in the tables and in the log; it never changes.
+    `name` names it in the tables and in the log; it never changes. `is_urgent`: it is not to wait until the machine has
+    time.
     """
 
     name: str
     cursors: Cursors
+    is_urgent: bool = False
 
     def take(self, batch: Batch) -> Sequence[Trouble]:
         """Does these changes, again if need be; returns the files that it could not do.

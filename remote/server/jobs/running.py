@@ -14,6 +14,7 @@ from remote.server.database.connection import Database
 from remote.server.database.retention import every_space
 from remote.server.hub import Hub
 from remote.server.jobs.following import Follower, Job, NotNow, Stopped
+from remote.server.jobs.load import Load
 from remote.server.keyring import Keyring
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Jobs:
         self._followers = [Follower(job, database, keyring, contents, self._stopping) for job in jobs]
         self._database = database
         self._hub = hub
+        self._load = Load()
 
     async def run(self) -> None:
         """Follows all spaces until it is cancelled; returns when no thread of a job runs any more."""
@@ -54,7 +56,7 @@ class Jobs:
             while True:
                 if not todo:
                     await listener.event.wait()
-                    await asyncio.sleep(GATHER_SECONDS)
+                    await self._rest(follower.job, GATHER_SECONDS)
                 listener.event.clear()
                 todo |= dict.fromkeys(listener.spaces)
                 listener.spaces.clear()
@@ -82,12 +84,17 @@ class Jobs:
                 if has_more:
                     # Behind the others, so that a large space does not keep small ones waiting.
                     todo[space] = None
-                await asyncio.sleep(min(loop.time() - began, REST_SECONDS_MAX))
+                await self._rest(follower.job, min(loop.time() - began, REST_SECONDS_MAX))
         finally:
             self._stopping.set()
             follower.job.close()
             # A thread that works on a file has been told to end; this waits for it, and blocks for a moment at most.
             executor.shutdown(cancel_futures=True)
+
+    async def _rest(self, job: Job, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        if not job.is_urgent:
+            await self._load.give_way(seconds)
 
     async def _every_space(self) -> list[SpaceId]:
         while True:

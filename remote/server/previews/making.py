@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from remote.protocol.ids import NodeId, SpaceId
+from remote.protocol.ids import SpaceId
 from remote.protocol.nodes import Kind, NodeState
 from remote.server.database.connection import Database
 from remote.server.jobs.confined import CONTENT_MAX, Confined, NotConfined, Refused
-from remote.server.jobs.following import Batch, Changed, Cursors, NotNow, TableCursors, Trouble
+from remote.server.jobs.following import Batch, Changed, Cursors, Job, NotNow, TableCursors, Trouble
 from remote.server.jobs.giving import Giver, Read
 from remote.server.jobs.tasks.small import LENGTH
 from remote.server.keys import SpaceKey
@@ -94,7 +94,7 @@ class Maker:
         self._confined.close()
 
 
-class Previews:
+class Previews(Job):
     """The job: previews of the usual sizes of all pictures and documents as they are now."""
 
     name = "previews"
@@ -129,14 +129,6 @@ class Previews:
         if missing:
             content = Readable(state.content.size, partial(batch.content, state))
             self._maker.make(batch.key, batch.space, content_id, how, content, missing)
-
-    def put_by(self, space: SpaceId) -> Sequence[NodeId]:
-        """Nothing is put by."""
-        return ()
-
-    def take_put_by(self, batch: Batch) -> Sequence[Trouble]:
-        """Nothing is put by."""
-        return ()
 
     def start_over(self, space: SpaceId) -> None:
         """What was made stays: it is named by what it shows."""

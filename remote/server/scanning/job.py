@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from remote.protocol.errors import Infected
-from remote.protocol.ids import NodeId, SpaceId
+from remote.protocol.ids import SpaceId
 from remote.protocol.nodes import Kind
 from remote.server.content import Contents
 from remote.server.database.connection import Database
-from remote.server.jobs.following import Batch, Changed, Cursors, NotNow, TableCursors, Trouble
+from remote.server.jobs.following import Batch, Changed, Cursors, Job, NotNow, TableCursors, Trouble
 from remote.server.scanning.clamd import Clamd, ScannerAway, TooLarge
 from remote.server.scanning.marking import Infection, Tell, mark
 from remote.server.states import encode_manifest
@@ -21,10 +21,11 @@ _CLEAN_MAX: Final = 10_000
 """Contents that were found clean lately, and are not shown again when a file of them is renamed or copied."""
 
 
-class Scanning:
+class Scanning(Job):
     """The job."""
 
     name = "scan"
+    is_urgent = True
 
     def __init__(self, database: Database, contents: Contents, clamd: Clamd, tell: Tell) -> None:
         """`tell` is called, in the job's thread, when something was found."""
@@ -72,14 +73,6 @@ class Scanning:
         marked = self._database.write_now(lambda session: mark(session, batch.key, infection))
         if marked is not None:
             self._tell(batch.space, marked)
-
-    def put_by(self, space: SpaceId) -> Sequence[NodeId]:
-        """Nothing is put by."""
-        return ()
-
-    def take_put_by(self, batch: Batch) -> Sequence[Trouble]:
-        """Nothing is put by."""
-        return ()
 
     def start_over(self, space: SpaceId) -> None:
         """All of it is scanned anew."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from remote.server.database import jobs as rows
 from remote.server.instance import Instance
 from remote.server.jobs import following, running
 from remote.server.jobs.following import Batch, Changed, Follower, Job, NotNow, TableCursors, Trouble
+from remote.server.jobs.load import Load
 from remote.server.jobs.running import Jobs, catch_up
 
 pytestmark = pytest.mark.anyio
@@ -208,3 +211,40 @@ async def test_a_server_runs_its_jobs_and_ends_them(
     await asyncio.wait((task,))
     assert job.is_closed
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("job-")]
+
+
+async def test_who_gives_way_pauses_a_few_times_while_others_want_the_processors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paused: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        paused.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    load = Load()
+    is_high = [True, True, False, *[True] * 10]
+    monkeypatch.setattr(load, "is_high", lambda: is_high.pop(0))
+    await load.give_way(0.5)
+    assert paused == [0.5, 0.5]
+    await load.give_way(0.25)
+    assert paused == [0.5, 0.5, 0.25, 0.25, 0.25, 0.25]
+
+
+def test_the_load_is_high_when_less_than_half_a_processor_is_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted, now, ticks = tmp_path / "stat", 100.0, 1_000
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    counted.write_text(f"cpu  9 9 9 {ticks} 100 9 9 9 0 0\n")
+    load = Load(counted)
+    assert not load.is_high()
+    # The second look comes too soon to tell anything.
+    for seconds, idle_seconds, expected in ((1.0, 0.4, True), (0.05, 0.1, True), (1.95, 1.2, False), (1.0, 2.0, False)):
+        now += seconds
+        ticks += round(100 * idle_seconds)
+        counted.write_text(f"cpu  9 9 9 {ticks} 100 9 9 9 0 0\n")
+        assert load.is_high() is expected, (seconds, idle_seconds)
+    counted.unlink()
+    now += 1
+    assert not load.is_high()
