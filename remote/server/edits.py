@@ -2,23 +2,27 @@
 
 For those who ask for one thing and wait for it: scripts, WebDAV. A commit is by the user and by device 0; its op id
 says which device asked, so that `undo` finds it. What a request takes for granted (`Condition`) is judged in the same
-state that the commit is made on: nothing is replaced that the asker did not know.
+state that the commit is made on: nothing is replaced that the asker did not know. What moves from one space to another
+is copied there and removed here, by one transaction.
 """
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from msgspec.structs import replace
 
 from remote.protocol.errors import BadRequest, Changed, InTheWay, NotAllowed, NotFound
-from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
+from remote.protocol.ids import NO_SPACE, NOW, ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import Change, Commit, CommitAnswer
 from remote.protocol.nodes import Kind, Manifest, Name, NodeState
 from remote.server import commits
+from remote.server.chunks import Chunks
 from remote.server.commits import Draft
+from remote.server.copying import Copier, Copies, Found, are_there, present, shown
 from remote.server.database import chunks as chunk_rows
 from remote.server.database import conflicts as conflict_rows
 from remote.server.database import trees
@@ -36,6 +40,7 @@ from remote.server.past import Past
 from remote.server.quotas import bounded
 from remote.server.rewinding import act_tag
 from remote.server.rights import Right, member_space
+from remote.server.scanning.carrying import Carried
 from remote.server.states import decode_state, encode_state
 
 _TRIES = 5
@@ -76,33 +81,51 @@ class Condition:
 ANYTHING = Condition()
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where something goes to; `within`: the space of that name, when it is not that of what goes there."""
+
+    name: Name
+    within: SpaceId = NO_SPACE
+    replaces: bool = False
+    """What has the name goes, in the same commit."""
+
+
 def etag_of(rev: Rev, state: NodeState) -> str:
     """What names one state of a node for ever, also on a server that was put back from an older copy."""
     return f'"{rev:x}-{state.ctime_ns & (1 << 64) - 1:x}"'
 
 
 @dataclass(frozen=True)
-class _Copying:
-    """Ids for copies: `next_id` is the next one."""
+class _Bringing:
+    """Copies, the first of which is `made`; with `going` what they are of goes in their source (`move`)."""
 
-    made: dict[NodeId, NodeId]
-    next_id: list[int]
+    made: NodeId
+    target: SpaceId
+    copies: Copies
+    source: SpaceId = NO_SPACE
+    going: Sequence[Draft] = ()
 
-    def copy_of(self, node: NodeId) -> NodeId:
-        if node not in self.made:
-            self.made[node] = NodeId(self.next_id[0])
-            self.next_id[0] += 1
-        return self.made[node]
+
+class _NotTaken(Exception):
+    """The second commit of a transaction is refused: nothing of the first one is kept."""
+
+    def __init__(self, answer: CommitAnswer) -> None:
+        super().__init__(answer.reason)
+        self.answer = answer
 
 
 class Edits:
     """Edits of spaces, for their members; every method raises NotFound and NotAllowed by the user's rights."""
 
-    def __init__(self, database: Database, keyring: Keyring, hub: Hub, files: Files, commit: CommitOf) -> None:
+    def __init__(
+        self, database: Database, keyring: Keyring, hub: Hub, files: Files, chunks: Chunks, commit: CommitOf
+    ) -> None:
         self._database = database
         self._keyring = keyring
         self._hub = hub
         self._files = files
+        self._chunks = chunks
         self._commit = commit
 
     async def put(
@@ -164,8 +187,8 @@ class Edits:
         """Gives a node the state that `edit` makes of its present one, content aside."""
 
         def plan(session: Session, row: SpaceRow, key: SpaceKey) -> list[Draft]:
-            found, state = _present(session, row, node)
-            condition.check(etag_of(found.rev, state), _shown(state))
+            found, state = present(session, row, node)
+            condition.check(etag_of(found.rev, state), shown(state))
             edited = edit(state)
             if edited == state:
                 return []
@@ -177,7 +200,7 @@ class Edits:
         """Makes a node what its version of `rev` was, which lost a merge; where it is stays. Raises NotFound."""
 
         def plan(session: Session, row: SpaceRow, key: SpaceKey) -> list[Draft]:
-            found, state = _present(session, row, node)
+            found, state = present(session, row, node)
             lost = conflict_rows.lost_version(session, row.space, node, rev)
             if lost is None:
                 raise NotFound(f"Rev {rev} of this file is no conflict that is to be settled.")
@@ -192,71 +215,65 @@ class Edits:
         by: By,
         space: SpaceId,
         node: NodeId,
-        to: Name,
+        to: Place,
         *,
         was: Name | None = None,
         condition: Condition = ANYTHING,
-        replaces: bool = False,
         edit: Callable[[NodeState], NodeState] = lambda state: state,
-    ) -> None:
-        """Gives a node this name instead of the name `was` (None: its first); `replaces` what has it, all in one.
+    ) -> NodeId:
+        """Gives a node this place instead of the name `was` (None: its first), all in one; `edit`: what else it gets.
 
-        `edit`: what else of its state becomes different with it.
+        In another space it is new, with all that is below it: its history, and the trash that has it, stay.
         """
 
-        def plan(session: Session, row: SpaceRow, key: SpaceKey) -> list[Draft]:
-            found, state = _present(session, row, node)
-            condition.check(etag_of(found.rev, state), _shown(state))
+        def look(session: Session, row: SpaceRow) -> tuple[trees.NodeRow, NodeState, Name]:
+            found, state = present(session, row, node)
+            condition.check(etag_of(found.rev, state), shown(state))
             if node == ROOT:
                 raise NotAllowed("The top of a space has no name.")
             old = was if was is not None else state.names[0]
             if old not in state.names:
                 raise NotFound("That is not there any more: it was moved.")
-            _check_parent(session, row, to)
-            drafts = [] if to in state.names else _clear(session, row, to, replaces=replaces)
+            return found, state, old
+
+        def plan(session: Session, row: SpaceRow, key: SpaceKey) -> list[Draft]:
+            found, state, old = look(session, row)
+            _check_parent(session, row, to.name)
+            drafts = [] if to.name in state.names else _clear(session, row, to)
             _check_apart(drafts, node)
-            names = dict.fromkeys(to if name == old else name for name in state.names)
+            names = dict.fromkeys(to.name if name == old else name for name in state.names)
             moved = edit(replace(state, names=tuple(names)))
             if moved == state:
                 return []
             return [*drafts, _draft(node, found.rev, moved, found.content_id, found.size)]
 
+        def plan_between(session: Session, first: NodeId) -> _Bringing:
+            here = member_space(session, space, by.user, Right.WRITE)
+            there = member_space(session, to.within, by.user, Right.WRITE)
+            found, state, old = look(session, here)
+            copier = Copier(session, self._keyring, self._chunks.read_whole, by.user, there, first, is_move=True)
+            made = _copied(copier, here, (found, edit(state)), to, is_deep=True)
+            return _Bringing(made, there.space, copier.copies, here.space, _removals(session, here, node, (old,)))
+
+        if to.within not in {NO_SPACE, space}:
+            return await self._bring(by, plan_between)
         await self._do(by, space, plan)
+        return node
 
-    async def copy(
-        self, by: By, space: SpaceId, node: NodeId, to: Name, *, is_deep: bool = True, replaces: bool = False
-    ) -> NodeId:
-        """A copy under this name, with all that is below a folder; links among what is copied are kept.
+    async def copy(self, by: By, space: SpaceId, node: NodeId, to: Place, *, is_deep: bool = True) -> NodeId:
+        """A copy in this place, with all that is below a folder, shared folders too; links among that are kept.
 
-        `replaces` what has the name, in the same commit; a file that replaces a file becomes a version of it.
+        A file that replaces a file becomes a version of it.
         """
-        first = await self._files.fresh_nodes(by.user, TREE_MAX + 1)
-        made: list[NodeId] = []
 
-        def plan(session: Session, row: SpaceRow, key: SpaceKey) -> list[Draft]:
-            found, state = _present(session, row, node)
-            if node == ROOT:
-                raise NotAllowed("The whole of a space cannot be copied into itself.")
-            _check_parent(session, row, to)
-            if _is_below(session, row, to.parent, node):
-                raise NotAllowed("A folder cannot be copied into itself.")
-            there = trees.holder(session, row.space, to.parent, to.name)
-            if there == node:
-                raise NotAllowed("What is copied has this name already.")
-            if there is not None and replaces and state.kind is Kind.FILE:
-                present, old = _present(session, row, there)
-                if old.kind is Kind.FILE:
-                    alike = replace(state, names=old.names, birth_ns=old.birth_ns, uid=old.uid, gid=old.gid)
-                    made[:] = [there]
-                    return [_draft(there, present.rev, alike, found.content_id, found.size)]
-            copying = _Copying({}, [first])
-            made[:] = [copying.copy_of(node)]
-            cleared = _clear(session, row, to, replaces=replaces)
-            _check_apart(cleared, node)
-            return [*cleared, *_copies(session, row, (found, state), to, copying, is_deep=is_deep)]
+        def plan(session: Session, first: NodeId) -> _Bringing:
+            here = member_space(session, space, by.user, Right.READ)
+            there = member_space(session, to.within or space, by.user, Right.WRITE)
+            copier = Copier(session, self._keyring, self._chunks.read_whole, by.user, there, first)
+            made = _copied(copier, here, present(session, here, node), to, is_deep=is_deep)
+            return _Bringing(made, there.space, copier.copies)
 
-        await self._do(by, space, plan)
-        return made[0]
+        return await self._bring(by, plan)
 
     async def remove(
         self, by: By, space: SpaceId, node: NodeId, name: Name | None = None, condition: Condition = ANYTHING
@@ -265,8 +282,8 @@ class Edits:
         gone = [0]
 
         def plan(session: Session, row: SpaceRow, key: SpaceKey) -> list[Draft]:
-            found, state = _present(session, row, node)
-            condition.check(etag_of(found.rev, state), _shown(state))
+            found, state = present(session, row, node)
+            condition.check(etag_of(found.rev, state), shown(state))
             if node == ROOT:
                 raise NotAllowed("The top of a space cannot be removed.")
             if name is not None and name not in state.names:
@@ -299,23 +316,84 @@ class Edits:
         raise InTheWay(f"{reason} Nothing was changed.")
 
     async def _take(self, by: By, space: SpaceId, op_id: bytes, drafts: list[Draft]) -> CommitAnswer:
-        # As the journal has it: what a user does without a device of the drive is guarded as one.
-        watch = Watch(_device(by))
+        watch = _watch(by)
+        answer = await self._database.write(partial(self._taken, by, space, op_id, drafts, watch))
+        self._tell(space, watch, answer)
+        return answer
+
+    async def _bring(self, by: By, planner: Callable[[Session, NodeId], _Bringing]) -> NodeId:
+        first = await self._files.fresh_nodes(by.user, TREE_MAX + 1)
+        op_id, removing_id = by.op_id(), by.op_id()
+        reason = ""
+        for _ in range(_TRIES):
+            planned = await self._database.read(lambda session: planner(session, first))
+            answer = await self._take_both(by, planned, op_id, removing_id)
+            if answer.rev:
+                return planned.made
+            if answer.held:
+                raise NotAllowed(answer.reason)
+            reason = answer.reason
+        raise InTheWay(f"{reason} Nothing was changed.")
+
+    async def _take_both(self, by: By, planned: _Bringing, op_id: bytes, removing_id: bytes) -> CommitAnswer:
+        """The answer that counts, of two commits in one transaction: a crash leaves both or none, and so a refusal."""
+        coming, going = _watch(by), _watch(by)
+        brought = planned.copies.brought.values()
+        carried: list[Carried] = []
 
         def take(session: Session) -> CommitAnswer:
-            row = member_space(session, space, by.user, Right.WRITE)
-            key = self._keyring.key(row)
-            # They name stored content only, so nothing is in doubt.
-            found = commits.Found(frozenset(), chunk_rows.upkeep_round(session), watch)
-            now_ns = time.time_ns()
-            return commits.take(session, row, _device(by), op_id, drafts, key=key, now_ns=now_ns, found=found)
+            if not are_there(session, brought):
+                return CommitAnswer(Rev(0), 0, (), "What was to be copied was changed meanwhile.")
+            if planned.going:
+                # First, so that a quota that both count in does not count it twice.
+                gone = self._taken(by, planned.source, removing_id, planned.going, going, session)
+                if not gone.rev:
+                    return gone
+            for one in brought:
+                carried.extend(one.bring(session, by.user, planned.target))
+            came = self._taken(by, planned.target, op_id, planned.copies.drafts, coming, session)
+            if not came.rev and (planned.going or brought):
+                raise _NotTaken(came)
+            return came
 
-        answer = await self._database.write(take)
+        def hold(session: Session) -> CommitAnswer:
+            answer = self._taken(by, planned.target, op_id, planned.copies.drafts, coming, session)
+            if answer.rev:
+                raise _NotTaken(CommitAnswer(Rev(0), 0, (), "The guard was answered meanwhile."))
+            return answer
+
+        try:
+            answer = await self._database.write(take)
+        except _NotTaken as refused:
+            if not refused.answer.held:
+                return refused.answer
+            # With the rest of the transaction the guard's question went, too: it is asked by itself.
+            coming, going = _watch(by), _watch(by)
+            try:
+                answer = await self._database.write(hold)
+            except _NotTaken as allowed:
+                return allowed.answer
+        for one in carried if answer.rev else ():
+            self._chunks.refuse(one.space, one.chunks, one.virus)
+        self._tell(planned.target, coming, answer)
+        if planned.going:
+            self._tell(planned.source, going, answer)
+        return answer
+
+    def _taken(
+        self, by: By, space: SpaceId, op_id: bytes, drafts: Sequence[Draft], watch: Watch, session: Session
+    ) -> CommitAnswer:
+        row = member_space(session, space, by.user, Right.WRITE)
+        # They name stored content only, or what was made readable in this transaction: nothing is in doubt.
+        found = commits.Found(frozenset(), chunk_rows.upkeep_round(session), watch)
+        key, now_ns = self._keyring.key(row), time.time_ns()
+        return commits.take(session, row, _device(by), op_id, drafts, key=key, now_ns=now_ns, found=found)
+
+    def _tell(self, space: SpaceId, watch: Watch, answer: CommitAnswer) -> None:
         if watch.event is not None:
             log_event(space, watch.event)
         if answer.rev:
             self._hub.moved(space)
-        return answer
 
 
 def check_put(session: Session, row: SpaceRow, key: SpaceKey, at: Name, condition: Condition) -> Item | None:
@@ -336,22 +414,38 @@ def _device(by: By) -> Device:
     return Device(by.user, DeviceId(0), "", b"")
 
 
-def _present(session: Session, row: SpaceRow, node: NodeId) -> tuple[trees.NodeRow, NodeState]:
-    found = trees.node_row(session, row.space, node)
-    if found is None or found.state is None:
-        raise NotFound("That is not on the server: it was removed, or was not sent yet.")
-    return found, decode_state(found.state)
+def _watch(by: By) -> Watch:
+    # As the journal has it: what a user does without a device of the drive is guarded as one.
+    return Watch(_device(by))
 
 
-def _shown(state: NodeState) -> str:
-    return shown_name(state.names[0].name) or "The top"
+def _copied(copier: Copier, here: SpaceRow, top: Found, to: Place, *, is_deep: bool) -> NodeId:
+    """Plans copies in this place, and what makes room for them: the id of the first one."""
+    session, there = copier.session, copier.target
+    node, state = top[0].node, top[1]
+    _check_parent(session, there, to.name)
+    holder = trees.holder(session, there.space, to.name.parent, to.name.name)
+    if here.space == there.space and holder == node:
+        raise NotAllowed("What is copied has this name already.")
+    if holder is not None and to.replaces and state.kind is Kind.FILE:
+        replaced, old = present(session, there, holder)
+        if old.kind is Kind.FILE:
+            alike = replace(state, names=old.names, birth_ns=old.birth_ns, uid=old.uid, gid=old.gid)
+            copier.add(holder, replaced.rev, alike, here, top[0])
+            return holder
+    cleared = _clear(session, there, to)
+    if here.space == there.space:
+        _check_apart(cleared, node)
+    copier.copies.drafts.extend(cleared)
+    copier.copy(here, top, to.name, is_deep=is_deep)
+    return copier.copy_of(node)
 
 
 def _check_parent(session: Session, row: SpaceRow, at: Name) -> None:
     check_name(at, "name")
-    _, state = _present(session, row, at.parent)
+    _, state = present(session, row, at.parent)
     if state.kind is not Kind.FOLDER:
-        raise BadRequest(f"{_shown(state)} is no folder.")
+        raise BadRequest(f"{shown(state)} is no folder.")
 
 
 def _check_free(session: Session, row: SpaceRow, at: Name) -> None:
@@ -364,12 +458,12 @@ def _check_apart(cleared: list[Draft], node: NodeId) -> None:
         raise NotAllowed("What is moved or copied and its destination lie in each other.")
 
 
-def _clear(session: Session, row: SpaceRow, at: Name, *, replaces: bool) -> list[Draft]:
+def _clear(session: Session, row: SpaceRow, to: Place) -> list[Draft]:
     """What takes away that has this name."""
-    if not replaces:
-        _check_free(session, row, at)
-    there = trees.holder(session, row.space, at.parent, at.name)
-    return _removals(session, row, there, (at,)) if there is not None else []
+    if not to.replaces:
+        _check_free(session, row, to.name)
+    there = trees.holder(session, row.space, to.name.parent, to.name.name)
+    return _removals(session, row, there, (to.name,)) if there is not None else []
 
 
 def _removals(session: Session, row: SpaceRow, node: NodeId, names: tuple[Name, ...]) -> list[Draft]:
@@ -379,7 +473,7 @@ def _removals(session: Session, row: SpaceRow, node: NodeId, names: tuple[Name, 
     found: dict[NodeId, trees.NodeRow] = {}
     while waiting:
         at = waiting.pop()
-        found[at], state = _present(session, row, at)
+        found[at], state = present(session, row, at)
         if state.kind is not Kind.FOLDER:
             continue
         for name, child in trees.names_in(session, row.space, at):
@@ -390,68 +484,15 @@ def _removals(session: Session, row: SpaceRow, node: NodeId, names: tuple[Name, 
             raise NotAllowed(f"There are over {TREE_MAX:,} files in this folder: use a device for that.")
     drafts: list[Draft] = []
     for each, ended in gone.items():
-        present = found[each]
-        assert present.state is not None
-        state = decode_state(present.state)
+        was = found[each]
+        assert was.state is not None
+        state = decode_state(was.state)
         left = tuple(name for name in state.names if name not in ended)
         if left:
-            drafts.append(_draft(each, present.rev, replace(state, names=left), present.content_id, present.size))
+            drafts.append(_draft(each, was.rev, replace(state, names=left), was.content_id, was.size))
         else:
-            drafts.append(Draft(Change(each, present.rev, time.time_ns(), None), None, None, None))
+            drafts.append(Draft(Change(each, was.rev, time.time_ns(), None), None, None, None))
     return drafts
-
-
-def _copies(
-    session: Session,
-    row: SpaceRow,
-    top: tuple[trees.NodeRow, NodeState],
-    to: Name,
-    copying: _Copying,
-    *,
-    is_deep: bool,
-) -> list[Draft]:
-    names: dict[NodeId, list[Name]] = {top[0].node: [to]}
-    found: dict[NodeId, tuple[trees.NodeRow, NodeState]] = {top[0].node: top}
-    waiting = [top[0].node]
-    while waiting:
-        at = waiting.pop()
-        if found[at][1].mounts:
-            raise NotAllowed(f"{_shown(found[at][1])} is a shared folder: copy what is in it.")
-        if found[at][1].kind is not Kind.FOLDER or not is_deep:
-            continue
-        for name, child in trees.names_in(session, row.space, at):
-            node = NodeId(child)
-            if node not in found:
-                found[node] = _present(session, row, node)
-                waiting.append(node)
-            names.setdefault(node, []).append(Name(copying.copy_of(at), name))
-        if len(found) > TREE_MAX:
-            raise NotAllowed(f"There are over {TREE_MAX:,} files in this folder: use a device for that.")
-    now_ns = time.time_ns()
-    return [
-        _draft(
-            copying.copy_of(node),
-            Rev(0),
-            replace(state, names=tuple(names[node]), birth_ns=now_ns, atime_ns=now_ns),
-            present.content_id,
-            present.size,
-        )
-        for node, (present, state) in found.items()
-    ]
-
-
-def _is_below(session: Session, row: SpaceRow, folder: NodeId, top: NodeId) -> bool:
-    at = folder
-    for _ in range(TREE_MAX):
-        if at == top:
-            return True
-        if at == ROOT:
-            return False
-        found = trees.node_row(session, row.space, at)
-        if found is None:
-            return False
-        at = found.parent
-    return False
 
 
 def _draft(node: NodeId, base: Rev, state: NodeState, content_id: bytes | None = None, size: int = 0) -> Draft:

@@ -5,16 +5,15 @@ folder itself replaced by the root. What the folder was before stays in the hist
 """
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 
-from remote.protocol import manifests, sealing
 from remote.protocol.errors import InTheWay, NotAllowed, TooLarge
 from remote.protocol.ids import NO_SPACE, NOWHERE, ROOT, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Change
-from remote.protocol.nodes import NAME_MAX, ROOT_NAME, Entry, Kind, Manifest, Name, NodeState
+from remote.protocol.nodes import NAME_MAX, ROOT_NAME, Kind, Manifest, Name, NodeState
 from remote.protocol.sharing import SHARED_NODES_MAX
 from remote.server import commits
 from remote.server.commits import Draft, Moving
@@ -26,12 +25,10 @@ from remote.server.database.connection import Session
 from remote.server.database.spaces import JournalRow, SpaceRow
 from remote.server.database.trees import NodeRow
 from remote.server.keys import SpaceKey
-from remote.server.leaves import ReadChunk
+from remote.server.leaves import CHUNKS_MAX, ReadChunk, named, named_in_leaves
 from remote.server.scanning.carrying import Carried, carry
 from remote.server.states import decode_state, encode_state
 
-CHUNKS_MAX = 1_000_000
-"""Chunks that the long manifests of a folder may name which becomes a shared one: about 1 TB."""
 NUMBERS_MAX = 1_000
 """Names that are tried when one is taken."""
 _AT_ONCE = 1_000
@@ -102,31 +99,11 @@ def long_contents(
                 continue
             manifest = msgspec.msgpack.decode(moved.manifest, type=Manifest)
             if manifest.depth:
-                found[content_id] = frozenset(_in_leaves(session, manifest, read_chunk))
+                found[content_id] = frozenset(named_in_leaves(session, manifest, read_chunk))
                 count += len(found[content_id])
                 if count > CHUNKS_MAX:
                     raise TooLarge("The content of this folder is too long to be shared at once: share parts of it.")
     return found
-
-
-def _in_leaves(session: Session, manifest: Manifest, read_chunk: ReadChunk) -> Iterator[ChunkId]:
-    waiting: list[tuple[Entry, int]] = [(entry, manifest.depth) for entry in manifest.entries]
-    while waiting:
-        leaf, depth = waiting.pop()
-        if leaf.is_hole:
-            continue
-        entries = manifests.decode_leaf(sealing.open_leaf(leaf, read_chunk(session, leaf.id)))
-        yield from _named(entries)
-        if depth > 1:
-            waiting += [(entry, depth - 1) for entry in entries]
-
-
-def _named(entries: Iterable[Entry]) -> Iterator[ChunkId]:
-    for entry in entries:
-        if not entry.is_hole:
-            yield entry.id
-        if entry.base is not None:
-            yield entry.base.id
 
 
 @dataclass
@@ -189,17 +166,17 @@ class Founder:
             raise InTheWay("The folder that stands for it is gone from the drive of its owner: nothing was changed.")
         state = msgspec.structs.replace(decode_state(row.state), mounts=NO_SPACE, ctime_ns=self.now_ns)
         coming, removals = [_draft(top, row.rev, self.now_ns, state)], []
-        named: set[ChunkId] = set()
+        chunks: set[ChunkId] = set()
         for batch in moved_below(session, space.space, space_key, ROOT):
             for moved in batch:
                 removals.append(_draft(moved.row.node, moved.row.rev, self.now_ns, None))
                 coming.append(self._back(moved, home.space, home_key, top))
                 if moved.manifest is not None:
-                    named.update(self._chunks(moved))
+                    chunks.update(self._chunks(moved))
         if removals:
             self._take(space, space_key, removals, Moving(home.space))
-        chunk_rows.add_references(session, home.space, named)
-        self.carried.extend(carry(session, space.space, home.space, named))
+        chunk_rows.add_references(session, home.space, chunks)
+        self.carried.extend(carry(session, space.space, home.space, chunks))
         # What the space held counts as the home's own from here on: its row is another one now.
         emptied = space_rows.space_row(session, home.space)
         assert emptied is not None, "an account has a home"
@@ -264,7 +241,7 @@ class Founder:
         nodes: list[NodeRow] = []
         entries: list[trees.NameRow] = []
         bodies: dict[bytes, bytes] = {}
-        named: set[ChunkId] = set()
+        chunks: set[ChunkId] = set()
         for moved in batch:
             content_id: bytes | None = None
             if moved.manifest is not None:
@@ -272,7 +249,7 @@ class Founder:
                 if content_id not in filling.contents:
                     filling.contents.add(content_id)
                     bodies[content_id] = filling.key.seal(moved.manifest)
-                    named.update(self._chunks(moved))
+                    chunks.update(self._chunks(moved))
             state = moved.state
             if any(name.parent == top for name in state.names):
                 names = tuple(Name(ROOT, name.name) if name.parent == top else name for name in state.names)
@@ -291,8 +268,8 @@ class Founder:
         trees.put_nodes(session, space, nodes)
         trees.add_names(session, space, entries, rev)
         trees.add_manifests(session, space, bodies.items())
-        chunk_rows.add_references(session, space, named)
-        self.carried.extend(carry(session, home, space, named))
+        chunk_rows.add_references(session, space, chunks)
+        self.carried.extend(carry(session, home, space, chunks))
         versions = [
             trees.VersionRow(row.node, row.edited_ns, row.state, row.content_id, trees.WAS_STATE, Rev(0))
             for row in nodes
@@ -302,10 +279,10 @@ class Founder:
 
     def _chunks(self, moved: Moved) -> Iterator[ChunkId]:
         manifest = msgspec.msgpack.decode(moved.manifest or b"", type=Manifest)
-        yield from _named(manifest.entries)
+        yield from named(manifest.entries)
         if manifest.depth:
             known = self.below.get(moved.row.content_id or b"")
-            yield from known if known is not None else _in_leaves(self.session, manifest, self.read_chunk)
+            yield from known if known is not None else named_in_leaves(self.session, manifest, self.read_chunk)
 
     def _end(self, filling: _Founding) -> None:
         """Rev 2, also of an empty folder: the cursor of who had the folder before."""

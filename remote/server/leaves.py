@@ -1,8 +1,8 @@
-"""Whether the chunks that a commit names may be read in its space, down through the leaves of long manifests."""
+"""The chunks that manifests name, down through the leaves of long ones; whether a space may read those of a commit."""
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from remote.protocol import manifests, sealing
@@ -14,6 +14,8 @@ from remote.server.database.connection import Session
 
 LEAVES_MAX = 100_000
 """Leaves that one commit may bring that were not seen before: 10 TB of new content."""
+CHUNKS_MAX = 1_000_000
+"""Chunks that content may name which goes into another space at once: about 1 TB."""
 REMEMBERED_MAX = 200_000
 NAMED_MAX = 5
 """Missing chunks that an error names."""
@@ -135,3 +137,32 @@ def _check_leaf_entries(leaf: Entry, entries: Sequence[Entry], depth: int) -> No
 
 def _more(missing: Sequence[ChunkId]) -> str:
     return " and more" if len(missing) > NAMED_MAX else ""
+
+
+def named_by(session: Session, manifest: Manifest, read_chunk: ReadChunk) -> Iterator[ChunkId]:
+    """All chunks that content is made of: its own, bases of deltas, leaves and what these name."""
+    yield from named(manifest.entries)
+    if manifest.depth:
+        yield from named_in_leaves(session, manifest, read_chunk)
+
+
+def named_in_leaves(session: Session, manifest: Manifest, read_chunk: ReadChunk) -> Iterator[ChunkId]:
+    """What the leaves of a long manifest name, and the leaves below them."""
+    waiting: list[tuple[Entry, int]] = [(entry, manifest.depth) for entry in manifest.entries]
+    while waiting:
+        leaf, depth = waiting.pop()
+        if leaf.is_hole:
+            continue
+        entries = manifests.decode_leaf(sealing.open_leaf(leaf, read_chunk(session, leaf.id)))
+        yield from named(entries)
+        if depth > 1:
+            waiting += [(entry, depth - 1) for entry in entries]
+
+
+def named(entries: Iterable[Entry]) -> Iterator[ChunkId]:
+    """The chunks of these entries, and the bases of those that are deltas."""
+    for entry in entries:
+        if not entry.is_hole:
+            yield entry.id
+        if entry.base is not None:
+            yield entry.base.id

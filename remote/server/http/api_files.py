@@ -8,12 +8,12 @@ from litestar.params import JSONBody, QueryParameter
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from remote.protocol.errors import BadRequest, NotAllowed
+from remote.protocol.errors import BadRequest
 from remote.protocol.ids import Rev, SpaceId
 from remote.protocol.nodes import Name, NodeState
 from remote.protocol.times import iso, span
 from remote.server.database.accounts import Device
-from remote.server.edits import By, etag_of
+from remote.server.edits import By, Place, etag_of
 from remote.server.feed import CHANGES_MAX, WAIT_SECONDS_MAX
 from remote.server.files import folder_state
 from remote.server.http.api_common import (
@@ -48,6 +48,18 @@ Wait = Annotated[
     int,
     QueryParameter(name="wait", ge=0, le=WAIT_SECONDS_MAX, description="Seconds to wait when there is nothing new."),
 ]
+
+PathSpace = (
+    Annotated[
+        str,
+        Meta(
+            pattern="^[0-9]{0,19}$",
+            max_length=19,
+            description="The space that `path` begins in; not given: that of the file; empty: your home.",
+        ),
+    ]
+    | UnsetType
+)
 
 
 class File(msgspec.Struct):
@@ -117,13 +129,15 @@ class Edit(msgspec.Struct, forbid_unknown_fields=True):
     mode: Mode | UnsetType = UNSET
     modified: Annotated[str, Meta(max_length=100)] | UnsetType = UNSET
     replaces: bool = False
+    space: PathSpace = UNSET
 
 
 class CopyTo(msgspec.Struct, forbid_unknown_fields=True):
-    """Where the copy goes, in the same space; `replaces` what is there."""
+    """Where the copy goes; `replaces` what is there."""
 
     path: Annotated[str, Meta(min_length=1, max_length=PATH_MAX)]
     replaces: bool = False
+    space: PathSpace = UNSET
 
 
 class Removal(msgspec.Struct):
@@ -223,10 +237,10 @@ def _editing(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
         if data.path is UNSET:
             await edits.change(by_of(device), within, node, edited, condition)
         else:
-            to, there = await place_of(instance, device, str(within), data.path)
-            if there != within:
-                raise NotAllowed("That path is in another space: copy it there by a device, or download and bring it.")
-            await edits.move(by_of(device), within, node, to, condition=condition, replaces=data.replaces, edit=edited)
+            to, there = await place_of(instance, device, _meant(data.space, within), data.path)
+            target = Place(to, there, data.replaces)
+            node = await edits.move(by_of(device), within, node, target, condition=condition, edit=edited)
+            within = there
         return _answer(await locator.by_id(device, node, within))
 
     @post("/files/{file:str}/copy", status_code=201, summary="Copy a file, or a folder and all in it; no content moves")
@@ -234,11 +248,11 @@ def _editing(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
         request: AnyRequest, file: FileNumber, data: JSONBody[CopyTo], space: SpaceAsked = ""
     ) -> Response[File]:
         device = await device_of(instance, request)
-        found = await locator.by_id(device, file_id(file), space_id(space), right=Right.WRITE)
-        to, within = await place_of(instance, device, str(found.space.space), data.path)
-        if within != found.space.space:
-            raise NotAllowed("That path is in another space: copy it there by a device, or download and bring it.")
-        made = await edits.copy(by_of(device), within, found.item.node, to, replaces=data.replaces)
+        found = await locator.by_id(device, file_id(file), space_id(space))
+        source = found.space.space
+        to, within = await place_of(instance, device, _meant(data.space, source), data.path)
+        target = Place(to, within, data.replaces)
+        made = await edits.copy(by_of(device), source, found.item.node, target)
         return _answer(await locator.by_id(device, made, within), 201)
 
     @delete(
@@ -292,6 +306,10 @@ def file_of(found: Located) -> File:
 def _answer(found: Located, status_code: int = 200) -> Response[File]:
     told = file_of(found)
     return Response(told, status_code=status_code, headers={"ETag": told.etag})
+
+
+def _meant(space: str | UnsetType, own: SpaceId) -> str:
+    return str(own) if space is UNSET else space
 
 
 def _edited(data: Edit) -> dict[str, int]:

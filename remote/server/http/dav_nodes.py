@@ -28,7 +28,7 @@ from remote.protocol.errors import BadRequest, Busy, Infected, NotAllowed, NotFo
 from remote.protocol.ids import ROOT, DeviceId, NodeId, SpaceId, UserId
 from remote.protocol.nodes import EMPTY, Kind, Manifest, Name, NodeState
 from remote.server.database.accounts import Device
-from remote.server.edits import By
+from remote.server.edits import By, Place
 from remote.server.files import Files, Item, file_state, folder_state, shown_name
 from remote.server.http.dav_content import Reading, Writing
 from remote.server.instance import Instance
@@ -173,12 +173,15 @@ class _Node:
         return False
 
     def handle_move(self, dest_path: str) -> bool:
-        """One commit: the node gets another name, what has that goes, nothing below it is touched."""
+        """One commit: the node gets another name, what has that goes, nothing below it is touched.
+
+        Into a shared folder or out of it: a commit in each space, both or none; there it is all new.
+        """
         there = self._check_destination(dest_path)
         assert self.item is not None
-        to, was = self._name_of(dest_path), Name(self._parent_of(self.path)[1], self.item.name)
-        edits = self._drive.instance.edits
-        self._drive.ask(edits.move(By(self._user), self._space, self.item.node, to, was=was, replaces=True))
+        was = Name(self._parent_of(self.path)[1], self.item.name)
+        to, edits = self._place_of(dest_path), self._drive.instance.edits
+        self._drive.ask(edits.move(By(self._user), self._space, self.item.node, to, was=was))
         self.remove_all_locks(recursive=True)  # type: ignore[attr-defined]
         self._made(there)
         return True
@@ -186,13 +189,9 @@ class _Node:
     def handle_copy(self, dest_path: str, *, depth_infinity: bool) -> bool:
         """One commit, which moves no content; symlinks and further names of files are copied, too."""
         there = self._check_destination(dest_path)
-        if self._holds_shared(self):
-            raise DAVError(HTTP_FORBIDDEN, "What holds a shared folder is not copied at once: copy what is in that.")
         assert self.item is not None
-        to, edits = self._name_of(dest_path), self._drive.instance.edits
-        self._drive.ask(
-            edits.copy(By(self._user), self._space, self.item.node, to, is_deep=depth_infinity, replaces=True)
-        )
+        to, edits = self._place_of(dest_path), self._drive.instance.edits
+        self._drive.ask(edits.copy(By(self._user), self._space, self.item.node, to, is_deep=depth_infinity))
         self._made(there)
         return True
 
@@ -203,8 +202,9 @@ class _Node:
         else:
             there.remove_all_locks(recursive=True)  # type: ignore[attr-defined]
 
-    def _name_of(self, path: str) -> Name:
-        return Name(self._parent_of(path)[1], names_of(path)[-1])
+    def _place_of(self, path: str) -> Place:
+        space, parent = self._parent_of(path)
+        return Place(Name(parent, names_of(path)[-1]), space, replaces=True)
 
     def _check_destination(self, dest_path: str) -> "_Node | None":
         """What is there now; raises DAVError for what nothing is moved or copied to."""
@@ -220,8 +220,6 @@ class _Node:
         there_now: _Node | None = self.provider.get_resource_inst(dest_path, self.environ)  # type: ignore[attr-defined]
         if there_now is not None and self._holds_shared(there_now):
             raise DAVError(HTTP_FORBIDDEN, "There is a shared folder at the destination, which nothing replaces.")
-        if self._parent_of(dest_path)[0] != self._space:
-            raise DAVError(HTTP_FORBIDDEN, "The destination is in another space: bring the files there as new ones.")
         return there_now
 
     def _holds_shared(self, node: "_Node") -> bool:

@@ -22,6 +22,7 @@ from remote.protocol.nodes import Manifest, Name
 from remote.protocol.sharing import Shared, SharedSpaceRequest, ShareRequest, Wish
 from remote.server import instance as instances
 from remote.server.database import jobs as rows
+from remote.server.edits import By, Place
 from remote.server.instance import Instance
 from remote.server.jobs.chosen import Choice, chosen
 from remote.server.jobs.following import Follower, NotNow
@@ -213,6 +214,25 @@ async def test_what_is_refused_stays_so_when_its_folder_is_shared_and_when_that_
     await ann.ask("POST", "/v1/shares/end", SharedSpaceRequest(shared.space), Said)
     with pytest.raises(Infected):
         await ann.get(ChunkPart(chunk))
+
+
+async def test_what_is_refused_stays_so_in_a_copy_in_another_space(
+    ann: Any, bob: Any, scan: Callable[[Any], None], instance: Instance
+) -> None:
+    node = await bring(ann, "large", large(PATTERN))
+    scan(ann)
+    chunks = {entry.id for entry in (await content_of(ann, node)).entries}
+    request = ShareRequest(ann.home, await ann.new_folder(b"folder"), (Wish("bob", "editor"),))
+    shared = await ann.ask("POST", "/v1/shares/make", request, Shared)
+    await bob.ask("POST", "/v1/shares/accept", SharedSpaceRequest(shared.space), Shared)
+    by = By((await instance.accounts.device(ann.login.token)).user)
+    copied = await instance.edits.copy(by, ann.home, node, Place(Name(ROOT, b"copy"), shared.space))
+    # Nothing was scanned since.
+    for chunk in chunks:
+        with pytest.raises(Infected):
+            await bob.get(ChunkPart(chunk), space=shared.space)
+    (event,) = (await bob.in_space("events", EventsRequest(), Events, shared.space)).events
+    assert (event.kind, event.node) == ("infected", copied)
 
 
 async def test_what_is_refused_is_in_the_database(ann: Any, scan: Callable[[Any], None], tmp_path: Path) -> None:

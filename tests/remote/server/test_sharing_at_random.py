@@ -29,6 +29,7 @@ from remote.protocol.sharing import (
     TransferRequest,
     Wish,
 )
+from remote.server.accounts import Accounts
 from remote.server.database import accounts as account_rows
 from remote.server.database import sharing as rows
 from remote.server.database import spaces as space_rows
@@ -36,6 +37,7 @@ from remote.server.database import trees
 from remote.server.database.connection import Session
 from remote.server.database.retention import every_space
 from remote.server.database.upkeep import nodes_after
+from remote.server.edits import By, Edits, Place
 from remote.server.instance import Instance
 from remote.server.membership import permitted
 from remote.server.states import decode_state
@@ -54,6 +56,8 @@ class Play:
     users: dict[str, Any]
     state: NodeState
     """Of a file, to be made another."""
+    edits: Edits
+    accounts: Accounts
     spaces: list[int] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
 
@@ -190,9 +194,43 @@ async def rewind(play: Play, user: Any) -> object:
     return (await user.in_space("rewind", RewindRequest(secrets.token_bytes(16), ROOT, to), ActDone, space)).rev
 
 
+async def bring(play: Play, user: Any) -> object:
+    """Moves or copies something to somewhere else, out of a space into another one as often as not."""
+    source, target = (play.chance.choice([user.home, play.space()]) for _ in range(2))
+    listed = await user.in_space(
+        "list", ListRequest((FolderQuery(await folder_of(play, user, source)),)), Listing, source
+    )
+    to = await folder_of(play, user, target)
+    if not listed.folders[0].children:
+        return None
+    node = play.chance.choice(listed.folders[0].children).node
+    place = Place(Name(to, b"%d" % play.chance.randint(0, 20)), target, replaces=play.chance.random() < 0.5)
+    verb = play.edits.move if play.chance.random() < 0.6 else play.edits.copy
+    by = By((await play.accounts.device(user.login.token)).user)
+    return source, target, await verb(by, source, node, place)
+
+
 ACTS: tuple[Callable[[Play, Any], Awaitable[object]], ...] = (
     *(folder, folder, edit, edit, edit, remove, remove, share, share, share, permit, permit, revoke, transfer),
-    *(accept, accept, accept, accept, decline, leave, end, make_group, end_group, join, join, part, rewind),
+    *(
+        bring,
+        bring,
+        bring,
+        bring,
+        accept,
+        accept,
+        accept,
+        accept,
+        decline,
+        leave,
+        end,
+        make_group,
+        end_group,
+        join,
+        join,
+        part,
+        rewind,
+    ),
 )
 
 
@@ -260,7 +298,7 @@ async def test_whatever_is_done_fits_together(
     seed: int, sign_in: Callable[[str], Awaitable[Any]], instance: Instance, build: Any
 ) -> None:
     users = {name: await sign_in(name) for name in NAMES}
-    play = Play(random.Random(seed), users, build.file(b"x"))
+    play = Play(random.Random(seed), users, build.file(b"x"), instance.edits, instance.accounts)
     for _ in range(STEPS):
         await play.step()
         wrong = instance.database.read_now(faults)
