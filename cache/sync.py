@@ -103,6 +103,8 @@ class Sync:
         self._rested_at = 0.0
         self.wiped = trio.Event()
         """Set when the server says that this device is to remove what it holds."""
+        self._refused: NotSignedIn | None = None
+        self._refused_since = -math.inf
 
     async def run(self) -> None:
         """Keeps in step until cancelled."""
@@ -183,6 +185,11 @@ class Sync:
             raise OpenHere("It was changed elsewhere meanwhile, and both become one when it is closed here.")
         if self._held:
             raise Unreachable(self._held)
+
+    def check_sign_in(self, since: float) -> None:
+        """Raises NotSignedIn when the server knows this device no more, as it said to what was asked after `since`."""
+        if self._refused is not None and self._refused_since >= since:
+            raise type(self._refused)(str(self._refused))
 
     def give_up(self) -> None:
         """Somebody waited for the server in vain; raises Unreachable, which says why it cannot be talked to."""
@@ -283,11 +290,16 @@ class Sync:
             attempt.failed = True
             self._trouble = str(error)
             self.wiped.set()
+            # That is for good, whenever it was asked.
+            self._refused, self._refused_since = error, math.inf
+            self._tell()
         except NotSignedIn as error:
             attempt.failed = True
             # A poll that began before may stay open for long: until then nothing else would say so.
             self._is_online = False
             self._trouble = f"{error} Nothing is lost; what to do: satchel doctor"
+            self._refused, self._refused_since = error, attempt.began_at
+            self._tell()
         except (NotAllowed, NotFound, BadRequest) as error:
             attempt.failed = True
             self._trouble = f"The server refuses this device's space: {error}"
@@ -402,6 +414,8 @@ class Sync:
 
 
 class _Attempt:
-    """Whether talking to the server failed."""
+    """When talking to the server began, and whether it failed."""
 
-    failed = False
+    def __init__(self) -> None:
+        self.began_at = trio.current_time()
+        self.failed = False

@@ -143,13 +143,18 @@ class Syncs:
     # Whether the server has it: asked of the whole tree, as what is waited for may change its space meanwhile
 
     async def sent(self, node: NodeId | None) -> None:
-        """Returns when the server has all that was edited here: of everything, or of a node and what is below it."""
+        """Returns when the server has all that was edited here: of everything, or of a node and what is below it.
+
+        Raises NotSignedIn when the server refuses this device from now on: then it would never be sent.
+        """
+        since = trio.current_time()
         for sync in self._concerned(node):
             sync.wake()
         while True:
             moved = self._moved
             if await self._is_sent(node):
                 return
+            self.home.check_sign_in(since)
             await moved.wait()
 
     async def _is_sent(self, node: NodeId | None) -> bool:

@@ -200,7 +200,7 @@ async def _end_on_signal(verbs: Verbs, point: str, scope: trio.CancelScope) -> N
             log.info("%s: unmounting", signal.Signals(number).name)
             try:
                 with trio.move_on_after(_FLUSH_SECONDS):
-                    await verbs.flush()
+                    await verbs.sending.flush()
             except CacheError as error:
                 log.error("what programs had not closed was not kept: %s", error)
             try:

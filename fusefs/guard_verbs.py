@@ -4,15 +4,15 @@ import math
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 import trio
-from msgspec.structs import asdict, replace
 
 from fusefs import moments
-from fusefs.control import Exit, Refused
+from fusefs.control import Refused
 from fusefs.drive import Drive
-from fusefs.sights import Sight
+from fusefs.sending import Sending
+from fusefs.sights import Fields, Sight
 from remote.protocol.errors import RemoteError
 from remote.protocol.events import ALLOWED, DONE, EVENTS_MAX, HELD, INFECTED, OPEN, Event
 from remote.protocol.ids import ROOT, SpaceId
@@ -24,16 +24,13 @@ _ASKED_SECONDS: Final = 1.0
 _AGAIN_SECONDS: Final = 5.0
 """How long `status` waits for the server, and how long its answer will do."""
 
-Fields = dict[str, Any]  # a request's JSON: each verb checks what it uses
-
 
 class GuardVerbs:
     """Answers for one mounted drive."""
 
-    def __init__(self, drive: Drive, flush: Callable[[], Awaitable[None]]) -> None:
-        """`flush` takes in what the kernel holds back."""
+    def __init__(self, drive: Drive, sending: Sending) -> None:
         self._drive = drive
-        self._flush = flush
+        self._sending = sending
         self.verbs: dict[str, Callable[[Fields], Awaitable[object]]] = {
             "events": self._events,
             "event-done": self._done,
@@ -44,51 +41,36 @@ class GuardVerbs:
 
     async def _events(self, fields: Fields) -> object:
         limit = min(max(1, int(fields.get("limit", 100))), EVENTS_MAX)
-        sight = self._sight(fields)
+        sight = self._drive.sights.named(fields)
         found = await sight.acts.events(sight.space, 0, limit)
         path = self._drive.sights.prefix(sight)
         return {"events": [told(one, path) for one in found.events], "more": found.more}
 
     async def _done(self, fields: Fields) -> object:
         event = int(fields["event"])
-        sight = self._sight(fields)
+        sight = self._drive.sights.named(fields)
         await sight.acts.answer_event(sight.space, event, DONE)
         return {"event": event}
 
     async def _guard(self, fields: Fields) -> object:
         """What the space does of itself, and sets what is said of it."""
-        sight = self._sight(fields)
-        now = await sight.acts.guard(sight.space)
-        said = {name: fields[name] for name in now.__struct_fields__ if fields.get(name) is not None}
-        if said:
-            if fields.get("path") and sight.space == self._drive.space:
-                raise Refused(
-                    f"{fields['path']} is in no shared folder: without --in it is set for your home.", Exit.USAGE
-                )
-            now = await sight.acts.guard(sight.space, replace(now, **said))
-        return asdict(now)
+        return await self._drive.sights.choices(fields, lambda sight, to: sight.acts.guard(sight.space, to))
 
     async def _allow(self, fields: Fields) -> object:
         return {"event": (await self._allowed(fields)).event}
 
     async def _refuse(self, fields: Fields) -> object:
         """What is held is sent, so that it is kept as versions, and then undone by the caller."""
-        await self._flush()
+        await self._sending.flush()
         event = await self._allowed(fields)
-        with trio.move_on_after(_SENT_SECONDS) as scope:
-            await self._drive.sync.sent(ROOT)
-        if scope.cancelled_caught:
-            raise Refused(
-                "Not all of it is on the server yet, where it is kept before it is taken back. When satchel wait "
-                f"returns: satchel undo --event {event.event}",
-                Exit.PENDING,
-            )
+        later = f"It is allowed, to be on the server before it is taken back. Then: satchel undo --event {event.event}."
+        await self._sending.all_of(ROOT, _SENT_SECONDS, later)
         return {"event": event.event}
 
     async def _allowed(self, fields: Fields) -> Event:
         """The held event of this number, or the only one, which is now allowed."""
         number = int(fields.get("event") or 0)
-        sight = self._sight(fields)
+        sight = self._drive.sights.named(fields)
         found = await sight.acts.events(sight.space, 0, EVENTS_MAX)
         held = [
             one
@@ -100,14 +82,10 @@ class GuardVerbs:
             raise Refused(f"{which}: satchel events lists what there was.")
         if len(held) > 1:
             numbers = ", ".join(str(one.event) for one in held)
-            raise Refused(f"Several wait for a yes, of several devices: say which one ({numbers}).", Exit.USAGE)
+            raise Refused(f"Several wait for a yes, of several devices: say which one ({numbers}).")
         await sight.acts.answer_event(sight.space, held[0].event, ALLOWED)
         self._drive.sync.retry_all()
         return held[0]
-
-    def _sight(self, fields: Fields) -> Sight:
-        """The space that a request names by a path in it; the home without one."""
-        return self._drive.sights.of_path(os.fsencode(str(fields.get("path") or "")))[0]
 
 
 class Waiting:

@@ -5,24 +5,22 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 import trio
-from msgspec.structs import asdict, replace
 
 from fusefs import moments
 from fusefs.control import Exit, Refused
 from fusefs.drive import Drive
 from fusefs.errors import Invalid, NoEntry
 from fusefs.history import Old
-from fusefs.sights import Sight
+from fusefs.sending import Sending
+from fusefs.sights import Fields, Sight
 from remote.protocol.history import DIFFERENCES_MAX, TRASH_MAX, Difference, Differences, Done, Removed
 from remote.protocol.ids import NOW, ROOT, NodeId, Rev
 from remote.protocol.messages import Moment, Version
 from remote.protocol.nodes import Kind
 
-BEFORE_SECONDS: Final = 60.0
-"""How long what is here may take to be sent, before anything is made of it by the server."""
 _SHOWN_SECONDS: Final = 60.0
 _LOOKED_SECONDS: Final = 0.02
 _CLOCKS_DIFFER_NS: Final = 60_000_000_000
@@ -31,18 +29,14 @@ _TRASH_NOTE: Final = re.compile(rb"\.Trash(-\d+|/\d+)/info/")
 _REMOVED_MAX: Final = 10_000
 """Removed things that one command looks at."""
 
-Fields = dict[str, Any]  # a request's JSON: each verb checks what it uses
-
 
 class PastVerbs:
     """Answers for one mounted drive."""
 
-    def __init__(
-        self, drive: Drive, flush: Callable[[], Awaitable[None]], lookup: Callable[[bytes], Awaitable[NodeId]]
-    ) -> None:
-        """`flush` takes in what the kernel holds back; `lookup` finds the node of a path, or raises NoEntry."""
+    def __init__(self, drive: Drive, sending: Sending, lookup: Callable[[bytes], Awaitable[NodeId]]) -> None:
+        """`lookup` finds the node of a path, or raises NoEntry."""
         self._drive = drive
-        self._flush = flush
+        self._sending = sending
         self._lookup = lookup
         self.verbs: dict[str, Callable[[Fields], Awaitable[object]]] = {
             "versions": self._versions,
@@ -79,7 +73,7 @@ class PastVerbs:
         sight, below = self._drive.sights.of_path(path)
         rev = await self.rev(str(at), sight) if at is not None else None
         with suppress(NoEntry):
-            await self._sent(await self._lookup(path))
+            await self._sending.all_of(await self._lookup(path))
         if rev is None:
             rev = await self._before_removal(path)
         restored = await sight.restore.path(below, rev, is_copy=is_copy)
@@ -99,7 +93,7 @@ class PastVerbs:
 
     async def _diff(self, fields: Fields) -> object:
         path = os.fsencode(str(fields["path"]))
-        await self._flush()
+        await self._sending.flush()
         sight, below = self._drive.sights.of_path(path)
         node = await sight.history.find(below)
         since = await self.rev(str(fields["from"]), sight)
@@ -137,7 +131,7 @@ class PastVerbs:
         node = ROOT
         with suppress(NoEntry):
             node = await self._lookup(path)
-        await self._sent(node)
+        await self._sending.all_of(node)
         if path and node == ROOT:
             node = await sight.history.find(below)
         done = await sight.acts.rewind(sight.space, node, to, is_dry_run=is_dry_run, limit=_LISTED_MAX)
@@ -145,10 +139,10 @@ class PastVerbs:
 
     async def _undo(self, fields: Fields) -> object:
         rev = Rev(int(fields.get("rev") or NOW))
-        await self._sent(ROOT)
+        await self._sending.all_of(ROOT)
         is_dry_run = bool(fields.get("dry_run"))
         event, keeps_new = int(fields.get("event") or 0), bool(fields.get("keep_new"))
-        sight = self._sight(fields)
+        sight = self._drive.sights.named(fields)
         done = await sight.acts.undo(
             sight.space, rev, is_dry_run=is_dry_run, limit=_LISTED_MAX, event=event, keeps_new=keeps_new
         )
@@ -157,7 +151,7 @@ class PastVerbs:
     async def _trash(self, fields: Fields) -> object:
         """What was removed, newest first, and whether there is more."""
         limit = min(max(1, int(fields.get("limit", 100))), _REMOVED_MAX)
-        await self._sent(ROOT)
+        await self._sending.what_goes()
         told: list[Fields] = []
         is_more = False
         for sight in self._drive.sights.all():
@@ -183,14 +177,14 @@ class PastVerbs:
 
     async def _trash_restore(self, fields: Fields) -> object:
         """The newest of each of these paths, there again."""
-        await self._sent(ROOT)
+        await self._sending.what_goes()
         sight, nodes = await self._removed_together(fields)
         done = await sight.acts.put_back(sight.space, nodes, limit=_LISTED_MAX)
         return await self._told_done(done, sight, self._drive.sights.prefix(sight))
 
     async def _trash_purge(self, fields: Fields) -> object:
         """Forgets what was removed: the newest of each of these paths, or all that was before a time or rev."""
-        await self._sent(ROOT)
+        await self._sending.what_goes()
         sight, nodes = await self._removed_together(fields)
         before = NOW
         if not nodes and fields.get("before") is not None:
@@ -202,7 +196,7 @@ class PastVerbs:
         sights = self._drive.sights
         places = [sights.of_path(os.fsencode(str(path))) for path in fields["paths"]]
         if len({id(sight) for sight, _ in places}) > 1:
-            raise Refused("These are of different spaces: ask for those of each shared folder by itself.", Exit.USAGE)
+            raise Refused("These are of different spaces: ask for those of each shared folder by itself.")
         sight = places[0][0] if places else sights.home
         return sight, [(await self.removed_at(path, sight)).node for _, path in places]
 
@@ -210,7 +204,7 @@ class PastVerbs:
         """Forgets what a path, and all below it, was before now."""
         path = os.fsencode(str(fields["path"]))
         node = await self._lookup_or_refuse(path)
-        await self._sent(node)
+        await self._sending.all_of(node)
         return await self._purged(self._drive.sights.of_path(path)[0], [node], NOW, fields)
 
     async def _purged(self, sight: Sight, nodes: list[NodeId], before: Rev, fields: Fields) -> Fields:
@@ -228,39 +222,15 @@ class PastVerbs:
 
     async def _retention(self, fields: Fields) -> object:
         """What the space keeps of its past, and sets what is said of it."""
-        sight = self._sight(fields)
-        now = await sight.acts.retention(sight.space)
-        said = {name: fields[name] for name in now.__struct_fields__ if fields.get(name) is not None}
-        if said:
-            if fields.get("path") and sight.space == self._drive.space:
-                raise Refused(
-                    f"{fields['path']} is in no shared folder: without --in it is set for your home.", Exit.USAGE
-                )
-            now = await sight.acts.retention(sight.space, replace(now, **said))
-        return asdict(now)
-
-    def _sight(self, fields: Fields) -> Sight:
-        """The space that a request names by a path in it; the home without one."""
-        return self._drive.sights.of_path(os.fsencode(str(fields.get("path") or "")))[0]
+        return await self._drive.sights.choices(fields, lambda sight, to: sight.acts.retention(sight.space, to))
 
     async def removed_at(self, path: bytes, sight: Sight) -> Removed:
         """What was removed last under this path of a space; raises Refused."""
         for one in (await self._removed(sight, _REMOVED_MAX, path))[0]:
             if one.path == path:
                 return one
-        raise Refused(f"Nothing in the trash was called {os.fsdecode(path)}: satchel trash list shows what there is.")
-
-    async def _sent(self, node: NodeId) -> None:
-        """Returns when the server has what is here; raises Refused."""
-        await self._flush()
-        with trio.move_on_after(BEFORE_SECONDS) as scope:
-            await self._drive.sync.sent(node)
-        if scope.cancelled_caught:
-            raise Refused(
-                "Not all that was changed here is on the server yet, where this is done. satchel status says why; try "
-                "again when that is sent.",
-                Exit.PENDING,
-            )
+        why = self._sending.in_the_way(ROOT) or "satchel trash list shows what there is."
+        raise Refused(f"Nothing in the trash on the server is called {os.fsdecode(path)}. {why}")
 
     async def _told_done(self, done: Done, sight: Sight, prefix: bytes = b"") -> Fields:
         """What was done, when this device shows it; `prefix`: what stands before its paths."""

@@ -1,18 +1,26 @@
 """Sights: the past of each space of a drive, with all that can be asked or made of it."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
 
 from cache.grafted import GraftedActs
 from cache.grafts import Graft, Grafts
 from cache.past import Past
 from cache.tree import Tree
 from fusefs.conflicts import Conflicts
+from fusefs.control import Refused
 from fusefs.history import History
 from fusefs.lookback import Lookback
 from fusefs.restore import Restore
 from remote.protocol.ids import ROOT, NodeId, Rev, SpaceId
 from remote.protocol.service import Acts, Service
+
+Fields = dict[str, Any]  # a request's JSON: each verb checks what it uses
+Choices = TypeVar("Choices", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,26 @@ class Sights:
             if record is not None and record.local is not None and record.local.mounts:
                 return self.below(node), b"/".join(parts[number:])
         return self.home, path
+
+    def named(self, fields: Fields) -> Sight:
+        """That of the shared folder which a request names by a path in it; the home's without one. Raises Refused."""
+        path = str(fields.get("path") or "")
+        found = self.of_path(os.fsencode(path))[0]
+        if path and found is self.home:
+            raise Refused(f"{path} is in no shared folder. Nothing was done: leave --in out to ask of your home.")
+        return found
+
+    async def choices(self, fields: Fields, ask: Callable[[Sight, Choices | None], Awaitable[Choices]]) -> Fields:
+        """What is chosen for the space that a request names, after what the request says of it was set.
+
+        `ask` tells it, and sets what it is given.
+        """
+        sight = self.named(fields)
+        now = await ask(sight, None)
+        said = {name: fields[name] for name in now.__struct_fields__ if fields.get(name) is not None}
+        if said:
+            now = await ask(sight, msgspec.structs.replace(now, **said))
+        return msgspec.structs.asdict(now)
 
     def prefix(self, sight: Sight) -> bytes:
         """What stands before a path in a space, in one of the mount."""

@@ -1,6 +1,5 @@
 """Verbs: the daemon's answers to the commands of its user, on a Unix socket; see `control` for the words."""
 
-import contextlib
 import json
 import logging
 import os
@@ -8,25 +7,25 @@ import socket
 import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import trio
 
 from cache.errors import CacheError
 from fusefs import mounts
-from fusefs.conflicts import Kept, Open, Unsent, is_below
+from fusefs.conflicts import Open, Unsent, is_below
 from fusefs.control import CREDENTIALS, REQUEST_MAX, Exit, Refused, short_path
 from fusefs.drive import Drive
 from fusefs.errors import NoEntry, NotSent, VolumeError
 from fusefs.guard_verbs import GuardVerbs
-from fusefs.hands import Hand
 from fusefs.mounts import Busy
-from fusefs.past_verbs import BEFORE_SECONDS, PastVerbs, told_version
+from fusefs.past_verbs import PastVerbs, told_version
+from fusefs.sending import Sending
 from fusefs.settings import Account
+from fusefs.sights import Fields
 from fusefs.status import Status
-from remote.protocol.errors import NotSignedIn, RemoteError, Unreachable
+from remote.protocol.errors import NotSignedIn, RemoteError, Unreachable, Wiped
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.messages import Version
 from remote.protocol.nodes import Name
@@ -37,11 +36,7 @@ PATHS_SHOWN: Final = 10
 FILES_MAX: Final = 1_000
 _CONNECTIONS: Final = 64
 _REQUEST_SECONDS: Final = 10.0
-_SYNC_SECONDS: Final = 30.0
-_FILES_SYNCED: Final = 1_000
 _AWAY: Final = (Unreachable, TimeoutError, trio.TooSlowError)
-
-Fields = dict[str, Any]  # a request's JSON: each verb checks what it uses
 
 
 def listen(path: Path) -> trio.SocketListener:
@@ -64,6 +59,7 @@ class Verbs:
         self._account = account
         self._point = point
         self._end = end
+        self.sending = Sending(drive, point)
         self._told = Status(drive, account, point)
         self._slots = trio.CapacityLimiter(_CONNECTIONS)
         self._verbs: dict[str, Callable[[Fields], Awaitable[object]]] = {
@@ -89,8 +85,8 @@ class Verbs:
             "backup-remove": self._backup_remove,
             "backup-now": self._backup_now,
             "stop": self._stop,
-            **PastVerbs(drive, self.flush, self._lookup).verbs,
-            **GuardVerbs(drive, self.flush).verbs,
+            **PastVerbs(drive, self.sending, self._lookup).verbs,
+            **GuardVerbs(drive, self.sending).verbs,
         }
 
     async def serve(self, listener: trio.SocketListener) -> None:
@@ -146,8 +142,10 @@ class Verbs:
             return _problem(str(refused), refused.code)
         except NotSent as error:
             return _problem(str(error), Exit.PENDING)
+        except Wiped as error:
+            return _problem(str(error), Exit.SIGN_IN)
         except NotSignedIn as error:
-            return _problem(f"{error} Sign in again: satchel login {self._account.url}", Exit.SIGN_IN)
+            return _problem(f"{error} What is not sent stays on this machine; what to do: satchel doctor", Exit.SIGN_IN)
         except _AWAY as error:
             return _problem(
                 f"The server could not be asked: {_why(error)} Nothing was changed; try again later.", Exit.UNREACHABLE
@@ -209,7 +207,7 @@ class Verbs:
         # Whoever waits has reason to think that the server is there.
         drive.sync.retry_now()
         with trio.move_on_after(float("inf") if timeout is None else float(timeout)):
-            await self.flush()
+            await self.sending.flush()
             path = os.fsencode(str(fields.get("path", "")))
             node = await self._node(path) if path else None
             await drive.sync.sent(node)
@@ -219,28 +217,10 @@ class Verbs:
                     Exit.PENDING,
                 )
             return {"sent": True}
-        standing = drive.sync.standing()
         paths = self._pending_paths(node or ROOT)
         # Counted for the whole drive: below one path that would name others' work.
-        count = standing.pending_nodes if not node or node == ROOT else len(paths)
-        reason = standing.held or ("" if standing.is_online else f"The server is away: {standing.trouble}")
-        if not reason and (silent := drive.flow.silent_seconds()):
-            reason = f"The server has not answered for {silent:.0f} s."
-        if not reason:
-            prefix = drive.tree.path_of(node or ROOT)
-            stuck = (one for one in standing.stuck if is_below(one.path, prefix))
-            reason = next((f"{os.fsdecode(one.path)}: {one.sentence}" for one in stuck), "")
-        return {"sent": False, "count": count, "paths": paths, "reason": reason}
-
-    async def flush(self) -> None:
-        """Takes in what the kernel and open files hold back; what does not come in time is left."""
-        tree = self._drive.tree
-        paths = [os.fsencode(self._point) + b"/" + tree.path_of(node) for node in self._drive.files.written()]
-        with trio.move_on_after(_SYNC_SECONDS):
-            # Through the kernel, as programs do it: sync(2) and syncfs(2) do not wait for a mount like ours.
-            sync = partial(_fsync_all, self._drive.syncing_hand, paths[:_FILES_SYNCED])
-            await trio.to_thread.run_sync(sync, abandon_on_cancel=True)
-        self._drive.volume.flush_all()
+        count = drive.sync.standing().pending_nodes if not node or node == ROOT else len(paths)
+        return {"sent": False, "count": count, "paths": paths, "reason": self.sending.in_the_way(node or ROOT)}
 
     async def _node(self, path: bytes) -> NodeId:
         try:
@@ -278,6 +258,8 @@ class Verbs:
             }
             for one in found
         ]
+        if not found and not unsent:
+            await self._node(path)
         # The server may have one already whose answer did not come.
         known = {(one.node, one.lost.edited_ns) for one in found}
         told += [self._told_unsent(one) for one in unsent if (one.node, one.lost.edited_ns) not in known]
@@ -301,7 +283,7 @@ class Verbs:
         node = await self._node(path)
         folder, _, name = path.rpartition(b"/")
         place = Name(await self._node(folder), name)
-        await self.flush()
+        await self.sending.flush()
         standing = drive.sync.standing()
         if drive.tree.has_lost(node) and (standing.held or not standing.is_online):
             if fields["keep"] == "mine" and drive.conflicts.take_back(node, name):
@@ -312,17 +294,12 @@ class Verbs:
                 f"{standing.held or f'The server is away: {standing.trouble}'}",
                 Exit.PENDING,
             )
-        kept: Kept | None = None
         conflicts = drive.sights.of(node).conflicts
-        with trio.move_on_after(BEFORE_SECONDS) as scope:
-            await drive.sync.sent(node)
-            kept = await conflicts.keep(node, place, str(fields["keep"]))
-            for one in kept.nodes:
-                await drive.sync.sent(one)
-        if scope.cancelled_caught or kept is None:
-            raise Refused(
-                "It is not all on the server yet. satchel status says why; say this again then.", Exit.PENDING
-            )
+        otherwise = "It is not all on the server yet: say this again when it is."
+        await self.sending.all_of(node, otherwise=otherwise)
+        kept = await conflicts.keep(node, place, str(fields["keep"]))
+        for one in kept.nodes:
+            await self.sending.all_of(one, otherwise=otherwise)
         await conflicts.settle(kept)
         return {"settled": len(kept.marks), "changed": [os.fsdecode(drive.tree.path_of(one)) for one in kept.nodes]}
 
@@ -392,7 +369,7 @@ class Verbs:
         """Unmounts, which ends the daemon; raises Refused when programs use the mount and `lazy` is not said."""
         is_lazy = bool(fields.get("lazy"))
         if not is_lazy:
-            await self.flush()
+            await self.sending.flush()
         try:
             await trio.to_thread.run_sync(self._unmount, is_lazy)
         except Busy:
@@ -407,13 +384,6 @@ class Verbs:
     def _unmount(self, is_lazy: bool) -> None:
         with self._drive.repeater.quiet():
             mounts.unmount(self._point, is_lazy=is_lazy)
-
-
-def _fsync_all(hand: Hand, paths: list[bytes]) -> None:
-    """Makes the kernel hand over what it holds back of these files; runs in a thread, for it may take long."""
-    for path in paths:
-        with contextlib.suppress(OSError):  # gone meanwhile, or not ours to read
-            hand.do("fsync", path)
 
 
 def _why(error: Exception) -> str:

@@ -133,7 +133,7 @@ def test_in_a_shared_folder_all_members_are_told(server: Any, device: Any) -> No
     (ann.path / "own").mkdir()
     for command in (("guard", "--mode", "off"), ("retention", "--all-days", "1")):
         refused = ann.cli(*command, "--in", ann.path / "own")
-        assert (refused.returncode, "own is in no shared folder" in refused.stderr) == (Exit.USAGE, True)
+        assert (refused.returncode, "own is in no shared folder" in refused.stderr) == (Exit.FAILURE, True)
     refused = bob.cli("guard", "--mode", "off", "--in", bob.path / "team")
     assert (refused.returncode, "set its guard" in refused.stderr) == (1, True)
     before = entries(ann.path / "team")

@@ -1,0 +1,242 @@
+"""What a person is told when something cannot be done: soon, why, what to do, and by which exit code."""
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from fusefs.control import Exit
+from tests.mounted.conftest import eventually
+from tests.mounted.trees import until
+
+pytestmark = pytest.mark.mounted
+
+SOON_SECONDS = 20.0
+"""Well below the minute that is waited for what is being sent."""
+
+
+@contextmanager
+def waiting(desk: Any) -> Iterator[list[subprocess.CompletedProcess[str]]]:
+    """`satchel wait` beside what goes on; what came of it is there at the end."""
+    found: list[subprocess.CompletedProcess[str]] = []
+    thread = threading.Thread(target=lambda: found.append(desk.cli("wait")))
+    thread.start()
+    yield found
+    thread.join(60.0)
+    assert found, "satchel wait did not end"
+
+
+def test_who_waits_hears_that_the_device_was_signed_out(device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    laptop.must("pause")
+    (laptop.path / "unsent").write_text("kept")
+    with waiting(laptop) as found:
+        desk.must("devices", "sign-out", "laptop")
+        laptop.must("resume")
+    # Also who begins to wait later, and what waits before it asks the server.
+    for one in (*found, laptop.cli("wait"), laptop.cli("undo")):
+        assert one.returncode == Exit.SIGN_IN
+        assert "sign in again" in one.stderr
+        assert "What is not sent stays on this machine; what to do: satchel doctor" in one.stderr
+
+
+def test_who_waits_hears_that_the_account_is_disabled(device: Any, server: Any) -> None:
+    desk = device("desk")
+    desk.must("pause")
+    (desk.path / "unsent").write_text("kept")
+    server.command("user", "disable", server.user, "--data", str(server.data))
+    with waiting(desk) as found:
+        desk.must("resume")
+    assert (found[0].returncode, "This account is disabled" in found[0].stderr) == (Exit.SIGN_IN, True)
+    server.command("user", "enable", server.user, "--data", str(server.data))
+    desk.wait()
+
+
+def test_who_waits_hears_that_the_device_is_wiped(device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    laptop.must("pause")
+    (laptop.path / "unsent").write_text("gone")
+    with waiting(laptop) as found:
+        assert eventually(lambda: laptop.status()["pending"]["count"] == 1)
+        desk.must("devices", "wipe", "--yes", "laptop")
+    assert (found[0].returncode, "to remove what it holds" in found[0].stderr) == (Exit.SIGN_IN, True)
+
+
+@pytest.mark.parametrize("is_pending", [True, False])
+def test_without_the_server_what_needs_it_says_so_soon(device: Any, server: Any, is_pending: bool) -> None:
+    desk = device("desk")
+    file = desk.path / "file"
+    file.write_text("first")
+    desk.wait()
+    first = str(desk.status()["rev"])
+    file.write_text("second")
+    desk.wait()
+    server.stop()
+    if is_pending:
+        file.write_text("third")
+    for args in (
+        ("versions", file),
+        ("diff", file, "--from", first),
+        ("restore", file, "--at", first),
+        ("rewind", desk.path, "--to", first),
+        ("undo",),
+        ("undo", "--dry-run"),
+        ("trash", "list"),
+        ("trash", "restore", "gone"),
+        ("trash", "purge", "gone", "--yes"),
+        ("purge", file, "--yes"),
+        ("events",),
+        ("guard",),
+        ("retention",),
+        ("search", "file"),
+        ("devices",),
+        ("shared",),
+    ):
+        began = time.monotonic()
+        refused = desk.cli(*args)
+        assert (args, refused.returncode) == (args, Exit.UNREACHABLE), refused.stderr
+        assert "Nothing was changed; try again later." in refused.stderr
+        assert time.monotonic() - began < SOON_SECONDS, args
+    assert file.read_text() == ("third" if is_pending else "second")
+
+
+def test_what_is_paused_is_said_at_once(device: Any) -> None:
+    desk = device("desk")
+    (desk.path / "file").write_text("first")
+    desk.wait()
+    desk.must("pause")
+    (desk.path / "file").write_text("second")
+    refused = desk.cli("undo")
+    assert (refused.returncode, "satchel resume" in refused.stderr) == (Exit.PENDING, True)
+
+
+def test_the_trash_is_listed_though_something_cannot_be_sent(device: Any, server: Any) -> None:
+    desk = device("desk")
+    (desk.path / "gone").write_text("gone")
+    desk.wait()
+    (desk.path / "gone").unlink()
+    desk.wait()
+    desk.must("pause")
+    (desk.path / "late").write_text("late")
+    assert [one["path"] for one in json.loads(desk.must("trash", "list", "--json"))] == ["gone"]
+    unknown = desk.cli("trash", "restore", "late")
+    assert (unknown.returncode, "satchel resume" in unknown.stderr) == (Exit.FAILURE, True)
+    desk.must("trash", "restore", "gone")
+    assert (desk.path / "gone").read_text() == "gone"
+
+
+def test_what_is_not_there_is_exit_code_1_and_what_is_no_command_2(device: Any, server: Any) -> None:
+    server.add_user("bob")
+    desk = device("desk")
+    (desk.path / "folder").mkdir()
+    (desk.path / "file").write_text("x")
+    desk.wait()
+    folder, missing = desk.path / "folder", desk.path / "missing"
+    desk.must("share", folder, "--with", "bob")
+    is_not_there: tuple[tuple[Any, ...], ...] = (
+        ("status", missing),
+        ("wait", missing),
+        ("wait", desk.home),
+        ("versions", missing),
+        ("restore", missing),
+        ("restore", missing, "--at", "1"),
+        ("diff", missing, "--from", "1"),
+        ("rewind", missing, "--to", "1"),
+        ("undo", "999"),
+        ("undo", "--event", "9"),
+        ("undo", "--in", desk.path / "file"),
+        ("events", "--in", missing),
+        ("events", "done", "9"),
+        ("guard", "allow"),
+        ("guard", "refuse", "9"),
+        ("guard", "--in", desk.path / "file"),
+        ("retention", "--in", missing),
+        ("trash", "restore", "missing"),
+        ("trash", "purge", "missing", "--yes"),
+        ("purge", missing, "--yes"),
+        ("resolve", missing, "--keep", "mine"),
+        ("conflicts", missing),
+        ("pin", missing),
+        ("unpin", missing),
+        ("preview", missing, "-o", desk.home / "x.png"),
+        ("link", "make", missing),
+        ("link", "revoke", "nothing"),
+        ("devices", "sign-out", "nothing"),
+        ("devices", "wipe", "nothing", "--yes"),
+        ("devices", "rename", "nothing", "x"),
+        ("devices", "sign-out", "desk"),
+        ("token", "revoke", "nothing"),
+        ("share", missing, "--with", "bob"),
+        ("share", folder, "--with", "nobody"),
+        ("share", folder, "--transfer", "nobody"),
+        ("share", desk.path / "file", "--transfer", "bob"),
+        ("unshare", folder, "nobody"),
+        ("unshare", desk.path / "file", "--yes"),
+        ("accept", "nothing"),
+        ("decline", "nothing"),
+        ("leave", desk.path / "file"),
+        ("group", "member", "nothing", "bob"),
+        ("group", "remove", "nothing"),
+        ("backup", "add", desk.home / "missing"),
+        ("backup", "now", desk.home / "missing"),
+        ("backup", "remove", desk.home / "missing"),
+    )
+    is_no_command: tuple[tuple[Any, ...], ...] = (
+        ("status", ""),
+        ("versions", ""),
+        ("restore", desk.path / "file", "--at", "soon"),
+        ("rewind", desk.path, "--to", ""),
+        ("resolve", desk.path / "file", "--keep", "none"),
+        ("undo", "0"),
+        ("share", folder, "--with", "bob:king"),
+        ("share", folder, "--limit", "much"),
+        ("link", "make", desk.path / "file", "--expires", "soon"),
+        ("token", "add", "x", "--scope", "all"),
+        ("audit", "--since", "soon"),
+        ("limit", "--up", "fast"),
+        ("cache", "limit", "small"),
+        ("guard", "--mode", "maybe"),
+    )
+    wrong = []
+    for code, commands in ((Exit.FAILURE, is_not_there), (Exit.USAGE, is_no_command)):
+        for args in commands:
+            found = desk.cli(*args)
+            if found.returncode != code or not found.stderr.strip() or "Traceback" in found.stderr:
+                wrong.append((args, found.returncode, found.stdout, found.stderr))
+    assert wrong == []
+
+
+def test_who_may_only_read_is_told_so(server: Any, device: Any) -> None:
+    server.add_user("bob")
+    ann, bob = device("ann"), device("bob", user="bob")
+    (ann.path / "team").mkdir()
+    (ann.path / "team/plan").write_text("first")
+    ann.wait()
+    (ann.path / "team/plan").write_text("second")
+    ann.wait()
+    ann.must("share", ann.path / "team", "--with", "bob:viewer")
+    bob.must("accept", "team")
+    bob.sees("team/plan", "second")
+    team = bob.path / "team"
+    for args in (
+        ("restore", team / "plan", "--at", "1"),
+        ("rewind", team, "--to", "1"),
+        ("undo", "1", "--in", team),
+        ("share", team, "--with", "ann"),
+        ("guard", "--mode", "off", "--in", team),
+        ("retention", "--all-days", "1", "--in", team),
+        ("purge", team / "plan", "--yes"),
+        ("unshare", team, "--yes"),
+    ):
+        refused = bob.cli(*args)
+        assert (args, refused.returncode, len(refused.stderr.splitlines())) == (args, Exit.FAILURE, 1), refused
+    with pytest.raises(OSError, match="Read-only"):
+        (team / "new").write_text("x")
+    assert until(lambda: bob.status()["pending"]["count"] == 0, 10.0)
+    for args in (("trash", "list"), ("events",), ("status",), ("conflicts",)):
+        bob.must(*args)
