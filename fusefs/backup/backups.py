@@ -173,7 +173,7 @@ class Backups:
         shown = os.fsdecode(path)
         for mount in mounts.ours():
             if _is_in(path, os.fsencode(mount.point)):
-                raise Refused(f"{shown} lies in a drive: what is there is kept anyway.", Exit.USAGE)
+                raise Refused(f"{shown} lies in a drive: what is there is kept anyway.")
             if _is_in(os.fsencode(mount.point), path):
                 raise Refused(f"{shown} holds the drive that is mounted at {mount.point}. Choose folders beside it.")
         places = self._places
@@ -187,7 +187,7 @@ class Backups:
         except Vanished as error:
             raise Refused(str(error)) from None
         except NotADirectoryError:
-            raise Refused(f"{shown} is no folder.", Exit.USAGE) from None
+            raise Refused(f"{shown} is no folder.") from None
         except OSError as error:
             raise Refused(f"{shown} cannot be opened: {error.strerror}.") from None
 

@@ -4,7 +4,7 @@ import json
 import time
 
 from fusefs.cli.flowing import seconds_of
-from fusefs.cli.server import asked_server, signed_in_account
+from fusefs.cli.server import asked_server, chosen, signed_in_account
 from fusefs.cli.showing import shown
 from fusefs.cli.signing_in import asked_password, asked_word
 from fusefs.control import Exit, Refused
@@ -85,15 +85,13 @@ def list_tokens(*, as_json: bool) -> None:
 def revoke_token(which: str) -> None:
     """Ends a token by name or number; raises Refused."""
 
-    async def revoke(service: AccountService) -> AppToken | None:
-        found = next((one for one in (await service.tokens()).tokens if which in {one.name, str(one.token)}), None)
-        if found is not None:
-            await service.revoke_token(found.token)
+    async def revoke(service: AccountService) -> AppToken:
+        tokens = (await service.tokens()).tokens
+        found = chosen(which, tokens, lambda one: (one.token, one.name), "app token", "satchel token list")
+        await service.revoke_token(found.token)
         return found
 
     found = asked_server(revoke)
-    if found is None:
-        raise Refused(f"You have no app token {shown(which)}: satchel token list prints them.", Exit.USAGE)
     print(f"The app token {shown(found.name)} is over.")
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 from fusefs import control
 from fusefs.control import ASK_SECONDS, Exit, NoDaemon, Refused
 from fusefs.settings import Places
+from remote.protocol.ids import NODE_MAX, NodeId
 
 SENT_SECONDS: Final = 30.0
 """How long a command waits for what others are to see to be on the server."""
@@ -52,8 +53,20 @@ def path_in_mount(path: str) -> str:
     if not found.startswith(mount + "/"):
         if os.path.realpath(whole) == mount:
             return ""
-        raise Refused(f"{path} does not lie in this device's drive, which is mounted at {mount}.", Exit.USAGE)
+        raise Refused(f"{path} does not lie in this device's drive, which is mounted at {mount}.")
     return found[len(mount) + 1 :]
+
+
+def live_node(path: str) -> NodeId:
+    """What a path in the mount leads to; raises Refused, also for a state of the past."""
+    path_in_mount(path)
+    try:
+        node = os.lstat(path).st_ino
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror}.") from error
+    if node > NODE_MAX:
+        raise Refused(f"{path} is a state of the past, and this is for what is there now: restore it first.")
+    return NodeId(node)
 
 
 def await_sent(path: str, *, may_follow: bool = False) -> None:

@@ -6,16 +6,16 @@ from typing import Any
 
 from fusefs.cli.asking import ask, path_in_mount
 from fusefs.cli.showing import shown
-from fusefs.cli.standing import BACKUP_STATES, counted
+from fusefs.cli.standing import BACKUP_STATES
 from fusefs.control import Exit, Refused
-from remote.protocol.sizes import shown_size
+from remote.protocol.sizes import counted, shown_size
 
 
 def add(folder: str, to: str | None, name: str | None, *, is_into: bool) -> None:
     """Keeps a folder in the drive from now on; raises Refused."""
     real = os.path.realpath(folder)
     if not os.path.isdir(real):
-        raise Refused(f"{folder} is no folder.", Exit.USAGE)
+        raise Refused(f"{folder} is no folder.")
     target = "" if to is None else path_in_mount(to) if os.path.isabs(to) else to
     found = ask("backup-add", seconds=None, folder=real, to=target, name=name or "", into=is_into)
     print(shown(f"{found['folder']} is kept in {found['target']} from now on. How far it is: satchel backup status"))

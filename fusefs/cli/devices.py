@@ -5,7 +5,7 @@ import json
 import msgspec
 
 from fusefs.cli.asking import confirm, places
-from fusefs.cli.server import asked_server, signed_in_account
+from fusefs.cli.server import asked_server, chosen, signed_in_account
 from fusefs.cli.showing import shown
 from fusefs.cli.signing_in import asked_password
 from fusefs.control import Exit, Refused
@@ -35,10 +35,10 @@ def listing(*, as_json: bool) -> None:
 def sign_out(which: str, *, is_wiping: bool, is_sure: bool = True) -> None:
     """Ends another device, by its number or its name; asks first unless `is_sure`. Raises Refused."""
 
-    entry = _one(which, asked_server(lambda service: service.devices()).devices)
+    entry = _chosen(which, asked_server(lambda service: service.devices()).devices)
     name = shown(entry.device_name)
     if entry.is_this:
-        raise Refused("That is this device. To sign it out: satchel logout", Exit.USAGE)
+        raise Refused("That is this device. To sign it out: satchel logout")
     if not is_sure:
         confirm(
             f"{name} would lose all that it holds, also what it has not sent.",
@@ -56,7 +56,7 @@ def rename(which: str, name: str) -> None:
     """Calls a device something else; raises Refused."""
 
     async def change(service: AccountService) -> DeviceEntry:
-        entry = _one(which, (await service.devices()).devices)
+        entry = _chosen(which, (await service.devices()).devices)
         await service.rename(entry.device, name)
         return entry
 
@@ -81,14 +81,8 @@ def change_password(*, is_on_stdin: bool, is_ending_others: bool) -> None:
     print(f"The password is changed. {others}")
 
 
-def _one(which: str, entries: tuple[DeviceEntry, ...]) -> DeviceEntry:
-    found = [entry for entry in entries if which in {str(entry.device), entry.device_name}]
-    if not found:
-        raise Refused(f"No device of yours is called {shown(which)}: satchel devices lists them.", Exit.USAGE)
-    if len(found) > 1:
-        numbers = ", ".join(str(entry.device) for entry in found)
-        raise Refused(f"{len(found)} devices are called {shown(which)}; give the number of one: {numbers}", Exit.USAGE)
-    return found[0]
+def _chosen(which: str, entries: tuple[DeviceEntry, ...]) -> DeviceEntry:
+    return chosen(which, entries, lambda one: (one.device, one.device_name), "device", "satchel devices")
 
 
 def _as_json(entry: DeviceEntry) -> dict[str, object]:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from fusefs.cli.asking import ask, confirm, path_in_mount
 from fusefs.cli.showing import shown
 from fusefs.cli.trashing import relative
-from remote.protocol.sizes import shown_size
+from remote.protocol.sizes import counted, shown_size
 
 _SECONDS: Final = 300.0
 
@@ -24,15 +24,19 @@ def purge(path: str, *, is_sure: bool) -> None:
 def _purge(verb: str, *, is_sure: bool, **fields: Any) -> None:  # Any: as the daemon takes them
     if not is_sure:
         found = ask(verb, seconds=_SECONDS, dry_run=True, **fields)
-        told = f"{found['versions']} versions of {found['nodes']} files, {shown_size(found['size_bytes'])} of content"
+        told = _told(found)
         confirm(
             f"That would forget {told}, for good.",
             f"This forgets {told}, for good; nobody can bring it back.",
             "Nothing was forgotten.",
         )
     found = ask(verb, seconds=_SECONDS, **fields)
-    content = shown_size(found["size_bytes"])
-    print(f"Forgotten: {found['versions']} versions of {found['nodes']} files, {content} of content.")
+    print(f"Forgotten: {_told(found)}.")
+
+
+def _told(found: dict[str, Any]) -> str:  # Any: JSON
+    files, content = counted(found["nodes"], "file"), shown_size(found["size_bytes"])
+    return f"{counted(found['versions'], 'version')} of {files}, {content} of content"
 
 
 def retention(said: dict[str, int | bool | None], *, path: str | None, as_json: bool) -> None:

@@ -1,17 +1,16 @@
 """Linking: public links to files and folders of the drive."""
 
 import json
-import os
 import time
 
-from fusefs.cli.asking import ask, await_sent, path_in_mount
+from fusefs.cli.asking import ask, await_sent, live_node, path_in_mount
 from fusefs.cli.flowing import seconds_of
 from fusefs.cli.server import asked_server, signed_in_account
 from fusefs.cli.showing import shown
 from fusefs.cli.signing_in import asked_password
-from fusefs.control import Exit, Refused
+from fusefs.control import Refused
 from remote.protocol.account import LinkEntry, LinkRequest
-from remote.protocol.ids import NODE_MAX, NodeId, SpaceId
+from remote.protocol.ids import NodeId, SpaceId
 from remote.protocol.times import iso
 
 
@@ -22,14 +21,7 @@ def make(
     relative = path_in_mount(path)
     expires_ns = 0 if expires is None else time.time_ns() + int(seconds_of(expires) * 1e9)
     password = asked_password("Password of the link", is_on_stdin=is_on_stdin) if has_password or is_on_stdin else ""
-    try:
-        node = os.lstat(path).st_ino
-    except OSError as error:
-        raise Refused(f"{path}: {error.strerror}.", Exit.USAGE) from error
-    if node > NODE_MAX:
-        raise Refused(
-            f"{path} is a state of the past; a link leads to what is there now: restore it first.", Exit.USAGE
-        )
+    live_node(path)
     await_sent(path)
     account = signed_in_account()
     where = ask("where", path=relative)
@@ -61,7 +53,7 @@ def revoke(which: str) -> None:
     found = asked_server(lambda service: service.links()).links
     matching = [entry for entry in found if which in {str(entry.link), entry.path, f"{account.url}{entry.path}"}]
     if not matching:
-        raise Refused(f"You have no link {shown(which)}: satchel link list prints them.", Exit.USAGE)
+        raise Refused(f"You have no link {shown(which)}: satchel link list lists what there is.")
     asked_server(lambda service: service.revoke_link(matching[0].link))
     print(f"The link to {shown(matching[0].name) or 'what was removed'} is over.")
 

@@ -3,12 +3,12 @@
 import json
 import os
 
-from fusefs.cli.asking import await_sent, confirm, path_in_mount
-from fusefs.cli.server import asked_server, signed_in_account
+from fusefs.cli.asking import await_sent, confirm, live_node
+from fusefs.cli.server import asked_server, chosen, signed_in_account
 from fusefs.cli.showing import shown
 from fusefs.control import Exit, Refused
 from remote.client.account import AccountService
-from remote.protocol.ids import NODE_MAX, NodeId, SpaceId
+from remote.protocol.ids import NodeId, SpaceId
 from remote.protocol.messages import Space
 from remote.protocol.sharing import EDITOR, ROLES, Group, Invitation, Member, Members, Wish
 from remote.protocol.sizes import shown_size, size_of
@@ -17,7 +17,7 @@ from remote.protocol.times import iso
 
 def share(path: str, wishes: tuple[str, ...], *, as_json: bool) -> None:
     """Shares the path with users and groups, each as NAME or NAME:ROLE; raises Refused."""
-    node = _node(path)
+    node = live_node(path)
     wanted = tuple(_wish(text) for text in wishes)
     await_sent(path, may_follow=True)
     home = SpaceId(signed_in_account().space)
@@ -33,7 +33,7 @@ def share(path: str, wishes: tuple[str, ...], *, as_json: bool) -> None:
 
 def who(path: str, *, as_json: bool) -> None:
     """Prints with whom the path is shared; raises Refused."""
-    node = _node(path)
+    node = live_node(path)
 
     async def look(service: AccountService) -> Members | None:
         space = await _space_of(service, node)
@@ -180,17 +180,6 @@ def group_member(name: str, who_: str, *, is_removing: bool) -> None:
         print(f"{shown(who_)} is in {shown(name)}, and invited to what is shared with it.")
 
 
-def _node(path: str) -> NodeId:
-    path_in_mount(path)
-    try:
-        node = os.lstat(path).st_ino
-    except OSError as error:
-        raise Refused(f"{path}: {error.strerror}.", Exit.USAGE) from error
-    if node > NODE_MAX:
-        raise Refused(f"{path} is a state of the past, which cannot be shared: restore it first.", Exit.USAGE)
-    return NodeId(node)
-
-
 def _wish(text: str) -> Wish:
     name, colon, role = text.rpartition(":")
     if not colon:
@@ -217,22 +206,16 @@ def _shared_above(path: str) -> str | None:
 
 
 def _shared_space(path: str) -> Space:
-    node = _node(path)
+    node = live_node(path)
     found = asked_server(lambda service: _space_of(service, node))
     if found is None:
-        raise Refused(f"{shown(path)} is not a shared folder itself: satchel shared lists them.", Exit.USAGE)
+        raise Refused(f"{shown(path)} is not a shared folder itself: satchel shared lists them.")
     return found
 
 
 def _invitation(which: str) -> Invitation:
-    invitations = asked_server(lambda service: service.sharing.invitations()).invitations
-    found = [each for each in invitations if which in {each.name, str(each.space)}]
-    if not found:
-        raise Refused(f"You have no invitation to {shown(which)}: satchel shared lists them.", Exit.USAGE)
-    if len(found) > 1:
-        numbers = ", ".join(str(each.space) for each in found)
-        raise Refused(f"{len(found)} invitations have that name; give the number of one: {numbers}", Exit.USAGE)
-    return found[0]
+    found = asked_server(lambda service: service.sharing.invitations()).invitations
+    return chosen(which, found, lambda one: (one.space, one.name), "invitation to", "satchel shared")
 
 
 def _member_as_json(member: Member) -> dict[str, object]:

@@ -8,7 +8,7 @@ from fusefs.cli.asking import ask, path_in_mount
 from fusefs.cli.guarding import sentence
 from fusefs.cli.showing import shown
 from fusefs.control import Exit, Refused
-from remote.protocol.sizes import shown_size
+from remote.protocol.sizes import counted, shown_size
 
 FILES_SHOWN: Final = 10
 FILES_TOLD: Final = 1_000
@@ -59,7 +59,7 @@ def told(found: dict[str, Any], *, with_files: bool = True) -> list[str]:
     if found["full"]:
         lines.append(f"  Full    programs cannot write: {found['full']}")
     lines += _up(found, with_files=with_files)
-    if found["rates"]["down"] >= _RATE_SHOWN:
+    if found["online"] and found["rates"]["down"] >= _RATE_SHOWN:
         lines.append(f"  Down    {shown_size(found['rates']['down'])} a second")
     lines += [f"  Limit   {line}" for line in told_limits(found["limits"])]
     lines.append(f"  Cache   {shown_size(cache['bytes'])} of {shown_size(cache['limit_bytes'])}")
@@ -120,7 +120,8 @@ def _up(found: dict[str, Any], *, with_files: bool) -> list[str]:
     words = [counted(pending["count"], "change"), f"{shown_size(pending['bytes'])} of content"]
     if pending["sent_bytes"]:
         words.append(f"{shown_size(pending['sent_bytes'])} of it sent")
-    if found["rates"]["up"]:
+    # Of the last seconds: a line that is gone, or a pause, has ended it.
+    if found["rates"]["up"] and found["online"] and not found["paused"]["is_paused"]:
         words.append(f"{shown_size(found['rates']['up'])} a second")
     # Less says nothing: what is left then is for the server to answer, or not.
     if pending["seconds_left"] is not None and pending["seconds_left"] >= 1:
@@ -192,11 +193,6 @@ def duration(seconds: float) -> str:
 
 def _host(url: str) -> str:
     return url.partition("://")[2].rstrip("/")
-
-
-def counted(number: int, noun: str) -> str:
-    """So many of something, as a person reads it."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def wait(path: str | None, timeout: float | None) -> None:

@@ -235,6 +235,13 @@ def test_status_tells_how_fast_how_long_and_how_far() -> None:
     assert "this drive sends at most 1.9 MiB a second" in text
 
 
+@pytest.mark.parametrize("change", [{"online": False}, {"paused": {"is_paused": True, "reason": "", "until": ""}}])
+def test_status_tells_no_rate_of_a_line_that_is_not_used_any_more(change: dict[str, Any]) -> None:
+    text = "\n".join(told({**STANDING, "pending": PENDING, "rates": {"up": 1_000_000, "down": 0}, **change}))
+    assert "976.6 KiB of it sent" in text
+    assert "a second" not in text
+
+
 def test_the_bars_of_watch_show_each_file() -> None:
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(drawn({**STANDING, "pending": PENDING}))

@@ -279,7 +279,7 @@ def test_the_first_mount_without_the_server_is_empty_only_until_it_is_back(devic
 
 def test_wait_for_a_path_needs_one_in_the_mount(device: Any, tmp_path: Path) -> None:
     desk = device("desk")
-    assert desk.cli("wait", tmp_path).returncode == 2
+    assert desk.cli("wait", tmp_path).returncode == 1
     missing = desk.cli("wait", desk.path / "missing")
     assert missing.returncode == 1
     assert "missing" in missing.stderr

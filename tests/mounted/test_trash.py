@@ -80,7 +80,7 @@ def test_what_is_purged_is_gone_and_what_is_kept_can_be_said(device: Any) -> Non
     assert (past / "secret.txt").read_text() == "secret"
     refused = desk.cli("trash", "purge", "secret.txt")
     assert refused.returncode == 2
-    assert "1 versions of 1 files" in refused.stderr
+    assert "1 version of 1 file, " in refused.stderr
     desk.must("trash", "purge", "secret.txt", "--yes")
     assert desk.must("trash", "list") == "The trash is empty.\n"
     # What names nothing is not all that there is.
