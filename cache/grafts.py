@@ -21,9 +21,10 @@ from cache.grafted import Grafted
 from cache.ignoring import Ignoring
 from cache.lease import Lease
 from cache.leaving import Gone, Leaving
-from cache.parts import Part, Shares
+from cache.news import News
+from cache.parts import Part, Shares, below
 from cache.polls import Polls
-from cache.pull import Clock, Effects, Home, Mount, Pull
+from cache.pull import Clock, Effects, Home, Mount, Pull, effects_of
 from cache.push import Push
 from cache.reader import Reader
 from cache.staging import Stagings
@@ -44,6 +45,7 @@ _KNOWN: Final = "spaces"
 _GONE: Final = "gone"
 _VIEWER: Final = "viewer"
 _AGAIN_SECONDS: Final = (0.5, 15.0)
+_DEPTH_MAX: Final = 4_096
 VIEWER: Final = (
     "You may look at this shared folder, and change nothing in it: what was changed here before that was said is kept "
     "on this machine."
@@ -119,17 +121,16 @@ class Grafts:
         """See Leaving."""
         self.on_left: Callable[[], Awaitable[None]] = _nothing
         """Called when a space was cleaned up."""
+        self.list_home: Callable[[NodeId], Awaitable[None]] = _listed
+        """Lists a folder of the home: see Pull.list_folder."""
         self.on_moved: Callable[[], None] = lambda: None
         """Called whenever one of them is further, or was cleaned up."""
-        common.polls.on_spaces_changed = self.noticed
+        common.polls.on_spaces_changed = self._ask_for_list
         if self._known or self._gone:
             self._shares()
         for known in list(self._known.values()):
             if self._is_mounted(known):
                 self._make(known)
-            elif self._tree.record(known.top) is None:
-                # Cut off between the folder's end and the space's.
-                self._note_gone(known, None)
 
     def _stored(self, name: str, kind: type[T]) -> list[T]:
         value = self._tree.setting(name)
@@ -168,7 +169,7 @@ class Grafts:
         """Returns when what is in a folder of a shared space is known; raises RemoteError, NoSuchNode."""
         while (graft := self.below(folder)) is None:
             # Its folder is here already, and the list of spaces on its way.
-            self._wanted.set()
+            self._ask_for_list()
             came = self._came
             await came.wait()
         await graft.pull.list_folder(folder)
@@ -227,11 +228,36 @@ class Grafts:
 
     async def _look(self) -> None:
         """Takes the server's list of spaces in."""
+        asked = list(self._known.values())
         answer = await self._common.service.spaces()
         self._common.polls.serial = answer.serial
         for space in answer.spaces:
             if space.mount and space.space != self._common.home.space:
                 self._take(space)
+        there = {space.space for space in answer.spaces}
+        for known in asked:
+            # Of one whose folder is here, the home's journal says so.
+            if known.space not in there and self._known.get(known.space) == known and self._is_unheard_of(known.top):
+                self._note_gone(known, None)
+            elif self._shares().dirty.counts[known.space] and self._is_unheard_of(known.top):
+                # What is to be sent was known before it came into a folder that nobody looked into here.
+                await self._reach(known.top)
+
+    async def _reach(self, folder: NodeId) -> None:
+        """Lists the folders above one of the home, from the top on, until it is known."""
+        way: list[NodeId] = []
+        while self._tree.record(folder) is None and len(way) < _DEPTH_MAX:
+            answer = await self._common.service.nodes(self._common.home.space, [folder])
+            state = answer.nodes[0].state if answer.nodes[0] is not None else None
+            if state is None:
+                return
+            folder = state.names[0].parent
+            way.append(folder)
+        for above in reversed(way):
+            await self.list_home(above)
+
+    def _is_unheard_of(self, folder: NodeId) -> bool:
+        return self._tree.record(folder) is None and self._tree.news_of(folder) is None
 
     def _take(self, space: Space) -> None:
         known = Known(space.space, space.mount, space.role, space.name, space.owner_name)
@@ -251,6 +277,7 @@ class Grafts:
             self._begin(known)
 
     def _keep(self, known: Known) -> None:
+        self._shares()
         self._known[known.space] = known
         self._tree.set_setting(_KNOWN, msgspec.msgpack.encode(list(self._known.values())))
 
@@ -266,7 +293,6 @@ class Grafts:
         shares = self._shares()
         part = Part(self._tree, known.space, known.top)
         shares.parts[known.space] = part
-        shares.rebuild()
         service = Grafted(common.service, known.top)
         home = common.home._replace(space=known.space)
         lease = Lease(part)
@@ -296,8 +322,19 @@ class Grafts:
 
     # What the home's journal says of folders that mount spaces
 
-    def noticed(self) -> None:
-        """The home has told of a folder that mounts a space."""
+    def noticed(self, versions: Iterable[NodeVersion]) -> None:
+        """The home tells of folders that mount spaces."""
+        for one in versions:
+            if one.state is None or not one.state.mounts:
+                continue
+            known = self._known.get(one.state.mounts)
+            if known is None or (known.top != one.node and not self._is_mounted(known)):
+                # Before the folder is seen: what is in it is not the home's. Who may change it is said by the list.
+                name = one.state.names[0].name.decode(errors="replace") if one.state.names else ""
+                self._keep(Known(one.state.mounts, one.node, _VIEWER, name))
+        self._ask_for_list()
+
+    def _ask_for_list(self) -> None:
         self._wanted.set()
 
     async def before(self, versions: Sequence[NodeVersion], *, is_next: bool) -> Sequence[NodeVersion]:
@@ -343,10 +380,29 @@ class Grafts:
         # Before anything else: whoever makes something in it after a restart must know whose it is.
         known = Known(space, top, "owner", name)
         self._keep(known)
-        await rehoming.share(self._tree, self._shares(), self._common.mount.show, top, space, went)
+        # Cut off before, it may be kept in step already.
+        await self._stop(space)
+        self._take_removals(top)
+        await rehoming.share(self._tree, self._common.mount.show, top, space, went)
         if record is not None:
             self._begin(known)
-        self._wanted.set()
+        self._ask_for_list()
+
+    def _take_removals(self, top: NodeId) -> None:
+        """What waits to be removed, as a program writes to it, waits no more: nobody can have its id in the space.
+
+        Who writes on is refused, and what was written is kept as another file.
+        """
+        within = set(below(self._tree, top))
+        removed = [one for one in self._tree.news() if one.state is None and one.node in within]
+        if removed:
+            self.revoke([one.node for one in removed])
+            common = self._common
+            with self._tree.edit() as edit:
+                News(edit, lambda _: False, common.clock.correction_ns).take(removed)
+                effects = effects_of(edit, is_event=True)
+            common.mount.show(effects)
+        self.revoke([node for node in within if rehoming.lives_on(self._tree.record(node))])
 
     async def _unshare(self, space: SpaceId, top: NodeId, versions: Sequence[NodeVersion], rev: Rev) -> None:
         # The list of spaces may not have told of it yet.
@@ -355,7 +411,7 @@ class Grafts:
         told = {version.node for version in versions if version.state is not None}
         # What is being written and was removed elsewhere is kept as another file: to write on in this one is refused.
         self.revoke([one for one in part.all_nodes() - told if self._is_written(one)])
-        await rehoming.unshare(self._tree, self._shares(), self._common.mount.show, part, versions, rev)
+        await rehoming.unshare(self._tree, self._common.mount.show, part, versions, rev)
         self._forget(space)
 
     def _mounted_by(self, folder: NodeId) -> SpaceId:
@@ -393,7 +449,7 @@ class Grafts:
         self._gone.append(Gone(known.space, known.top, folder, called or b"shared"))
         self._tree.set_setting(_GONE, msgspec.msgpack.encode(self._gone))
         self._forget(known.space)
-        self._wanted.set()
+        self._ask_for_list()
 
     def _forget(self, space: SpaceId) -> None:
         self._known.pop(space, None)
@@ -404,14 +460,16 @@ class Grafts:
             gone = self._gone[0]
             await self._stop(gone.space)
             common = self._common
-            leaving = Leaving(
-                self._tree, self._shares(), common.stagings, common.chunks, common.mount.show, self.revoke
-            )
+            leaving = Leaving(self._tree, common.stagings, common.chunks, common.mount.show, self.revoke)
             await leaving.clean_up(gone)
             await self.on_left()
             self._tell()
             self._gone.pop(0)
             self._tree.set_setting(_GONE, msgspec.msgpack.encode(self._gone))
+
+
+async def _listed(_: NodeId) -> None:
+    await trio.lowlevel.checkpoint()
 
 
 async def _nothing() -> None:

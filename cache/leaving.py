@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from cache.chunks import Chunks
 from cache.merge import free_name, labelled
-from cache.parts import Part, Shares, batches, drop_settings
+from cache.parts import Part, batches, drop_settings
 from cache.pull import Effects, effects_of
 from cache.rehoming import unsent
 from cache.staging import StagingId, Stagings
@@ -49,7 +49,6 @@ class Leaving:
     """Cleans up after shared spaces of one tree."""
 
     tree: Tree
-    shares: Shares
     stagings: Stagings
     chunks: Chunks
     show: Callable[[Effects], None]
@@ -78,7 +77,6 @@ class Leaving:
         for ids in batches([one for one in dict.fromkeys(chunks) if one not in self.kept], _CHUNKS_AT_ONCE):
             await self.chunks.drop(ids)
         drop_settings(self.tree, gone.space)
-        self.shares.rebuild()
         log.info("space %d is not here any more: %d nodes are gone, %d files kept", gone.space, len(nodes), kept)
         return kept
 
@@ -112,7 +110,9 @@ class Leaving:
                 for node in some:
                     record = edit.get(node)
                     assert record.local is not None
-                    self._keep(edit, folders, self._place(part, node), record.local, record.staged, record.staged_size)
+                    place = self._place(part, node)
+                    kept = self._keep(edit, folders, place, record.local, record.staged, record.staged_size)
+                    edit.succeed(node, kept)
                     # Its content is the new file's now.
                     edit.drop(node)
                 effects = effects_of(edit, is_event=True)
@@ -152,7 +152,7 @@ class Leaving:
 
     def _keep(
         self, edit: Edit, folders: "_Folders", place: Sequence[bytes], state: NodeState, staged: int, size: int
-    ) -> None:
+    ) -> NodeId:
         folder = folders.of(edit, place[:-1], state)
         name = place[-1]
         if edit.holder(Name(folder, name)) is not None:
@@ -167,6 +167,7 @@ class Leaving:
         base = self.stagings.base_of(StagingId(staged)) if staged else None
         if base is not None:
             self.kept.update(self._below(base.entries, base.depth))
+        return node
 
 
 class _Folders:

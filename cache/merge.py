@@ -86,8 +86,8 @@ def _settle_removal_elsewhere(record: Record, news: NodeVersion, is_kept_alive: 
 
 
 def _settle_removal_here(record: Record, news: NodeVersion, there: NodeState) -> Settled:
-    """Delete against edit: the edit lives."""
-    if _is_edit(there, record.synced):
+    """Delete against edit: the edit lives. So does a folder that was made a shared one before that is sent."""
+    if there.mounts or _is_edit(there, record.synced):
         return Settled(_clean(record, news))
     return Settled(replace(record, rev=news.rev, synced=there))
 

@@ -46,11 +46,6 @@ class Index:
             self.space_of[node] = space
             self.counts[space] += 1
 
-    def clear(self) -> None:
-        """Forgets all."""
-        self.space_of.clear()
-        self.counts.clear()
-
     def of(
         self, space: SpaceId, after: NodeId, limit: int, walk: Callable[[int, NodeId], list[NodeId]]
     ) -> list[NodeId]:
@@ -80,12 +75,7 @@ class Shares:
         self.unlisted = Index()
         self.parts: dict[SpaceId, Part] = {}
         tree.members = self
-        self.rebuild()
-
-    def rebuild(self) -> None:
-        """Looks at all of them: nodes have changed their space."""
         for table, found in ((Table.DIRTY, self.dirty), (Table.UNLISTED, self.unlisted)):
-            found.clear()
             for key, value in self._tree.store.walk(table):
                 self._note(found, key, value, is_listing=table is Table.UNLISTED)
 
@@ -117,6 +107,7 @@ class Part(Tree):
         self._whole = whole
         self._store: Store = whole.store
         self._records = whole._records
+        self.heirs = whole.heirs
         self.space = space
         self.top: Final = top
         if space != HOME:

@@ -102,8 +102,8 @@ class Mounts(Protocol):
         """What of this news the home is to take in; `is_next`: it is the journal's next commit."""
         ...
 
-    def noticed(self) -> None:
-        """A folder is known that mounts a space."""
+    def noticed(self, versions: Iterable[NodeVersion]) -> None:
+        """Some of these folders mount spaces; called before they are taken in."""
         ...
 
 
@@ -278,6 +278,8 @@ class Pull:
         self, edit: Edit, versions: Sequence[NodeVersion], *, are_in_the_way: bool = False, as_of: Rev | None = None
     ) -> None:
         """Takes states in, as of a rev: that of the cursor, if none is given."""
+        if self.mounts is not None and any(one.state is not None and one.state.mounts for one in versions):
+            self.mounts.noticed(versions)
         is_behind = (self._tree.cursor if as_of is None else as_of) < self._head
         told = news.News(
             edit, self.mount.is_busy, self.clock.correction_ns, is_behind=is_behind, is_ignored=self.is_ignored
@@ -285,8 +287,6 @@ class Pull:
         told.take([one for one in versions if self._tree.is_own(one.node)], are_in_the_way=are_in_the_way)
         self._unlisted |= told.unlisted
         self._is_deferred |= told.is_deferred
-        if self.mounts is not None and any(one.state is not None and one.state.mounts for one in versions):
-            self.mounts.noticed()
 
     async def take_winners(self, versions: Sequence[NodeVersion], starts: int) -> None:
         """Takes in the states that made the server refuse a commit; within a `crossing` that began with `starts`."""

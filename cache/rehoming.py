@@ -5,14 +5,14 @@ here and not sent is sent to where the node belongs now. An unsent move over the
 space by a move.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import trio
 from msgspec.structs import replace
 
 from cache.merge import free_name
-from cache.parts import Part, Shares, batches, below, drop_settings
+from cache.parts import Part, batches, below, drop_settings
 from cache.pull import Effects, effects_of
 from cache.tree import HOME, Edit, Record, Table, Tree
 from remote.protocol.ids import NodeId, Rev, SpaceId
@@ -27,9 +27,7 @@ _DEPTH_MAX: Final = 4_096
 _SETTING: Final = b"rehoming"
 
 
-async def share(
-    tree: Tree, shares: Shares, show: Show, top: NodeId, space: SpaceId, went: Collection[NodeId] | None = None
-) -> None:
+async def share(tree: Tree, show: Show, top: NodeId, space: SpaceId, went: Collection[NodeId] | None = None) -> None:
     """All below a folder becomes the space's; call it again after a crash (`is_unfinished`). Moves undone are shown.
 
     `went`: the nodes that left the home by this very commit of its journal, so that what is known of them is what the
@@ -39,20 +37,18 @@ async def share(
     known = tree.record(top)
     is_gone = known is not None and known.local is None
     with tree.edit() as edit:
-        # Where it was removed here, and that was not sent: the home's news, which comes next, has it back.
-        if known is not None and is_gone:
-            edit.put(top, replace(known, is_listed=False, is_listing=False))
-        elif known is not None:
-            local, synced = _mounting(known.local, space), _mounting(known.synced, space)
-            edit.put(top, replace(known, local=local, synced=synced))
+        if known is not None:
+            mounting = replace(known, local=_mounting(known.local, space), synced=_mounting(known.synced, space))
+            # Where it was removed here, and that was not sent: the home's news, which comes next, has it back.
+            edit.put(top, replace(mounting, is_listed=False, is_listing=False) if is_gone else mounting)
         edit.change.put(Table.SETTINGS, _SETTING, top.to_bytes(8, "big"))
     tops = [top, *(node for node in went or () if tree.record(node) is not None)]
     nodes = list(dict.fromkeys([*tops[1:], *(node for one in tops for node in below(tree, one))]))
     await trio.lowlevel.checkpoint()
     inside = _inside(tree, top, nodes, went)
-    renewed = {node: tree.new_node() for node in nodes if node in inside and _lives_on(tree.record(node))}
+    renewed = {node: tree.new_node() for node in nodes if node in inside and lives_on(tree.record(node))}
     rev = _BEFORE_FIRST if went is None else FIRST_REV
-    for some in batches(nodes, _AT_ONCE):
+    for some in _in_turns(tree, nodes, renewed):
         with tree.edit() as edit:
             for node in some:
                 if edit.record(node) is None:
@@ -70,7 +66,6 @@ async def share(
             effects = effects_of(edit, is_event=False)
         show(effects)
         await trio.lowlevel.checkpoint()
-    shares.rebuild()
     part = Part(tree, space, top)
     with tree.edit() as edit:
         if went is not None:
@@ -83,9 +78,7 @@ def is_unfinished(tree: Tree, top: NodeId) -> bool:
     return tree.setting(_SETTING.decode()) == top.to_bytes(8, "big")
 
 
-async def unshare(
-    tree: Tree, shares: Shares, show: Show, part: Part, versions: Sequence[NodeVersion], rev: Rev
-) -> None:
+async def unshare(tree: Tree, show: Show, part: Part, versions: Sequence[NodeVersion], rev: Rev) -> None:
     """All of a shared space becomes the home's, whose news of `rev` says what the nodes are there.
 
     What is gone there, and was edited here, is new in the home: nobody can have its id any more.
@@ -93,7 +86,7 @@ async def unshare(
     told = {version.node for version in versions if version.state is not None}
     nodes = sorted(part.all_nodes())
     renewed = {node: tree.new_node() for node in nodes if node not in told and _is_edited(tree.record(node))}
-    for some in batches(nodes, _AT_ONCE):
+    for some in _in_turns(tree, nodes, renewed):
         with tree.edit() as edit:
             for node in some:
                 record = edit.get(node)
@@ -115,7 +108,19 @@ async def unshare(
         if top is not None:
             edit.put(part.top, replace(top, local=_mounting(top.local, HOME), synced=_mounting(top.synced, HOME)))
     drop_settings(tree, part.space)
-    shares.rebuild()
+
+
+def _in_turns(tree: Tree, nodes: Iterable[NodeId], renewed: Mapping[NodeId, NodeId]) -> Iterator[Sequence[NodeId]]:
+    """What is edited at once: first what gets another id with what is in it, as nothing but that edit tells both."""
+    others: list[NodeId] = []
+    first: list[NodeId] = []
+    for node in nodes:
+        record = tree.record(node)
+        is_in_one = record is not None and _in_renewed(record.local, renewed) is not record.local
+        (first if node in renewed or is_in_one else others).append(node)
+    if first:
+        yield first
+    yield from batches(others, _AT_ONCE)
 
 
 def _is_edited(record: Record | None) -> bool:
@@ -123,7 +128,7 @@ def _is_edited(record: Record | None) -> bool:
     return record is not None and bool(record.rev) and record.is_dirty and record.local is not None
 
 
-def _lives_on(record: Record | None) -> bool:
+def lives_on(record: Record | None) -> bool:
     """Whether it was so removed elsewhere: it is about to be made again."""
     return _is_edited(record) and record is not None and record.synced is None
 
@@ -141,6 +146,7 @@ def _renew(edit: Edit, node: NodeId, renewed: Mapping[NodeId, NodeId], space: Sp
         edit.put(renewed[node], new)
     edit.mark_dirty(renewed[node], edited_ns)
     edit.move_lost(node, renewed[node])
+    edit.succeed(node, renewed[node])
 
 
 def _in_renewed(state: NodeState | None, renewed: Mapping[NodeId, NodeId]) -> NodeState | None:
@@ -166,7 +172,7 @@ def _inside(tree: Tree, top: NodeId, nodes: Iterable[NodeId], went: Collection[N
             way.append(node)
             record = tree.record(node)
             state = (record.agreed or record.local) if record is not None else None
-            is_left = record is not None and bool(record.rev) and went is not None and not _lives_on(record)
+            is_left = record is not None and bool(record.rev) and went is not None and not lives_on(record)
             if state is None or not state.names or is_left:
                 known[node] = False
                 break

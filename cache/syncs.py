@@ -35,6 +35,7 @@ class Syncs:
         self.home = Sync(part, self.pull, self.push, is_walking=common.is_walking, poll=poll, on_moved=self._tell)
         self.grafts = self.pull.mounts = Grafts(common, on_made)
         self.grafts.on_moved = self._tell
+        self.grafts.list_home = self.pull.list_folder
 
     async def run(self) -> None:
         """Keeps all in step until cancelled."""
@@ -104,7 +105,9 @@ class Syncs:
 
     def standing(self) -> Standing:
         """See Sync; of all spaces together. The cursor is the home's."""
-        standing = self.home.standing()
+        # Counted in the whole tree: one of the spaces may not be kept in step yet.
+        pending = self._tree.dirty_count() + self._tree.lost_count()
+        standing = replace(self.home.standing(), pending_nodes=pending)
         for graft in list(self.grafts.all.values()):
             one = graft.sync.standing()
             trouble = standing.trouble
@@ -113,7 +116,6 @@ class Syncs:
             standing = replace(
                 standing,
                 trouble=trouble,
-                pending_nodes=standing.pending_nodes + one.pending_nodes,
                 stuck=standing.stuck + one.stuck,
                 unlisted_folders=standing.unlisted_folders + one.unlisted_folders,
                 asked=standing.asked + one.asked,
@@ -152,7 +154,7 @@ class Syncs:
             sync.wake()
         while True:
             moved = self._moved
-            if await self._is_sent(node):
+            if await self._is_sent(self._tree.heir(node) if node is not None else None):
                 return
             self.home.check_sign_in(since)
             await moved.wait()
@@ -190,7 +192,7 @@ class Syncs:
             if not is_given_up:
                 sync.retry_now()
         limit = trio.current_time() + (0.0 if is_given_up else away_seconds)
-        while waiting := {one for one in waiting if self._tree.is_pending(one) or self._tree.will_send_lost(one)}:
+        while waiting := {one for one in map(self._tree.heir, waiting) if self._is_awaited(one)}:
             by_sync: dict[Sync, set[NodeId]] = {}
             for one in waiting:
                 by_sync.setdefault(self.of(one), set()).add(one)
@@ -206,6 +208,9 @@ class Syncs:
             moved = self._moved
             with trio.move_on_at(limit):
                 await moved.wait()
+
+    def _is_awaited(self, node: NodeId) -> bool:
+        return self._tree.is_pending(node) or self._tree.will_send_lost(node)
 
     def _tell(self) -> None:
         self._moved.set()

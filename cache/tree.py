@@ -72,7 +72,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     @property
     def space_below(self) -> SpaceId:
         """The space that entries of this folder belong to."""
-        return (self.local.mounts if self.local is not None else HOME) or self.space
+        state = self.local or self.synced
+        return (state.mounts if state is not None else HOME) or self.space
 
     @property
     def agreed(self) -> NodeState | None:
@@ -255,6 +256,8 @@ class Edit:
             self._index_slots(node, before, record)
             self._count_staged(before, record)
             self._index_unlisted(node, before, record)
+        if before is not None and (before.space != record.space or before.space_below != record.space_below):
+            self._index_space(node)
         self._records[node] = record
         self.change.put(Table.NODES, node_key(node), _encode(record))
 
@@ -431,6 +434,13 @@ class Edit:
         elif was:
             self.change.delete(Table.UNLISTED, node_key(node))
 
+    def _index_space(self, node: NodeId) -> None:
+        """What is said of the node is said again, so that its new space has it (see Members)."""
+        for table in (Table.DIRTY, Table.UNLISTED):
+            value = self.change.get(table, node_key(node))
+            if value is not None:
+                self.change.put(table, node_key(node), value)
+
     def _index_slots(self, node: NodeId, before: Record | None, after: Record | None) -> None:
         old = _slots(before)
         new = _slots(after)
@@ -456,6 +466,10 @@ class Edit:
         values = [self.change.get(Table.SLOTS, key) for key in sorted(keys)]
         return [NodeId(int.from_bytes(value, "big")) for value in values if value]
 
+    def succeed(self, node: NodeId, heir: NodeId) -> None:
+        """What there was of a node goes on under another id, for those who wait for it (see Tree.heir)."""
+        self._tree.heirs[node] = heir
+
     def differences(self) -> Iterator[tuple[NodeId, Record | None, Record | None]]:
         """Each node that was touched, with its record before and after."""
         for node, record in self._records.items():
@@ -479,6 +493,7 @@ class Tree:
         """Nodes that were edited, for who sets it to a set to take them out; None: nobody wants to know."""
         self.members: Members | None = None
         """Which nodes are of shared spaces, while there are any."""
+        self.heirs: dict[NodeId, NodeId] = {}
         value = self.setting("sending")
         self.may_ignore = bool(store.count(Table.IGNORED))
         """Whether any node was ignored since the store was opened; spares looking in its table."""
@@ -489,6 +504,12 @@ class Tree:
         """Notes which nodes are on their way, before they are sent, and (empty) when the answer is taken in."""
         self.sending = set(nodes)
         self.set_setting("sending", _encode(sorted(self.sending)))
+
+    def heir(self, node: NodeId) -> NodeId:
+        """The id under which a node goes on: another one if it changed its space, and nobody may have the old one."""
+        while node in self.heirs:
+            node = self.heirs[node]
+        return node
 
     def is_unknown_elsewhere(self, node: NodeId, record: Record) -> bool:
         """Whether the server has no such node (it was made here, or removed elsewhere), nor a commit with it."""

@@ -256,9 +256,10 @@ class Volume:
     async def link(self, node: NodeId, folder: NodeId, name: bytes) -> None:
         """One more name for a node; raises NotPermitted for folders, TooManyNames, OtherSpace, ReadOnly."""
         self.check_writable_in(folder)
+        await self._ensure_free(folder, name)
+        # No await from here to the edit: news may make a folder a shared one.
         if self.tree.members is not None and self.record(node).space != self.tree.space_below(folder):
             raise OtherSpace("A file has all its names in one space.")
-        await self._ensure_free(folder, name)
         state = self.record(node).local
         assert state is not None
         if state.kind is Kind.FOLDER:
@@ -308,12 +309,12 @@ class Volume:
         check_name(new_name)
         self.check_writable_in(folder)
         self.check_writable_in(new_folder)
-        self._check_one_space(folder, new_folder)
         await self.lookup(folder, name)
         await self.ensure_listed(new_folder)
         if not flags and self.tree.child(new_folder, new_name) is not None:
             await self._ensure_known(new_folder, new_name)
-        # No await from here to the edit: news may give names to others.
+        # No await from here to the edit: news may give names to others, and make a folder a shared one.
+        self._check_one_space(folder, new_folder)
         node, other = self._child(folder, name), self.tree.child(new_folder, new_name)
         source, target = Name(folder, name), Name(new_folder, new_name)
         if flags & RENAME_EXCHANGE:

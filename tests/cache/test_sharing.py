@@ -7,13 +7,17 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 
 from cache import rehoming
 from cache.errors import NoSuchNode
+from cache.tree import Edit
 from fusefs.errors import Mounted, OtherSpace, ReadOnly
+from remote.protocol.errors import Unreachable
 from remote.protocol.ids import ROOT, DeviceId, NodeId, SpaceId
+from remote.protocol.messages import Spaces
 from remote.protocol.sharing import PermitRequest, RevokeRequest, Shared, SharedSpaceRequest, ShareRequest, Wish
-from tests.model.device import Device, Time, check_tree
+from tests.model.device import Device, Remote, Time, check_tree
 from tests.model.play import in_no_time, quiet
 from tests.model.server import GUESTS, SPACE, Server
 from tests.model.world import begin, end, make, make_folder, write
@@ -25,6 +29,7 @@ class Friends:
     """A server, two devices of the owner, and one of the guest."""
 
     def __init__(self, home: Path, nursery: trio.Nursery) -> None:
+        self.home = home
         self.server = Server()
         self.one = Device(home, self.server, 1)
         self.two = Device(home, self.server, 2)
@@ -527,5 +532,241 @@ def test_what_is_being_written_to_a_file_that_is_removed_elsewhere_is_kept_when_
             kept = await device.volume.lookup(thesis, b"intro")
             assert await device.content(kept) == b"not flushed yet"
         assert not friends.one.stagings.ids()
+
+    among_friends(scene)
+
+
+def test_indexes_follow_a_folder_that_begins_to_mount_a_space() -> None:
+    async def scene(friends: Friends) -> None:
+        await shared_thesis(friends)
+        box = await make_folder(friends.one, b"box")
+        tree = friends.one.tree
+        for space in (friends.space, SpaceId(0)):
+            with tree.edit() as edit:
+                record = edit.get(box)
+                assert record.local is not None
+                edit.put(box, replace(record, local=replace(record.local, mounts=space), is_listed=False))
+            assert friends.one.grafts.all[friends.space].part.unlisted() == ([box] if space else [])
+        with tree.edit() as edit:
+            edit.put(box, replace(edit.get(box), is_listed=True))
+        await friends.quiet()
+
+    among_friends(scene)
+
+
+def test_what_becomes_a_shared_folder_while_a_program_moves_a_file_into_it_takes_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        await friends.quiet()
+        mine = await make(friends.two, b"mine", b"1")
+        volume, ensure = friends.two.volume, friends.two.volume.ensure_listed
+
+        async def shared_meanwhile(folder: NodeId) -> None:
+            await ensure(folder)
+            friends.share(thesis)
+            await friends.quiet(friends.one, friends.two)
+
+        monkeypatch.setattr(volume, "ensure_listed", shared_meanwhile)
+        with pytest.raises(OtherSpace):
+            await volume.rename(ROOT, b"mine", thesis, b"mine", 0)
+        monkeypatch.undo()
+        await friends.quiet()
+        assert await at(friends.one, "mine") == mine
+
+    among_friends(scene)
+
+
+def test_a_shared_folder_is_none_of_the_homes_before_the_list_of_spaces_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor after a restart without it."""
+
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        await friends.quiet()
+        guest, spaces = friends.guest, Remote.spaces
+
+        async def lost(remote: Remote) -> Spaces:
+            if remote.wire is guest.wire:
+                raise Unreachable("nobody answers")
+            return await spaces(remote)
+
+        monkeypatch.setattr(Remote, "spaces", lost)
+        friends.share(thesis)
+        friends.accept()
+        await trio.sleep(5)
+        await make(guest, b"mine", b"1")
+        for is_restarted in (False, True):
+            if is_restarted:
+                await guest.kill()
+                await guest.start(friends.nursery)
+            assert await at(guest, "thesis")
+            with pytest.raises(ReadOnly):
+                await guest.volume.rename(ROOT, b"mine", await at(guest, "thesis"), b"mine", 0)
+        monkeypatch.undo()
+        await friends.quiet()
+        with pytest.raises(OtherSpace):
+            await guest.volume.rename(ROOT, b"mine", await at(guest, "thesis"), b"mine", 0)
+
+    among_friends(scene)
+
+
+def test_what_is_being_written_to_a_file_that_is_removed_elsewhere_is_kept_when_its_folder_becomes_a_shared_one() -> (
+    None
+):
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        box = await make_folder(friends.one, b"box", thesis)
+        await make(friends.one, b"intro", LONG, box)
+        await make(friends.one, b"unread", LONG, box)
+        await friends.quiet()
+        handle = await begin(friends.two, await at(friends.two, "thesis/box/intro"), b"not flushed yet")
+        idle = friends.two.volume.open(await at(friends.two, "thesis/box/unread"), is_writing=True, is_truncating=False)
+        await friends.one.volume.unlink(box, b"intro")
+        await friends.one.volume.unlink(box, b"unread")
+        await friends.one.volume.rmdir(thesis, b"box")
+        await friends.quiet(friends.one, friends.guest)
+        await trio.sleep(5)
+        friends.share(thesis)
+        friends.accept()
+        await trio.sleep(5)
+        with pytest.raises(NoSuchNode):
+            await friends.two.files.write(handle.file, 0, b"more")
+        end(friends.two, handle)
+        end(friends.two, idle)
+        await friends.quiet()
+        for device in friends.all:
+            assert await device.content(await at(device, "thesis/box/intro")) == b"not flushed yet"
+            assert [child.name for child in device.tree.children(await at(device, "thesis/box"))] == [b"intro"]
+        assert not friends.two.stagings.ids()
+
+    among_friends(scene)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_who_waits_for_an_edit_of_a_file_that_gets_another_id_waits_for_that(*, is_open: bool) -> None:
+    """It was removed elsewhere, and its folder is a shared one now: nobody can have its old id there."""
+
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        intro = await make(friends.one, b"intro", LONG, thesis)
+        await friends.quiet()
+        two = friends.two
+        two.syncs.hold("not now")
+        await write(two, intro, b"edited")
+        await friends.one.volume.unlink(thesis, b"intro")
+        await friends.quiet(friends.one, friends.guest)
+        await trio.sleep(5)
+        handle = await begin(two, intro, b"edited again") if is_open else None
+        waited: list[int] = []
+
+        async def wait_for(job: Awaitable[None]) -> None:
+            await job
+            waited.append(len(friends.server.alive_of(friends.space)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait_for, two.syncs.sent(intro))
+            await trio.testing.wait_all_tasks_blocked()
+            friends.share(thesis)
+            await trio.sleep(5)
+            assert not waited
+            two.syncs.hold("")
+            nursery.start_soon(wait_for, two.syncs.delivered(intro, 100))
+        # The root, and the file.
+        assert waited == [2, 2]
+        if handle is not None:
+            with pytest.raises(NoSuchNode):
+                await two.files.write(handle.file, 0, b"and again")
+            end(two, handle)
+        friends.accept()
+        await friends.quiet()
+        for device in friends.all:
+            assert await device.content(await at(device, "thesis/intro")) == (b"edited again" if is_open else b"edited")
+
+    among_friends(scene)
+
+
+def test_a_device_that_is_killed_while_its_folder_becomes_a_shared_one_goes_on_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        for number in range(9):
+            await make(friends.one, b"%d" % number, b"as it was", thesis)
+        await friends.quiet()
+        two, give = friends.two, rehoming._give
+        given: list[NodeId] = []
+        is_half = trio.Event()
+        two.wire.set_up(False)
+        await write(two, await at(two, "thesis/8"), b"edited offline")
+
+        def stopped(edit: Edit, node: NodeId, *args: Any) -> None:
+            if two.tree.store is edit.change._store:
+                given.append(node)
+            if len(given) == 5:
+                is_half.set()
+            give(edit, node, *args)
+
+        monkeypatch.setattr(rehoming, "_AT_ONCE", 2)
+        monkeypatch.setattr(rehoming, "_give", stopped)
+        friends.share(thesis)
+        two.wire.set_up(True)
+        two.sync.retry_now()
+        await is_half.wait()
+        await two.kill()
+        monkeypatch.undo()
+        await two.start(friends.nursery)
+        friends.accept()
+        await friends.quiet()
+        assert two.grafts._nursery is not None
+        assert len(two.grafts._nursery.child_tasks) == 1
+        for device in friends.all:
+            assert await device.content(await at(device, "thesis/8")) == b"edited offline"
+            assert len(device.tree.children(await at(device, "thesis"))) == 9
+
+    among_friends(scene)
+
+
+def test_a_device_that_is_killed_before_it_knows_the_folder_that_mounts_a_space_keeps_what_it_has_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A file that it knows was moved into a folder that it never listed, which then became a shared one."""
+
+    async def scene(friends: Friends) -> None:
+        box = await make_folder(friends.one, b"box")
+        thesis = await make_folder(friends.one, b"thesis", box)
+        intro = await make(friends.one, b"intro", b"1")
+        await friends.quiet()
+        two = Device(friends.home, friends.server, 3, is_walking=False)
+        await two.start(friends.nursery)
+        await trio.sleep(2)
+        await two.pull.list_folders([ROOT])
+        await friends.one.volume.rename(ROOT, b"intro", thesis, b"intro", 0)
+        await friends.quiet()
+        await trio.sleep(2)
+        assert two.tree.record(thesis) is None
+        two.syncs.hold("not now")
+        await write(two, intro, b"edited here")
+        share, is_shared = rehoming.share, trio.Event()
+
+        async def stopped(*args: Any) -> None:
+            await share(*args)
+            if args[0] is two.tree:
+                is_shared.set()
+                await trio.sleep_forever()
+
+        monkeypatch.setattr(rehoming, "share", stopped)
+        friends.share(thesis)
+        await is_shared.wait()
+        await two.kill()
+        monkeypatch.undo()
+        await two.start(friends.nursery)
+        friends.accept()
+        await quiet(two, *friends.all, is_whole=False)
+        assert two.syncs.standing().pending_nodes == 0
+        assert await friends.guest.content(await at(friends.guest, "thesis/intro")) == b"edited here"
+        assert {child.name for child in two.tree.children(ROOT)} == {b"box"}
+        assert await two.content(await at(two, "box/thesis/intro")) == b"edited here"
+        await two.stop()
 
     among_friends(scene)

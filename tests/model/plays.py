@@ -55,6 +55,8 @@ def in_small_parts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cache.pull._AT_ONCE", 2)
         patch.setattr("cache.pull._ASKED_AT_ONCE", 3)
+        patch.setattr("cache.rehoming._AT_ONCE", 2)
+        patch.setattr("cache.leaving._AT_ONCE", 2)
         patch.setattr("cache.store.CHECKPOINT_PUTS", 60)
         yield
 

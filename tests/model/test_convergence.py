@@ -78,12 +78,13 @@ def test_long_plays_that_failed_once(seed: int) -> None:
     long_play(seed)
 
 
-@pytest.mark.parametrize("seed", [2, 15, 33, 51, 136, 169, 189, 364, 375, 2089, 2090, 2682])
+@pytest.mark.parametrize("seed", [2, 15, 33, 51, 136, 169, 189, 364, 375, 2089, 2090, 2682, 2878, 3001])
 def test_plays_of_two_users_who_share_that_failed_once(seed: int) -> None:
     """15: what was sent to a space that is shared no more was seen by nobody.
 
     2: a file of what was written stayed on the disk. 364: `satchel wait` returned before the server had it.
     2089: what was being written to a file that was removed elsewhere was lost when sharing ended. 2090: never quiet.
     2682: a folder that ceased to be a shared one before the list of spaces came stopped all news.
+    2878: a shared folder was never listed. 3001: a folder of the home was moved into a shared one.
     """
     sharing_play(seed)
