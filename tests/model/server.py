@@ -82,6 +82,7 @@ from remote.server.database.chunks import Place
 from remote.server.database.connection import Database, Session, make_tables
 from remote.server.database.connection import _Waiting as Waiting
 from remote.server.files import Files
+from remote.server.groups import GroupAnswers
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import MasterKey
@@ -192,6 +193,7 @@ class Server:
         self._sharing = SharingAnswers(
             self._database, keyring, _MASTER, self._answers.chunks, files, hub=hub, mail=mail
         )
+        self.groups = GroupAnswers(self._sharing, time.time_ns)
         self._end = weakref.finalize(self, _close, self._database, self._answers, self._accounts, self._home)
 
     def crash(self) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 import trio
 from msgspec.structs import replace
 
-from remote.protocol.errors import NotAllowed, RemoteError
+from remote.protocol.errors import BadRequest, NotAllowed, RemoteError
 from remote.protocol.ids import ROOT, DeviceId, NodeId, SpaceId
 from remote.protocol.nodes import Kind, Name, NodeState
 from remote.protocol.sharing import (
+    GroupMemberRequest,
+    GroupRequest,
     Invitations,
     PermitRequest,
     RevokeRequest,
@@ -34,6 +36,9 @@ EDITS = [
     *["copy", "special", "replace", "peek", "peek", "deliver"],
 ]
 BEGINNING = ["create", "create", "mkdir", "mkdir", "symlink", "link"]
+GROUPS = ["gather", "gather", "scatter", "disband", "admit", "admit", "admit", "dismiss", "accept", "accept"]
+GROUPS_FROM = 3_101
+"""Plays of lesser seeds have no groups, as they had none when they failed."""
 SHARING = ["share", "share", "share", "accept", "accept", "leave", "revoke", "permit", "end", "transfer"]
 WORLD = ["wait", "wait", "wait", "wait", "offline", "online", "online", "look", "pause", "hold", "hold", "release"]
 WEATHER = ["weather", "kill", "kill", "restart", "crash"]
@@ -44,6 +49,7 @@ class SharingPlay(Play):
 
     def __init__(self, home: Path, clock: Time, *, devices: int, seed: int, skews: Sequence[float]) -> None:
         super().__init__(home, clock, devices=1, seed=seed, skews=skews)
+        self.has_groups = seed >= GROUPS_FROM
         numbers = [(GUESTS if one % 2 else 1) + one // 2 for one in range(devices)]
         self.devices = [
             Device(home, self.server, number, seed=seed, skew_seconds=skews[at]) for at, number in enumerate(numbers)
@@ -53,8 +59,13 @@ class SharingPlay(Play):
 
     async def _share(self, device: Device, x: int, y: int) -> None:
         """Makes a folder of the home, or what is shared already, known to the other user."""
-        node = self._folder(device, x)
-        asked = ShareRequest(device.space, node, (Wish(_other(device), ROLES[y % len(ROLES)]),))
+        node, who = self._folder(device, x), _other(device)
+        if self.has_groups:
+            # The first is the top, which cannot be shared.
+            folders = self._folders(device)[1:]
+            node = folders[x % len(folders)] if folders else node
+            who = _group(device) if y % 3 == 0 else who
+        asked = ShareRequest(device.space, node, (Wish(who, ROLES[y % len(ROLES)]),))
         self.server.share(DeviceId(device.number), lambda sharing, asker: sharing.make(asker, asked))
 
     async def _accept(self, device: Device, x: int, y: int) -> None:
@@ -63,6 +74,38 @@ class SharingPlay(Play):
         for one in found.invitations[:1]:
             asked = SharedSpaceRequest(one.space)
             self.server.share(number, lambda sharing, asker: sharing.accept(asker, asked))  # noqa: B023 - called here
+
+    # Each user has one group, which the other is in or not.
+
+    async def _gather(self, device: Device, x: int, y: int) -> None:
+        """Puts the other user into the group, which is made if there is none."""
+        name, number, groups = _group(device), DeviceId(device.number), self.server.groups
+        with suppress(BadRequest):
+            self.server.share(number, lambda _, asker: groups.make(asker, GroupRequest(name)))
+        member = GroupMemberRequest(name, _other(device))
+        self.server.share(number, lambda _, asker: groups.add_member(asker, member))
+
+    async def _scatter(self, device: Device, x: int, y: int) -> None:
+        """Takes the other user out of the own group, or the own one out of the other's."""
+        groups = self.server.groups
+        member = GroupMemberRequest(_group(device), _other(device))
+        if y % 2:
+            member = GroupMemberRequest(_group(device, of_other=True), _own(device))
+        self.server.share(DeviceId(device.number), lambda _, asker: groups.remove_member(asker, member))
+
+    async def _disband(self, device: Device, x: int, y: int) -> None:
+        groups, asked = self.server.groups, GroupRequest(_group(device))
+        self.server.share(DeviceId(device.number), lambda _, asker: groups.remove(asker, asked))
+
+    async def _admit(self, device: Device, x: int, y: int) -> None:
+        """Shares what is shared already with a group, or gives it another role."""
+        group = _group(device, of_other=y % 3 == 0)
+        asked = PermitRequest(self._space(device, x), group, ROLES[y % len(ROLES)])
+        self.server.share(DeviceId(device.number), lambda sharing, asker: sharing.permit(asker, asked))
+
+    async def _dismiss(self, device: Device, x: int, y: int) -> None:
+        asked = RevokeRequest(self._space(device, x), _group(device, of_other=y % 3 == 0))
+        self.server.share(DeviceId(device.number), lambda sharing, asker: sharing.revoke(asker, asked))
 
     def _space(self, device: Device, x: int) -> SpaceId:
         found = sorted(set(self.server.spaces_of(DeviceId(device.number))) - {device.space})
@@ -191,11 +234,20 @@ def _other(device: Device) -> str:
     return "guest" if device.number < GUESTS else "u"
 
 
+def _own(device: Device) -> str:
+    return "u" if device.number < GUESTS else "guest"
+
+
+def _group(device: Device, *, of_other: bool = False) -> str:
+    return f"friends of {_other(device) if of_other else _own(device)}"
+
+
 def sharing_play(seed: int) -> None:
     """The play of this seed; raises what was wrong, after its log."""
     rng = random.Random(seed)
     devices = rng.choice((2, 3, 3, 4))
-    verbs = EDITS + SHARING * rng.choice((1, 2)) + WORLD + (WEATHER if rng.random() < 0.7 else [])
+    sharing = SHARING * rng.choice((1, 2)) + (GROUPS if seed >= GROUPS_FROM else [])
+    verbs = EDITS + sharing + WORLD + (WEATHER if rng.random() < 0.7 else [])
 
     def some(verbs: list[str], count: int) -> list[Step]:
         return [
