@@ -442,16 +442,18 @@ class Edit:
                 self.change.put(table, node_key(node), value)
 
     def _index_slots(self, node: NodeId, before: Record | None, after: Record | None) -> None:
-        old = _slots(before)
+        value = node_key(node)
         new = _slots(after)
-        if old == new:
-            return
-        for name in old:
+        for name in _slots(before):
             key = name_key(name.parent, name.name)
-            if name not in new and self.change.get(Table.SLOTS, key) == node_key(node):
+            if name not in new and self.change.get(Table.SLOTS, key) == value:
                 self.change.delete(Table.SLOTS, key)
         for name in new:
-            self.change.put(Table.SLOTS, name_key(name.parent, name.name), node_key(node))
+            key = name_key(name.parent, name.name)
+            holder = self.change.get(Table.SLOTS, key)
+            # What was agreed of a node whose news waits is old: another may have its name there since.
+            if holder is None or (holder != value and self.change.get(Table.NEWS, value) is None):
+                self.change.put(Table.SLOTS, key, value)
 
     def slot_holder(self, name: Name) -> NodeId | None:
         """The dirty node that has this name in the agreed view."""

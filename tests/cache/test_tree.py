@@ -138,6 +138,29 @@ def test_names_freed_within_an_edit_can_be_taken_in_any_order(tmp_path: Path) ->
         check_indexes(tree)
 
 
+def test_who_has_a_name_now_keeps_its_slot_whatever_becomes_of_one_that_had_it_and_whose_news_waits(
+    tmp_path: Path,
+) -> None:
+    before, now, name = NodeId(10), NodeId(11), Name(ROOT, b"d")
+    with opened(tmp_path) as tree:
+        with tree.edit() as edit:
+            # The server gave `d` to `now`; that `before` is called `e` by now could not be taken in yet.
+            edit.put(before, Record(Rev(3), replace(file((ROOT, b"d")), names=())))
+            edit.keep_news(NodeVersion(before, Rev(5), 9, file((ROOT, b"e"))))
+            edit.put(now, Record(Rev(5), file((ROOT, b"d"))))
+            edit.set_local(now, file((ROOT, b"b")), 9)
+        with tree.edit() as edit:
+            edit.put(before, Record(Rev(3), file(mode=1), is_dirty=True, synced=file((ROOT, b"d"))))
+            edit.mark_dirty(before, 9)
+        assert tree.slot_holder(name) == now
+        with tree.edit() as edit:
+            edit.forget_news(before)
+            edit.put(before, Record(Rev(5), file((ROOT, b"e"))))
+            edit.mark_clean(before)
+        assert tree.slot_holder(name) == now
+        check_indexes(tree)
+
+
 def test_what_nobody_else_saw_leaves_nothing_behind(tmp_path: Path) -> None:
     with opened(tmp_path) as tree:
         with tree.edit() as edit:

@@ -68,12 +68,16 @@ def test_long_plays_end_equal_and_lose_nothing() -> None:
 
 @pytest.mark.parametrize(
     "seed",
-    [22230, 301115, 301287, 400917, 401618, 402576, 403016, 410245, 413065, 421555, 503537, 506162, 513637, 538625],
+    [
+        *[22230, 301115, 301287, 400917, 401618, 402576, 403016, 410245, 413065, 421555, 503537, 506162, 513637],
+        *[538625, 539787],
+    ],
 )
 def test_long_plays_that_failed_once(seed: int) -> None:
     """413065 never ended: what is ignored was sent again and again, without a pause.
 
     538625: who closed a file that was removed took the content away of an edit that lost and was not sent yet.
+    539787: a node whose news waited took the place in an index of the one that has its name now.
     """
     long_play(seed)
 
