@@ -13,9 +13,9 @@ import msgspec
 from msgspec.structs import replace
 
 from cache.store import Store
-from cache.tree import HOME, Edit, LostEdit, Record, Table, Tree
+from cache.tree import HOME, Edit, LostEdit, Record, Table, Tree, sending_of
 from remote.protocol.ids import ROOT, NodeId, SpaceId
-from remote.protocol.nodes import NodeVersion
+from remote.protocol.nodes import NodeState, NodeVersion
 
 T = TypeVar("T")
 
@@ -111,8 +111,7 @@ class Part(Tree):
         self.space = space
         self.top: Final = top
         if space != HOME:
-            value = self.setting("sending")
-            self._sending: set[NodeId] = set(msgspec.msgpack.decode(value, type=list[NodeId])) if value else set()
+            self._sending: Mapping[NodeId, NodeState | None] = sending_of(self.setting("sending"))
 
     @property
     def _shares(self) -> Shares | None:
@@ -154,12 +153,12 @@ class Part(Tree):
         self._whole.may_ignore = may_ignore
 
     @property
-    def sending(self) -> set[NodeId]:
+    def sending(self) -> Mapping[NodeId, NodeState | None]:
         """See Tree; of this space's nodes."""
         return self._whole.sending if self.space == HOME else self._sending
 
     @sending.setter
-    def sending(self, sending: set[NodeId]) -> None:
+    def sending(self, sending: Mapping[NodeId, NodeState | None]) -> None:
         if self.space == HOME:
             self._whole.sending = sending
         else:

@@ -7,7 +7,7 @@ brought up to that rev first, and what it said of a node meanwhile counts.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
@@ -156,11 +156,8 @@ class Pull:
         self._head = Rev(0)
         self._is_deferred = False
 
-    async def catch_up(self, own: Rev = NOW, touched: Collection[NodeId] = ()) -> None:
-        """Applies the journal up to the server's head; `own`: the rev of a commit of ours whose answer just came.
-
-        `touched`: folders of which it changed nothing but times.
-        """
+    async def catch_up(self) -> None:
+        """Applies the journal up to the server's head."""
         while True:
             if self._tree.setting(_CURSOR) is None:
                 # A new device needs no history: it begins with what there is now.
@@ -171,7 +168,7 @@ class Pull:
             except CursorTooOld:
                 # Unless another task heard of it first, and all is in order by now.
                 if self.set_backs == set_backs and not await self._set_back():
-                    await self._start_over(own, touched)
+                    await self._start_over()
                 continue
             self.clock.heard(answer.now_ns)
             async with self.lock:
@@ -452,7 +449,7 @@ class Pull:
                 if record is not None and not record.is_listed and not record.is_listing:
                     edit.put(folder, replace(record, is_listing=True))
 
-    async def _start_over(self, own: Rev = NOW, touched: Collection[NodeId] = ()) -> None:
+    async def _start_over(self) -> None:
         """The journal does not reach back to our cursor: everything that is known is asked for, and listed anew."""
         cursor = self._tree.setting(_CURSOR)
         space = await self._space()
@@ -476,9 +473,7 @@ class Pull:
                 ]
                 for version in versions:
                     self.note_recent([version.node], version.rev)
-                # A touch is made of the folder as it is there: what else moved there is news.
-                own_news = [version for version in versions if version.rev == own and version.node not in touched]
-                self._take_answered(own_news if own != NOW else ())
+                self._take_answered(versions)
                 removed += [version for version in versions if version.state is None]
                 await self._take_in_parts([version for version in versions if version.state is not None])
             # What is in a folder before the folder: what still holds something lives on.
@@ -586,12 +581,17 @@ class Pull:
             await trio.lowlevel.checkpoint()
 
     def _take_answered(self, versions: Sequence[NodeVersion]) -> None:
-        """What our own commit made of nodes is no news, whatever was done to them here since."""
+        """What a commit of ours on its way made of nodes is no news, whatever was done to them here since."""
         with self._tree.edit() as edit:
             for version in versions:
-                record = edit.record(version.node)
-                if record is not None and record.is_dirty and record.rev < version.rev:
-                    news.acknowledge(edit, version.node, version.state, version.rev, is_unchanged=False)
+                record, sent = edit.record(version.node), self._tree.sending.get(version.node)
+                if record is None or not record.is_dirty or record.rev >= version.rev or sent is None:
+                    continue
+                if version.state == sent:
+                    news.acknowledge(edit, version.node, sent, version.rev, is_unchanged=False)
+                elif record.rev == 0:
+                    # It came there by that commit: what differs was changed elsewhere since.
+                    news.acknowledge(edit, version.node, sent, Rev(version.rev - 1), is_unchanged=False)
 
     def _known(self) -> Iterator[list[NodeId]]:
         """The nodes that the server knows or may know, some at a time."""

@@ -262,7 +262,9 @@ class Push:
         return Commit(os.urandom(16), tuple(changes), cursor, self._pull.lives.at(cursor))
 
     def _start(self, sent: _Sent) -> None:
-        self._tree.set_sending(change.node for change in sent.commit.changes)
+        self._tree.set_sending(
+            {change.node: None if change.is_conflict else change.state for change in sent.commit.changes}
+        )
         self._in_flight = sent
         self._answered = trio.Event()
         self._faults = 0
@@ -313,7 +315,7 @@ class Push:
                 return
             if answer.rev > self._tree.cursor + 1:
                 # States are taken in in the order of the journal: first what came before.
-                await self._pull.catch_up(answer.rev, {one.node for one in sent.commit.changes if one.is_touch})
+                await self._pull.catch_up()
         done: list[Prepared] = []
         try:
             if not await self._take_answer(sent, answer.rev, answer.life, set_backs, done):
@@ -370,7 +372,7 @@ class Push:
 
     def _forget(self, nodes: Iterable[NodeId]) -> None:
         self._in_flight = None
-        self._tree.set_sending(())
+        self._tree.set_sending({})
         self._answered.set()
         for node in nodes:
             self._preparing.forget(node)

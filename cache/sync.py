@@ -259,7 +259,7 @@ class Sync:
         if not self._caught_up.is_set():
             # What was on its way when this device last stopped has come back with the journal, or never arrived.
             if self._tree.sending and not self._push.is_sending:
-                self._tree.set_sending(())
+                self._tree.set_sending({})
             self._caught_up.set()
         was_online = self._is_online
         self._is_online = True

@@ -139,6 +139,11 @@ class LostEdit(msgspec.Struct, frozen=True, array_like=True, gc=False):
     staged: int = 0
 
 
+def sending_of(value: bytes | None) -> dict[NodeId, NodeState | None]:
+    """What stands in the setting `sending`."""
+    return dict.fromkeys(msgspec.msgpack.decode(value, type=list[NodeId]) if value else ())
+
+
 _record_decoder = msgspec.msgpack.Decoder(Record)
 _version_decoder = msgspec.msgpack.Decoder(NodeVersion)
 _lost_decoder = msgspec.msgpack.Decoder(LostEdit)
@@ -499,13 +504,16 @@ class Tree:
         value = self.setting("sending")
         self.may_ignore = bool(store.count(Table.IGNORED))
         """Whether any node was ignored since the store was opened; spares looking in its table."""
-        self.sending: set[NodeId] = set(msgspec.msgpack.decode(value, type=list[NodeId])) if value else set()
-        """Nodes in a commit whose answer is not known: the server may or may not have them."""
+        self.sending: Mapping[NodeId, NodeState | None] = sending_of(value)
+        """Nodes in a commit whose answer is not known: the server may or may not have them, in this state.
 
-    def set_sending(self, nodes: Iterable[NodeId]) -> None:
+        None: removed, or sent before this device was started.
+        """
+
+    def set_sending(self, states: Mapping[NodeId, NodeState | None]) -> None:
         """Notes which nodes are on their way, before they are sent, and (empty) when the answer is taken in."""
-        self.sending = set(nodes)
-        self.set_setting("sending", _encode(sorted(self.sending)))
+        self.sending = states
+        self.set_setting("sending", _encode(sorted(states)))
 
     def heir(self, node: NodeId) -> NodeId:
         """The id under which a node goes on: another one if it changed its space, and nobody may have the old one."""

@@ -18,7 +18,7 @@ from cache.push import LOST_AT_ONCE
 from cache.sync import BULK_SECONDS, DEBOUNCE_SECONDS
 from fusefs.volume import RENAME_EXCHANGE
 from remote.protocol.errors import ServerFault
-from remote.protocol.ids import NOW, ROOT, DeviceId, Rev, SpaceId
+from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Change, Changes, Commit, CommitAnswer, FolderQuery, JournalCommit, Listing
 from remote.protocol.nodes import Kind, Name
 from tests.model.device import Device, check_tree
@@ -988,24 +988,34 @@ def test_a_name_that_changed_hands_while_the_journal_was_lost_leads_to_one(monke
     in_world(scene)
 
 
-def test_what_is_removed_while_its_first_commit_is_answered_and_the_journal_is_lost_does_not_stay() -> None:
+@pytest.mark.parametrize("is_touched", [False, True])
+@pytest.mark.parametrize("timing", range(30))
+def test_what_is_removed_while_its_first_commit_is_answered_and_the_journal_is_lost_does_not_stay(
+    timing: int, is_touched: bool
+) -> None:
+    """Whether the answer comes first, or the loss of the journal is heard of; also of a folder touched elsewhere."""
+
     async def scene(world: World) -> None:
+        def touch(node: NodeId) -> None:
+            now = world.server.now[node]
+            assert now.state is not None
+            state = replace(now.state, mtime_ns=1, ctime_ns=now.state.ctime_ns + 1)
+            change = Change(node, now.rev, now.edited_ns, state, is_touch=True)
+            assert world.server.take(DeviceId(2), Commit(node.to_bytes(16, "big"), (change,))).rev
+
         def overtake(commit: Commit) -> None:
             world.one.wire.before_commit = lambda commit: None
-            root = world.server.now[ROOT]
-            assert root.state is not None
-            touch = replace(root.state, mtime_ns=1, ctime_ns=root.state.ctime_ns + 1)
-            change = Change(ROOT, root.rev, root.edited_ns, touch, is_touch=True)
-            assert world.server.take(DeviceId(2), Commit(b"0" * 16, (change,))).rev
+            touch(ROOT)
 
-        # One of those ways of being late in which the answer comes before the loss of the journal is heard of.
-        world.one.wire.rng = random.Random(15)
+        world.one.wire.rng = random.Random(timing)
         world.one.wire.delay_seconds = 5
         world.one.wire.before_commit = overtake
         node = await make_folder(world.one, b"d")
         with trio.fail_after(60):
             while node not in world.server.alive():  # noqa: ASYNC110 - on the test's clock
                 await trio.sleep(0.01)
+        if is_touched:
+            touch(node)
         world.server.floor = world.server.head
         await world.one.volume.rmdir(ROOT, b"d")
         await world.quiet()

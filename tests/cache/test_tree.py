@@ -175,12 +175,12 @@ def test_what_may_be_on_the_server_is_removed_there_too(tmp_path: Path) -> None:
     with opened(tmp_path) as tree:
         with tree.edit() as edit:
             edit.set_local(NodeId(5), file((ROOT, b"a")), 1)
-        tree.set_sending([NodeId(5)])
+        tree.set_sending({NodeId(5): None})
         with tree.edit() as edit:
             edit.set_local(NodeId(5), None, 2)
         assert tree.record(NodeId(5)) == Record(Rev(0), None, is_dirty=True)
     with opened(tmp_path) as tree:
-        assert tree.sending == {5}
+        assert tree.sending == {5: None}
 
 
 def test_two_edits_that_lost_at_the_same_time_are_both_kept(tmp_path: Path) -> None:
