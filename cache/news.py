@@ -608,3 +608,5 @@ def acknowledge(
         edit.mark_clean(node)
     elif record.is_dirty:
         edit.put(node, replace(record, rev=new_rev, synced=agreed, overrides=Rev(0)))
+        # It may have been put by as ignored: what the server has never is.
+        edit.mark_dirty(node, edit.edited_ns(node))

@@ -7,12 +7,15 @@ from contextlib import suppress
 from random import Random
 
 import pytest
+import trio
 
 from cache.errors import CacheError
 from cache.ignoring import FILE, FILE_MAX, LINES_MAX, Rules
 from fusefs.errors import VolumeError
 from fusefs.xattrs import ExtendedAttributes
-from remote.protocol.ids import ROOT, NodeId
+from remote.protocol.errors import Unreachable
+from remote.protocol.ids import ROOT, DeviceId, NodeId
+from remote.protocol.messages import Commit
 from remote.protocol.nodes import Kind
 from tests.cache.test_sync import World, in_world, make, make_folder, save, write
 from tests.model.device import Device, check_tree
@@ -422,5 +425,35 @@ def test_whatever_is_done_what_is_not_ignored_is_the_same_everywhere(seed: int) 
                 if state.kind is Kind.FILE:
                     content = await content_of(device, node)
                     assert content.isdigit() or content in RULES
+
+    in_world(scene)
+
+
+def test_what_gets_an_ignored_name_before_a_late_commit_of_it_is_heard_of_is_not_ignored() -> None:
+    async def scene(world: World) -> None:
+        late: list[Commit] = []
+
+        def hold(commit: Commit) -> None:
+            if any(change.node != ROOT for change in commit.changes):
+                late.append(commit)
+                world.one.wire.set_up(False)
+                raise Unreachable("it is on its way for long")
+
+        world.one.wire.before_commit = hold
+        node = await make(world.one, b"a", b"content")
+        while not late:  # noqa: ASYNC110 - on the test's clock
+            await trio.sleep(0.1)
+        await world.one.kill()
+        await world.one.start(world.nursery)
+        await world.one.volume.rename(ROOT, b"a", ROOT, b".a.swp", 0)
+        world.one.wire.set_up(True)
+        world.one.sync.retry_now()
+        while not world.one.tree.is_ignored(node):  # noqa: ASYNC110
+            await trio.sleep(0.1)
+        world.one.wire.before_commit = lambda commit: None
+        assert world.server.take(DeviceId(1), late[0]).rev
+        await settled(world)
+        assert not world.one.tree.is_ignored(node)
+        assert world.names() == {b".a.swp"}
 
     in_world(scene)
