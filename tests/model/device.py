@@ -341,10 +341,14 @@ class Device:
             self.push.ignoring.note_shown(effects.names, self.syncs.wake)
         self.pins.notice()
 
+    @property
+    def next_folder(self) -> Path:
+        """Where the next start finds what is on the disk."""
+        return self.home / f"{self.number}.{self.lives + 1}"
+
     async def kill(self) -> None:
         """Ends it as kill -9 does: the next start finds what is on the disk at this moment."""
-        after = self.home / f"{self.number}.{self.lives + 1}"
-        shutil.copytree(self.folder, after)
+        shutil.copytree(self.folder, self.next_folder)
         await self._end()
         self.stagings.close()
         self.chunks.close()
@@ -360,7 +364,7 @@ class Device:
         self.chunks.close()
         for store in (self.state, self.cache):
             store.close()
-        self.folder.rename(self.home / f"{self.number}.{self.lives + 1}")
+        self.folder.rename(self.next_folder)
 
     async def _end(self) -> None:
         self._scope.cancel()

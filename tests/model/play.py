@@ -25,8 +25,9 @@ from remote.protocol.ids import DeviceId, NodeId
 from remote.protocol.manifests import decode_leaf
 from remote.protocol.nodes import Entry, Kind, Manifest, Name, NodeState
 from remote.protocol.sealing import open_chunk, open_leaf
+from tests.model.acting import Acting
 from tests.model.device import Device, Time, check_tree
-from tests.model.doing import Doing, stem
+from tests.model.doing import stem
 from tests.model.server import IN_MEMORY, SPACE, Desk, check_invariants, new_database, skew_ns
 
 QUIET_SECONDS = 4_000
@@ -57,7 +58,7 @@ async def quiet(*devices: Device, is_whole: bool = True) -> None:
             raise AssertionError("\n".join(device.why_not_quiet() for device in devices))
 
 
-class Play(Doing):
+class Play(Acting):
     """Runs steps on devices of one server, and checks what must be true."""
 
     async def run(self, steps: Sequence[Step]) -> None:
@@ -145,10 +146,7 @@ class Play(Doing):
         self.server.crash()
 
     async def _kill(self, device: Device, x: int, y: int) -> None:
-        self.held = [held for held in self.held if held[0] is not device]
-        self.reading = [reading for reading in self.reading if reading[0] is not device]
-        await device.kill()
-        await device.start(self.nursery)
+        await self._kill_with(device, lambda folder: None)
 
     async def _restart(self, device: Device, x: int, y: int) -> None:
         for held in [held for held in self.held if held[0] is device]:
@@ -206,6 +204,8 @@ class Play(Doing):
             for node, record in ignored.items():
                 if record is not None and record.local is not None and record.local.kind is Kind.FILE:
                     kept.add(await device.content(node))
+            for node, record in ignored.items():
+                assert device.push.ignoring.holds(node, record), f"node {node} on device {device.number} is not ignored"
             staged = {record.staged for record in ignored.values() if record is not None and record.staged}
             assert set(device.stagings.ids()) == staged, f"stagings are left on device {device.number}"
             assert staged or not list((device.folder / "staging").iterdir()), "files of stagings are left"

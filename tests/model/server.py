@@ -74,6 +74,7 @@ from remote.protocol.parts import HEAD_SIZE, Head
 from remote.protocol.service import NOTHING_HELD, TakePart
 from remote.server import accounts, reading
 from remote.server.accounts import Accounts
+from remote.server.acts import Acts
 from remote.server.answers import Answers
 from remote.server.codes import Codes
 from remote.server.database import accounts as account_rows
@@ -194,6 +195,7 @@ class Server:
             self._database, keyring, _MASTER, self._answers.chunks, files, hub=hub, mail=mail
         )
         self.groups = GroupAnswers(self._sharing, time.time_ns)
+        self._acts = Acts(self._database, keyring, hub)
         self._end = weakref.finalize(self, _close, self._database, self._answers, self._accounts, self._home)
 
     def crash(self) -> None:
@@ -284,6 +286,14 @@ class Server:
         """Has the server do something about shared folders, asked from this device."""
         with self.answering():
             answer = done(what(self._sharing, device_row(device)))
+        check_invariants(self.alive())
+        self._tell()
+        return answer
+
+    def act(self, device: DeviceId, what: Callable[[Acts, Device], Awaitable[T]]) -> T:
+        """Has the server do something with the past, asked from this device."""
+        with self.answering():
+            answer = done(what(self._acts, device_row(device)))
         check_invariants(self.alive())
         self._tell()
         return answer
