@@ -45,12 +45,14 @@ class Acting(Doing):
         if self._is_held(device, node):
             return
         await self._excuse(device, node)
+        record = device.tree.record(node)
         before = await device.content(node)
+        if device.tree.record(node) is not record:
+            raise VolumeError("news of it came meanwhile")
         size = y % (len(before) + 3)
         after = before[:size] + bytes(max(0, size - len(before)))
         self.ever.add(after)
         device.volume.set_attributes(node, Setting(size=size), None)
-        assert await device.content(node) == after, f"node {node}: what was truncated is not read"
         if size >= 4:
             self.written[after] = f"node {node} on device {device.number}"
         self._note(device, node)
