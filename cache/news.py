@@ -147,9 +147,10 @@ class News:
         is_kept_alive = self._is_folder(node) and self._edit.has_children(node)
         settled = settle(before, version, edited_ns, is_kept_alive)
         if settled.record is not None and settled.record.local is not None:
-            # Before any holder is looked at: a folder that comes back may take another name of this very node,
-            for name in settled.record.local.names:
-                self._revive_folder(name.parent)
+            # Before any holder is looked at: a folder that comes back may take another name of this very node;
+            # and a folder that comes back may become one with another in which the node is.
+            while any(self._revive_folder(name.parent) for name in settled.record.local.names):
+                pass
             present = self._edit.record(node)
             if present is not before:
                 # or become one with a folder in which the node is.
@@ -300,11 +301,11 @@ class News:
                 found += self._unlisted(child.node, other)
         return found
 
-    def _revive_folder(self, folder: NodeId) -> None:
-        """A folder removed here, into which something came from elsewhere, lives on."""
+    def _revive_folder(self, folder: NodeId) -> bool:
+        """A folder removed here, into which something came from elsewhere, lives on; whether it is such a one."""
         record = self._edit.record(folder)
         if record is None or record.local is not None or record.synced is None:
-            return
+            return False
         for name in record.synced.names:
             self._revive_folder(name.parent)
         revived = replace(record, local=record.synced, is_dirty=False, synced=None)
@@ -318,6 +319,7 @@ class News:
                 # The server gave the name to that one, and is about to tell where the folder is now.
                 revived = _hidden(revived, name)
         self._put(folder, revived, 0)
+        return True
 
     # Names that were given twice
 

@@ -7,6 +7,7 @@ import trio
 
 from remote.protocol.ids import ROOT, NodeId, SpaceId
 from remote.protocol.messages import Commit, CommitAnswer
+from remote.protocol.nodes import Name
 from tests.model.device import Device
 from tests.model.play import quiet
 from tests.model.world import World, begin, end, in_world, make, make_folder
@@ -115,5 +116,25 @@ def test_its_folder_lives_on_when_another_file_had_its_name_there(comes: bool, i
             top = await device.volume.lookup(ROOT, b"t") if is_nested else ROOT
             folder = await device.volume.lookup(top, b"d")
             assert await device.content(await device.volume.lookup(folder, b"f")) == b"edited"
+
+    in_world(scene)
+
+
+def test_a_file_linked_into_two_folders_of_which_one_has_the_name_of_the_other_here_is_in_both() -> None:
+    """The folder that was removed here comes back for the file, and becomes one with the folder that has its name."""
+
+    async def scene(world: World) -> None:
+        one, other = await make_folder(world.one, b"d"), await make_folder(world.one, b"e")
+        await world.quiet()
+        for device in (world.one, world.two):
+            device.wire.set_up(False)
+        await trio.sleep(1)
+        await world.two.volume.rmdir(ROOT, b"e")
+        await world.two.volume.rename(ROOT, b"d", ROOT, b"e", 0)
+        node = await make(world.one, b"f", b"linked", one)
+        await world.one.volume.link(node, other, b"f")
+        await quiet(world.one)
+        await world.quiet()
+        assert set(world.server.alive()[node].names) == {Name(one, b"f"), Name(other, b"f")}
 
     in_world(scene)

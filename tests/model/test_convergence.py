@@ -70,7 +70,7 @@ def test_long_plays_end_equal_and_lose_nothing() -> None:
     "seed",
     [
         *[22230, 301115, 301287, 400917, 401618, 402576, 403016, 410245, 413065, 421555, 503537, 506162, 513637],
-        *[538625, 539787],
+        *[538625, 539787, 600066, 602768],
     ],
 )
 def test_long_plays_that_failed_once(seed: int) -> None:
@@ -78,6 +78,8 @@ def test_long_plays_that_failed_once(seed: int) -> None:
 
     538625: who closed a file that was removed took the content away of an edit that lost and was not sent yet.
     539787: a node whose news waited took the place in an index of the one that has its name now.
+    600066: a new name that is ignored was not sent of a file that the server had by a late commit.
+    602768: a removed folder that came back for a file took another folder, in which the file is, with it.
     """
     long_play(seed)
 
