@@ -31,7 +31,7 @@ from cache.staging import Stagings
 from cache.sync import Sync
 from cache.tree import HOME, Tree
 from cache.upload import Upload
-from remote.protocol.errors import RemoteError
+from remote.protocol.errors import NotFound, RemoteError
 from remote.protocol.ids import ROOT, NodeId, Rev, SpaceId
 from remote.protocol.messages import Space
 from remote.protocol.nodes import Name, NodeVersion
@@ -166,8 +166,10 @@ class Grafts:
         return known is None or known.role == _VIEWER
 
     async def list_folder(self, folder: NodeId) -> None:
-        """Returns when what is in a folder of a shared space is known; raises RemoteError, NoSuchNode."""
+        """Returns when what is in a folder of a shared space is known, or it is none; raises RemoteError."""
         while (graft := self.below(folder)) is None:
+            if self._tree.space_below(folder) == HOME:
+                return
             # Its folder is here already, and the list of spaces on its way.
             self._ask_for_list()
             came = self._came
@@ -285,6 +287,9 @@ class Grafts:
         graft = self._make(known)
         if self._nursery is not None:
             self._nursery.start_soon(self._run_graft, graft)
+        self._wake_waiting()
+
+    def _wake_waiting(self) -> None:
         self._came.set()
         self._came = trio.Event()
 
@@ -353,7 +358,8 @@ class Grafts:
             is_cut = bool(there) and rehoming.is_unfinished(self._tree, version.node)
             if record is None and there and went:
                 # Its folder is not listed here; of what was in it something may be known all the same.
-                await self._share(version.node, there, went)
+                if moved := await self._moved_into(there, went):
+                    await self._share(version.node, there, moved)
                 left.append(version)
             elif record is None and not there and version.state is not None and (was := self._unmade(version.node)):
                 # That it mounts one was taken in while its own news waited: what it holds is still that space's.
@@ -372,6 +378,17 @@ class Grafts:
                 if version.state is not None:
                     left.append(version)
         return left
+
+    async def _moved_into(self, space: SpaceId, went: Iterable[NodeId]) -> frozenset[NodeId]:
+        """Those of these nodes that are known here and are this space's now; others were removed by the same commit."""
+        known = [node for node in went if self._tree.record(node) is not None or self._tree.news_of(node) is not None]
+        if not known:
+            return frozenset()
+        try:
+            answer = await self._common.service.nodes(space, known)
+        except NotFound:
+            return frozenset()
+        return frozenset(node for node, version in zip(known, answer.nodes, strict=True) if version is not None)
 
     async def _share(self, top: NodeId, space: SpaceId, went: frozenset[NodeId] | None) -> None:
         record = self._tree.record(top)
@@ -453,6 +470,7 @@ class Grafts:
 
     def _forget(self, space: SpaceId) -> None:
         self._known.pop(space, None)
+        self._wake_waiting()
         self._tree.set_setting(_KNOWN, msgspec.msgpack.encode(list(self._known.values())))
 
     async def _clean_up(self) -> None:

@@ -20,7 +20,7 @@ from cache.chunks import Chunks
 from cache.merge import free_name, labelled
 from cache.parts import Part, batches, drop_settings
 from cache.pull import Effects, effects_of
-from cache.rehoming import unsent
+from cache.rehoming import forget_unknown, unsent
 from cache.staging import StagingId, Stagings
 from cache.tree import HOME, Edit, LostEdit, Record, Tree
 from remote.protocol.errors import ChunkDamaged
@@ -64,6 +64,7 @@ class Leaving:
         self.revoke(nodes)
         await trio.lowlevel.checkpoint()
         contents = self._contents(nodes)
+        forget_unknown(self.tree, part)
         kept = await self._rescue(part, gone)
         for some in batches(nodes, _AT_ONCE):
             with self.tree.edit() as edit:

@@ -194,7 +194,10 @@ class Part(Tree):
     def is_own(self, node: NodeId) -> bool:
         """Whether a node belongs to this space; one that is not known here may."""
         record = self.record(node)
-        return record is None or record.space == self.space
+        if record is not None:
+            return record.space == self.space
+        waiting = self.news_of(node) if self._shares is not None and super().news_count() else None
+        return waiting is None or self._is_told(waiting)
 
     def dirty(self, limit: int = 1 << 62, after: NodeId = _FIRST) -> list[tuple[NodeId, int]]:
         """See Tree."""

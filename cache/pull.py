@@ -323,8 +323,8 @@ class Pull:
         self.mount.show(effects)
 
     async def list_folder(self, folder: NodeId) -> None:
-        """Returns when all children of the folder are known; raises RemoteError, NoSuchNode."""
-        while not self._is_listed(folder):
+        """Returns when all children of the folder are known, or are another space's; raises RemoteError, NoSuchNode."""
+        while not self._is_listed(folder) and self._is_own_folder(folder):
             running = self._listing.get(folder)
             if running is not None:
                 await running.wait()
@@ -362,7 +362,10 @@ class Pull:
 
     def _is_worth_listing(self, folder: NodeId) -> bool:
         record = self._tree.record(folder)
-        return record is not None and record.is_unlisted_folder and record.space_below == self._tree.space
+        return record is not None and record.is_unlisted_folder and self._is_own_folder(folder)
+
+    def _is_own_folder(self, folder: NodeId) -> bool:
+        return self._tree.space_below(folder) == self._tree.space
 
     def _is_listed(self, folder: NodeId) -> bool:
         record = self._tree.record(folder)
@@ -376,7 +379,7 @@ class Pull:
         Those that programs wait for already are left out. `is_wanted`: so are these, and what is in them comes next.
         `below`: about so many children of folders below each may come along.
         """
-        folders = [folder for folder in folders if self._tree.space_below(folder) == self._tree.space]
+        folders = [folder for folder in folders if self._is_own_folder(folder)]
         own = {folder: trio.Event() for folder in folders if folder not in self._listing}
         if is_wanted:
             self._listing |= own
@@ -392,6 +395,10 @@ class Pull:
                         await self.catch_up()
                     async with self.lock:
                         for answer in listing.folders:
+                            if not self._is_own_folder(answer.folder):
+                                # It became a shared one meanwhile, or is none any more.
+                                left.pop(answer.folder, None)
+                                continue
                             if answer.folder not in own and not self._may_take(answer.folder, listing.rev):
                                 continue
                             found += len(answer.children)

@@ -16,7 +16,7 @@ from cache.parts import Part, batches, below, drop_settings
 from cache.pull import Effects, effects_of
 from cache.tree import HOME, Edit, Record, Table, Tree
 from remote.protocol.ids import NodeId, Rev, SpaceId
-from remote.protocol.nodes import Name, NodeState, NodeVersion
+from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
 
 FIRST_REV: Final = Rev(2)
 """The commit that founds a shared space with what its folder held: the same states that the home had just before."""
@@ -42,9 +42,10 @@ async def share(tree: Tree, show: Show, top: NodeId, space: SpaceId, went: Colle
             # Where it was removed here, and that was not sent: the home's news, which comes next, has it back.
             edit.put(top, replace(mounting, is_listed=False, is_listing=False) if is_gone else mounting)
         edit.change.put(Table.SETTINGS, _SETTING, top.to_bytes(8, "big"))
+    await trio.lowlevel.checkpoint()
+    # No await from here to the first edit: then all its folders are the space's, and nobody moves over the border.
     tops = [top, *(node for node in went or () if tree.record(node) is not None)]
     nodes = list(dict.fromkeys([*tops[1:], *(node for one in tops for node in below(tree, one))]))
-    await trio.lowlevel.checkpoint()
     inside = _inside(tree, top, nodes, went)
     renewed = {node: tree.new_node() for node in nodes if node in inside and lives_on(tree.record(node))}
     rev = _BEFORE_FIRST if went is None else FIRST_REV
@@ -70,7 +71,20 @@ async def share(tree: Tree, show: Show, top: NodeId, space: SpaceId, went: Colle
     with tree.edit() as edit:
         if went is not None:
             part.set_cursor(FIRST_REV, edit)
+        for node in went or ():
+            waiting = edit.news_of(node) if edit.record(node) is None else None
+            if waiting is not None:
+                # It has not come in here yet, and is what the space began with.
+                edit.keep_news(replace(waiting, rev=FIRST_REV))
         edit.change.delete(Table.SETTINGS, _SETTING)
+
+
+def forget_unknown(tree: Tree, part: Part) -> None:
+    """Forgets what the space told of and has not come in here yet."""
+    with tree.edit() as edit:
+        for version in part.news():
+            if edit.record(version.node) is None:
+                edit.forget_news(version.node)
 
 
 def is_unfinished(tree: Tree, top: NodeId) -> bool:
@@ -84,12 +98,15 @@ async def unshare(tree: Tree, show: Show, part: Part, versions: Sequence[NodeVer
     What is gone there, and was edited here, is new in the home: nobody can have its id any more.
     """
     told = {version.node for version in versions if version.state is not None}
+    forget_unknown(tree, part)
     nodes = sorted(part.all_nodes())
     renewed = {node: tree.new_node() for node in nodes if node not in told and _is_edited(tree.record(node))}
     for some in _in_turns(tree, nodes, renewed):
         with tree.edit() as edit:
             for node in some:
-                record = edit.get(node)
+                record = edit.record(node)
+                if record is None:
+                    continue
                 edit.forget_news(node)
                 if record.rev and node not in told and node not in renewed:
                     edit.drop(node)
@@ -107,17 +124,24 @@ async def unshare(tree: Tree, show: Show, part: Part, versions: Sequence[NodeVer
         top = edit.record(part.top)
         if top is not None:
             edit.put(part.top, replace(top, local=_mounting(top.local, HOME), synced=_mounting(top.synced, HOME)))
+        # What was made meanwhile, in the folder itself.
+        for node in part.all_nodes():
+            edit.put(node, replace(edit.get(node), space=HOME))
     drop_settings(tree, part.space)
 
 
 def _in_turns(tree: Tree, nodes: Iterable[NodeId], renewed: Mapping[NodeId, NodeId]) -> Iterator[Sequence[NodeId]]:
-    """What is edited at once: first what gets another id with what is in it, as nothing but that edit tells both."""
+    """What is edited at once: first all folders, and what gets another id with what is in it.
+
+    What is made from then on is of the space that its folder is of; and nothing but that edit tells both ids.
+    """
     others: list[NodeId] = []
     first: list[NodeId] = []
     for node in nodes:
         record = tree.record(node)
-        is_in_one = record is not None and _in_renewed(record.local, renewed) is not record.local
-        (first if node in renewed or is_in_one else others).append(node)
+        state = (record.local or record.agreed) if record is not None else None
+        is_folder = state is not None and state.kind is Kind.FOLDER
+        (first if is_folder or node in renewed or _in_renewed(state, renewed) is not state else others).append(node)
     if first:
         yield first
     yield from batches(others, _AT_ONCE)

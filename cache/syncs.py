@@ -55,10 +55,11 @@ class Syncs:
 
     async def list_folder(self, folder: NodeId) -> None:
         """Returns when all children of a folder are known; raises RemoteError, NoSuchNode."""
-        if self._tree.space_below(folder) == HOME:
-            await self.pull.list_folder(folder)
-        else:
-            await self.grafts.list_folder(folder)
+        while True:
+            space = self._tree.space_below(folder)
+            await (self.pull if space == HOME else self.grafts).list_folder(folder)
+            if self._tree.space_below(folder) == space:
+                return
 
     def of(self, node: NodeId) -> Sync:
         """That of the space which a node belongs to."""

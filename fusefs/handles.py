@@ -326,9 +326,12 @@ class OpenFiles:
             if file is not None:
                 with suppress(DiskFull, NoSuchNode):
                     self.flush(file)
+                record = self._record(file)
+                if record is not None and file.staging is not None and record.staged == file.staging.id:
+                    # The tree's from now on; what has no name any more goes with its last handle.
+                    file.staging = None
                 file.is_revoked = file.is_orphan = True
                 file.is_changed = False
-                file.staging = None
                 file.state = replace(file.state, names=(), content=EMPTY)
 
     # Content

@@ -258,10 +258,11 @@ class Volume:
         self.check_writable_in(folder)
         await self._ensure_free(folder, name)
         # No await from here to the edit: news may make a folder a shared one.
-        if self.tree.members is not None and self.record(node).space != self.tree.space_below(folder):
-            raise OtherSpace("A file has all its names in one space.")
         state = self.record(node).local
         assert state is not None
+        space = self.tree.space_below(state.names[0].parent) if state.names else self.record(node).space
+        if space != self.tree.space_below(folder):
+            raise OtherSpace("A file has all its names in one space.")
         if state.kind is Kind.FOLDER:
             raise NotPermitted("A folder has one name only.")
         if len(state.names) >= NAMES_MAX:

@@ -770,3 +770,21 @@ def test_a_device_that_is_killed_before_it_knows_the_folder_that_mounts_a_space_
         await two.stop()
 
     among_friends(scene)
+
+
+def test_a_removed_file_that_is_open_in_a_folder_which_is_taken_away_leaves_nothing_behind() -> None:
+    async def scene(friends: Friends) -> None:
+        await shared_thesis(friends)
+        guest = friends.guest
+        intro = await at(guest, "thesis/intro")
+        handle = await begin(guest, intro, LONG)
+        await guest.volume.unlink(await at(guest, "thesis"), b"intro")
+        friends.revoke()
+        await trio.sleep(10)
+        with pytest.raises(NoSuchNode):
+            await guest.files.read(handle, 0, 10)
+        end(guest, handle)
+        assert not guest.stagings.total_bytes
+        assert not guest.tree.children(ROOT)
+
+    among_friends(scene)

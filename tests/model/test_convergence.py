@@ -84,7 +84,9 @@ def test_long_plays_that_failed_once(seed: int) -> None:
     long_play(seed)
 
 
-@pytest.mark.parametrize("seed", [2, 15, 33, 51, 136, 169, 189, 364, 375, 2089, 2090, 2682, 2878, 3001])
+@pytest.mark.parametrize(
+    "seed", [2, 15, 33, 51, 136, 169, 189, 364, 375, 2089, 2090, 2682, 2878, 3001, 3161, 3231, 3279, 3368, 3807]
+)
 def test_plays_of_two_users_who_share_that_failed_once(seed: int) -> None:
     """15: what was sent to a space that is shared no more was seen by nobody.
 
@@ -92,5 +94,8 @@ def test_plays_of_two_users_who_share_that_failed_once(seed: int) -> None:
     2089: what was being written to a file that was removed elsewhere was lost when sharing ended. 2090: never quiet.
     2682: a folder that ceased to be a shared one before the list of spaces came stopped all news.
     2878: a shared folder was never listed. 3001: a folder of the home was moved into a shared one.
+    3161: of what waited to come into a folder, sharing it made nothing. 3231: a file was moved into a folder while it
+    became a shared one. 3279: a folder that became a shared one while it was listed was never listed. 3368: bytes of
+    a file that was open were counted for ever. 3807: what was removed beside an edit of a mount became its space's.
     """
     sharing_play(seed)
