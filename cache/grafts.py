@@ -7,6 +7,7 @@ server's list of spaces says under which role. What is known is kept, so that a 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar
 
 import msgspec
@@ -36,6 +37,8 @@ from remote.protocol.ids import ROOT, NodeId, Rev, SpaceId
 from remote.protocol.messages import Space
 from remote.protocol.nodes import Name, NodeVersion
 from remote.protocol.service import Service
+from remote.protocol.sharing import OWNER
+from remote.protocol.sharing import VIEWER as _VIEWER
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,6 @@ T = TypeVar("T")
 
 _KNOWN: Final = "spaces"
 _GONE: Final = "gone"
-_VIEWER: Final = "viewer"
 _AGAIN_SECONDS: Final = (0.5, 15.0)
 _DEPTH_MAX: Final = 4_096
 VIEWER: Final = (
@@ -395,7 +397,7 @@ class Grafts:
         names = record.local.names if record is not None and record.local is not None else ()
         name = names[0].name.decode(errors="replace") if names else ""
         # Before anything else: whoever makes something in it after a restart must know whose it is.
-        known = Known(space, top, "owner", name)
+        known = Known(space, top, OWNER, name)
         self._keep(known)
         # Cut off before, it may be kept in step already.
         await self._stop(space)
@@ -404,6 +406,37 @@ class Grafts:
         if record is not None:
             self._begin(known)
         self._ask_for_list()
+
+    async def set_back(self, common: Rev, as_of: Rev) -> None:
+        """The server was put back: folders that were shared since are the home's, those that were then are shared.
+
+        Called before the home is set back to `common`, which it tells of as of `as_of`, with its lock held.
+        """
+        service, home = self._common.service, self._common.home.space
+        there = {one.mount: one.space for one in (await service.spaces()).spaces if one.mount and one.space != home}
+        mounted = {known.top: known.space for known in self._known.values() if self._is_mounted(known)}
+        tops = [top for top in dict.fromkeys([*mounted, *there]) if self._tree.record(top) is not None]
+        then = (await service.nodes(home, tops, as_of)).nodes if tops else ()
+        for top, version in zip(tops, then, strict=True):
+            was = version.state.mounts if version is not None and version.state is not None else HOME
+            here = mounted.get(top, HOME)
+            if here and here != was:
+                await self._take_back(self._known[here], common, as_of)
+            if was and here != was:
+                self._keep(Known(was, top, _VIEWER))
+                part = Part(self._tree, was, top)
+                await rehoming.give_back(self._tree, part, partial(Grafted(service, top).nodes, was))
+                self._ask_for_list()
+
+    async def _take_back(self, known: Known, common: Rev, as_of: Rev) -> None:
+        if known.role != OWNER:
+            self._leave(known.top, known.space)
+            return
+        await self._stop(known.space)
+        ask = partial(self._common.service.nodes, self._common.home.space, as_of=as_of)
+        part = Part(self._tree, known.space, known.top)
+        await rehoming.take_back(self._tree, self._common.mount.show, part, Rev(common + 1), ask, self.revoke)
+        self._forget(known.space)
 
     def _take_removals(self, top: NodeId) -> None:
         """What waits to be removed, as a program writes to it, waits no more: nobody can have its id in the space.

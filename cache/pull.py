@@ -106,6 +106,10 @@ class Mounts(Protocol):
         """Some of these folders mount spaces; called before they are taken in."""
         ...
 
+    async def set_back(self, common: Rev, as_of: Rev) -> None:
+        """The server was put back, and the home is about to be set back to `common`; `as_of`: how to ask for that."""
+        ...
+
 
 class Clock:
     """How far this machine's clock is from the server's."""
@@ -527,6 +531,8 @@ class Pull:
             if self._tree.cursor != cursor:
                 return True
             self._starts += 1
+            if self.mounts is not None:
+                await self.mounts.set_back(common, as_of)
             waiting = {version.node for version in self._tree.news() if version.rev > common}
             after = NodeId(0)
             while nodes := self._tree.nodes(_ASKED_AT_ONCE, after):

@@ -5,24 +5,28 @@ here and not sent is sent to where the node belongs now. An unsent move over the
 space by a move.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import trio
 from msgspec.structs import replace
 
+from cache.lives import set_back
 from cache.merge import free_name
 from cache.parts import Part, batches, below, drop_settings
 from cache.pull import Effects, effects_of
 from cache.tree import HOME, Edit, Record, Table, Tree
 from remote.protocol.ids import NodeId, Rev, SpaceId
+from remote.protocol.messages import Nodes
 from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
 
 FIRST_REV: Final = Rev(2)
 """The commit that founds a shared space with what its folder held: the same states that the home had just before."""
 _BEFORE_FIRST: Final = Rev(1)
 _AT_ONCE: Final = 200
+_ASKED_AT_ONCE: Final = 500
 Show = Callable[[Effects], None]
+Ask = Callable[[Sequence[NodeId]], Awaitable[Nodes]]
 _DEPTH_MAX: Final = 4_096
 _SETTING: Final = b"rehoming"
 
@@ -120,6 +124,10 @@ async def unshare(tree: Tree, show: Show, part: Part, versions: Sequence[NodeVer
             effects = effects_of(edit, is_event=True)
         show(effects)
         await trio.lowlevel.checkpoint()
+    _unmount(tree, part)
+
+
+def _unmount(tree: Tree, part: Part) -> None:
     with tree.edit() as edit:
         top = edit.record(part.top)
         if top is not None:
@@ -128,6 +136,72 @@ async def unshare(tree: Tree, show: Show, part: Part, versions: Sequence[NodeVer
         for node in part.all_nodes():
             edit.put(node, replace(edit.get(node), space=HOME))
     drop_settings(tree, part.space)
+
+
+async def take_back(
+    tree: Tree, show: Show, part: Part, rev: Rev, ask: Ask, revoke: Callable[[Iterable[NodeId]], None]
+) -> None:
+    """All of a shared space that the server does not have any more becomes the home's, to be set back from this rev.
+
+    `ask` tells what the home has of nodes. What it never had gets another id: members made it with ids of their own.
+    """
+    forget_unknown(tree, part)
+    nodes = sorted(part.all_nodes())
+    unknown: list[NodeId] = []
+    for some in batches(nodes, _ASKED_AT_ONCE):
+        answer = await ask(some)
+        unknown += [node for node, then in zip(some, answer.nodes, strict=True) if then is None]
+    revoke(node for node in unknown if _has_rev(tree.record(node)))
+    # No await from here to the first edit: who writes to one of these is refused from now on.
+    renewed = {node: tree.new_node() for node in unknown if _has_rev(tree.record(node))}
+    for some in _in_turns(tree, nodes, renewed):
+        with tree.edit() as edit:
+            for node in some:
+                record = edit.record(node)
+                if record is None:
+                    continue
+                edit.forget_news(node)
+                if node in renewed and record.local is None:
+                    edit.drop(node)
+                elif node in renewed:
+                    _renew(edit, node, renewed, HOME)
+                else:
+                    local = _in_renewed(record.local, renewed)
+                    edit.put(node, replace(record, local=local, space=HOME, rev=rev if record.rev else record.rev))
+            effects = effects_of(edit, is_event=False)
+        show(effects)
+        await trio.lowlevel.checkpoint()
+    _unmount(tree, part)
+
+
+async def give_back(tree: Tree, part: Part, ask: Ask) -> None:
+    """All below a folder becomes a shared space's again, which the server has again; `ask` tells what it has of these.
+
+    What is here and not there, or otherwise, is an edit to be sent.
+    """
+    with tree.edit() as edit:
+        top = edit.get(part.top)
+        mounting = replace(top, local=_mounting(top.local, part.space), synced=_mounting(top.synced, part.space))
+        edit.put(part.top, replace(mounting, is_listed=False, is_listing=False))
+    for some in _in_turns(tree, list(below(tree, part.top)), {}):
+        answer = await ask(some)
+        with tree.edit() as edit:
+            for node, then in zip(some, answer.nodes, strict=True):
+                record = edit.record(node)
+                if record is None:
+                    continue
+                edit.forget_news(node)
+                state, rev = (then.state, then.rev) if then is not None else (None, Rev(0))
+                edited_ns = edit.edited_ns(node) or (record.local.ctime_ns if record.local is not None else 1)
+                new = set_back(replace(record, space=part.space), rev, state)
+                if new is None:
+                    edit.drop(node)
+                    continue
+                edit.put(node, new)
+                if new.is_dirty:
+                    edit.mark_dirty(node, edited_ns)
+                else:
+                    edit.mark_clean(node)
 
 
 def _in_turns(tree: Tree, nodes: Iterable[NodeId], renewed: Mapping[NodeId, NodeId]) -> Iterator[Sequence[NodeId]]:
@@ -147,6 +221,10 @@ def _in_turns(tree: Tree, nodes: Iterable[NodeId], renewed: Mapping[NodeId, Node
     yield from batches(others, _AT_ONCE)
 
 
+def _has_rev(record: Record | None) -> bool:
+    return record is not None and bool(record.rev)
+
+
 def _is_edited(record: Record | None) -> bool:
     """Whether something of a node that the server has, or had, was edited here, which still shows it."""
     return record is not None and bool(record.rev) and record.is_dirty and record.local is not None
@@ -159,11 +237,12 @@ def lives_on(record: Record | None) -> bool:
 
 def _renew(edit: Edit, node: NodeId, renewed: Mapping[NodeId, NodeId], space: SpaceId) -> None:
     """What is here becomes a new node of the space: nobody can have the old one's id any more."""
-    record, edited_ns = edit.get(node), edit.edited_ns(node)
+    record = edit.get(node)
+    edited_ns = edit.edited_ns(node) or (record.local.ctime_ns if record.local is not None else 0)
     edit.forget_news(node)
     edit.drop(node)
     local = _in_renewed(record.local, renewed)
-    new = replace(record, rev=Rev(0), local=local, synced=None, space=space, overrides=Rev(0))
+    new = replace(record, rev=Rev(0), local=local, is_dirty=True, synced=None, space=space, overrides=Rev(0))
     edit.put(renewed[node], new)
     if edit.get(renewed[node]).space != space:
         # What is new is taken for that of the space which its folder mounts, as it does until all are the home's.

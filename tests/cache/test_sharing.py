@@ -788,3 +788,70 @@ def test_a_removed_file_that_is_open_in_a_folder_which_is_taken_away_leaves_noth
         assert not guest.tree.children(ROOT)
 
     among_friends(scene)
+
+
+def test_a_server_put_back_to_before_a_folder_was_shared_has_all_of_it_again_from_its_owner() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        intro = await make(friends.one, b"intro", b"1" * 3_000, thesis)
+        await make(friends.one, b"figures", LONG, thesis)
+        await friends.quiet()
+        friends.server.back_up()
+        friends.share(thesis)
+        friends.accept()
+        box = await make_folder(friends.one, b"made since")
+        await make(friends.one, b"inside", b"5", box)
+        await friends.quiet()
+        await write(friends.guest, await at(friends.guest, "thesis/intro"), b"2" * 3_000)
+        tables = await make_folder(friends.guest, b"tables", await at(friends.guest, "thesis"))
+        await make(friends.guest, b"table", b"3" * 3_000, tables)
+        await friends.guest.volume.unlink(await at(friends.guest, "thesis"), b"figures")
+        friends.share(box)
+        friends.accept()
+        await friends.quiet()
+        for device in (friends.one, friends.two):
+            assert await device.content(await at(device, "thesis/intro")) == b"2" * 3_000
+            assert await device.content(await at(device, "thesis/tables/table")) == b"3" * 3_000
+        friends.guest.wire.set_up(False)
+        await make(friends.guest, b"unsent", b"4", tables)
+        friends.server.put_back()
+        await friends.quiet()
+        for device in (friends.one, friends.two):
+            assert not device.grafts.all
+            assert {record.space for _, record in device.records()} == {0}
+            assert await at(device, "thesis/intro") == intro
+            assert await device.content(intro) == b"2" * 3_000
+            assert await device.content(await at(device, "thesis/tables/table")) == b"3" * 3_000
+            assert await device.content(await at(device, "made since/inside")) == b"5"
+            # What was removed since is there again, as after any such loss.
+            assert {child.name for child in device.tree.children(thesis)} == {b"intro", b"tables", b"figures"}
+            assert {child.name for child in device.tree.children(ROOT)} == {b"thesis", b"made since"}
+        assert {child.name for child in friends.guest.tree.children(ROOT)} == {b"thesis (unsent)"}
+        assert await friends.guest.content(await at(friends.guest, "thesis (unsent)/tables/unsent")) == b"4"
+        friends.share(thesis)
+        friends.accept()
+        await friends.quiet()
+        assert await friends.guest.content(await at(friends.guest, "thesis/tables/table")) == b"3" * 3_000
+
+    among_friends(scene)
+
+
+def test_a_server_put_back_to_when_a_folder_was_shared_has_what_was_edited_since() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await shared_thesis(friends)
+        friends.server.back_up()
+        friends.end()
+        await friends.quiet()
+        assert not friends.guest.tree.children(ROOT)
+        await write(friends.one, await at(friends.one, "thesis/intro"), b"since" * 1_000)
+        await make(friends.two, b"new", b"new" * 1_000, thesis)
+        await friends.two.volume.unlink(await at(friends.two, "thesis/tables"), b"figures")
+        await friends.quiet()
+        friends.server.put_back()
+        await friends.quiet()
+        for device in friends.all:
+            assert set(device.grafts.all) == {friends.space}
+            assert await device.content(await at(device, "thesis/intro")) == b"since" * 1_000
+            assert await device.content(await at(device, "thesis/new")) == b"new" * 1_000
+
+    among_friends(scene)
