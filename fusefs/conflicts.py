@@ -1,5 +1,6 @@
 """Conflicts: edits that lost against others and that nobody has settled yet, and settling them."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,7 +152,10 @@ class Conflicts:
         for _ in range(TRIES):
             conflicts = [one for one in await self._versions.conflicts() if one.node == node]
             if not conflicts:
-                raise NoEntry("It has no conflict that is not settled: satchel conflicts lists those that there are.")
+                what = os.fsdecode(name.name)
+                raise NoEntry(
+                    f"{what} has no conflict that is not settled: satchel conflicts lists those that there are."
+                )
             current = conflicts[0].current
             lost = [one.lost for one in conflicts]
             marks = [(node, one.rev) for one in lost]

@@ -63,7 +63,11 @@ class GuardVerbs:
         """What is held is sent, so that it is kept as versions, and then undone by the caller."""
         await self._sending.flush()
         event = await self._allowed(fields)
-        later = f"It is allowed, to be on the server before it is taken back. Then: satchel undo --event {event.event}."
+        where = f" --in {self._sending.shown(str(fields['path']))}" if fields.get("path") else ""
+        later = (
+            "It is allowed, to be on the server before it is taken back. Then: "
+            f"satchel undo --event {event.event}{where}."
+        )
         await self._sending.all_of(ROOT, _SENT_SECONDS, later)
         return {"event": event.event}
 

@@ -1,5 +1,6 @@
 """History: what a path was before: the versions of its node, and of the nodes that had its name before that."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -145,7 +146,8 @@ class History:
                 folder, node = node, child
             else:
                 return folder, node
-        raise NoEntry("There is no such path, and none is found among the latest changes of its folder.")
+        path = os.fsdecode(b"/".join(parts))
+        raise NoEntry(f"There is no {path}, and none is found among the latest changes of its folder.")
 
 
 def _kind(found: Sequence[Old]) -> Kind | None:

@@ -51,7 +51,7 @@ class Lookback:
         with trio.fail_after(self._seconds):
             moment = await self._service.as_of(self.space, time_ns)
         if moment.rev == 0:
-            raise NoEntry("Nothing existed at that time.")
+            raise NoEntry("Nothing existed at that time: satchel versions shows when it did.")
         return moment.rev
 
     async def state_at(self, node: NodeId, rev: Rev) -> NodeState | None:

@@ -16,6 +16,7 @@ from fusefs.errors import Invalid, NoEntry
 from fusefs.history import Old
 from fusefs.sending import Sending
 from fusefs.sights import Fields, Sight
+from remote.protocol.errors import NotFound
 from remote.protocol.history import DIFFERENCES_MAX, TRASH_MAX, Difference, Differences, Done, Removed
 from remote.protocol.ids import NOW, ROOT, NodeId, Rev
 from remote.protocol.messages import Moment, Version
@@ -98,6 +99,8 @@ class PastVerbs:
         node = await sight.history.find(below)
         since = await self.rev(str(fields["from"]), sight)
         to = await self.rev(str(fields["to"]), sight) if fields.get("to") else sight.cursor
+        if to < since and not fields.get("to"):
+            raise Refused(f"There is no rev {since} yet: it is at rev {to}.")
         if to < since:
             raise Refused(f"From rev {since} to rev {to} is backwards: give the older one as --from.", Exit.USAGE)
         sides = [await sight.lookback.state_at(node, rev) for rev in (since, to)]
@@ -134,7 +137,13 @@ class PastVerbs:
         await self._sending.all_of(node)
         if path and node == ROOT:
             node = await sight.history.find(below)
-        done = await sight.acts.rewind(sight.space, node, to, is_dry_run=is_dry_run, limit=_LISTED_MAX)
+        try:
+            done = await sight.acts.rewind(sight.space, node, to, is_dry_run=is_dry_run, limit=_LISTED_MAX)
+        except NotFound as error:
+            if to > sight.cursor:
+                raise
+            name = os.fsdecode(path)
+            raise Refused(f"{name} did not exist at rev {to}: satchel versions shows when it did.") from error
         return await self._told_done(done, sight)
 
     async def _undo(self, fields: Fields) -> object:
@@ -230,13 +239,15 @@ class PastVerbs:
             if one.path == path:
                 return one
         why = self._sending.in_the_way(ROOT) or "satchel trash list shows what there is."
-        raise Refused(f"Nothing in the trash on the server is called {os.fsdecode(path)}. {why}")
+        name = os.fsdecode(self._drive.sights.prefix(sight) + path)
+        raise Refused(f"Nothing in the trash on the server is called {name}. {why}")
 
     async def _told_done(self, done: Done, sight: Sight, prefix: bytes = b"") -> Fields:
         """What was done, when this device shows it; `prefix`: what stands before its paths."""
         is_shown = await self.shown(done.rev, sight)
         told = _told_differences(done.did, prefix)
-        return {"rev": done.rev, "of": done.of, "kept": done.kept, "shown": is_shown, **told}
+        where = os.fsdecode(self._drive.sights.prefix(sight).rstrip(b"/"))
+        return {"rev": done.rev, "of": done.of, "in": where, "kept": done.kept, "shown": is_shown, **told}
 
     async def shown(self, rev: Rev, sight: Sight) -> bool:
         """Whether this device comes to show a rev of a space within a minute."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 from functools import partial
 from typing import Final
 
@@ -29,6 +30,10 @@ class Sending:
     def __init__(self, drive: Drive, point: str) -> None:
         self._drive = drive
         self._point = point
+
+    def shown(self, path: str) -> str:
+        """A path of the mount as a person types it, wherever he is."""
+        return shlex.quote(os.path.join(self._point, path))
 
     async def flush(self) -> None:
         """Takes in what the kernel and open files hold back; what does not come in time is left."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import socket
 import stat
@@ -17,7 +18,7 @@ from fusefs import mounts
 from fusefs.conflicts import Open, Unsent, is_below
 from fusefs.control import CREDENTIALS, REQUEST_MAX, Exit, Refused, short_path
 from fusefs.drive import Drive
-from fusefs.errors import NoEntry, NotSent, VolumeError
+from fusefs.errors import NoEntry, NotFolder, NotSent, VolumeError
 from fusefs.guard_verbs import GuardVerbs
 from fusefs.mounts import Busy
 from fusefs.past_verbs import PastVerbs, told_version
@@ -36,6 +37,7 @@ PATHS_SHOWN: Final = 10
 FILES_MAX: Final = 1_000
 _CONNECTIONS: Final = 64
 _REQUEST_SECONDS: Final = 10.0
+_LEAST_SECONDS: Final = 1.0
 _AWAY: Final = (Unreachable, TimeoutError, trio.TooSlowError)
 
 
@@ -203,10 +205,12 @@ class Verbs:
         """Whether the server has everything below a path before the timeout, and what it does not have."""
         drive = self._drive
         timeout = fields.get("timeout")
-        node: NodeId | None = None
         # Whoever waits has reason to think that the server is there.
         drive.sync.retry_now()
-        with trio.move_on_after(float("inf") if timeout is None else float(timeout)):
+        node: NodeId | None = None
+        # Who waits for no time is told of what is written by now, too: to take that in needs a moment.
+        seconds = math.inf if timeout is None else max(_LEAST_SECONDS, float(timeout))
+        with trio.move_on_after(seconds):
             await self.sending.flush()
             path = os.fsencode(str(fields.get("path", "")))
             node = await self._node(path) if path else None
@@ -225,7 +229,7 @@ class Verbs:
     async def _node(self, path: bytes) -> NodeId:
         try:
             return await self._lookup(path)
-        except NoEntry:
+        except (NoEntry, NotFolder):
             raise Refused(f"There is no {os.fsdecode(path)} in {self._point}.") from None
 
     async def _lookup(self, path: bytes) -> NodeId:

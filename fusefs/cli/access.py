@@ -18,7 +18,7 @@ def totp(context: click.Context) -> None:
         accessing.totp_state()
 
 
-@totp.command("on")
+@totp.command("on", short_help="Have sign-ins ask for codes from now on.")
 @_stdin
 def totp_on(is_on_stdin: bool) -> None:
     """Print a secret for your authenticator app, ask for a code of it, and print recovery codes."""
@@ -50,7 +50,7 @@ def token() -> None:
     """App tokens: what a program uses instead of your password, for what you allow only."""
 
 
-@token.command("add")
+@token.command("add", short_help="Make a token and print it, this once.")
 @click.argument("name")
 @click.option(
     "--scope",

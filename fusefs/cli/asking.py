@@ -43,9 +43,6 @@ def confirm(would: str, does: str, otherwise: str) -> None:
 
 def path_in_mount(path: str) -> str:
     """The path relative to the top of this device's mount, "" for the top; a symlink at its end is not followed."""
-    if not path:
-        # An unset variable of a script means nothing, least of all the folder that it runs in.
-        raise Refused("The path is empty: . is the folder that you are in.", Exit.USAGE)
     mount = str(ask("ping")["mount"])
     whole = os.path.abspath(path)
     folder = os.path.realpath(os.path.dirname(whole))

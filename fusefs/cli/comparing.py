@@ -6,7 +6,7 @@ import os
 from typing import Any, Final
 
 from fusefs.cli.asking import ask, path_in_mount
-from fusefs.cli.showing import shown, shown_lines
+from fusefs.cli.showing import in_option, shown, shown_lines
 from remote.protocol.sizes import shown_size
 
 _SECONDS: Final = 300.0
@@ -76,7 +76,7 @@ def undo(
 ) -> None:
     """Takes back what a commit did, or a mass change, and prints what that was; raises Refused."""
     said: dict[str, Any] = {"rev": rev or 0, "event": event or 0, "keep_new": keeps_new, "dry_run": is_dry_run}
-    found = ask("undo", seconds=_SECONDS, path=path_in_mount(path) if path else "", **said)
+    found = ask("undo", seconds=_SECONDS, path="" if path is None else path_in_mount(path), **said)
     what = f"Event {event}" if event else f"Rev {found['of']}"
     _print_done(found, f"{what} is undone", is_dry_run=is_dry_run, as_json=as_json)
 
@@ -92,14 +92,18 @@ def _print_done(found: dict[str, Any], sentence: str, *, is_dry_run: bool, as_js
     elif not found["rev"]:
         lines.append("There was nothing to change.")
     else:
-        lines.append(f"{shown_lines(sentence)}: {counts or 'only attributes changed'}. To take that back: satchel undo")
+        lines.append(f"{shown_lines(sentence)}: {counts or 'only attributes changed'}. {undoing(found)}")
     if found["kept"]:
-        lines.append(
-            f"{found['kept']} stay as they are: they changed again since then, or what they were is kept no more."
-        )
+        stays, it, was = ("stays as it is", "it", "was") if found["kept"] == 1 else ("stay as they are", "they", "were")
+        lines.append(f"{found['kept']} {stays}: {it} changed again since then, or what {it} {was} is kept no more.")
     if not found["shown"]:
         lines.append("The server has done it; this device shows it when it has heard of it.")
     print("\n".join(lines))
+
+
+def undoing(found: dict[str, Any]) -> str:
+    """How to take back what was done, also in a shared folder."""
+    return shown(f"To take that back: satchel undo{in_option(str(ask('ping')['mount']), found['in'])}")
 
 
 def _differences(found: dict[str, Any], most: int) -> list[str]:

@@ -49,7 +49,7 @@ def sign_out(which: str, *, is_wiping: bool, is_sure: bool = True) -> None:
     if is_wiping:
         print(f"{name} is signed out, and removes what it holds of the drive as soon as it reaches the server.")
     else:
-        print(f"{name} is signed out. What it holds stays on it; to have that removed: satchel devices wipe")
+        print(f"{name} is signed out. What it holds stays on it, and cannot be removed from afar any more.")
 
 
 def rename(which: str, name: str) -> None:

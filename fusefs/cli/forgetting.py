@@ -41,7 +41,7 @@ def _told(found: dict[str, Any]) -> str:  # Any: JSON
 
 def retention(said: dict[str, int | bool | None], *, path: str | None, as_json: bool) -> None:
     """Prints what is kept, after setting what is said; raises Refused."""
-    found = ask("retention", seconds=_SECONDS, path=path_in_mount(path) if path else "", **said)
+    found = ask("retention", seconds=_SECONDS, path="" if path is None else path_in_mount(path), **said)
     if as_json:
         print(json.dumps(found, indent=2))
         return

@@ -93,7 +93,7 @@ def refuse(event: int | None, path: str | None) -> None:
 @_json
 @click.pass_context
 def events(context: click.Context, limit: int, path: str | None, as_json: bool) -> None:
-    """List what happened in the drive that you are to know of, newest first: mass changes, with who made them."""
+    """List what happened in the drive that you are to know of, newest first: mass changes, and viruses."""
     from fusefs.cli.asking import ask  # noqa: PLC0415
     from fusefs.cli.showing import shown  # noqa: PLC0415
 
@@ -103,8 +103,9 @@ def events(context: click.Context, limit: int, path: str | None, as_json: bool) 
     if as_json:
         _print_json(found["events"])
         return
+    mount = str(ask("ping")["mount"])
     for one in found["events"]:
-        click.echo(shown(sentence(one)))
+        click.echo(shown(sentence(one, mount)))
         if one["examples"]:
             click.echo(shown(f"    such as {', '.join(one['examples'])}"))
     if not found["events"]:
@@ -122,13 +123,13 @@ def done(event: int, path: str | None) -> None:
     click.echo(f"Event {event} is done.")
 
 
-def sentence(event: dict[str, Any]) -> str:
+def sentence(event: dict[str, Any], mount: str) -> str:
     """An event as a person reads it, with what to do."""
     if event["kind"] == "infected":
-        return _infected(event)
+        return _infected(event, mount)
     parts = [f"{event[what]:,} {what}" for what in ("removed", "overwritten") if event[what]]
     who = event["device"] or "the server"
-    number = f"{event['event']}{_within(event)}"
+    number = _number(event, mount)
     ends = {
         "told": f"To take that back: satchel undo --event {number}; if it was meant: satchel events done {number}",
         "held": f"Waits for your yes: satchel guard allow {number}, or satchel guard refuse {number}",
@@ -140,9 +141,11 @@ def sentence(event: dict[str, Any]) -> str:
     return f"Event {event['event']}, {event['began']}: {what}. {ends[event['state']]}"
 
 
-def _within(event: dict[str, Any]) -> str:
-    """What a command must be told besides the number."""
-    return f" --in {event['in']}" if event["in"] else ""
+def _number(event: dict[str, Any], mount: str) -> str:
+    """What a command must be told of an event."""
+    from fusefs.cli.showing import in_option  # noqa: PLC0415
+
+    return f"{event['event']}{in_option(mount, event['in'])}"
 
 
 def _relative(path: str | None) -> str:
@@ -151,8 +154,8 @@ def _relative(path: str | None) -> str:
     return "" if path is None else path_in_mount(path)
 
 
-def _infected(event: dict[str, Any]) -> str:
-    number, path = f"{event['event']}{_within(event)}", event["examples"][0]
+def _infected(event: dict[str, Any], mount: str) -> str:
+    number, path = _number(event, mount), event["examples"][0]
     ends = {
         "told": "Nobody can read that version; older ones are there: satchel versions. If it is none: satchel guard "
         f"allow {number}; if you have seen to it: satchel events done {number}",

@@ -37,7 +37,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for pr
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 it could not be done, 2 not a command like that, 3 not mounted, 4 not signed in, "
-    "5 the server is away, 6 the server does not have all of it yet.",
+    "5 the server is away, 6 the server does not have all of it yet, 130 interrupted.",
 )
 @click.version_option(package_name=DISTRIBUTION, message="satchel %(version)s")
 def satchel() -> None:
@@ -83,16 +83,16 @@ def your_devices(context: click.Context, as_json: bool) -> None:
         devices.listing(as_json=as_json)
 
 
-@your_devices.command("sign-out")
+@your_devices.command("sign-out", short_help="Sign DEVICE out; what it holds stays on it.")
 @click.argument("device")
 def sign_out(device: str) -> None:
-    """Sign DEVICE out (its name or number); what it holds stays on it."""
+    """Sign DEVICE out (its name or number); what it holds stays on it, for good: see wipe."""
     from fusefs.cli import devices  # noqa: PLC0415
 
     devices.sign_out(device, is_wiping=False)
 
 
-@your_devices.command()
+@your_devices.command(short_help="Sign DEVICE out, and have it remove what it holds.")
 @click.argument("device")
 @_yes
 def wipe(device: str, yes: bool) -> None:
@@ -117,7 +117,7 @@ def link() -> None:
     """Public links: what people without an account may see, or bring."""
 
 
-@link.command("make")
+@link.command("make", short_help="Make a public link to PATH.")
 @click.argument("path")
 @click.option("--expires", metavar="TIME", help="The link is over after this long: 12h, 7d.")
 @click.option("--password", "has_password", is_flag=True, help="Ask for a password, which the link then asks for.")
@@ -162,7 +162,7 @@ def list_links(as_json: bool) -> None:
     linking.listing(as_json=as_json)
 
 
-@link.command("revoke")
+@link.command("revoke", short_help="End a link at once, for ever.")
 @click.argument("which", metavar="ADDRESS")
 def revoke_link(which: str) -> None:
     """End a link at once, for ever; by its address, or its number in `link list --json`."""
@@ -312,6 +312,8 @@ def undo(rev: int | None, event: int | None, keep_new: bool, path: str | None, d
 
     if rev is not None and event is not None:
         raise click.UsageError("Say which REV, or which --event.")
+    if keep_new and event is None:
+        raise click.UsageError("--keep-new is for --event N.")
     comparing.undo(rev, event, path=path, keeps_new=keep_new, is_dry_run=dry_run, as_json=as_json)
 
 
@@ -320,7 +322,7 @@ def trash() -> None:
     """What was removed, here or elsewhere: it is kept as long as the history is."""
 
 
-@trash.command("list")
+@trash.command("list", short_help="List what was removed, newest first.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="At most so many.")
 @_json
 def trash_list(limit: int, as_json: bool) -> None:
@@ -330,7 +332,7 @@ def trash_list(limit: int, as_json: bool) -> None:
     trashing.listing(limit, as_json=as_json)
 
 
-@trash.command("restore")
+@trash.command("restore", short_help="Bring back what had PATH last.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 def trash_restore(paths: tuple[str, ...]) -> None:
     """Bring back what had PATH last, with all that was removed with it, by any device; in one step."""
@@ -339,7 +341,7 @@ def trash_restore(paths: tuple[str, ...]) -> None:
     trashing.restore(paths)
 
 
-@trash.command("purge")
+@trash.command("purge", short_help="Forget for good what was removed.")
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @click.option("--all", "is_all", is_flag=True, help="All that was removed.")
 @click.option("--before", metavar="TIME|REV", help="All that was removed until then.")
@@ -450,7 +452,7 @@ def cache(context: click.Context, as_json: bool) -> None:
         caching.show(as_json=as_json)
 
 
-@cache.command()
+@cache.command(short_help="Drop what can be fetched again.")
 @click.option("--to", metavar="SIZE", help="Only until no more than this is used, such as 2G.")
 def trim(to: str | None) -> None:
     """Drop what can be fetched again; what is pinned or not on the server yet stays."""
@@ -459,7 +461,7 @@ def trim(to: str | None) -> None:
     caching.trim(to)
 
 
-@cache.command("limit")
+@cache.command("limit", short_help="Let the cache take at most SIZE.")
 @click.argument("size")
 def cache_limit(size: str) -> None:
     """Let the cache take at most SIZE (such as 20G), from now on and after restarts."""
@@ -580,6 +582,10 @@ def main() -> None:
 
         sys.exit(helper.main(sys.argv[1:]))
     code: object = Exit.OK
+    said = sys.argv[1:]
+    if any(not word and before != "-o" for before, word in zip(["", *said], said, strict=False)):
+        # An unset variable of a script means nothing, least of all the folder that it runs in, or all of the drive.
+        fail("One of the words is empty, such as by a variable that is not set. Nothing was done.", Exit.USAGE)
     try:
         # Not standalone: then click itself would decide about exit codes.
         code = satchel.main(standalone_mode=False)

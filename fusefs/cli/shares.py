@@ -110,12 +110,12 @@ def remove_group(name: str) -> None:
     sharing.remove_group(name)
 
 
-@group.command("member")
+@group.command("member", short_help="Put USER into the group NAME, or take him out.")
 @click.argument("name")
 @click.argument("user")
 @click.option("--remove", is_flag=True, help="Take the user out of the group; you may take out yourself of any.")
 def group_member(name: str, user: str, remove: bool) -> None:
-    """Put USER into the group NAME; he is invited to what is shared with it."""
+    """Put USER into the group NAME: he is invited to what is shared with it."""
     from fusefs.cli import sharing  # noqa: PLC0415
 
     sharing.group_member(name, user, is_removing=remove)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 
 from fusefs.cli.asking import await_sent, confirm, live_node
 from fusefs.cli.server import asked_server, chosen, signed_in_account
@@ -28,7 +29,7 @@ def share(path: str, wishes: tuple[str, ...], *, as_json: bool) -> None:
     if made.is_in_new_folder:
         print(f"{shown(path)} is in a new folder beside it now, {shown(made.name)}, which is shared.")
     who = ", ".join(f"{shown(wish.who)} ({wish.role})" for wish in wanted)
-    print(f"{shown(made.name)} is shared with {who}. Who did not accept yet: satchel share PATH")
+    print(f"{shown(made.name)} is shared with {who}. Who did not accept yet: satchel share {shlex.quote(shown(path))}")
 
 
 def who(path: str, *, as_json: bool) -> None:
@@ -83,6 +84,8 @@ def unshare(path: str, name: str | None, *, is_sure: bool) -> None:
 def transfer(path: str, name: str) -> None:
     """Makes another member the owner; raises Refused."""
     space = _shared_space(path)
+    if name == space.owner_name:
+        raise Refused(f"{shown(space.name)} belongs to {shown(name)} already.")
     asked_server(lambda service: service.sharing.transfer(space.space, name))
     print(f"{shown(space.name)} belongs to {shown(name)} now, whose quota it counts for; you are a manager of it.")
 

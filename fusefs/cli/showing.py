@@ -1,6 +1,8 @@
 """Showing: names as a terminal may get them: others give them, and none may drive it."""
 
+import os
 import re
+import shlex
 from typing import Final
 
 _UNSHOWN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -15,6 +17,11 @@ def shown(text: str) -> str:
 def shown_lines(text: str) -> str:
     """The same for text that may have lines."""
     return "\n".join(shown(line) for line in text.split("\n"))
+
+
+def in_option(mount: str, path: str) -> str:
+    """What a command must be told of the shared folder at this path of the mount; nothing for the home."""
+    return f" --in {shlex.quote(os.path.join(mount, path))}" if path else ""
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -89,7 +89,7 @@ def told(found: dict[str, Any], *, with_files: bool = True) -> list[str]:
         lines.append(f"  Issue   {what} {wait} for your yes: {found['asked']['sentence']}")
     # What is held of this device is told by what waits here.
     others = [one for one in found["events"] if one["state"] == "told" or one["device"] != found["device"]]
-    lines += [f"  Issue   {sentence(one)}" for one in others]
+    lines += [f"  Issue   {sentence(one, found['mount'])}" for one in others]
     if found["conflicts"]:
         what = counted(found["conflicts"], "edit")
         lines.append(f"  Issue   {what} lost against others, and nobody has settled that: satchel conflicts")

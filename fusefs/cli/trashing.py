@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from fusefs.cli.asking import ask, path_in_mount
+from fusefs.cli.comparing import undoing
 from fusefs.cli.showing import shown
 from fusefs.control import Refused
 from remote.protocol.sizes import shown_size
@@ -82,7 +83,7 @@ def restore(paths: tuple[str, ...]) -> None:
         found = ask("trash-restore", seconds=_SECONDS, paths=left)
         for one in [one for one in found["differences"] if one["what"] == "added"][:20]:
             print(shown(f"+ {mount / one['path']}"))
-        print(f"{found['added']} came back. To take that back: satchel undo")
+        print(f"{found['added']} came back. {undoing(found)}")
 
 
 def relative(path: str) -> str:

@@ -86,8 +86,9 @@ def _of(step: Step, before: Past, after: Past, top: NodeId) -> list[Difference]:
 
     if step.node == top:
         # Where it is and what it is called is for those above.
-        is_other = old is not None and new is not None and not is_alike(old.state, new.state)
-        return [one("attributes", b".")] if is_other else []
+        if old is None or new is None or (what := _what(old, new)) is None:
+            return []
+        return [one(what, b".")]
     came = [name for name in step.names_after if name not in step.names_before]
     went = [name for name in step.names_before if name not in step.names_after]
     found: list[Difference] = []
@@ -98,12 +99,18 @@ def _of(step: Step, before: Past, after: Past, top: NodeId) -> list[Difference]:
     found += [one("removed", before.path(name, top)) for name in went]
     stayed = [name for name in step.names_after if name in step.names_before]
     if old is not None and new is not None and stayed:
-        what = "changed" if _has_other_content(old, new) else "attributes"
-        if what == "changed" or not is_alike(old.state, new.state):
+        if (what := _what(old, new)) is not None:
             found += [one(what, after.path(name, top)) for name in stayed]
     elif found and old is not None and new is not None and _has_other_content(old, new):
         found += [one("changed", moved.path) for moved in found if moved.what == "moved"]
     return found
+
+
+def _what(old: Then, new: Then) -> str | None:
+    """What differs in a node that is where it was."""
+    if _has_other_content(old, new):
+        return "changed"
+    return None if is_alike(old.state, new.state) else "attributes"
 
 
 def _has_other_content(old: Then, new: Then) -> bool:

@@ -3,9 +3,11 @@
 import io
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from rich.console import Console
 
@@ -318,3 +320,50 @@ def test_a_refusal_cannot_drive_the_terminal_either(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         main.fail("a\x1b[2J\udcff\nsecond line", Exit.FAILURE)
     assert capsys.readouterr().err == "satchel: a\\x1b[2J\\xff\nsecond line\n"
+
+
+def _groups(group: click.Group, name: str = "satchel") -> Iterator[tuple[str, click.Group]]:
+    yield name, group
+    for called, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _groups(command, f"{name} {called}")
+
+
+@pytest.mark.parametrize(("name", "group"), list(_groups(main.satchel)))
+def test_what_a_command_does_is_told_whole_in_a_narrow_terminal(name: str, group: click.Group) -> None:
+    told = group.get_help(click.Context(group, info_name=name, terminal_width=80))
+    _, _, commands = told.partition("Commands:")
+    assert "..." not in commands, commands
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["status", ""],
+        ["retention", "--all-days", "1", "--in", ""],
+        ["email", ""],
+        ["backup", "add", ""],
+        ["umount", ""],
+    ],
+)
+def test_an_empty_word_means_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: list[str]
+) -> None:
+    assert _ended(monkeypatch, *args) == Exit.USAGE
+    assert "Nothing was done." in capsys.readouterr().err
+
+
+def test_an_event_of_a_shared_folder_tells_what_to_type_anywhere() -> None:
+    event = {
+        "event": 3,
+        "in": "our work",
+        "kind": "mass-change",
+        "state": "told",
+        "user": "ann",
+        "device": "desk",
+        "began": "2026-11-21T10:15:30Z",
+        "removed": 1_200,
+        "overwritten": 0,
+    }
+    text = "\n".join(told({**STANDING, "mount": "/mnt", "events": [event]}))
+    assert "satchel undo --event 3 --in '/mnt/our work'; if" in text

@@ -1,6 +1,7 @@
 """What a person is told when something cannot be done: soon, why, what to do, and by which exit code."""
 
 import json
+import shlex
 import subprocess
 import threading
 import time
@@ -209,6 +210,62 @@ def test_what_is_not_there_is_exit_code_1_and_what_is_no_command_2(device: Any, 
             if found.returncode != code or not found.stderr.strip() or "Traceback" in found.stderr:
                 wrong.append((args, found.returncode, found.stdout, found.stderr))
     assert wrong == []
+
+
+def test_who_waits_for_no_time_hears_whether_all_is_sent(device: Any) -> None:
+    desk = device("desk")
+    (desk.path / "file").write_text("x")
+    desk.wait()
+    desk.must("wait", "--timeout", "0")
+    desk.must("wait", desk.path / "file", "--timeout", "0")
+    desk.must("pause")
+    (desk.path / "other").write_text("x")
+    late = desk.cli("wait", "--timeout", "0")
+    desk.must("wait", desk.path / "file", "--timeout", "0")
+    assert (late.returncode, "other" in late.stderr, "satchel resume" in late.stderr) == (Exit.PENDING, True, True)
+
+
+def test_a_sentence_names_what_it_is_about(device: Any) -> None:
+    desk = device("desk")
+    (desk.path / "file").write_text("first")
+    desk.wait()
+    began = desk.status()["rev"]
+    (desk.path / "file").write_text("second")
+    desk.wait()
+    for args, sentence in (
+        (("status", desk.path / "file/below"), "There is no file/below in"),
+        (("versions", desk.path / "gone"), "There is no gone, and"),
+        (("diff", desk.path, "--from", "999"), "There is no rev 999 yet"),
+        (("rewind", desk.path / "file", "--to", "1"), "file did not exist at rev 1"),
+        (("resolve", desk.path / "file", "--keep", "mine"), "file has no conflict"),
+        (("trash", "restore", "gone"), "is called gone"),
+    ):
+        refused = desk.cli(*args)
+        assert (args, refused.returncode, sentence in refused.stderr) == (args, Exit.FAILURE, True), refused.stderr
+    assert "1 changed" in desk.must("rewind", desk.path / "file", "--to", str(began))
+    assert (desk.path / "file").read_text() == "first"
+
+
+def test_what_was_done_in_a_shared_folder_is_taken_back_by_what_is_printed(server: Any, device: Any) -> None:
+    server.add_user("bob")
+    desk = device("desk")
+    folder = desk.path / "our work"
+    folder.mkdir()
+    desk.must("share", folder, "--with", "bob")
+    (folder / "plan").write_text("first")
+    desk.wait()
+    began = json.loads(desk.must("versions", folder / "plan", "--json"))[0]["rev"]
+    (folder / "plan").write_text("second")
+    desk.wait()
+    (desk.path / "own").write_text("stays")
+    desk.wait()
+    told = desk.must("rewind", folder, "--to", str(began))
+    assert (folder / "plan").read_text() == "first"
+    words = shlex.split(told.partition("To take that back: satchel ")[2])
+    assert words == ["undo", "--in", str(folder)]
+    desk.must(*words)
+    assert (folder / "plan").read_text() == "second"
+    assert (desk.path / "own").read_text() == "stays"
 
 
 def test_who_may_only_read_is_told_so(server: Any, device: Any) -> None:
