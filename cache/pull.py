@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, Protocol
 import trio
 from msgspec.structs import replace
 
-from cache import news
+from cache import answered, news
 from cache.errors import NoSuchNode
 from cache.lease import Lease
 from cache.lives import Lives, set_back
@@ -270,7 +270,7 @@ class Pull:
                 continue
             # A touch is taken on top of what waits to be merged here: then this takes its place, and waits as well.
             if record is not None and record.is_dirty and edit.news_of(version.node) is None:
-                news.acknowledge(edit, version.node, version.state, commit.rev, is_unchanged=False)
+                answered.acknowledge(edit, version.node, version.state, commit.rev, is_unchanged=False)
             else:
                 left.append(version)
         return tuple(left)
@@ -484,7 +484,9 @@ class Pull:
                 ]
                 for version in versions:
                     self.note_recent([version.node], version.rev)
-                self._take_answered(versions)
+                with self._tree.edit() as edit:
+                    for version in versions:
+                        answered.recognize(edit, version, self._tree.sending.get(version.node))
                 removed += [version for version in versions if version.state is None]
                 await self._take_in_parts([version for version in versions if version.state is not None])
             # What is in a folder before the folder: what still holds something lives on.
@@ -592,19 +594,6 @@ class Pull:
         for at in range(0, len(versions), _AT_ONCE):
             self._take(versions[at : at + _AT_ONCE])
             await trio.lowlevel.checkpoint()
-
-    def _take_answered(self, versions: Sequence[NodeVersion]) -> None:
-        """What a commit of ours on its way made of nodes is no news, whatever was done to them here since."""
-        with self._tree.edit() as edit:
-            for version in versions:
-                record, sent = edit.record(version.node), self._tree.sending.get(version.node)
-                if record is None or not record.is_dirty or record.rev >= version.rev or sent is None:
-                    continue
-                if version.state == sent:
-                    news.acknowledge(edit, version.node, sent, version.rev, is_unchanged=False)
-                elif record.rev == 0:
-                    # It came there by that commit: what differs was changed elsewhere since.
-                    news.acknowledge(edit, version.node, sent, Rev(version.rev - 1), is_unchanged=False)
 
     def _known(self) -> Iterator[list[NodeId]]:
         """The nodes that the server knows or may know, some at a time."""

@@ -11,7 +11,7 @@ from typing import Final
 import trio
 from msgspec.structs import replace
 
-from cache import merge, news
+from cache import answered, merge
 from cache.chunks import Chunks
 from cache.errors import CacheError
 from cache.ignoring import Ignoring
@@ -429,7 +429,7 @@ class Push:
                     continue
                 prepared = sent.prepared.get(change.node)
                 is_unchanged = prepared is None or self._is_current(change.node, prepared)
-                news.acknowledge(
+                answered.acknowledge(
                     edit,
                     change.node,
                     change.state,

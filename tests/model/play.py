@@ -5,6 +5,7 @@ decided by what the device has at that moment.
 """
 
 import random
+import re
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -35,6 +36,8 @@ STEPS_MAX = 300_000
 """Turns of tasks in one play: most take some thousands. One that goes round in no time is not ended by its clock."""
 CALM_SECONDS = 3
 """After so long nothing is on its way that was sent before the weather got better."""
+_LABEL = re.compile(rb" \((device |\d{4}-\d\d-\d\dT)")
+"""In names of what `resolve` and the trash put beside what has its name."""
 EXPECTED = (VolumeError, CacheError, RemoteError, trio.TooSlowError)
 
 
@@ -137,8 +140,8 @@ class Play(Acting):
 
     async def _forget(self, device: Device, x: int, y: int) -> None:
         """The server's journal begins anew: who was away too long must start over."""
-        # Whoever then waits for an answer cannot know what became of its commit: moves may be made twice.
-        if not any(device.tree.sending for device in self.devices):
+        # Who was killed then cannot know what became of its commit: moves may be made twice.
+        if not any(node for device in self.devices for node, state in device.tree.sending.items() if state is None):
             self.server.floor = self.server.head
 
     async def _crash(self, device: Device, x: int, y: int) -> None:
@@ -277,7 +280,7 @@ class Play(Acting):
             for name in state.names:
                 plain = stem(name.name)
                 # What somebody had put beside another has its name from that.
-                if plain != name.name and b" (device " not in plain:
+                if plain != name.name and not _LABEL.search(plain):
                     called = {own.name for own in self.called[name.parent]}
                     folders = [each for each, names in self.called.items() if called & {own.name for own in names}]
                     kinds = {kind for folder in (*folders, name.parent) for kind in self.kinds[Name(folder, plain)]}
