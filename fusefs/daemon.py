@@ -110,7 +110,7 @@ async def run(planned: Plan, state: Store, cache: Store, ready: Callable[[], Non
     account = planned.account
     traffic = Traffic()
     async with connect(account.url, account.token, allow_insecure=account.allow_insecure, traffic=traffic) as service:
-        drive = Drive(planned, state, cache, service, service.acts, traffic)
+        drive = Drive(planned, state, cache, service, service.acts, traffic, search=service.search)
         verbs = Verbs(drive, account, planned.point, kernel.stop)
         try:
             _mount(drive, planned)

@@ -45,6 +45,7 @@ from fusefs.kernel import Delivering, Operations
 from fusefs.lookback import Lookback
 from fusefs.repeater import Repeater
 from fusefs.restore import Restore
+from fusefs.searches import Search, Searches
 from fusefs.settings import Account, Choices, Places
 from fusefs.sights import Sight, Sights
 from fusefs.versions import Versions
@@ -83,7 +84,9 @@ def _owner(choices: Choices) -> Owner | None:
 class Drive:
     """One space on this device, over stores that somebody else opened and will close."""
 
-    def __init__(self, plan: Plan, state: Store, cache: Store, service: Service, acts: Acts, traffic: Traffic) -> None:
+    def __init__(
+        self, plan: Plan, state: Store, cache: Store, service: Service, acts: Acts, traffic: Traffic, *, search: Search
+    ) -> None:
         """Nothing runs before `run`."""
         places, account, choices = plan.places, plan.account, plan.choices
         owner = _owner(choices)
@@ -160,10 +163,11 @@ class Drive:
         self._lost = trio.Event()
         self.counting = Counting(self.tree, traffic, self.reader.counters)
         self.keeping = Keeping(self.budget, self.chunks, self.stagings, self.past, self.pins, self.counting)
+        searches = Searches(search, self.tree, owner, seconds)
         self.operations = (
-            Delivering(self.volume, self.versions, self._deliver)
+            Delivering(self.volume, self.versions, searches, self._deliver)
             if choices.sync == "remote"
-            else Operations(self.volume, self.versions)
+            else Operations(self.volume, self.versions, searches)
         )
         # Without it the kernel takes sizes and times from us: where nobody may write, none can be repeated to it.
         self.operations.enable_writeback_cache = "ro" not in plan.options

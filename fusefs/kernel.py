@@ -1,4 +1,4 @@
-"""Kernel: the only module that speaks FUSE. Translates each request for Volume or Versions, and decides nothing."""
+"""Kernel: the only module that speaks FUSE. Translates requests for Volume and what is virtual, and decides nothing."""
 
 import errno
 import functools
@@ -18,12 +18,14 @@ from fusefs.errnos import errno_of
 from fusefs.errors import IsFolder, Overtaken, ReadOnly
 from fusefs.handles import Handle
 from fusefs.repeater import Repeater
+from fusefs.searches import SEARCH_NAME, Searches
 from fusefs.turns import Turns
-from fusefs.versions import PastHandle, Versions, is_virtual
+from fusefs.versions import PastHandle, Versions
+from fusefs.virtual import SEARCHES, Virtual, is_virtual
 from fusefs.volume import Volume
 from fusefs.xattrs import ExtendedAttributes
 from remote.protocol.cutting import Buffer
-from remote.protocol.ids import NodeId
+from remote.protocol.ids import ROOT, NodeId
 from remote.protocol.nodes import VERSIONS_NAME, Name
 
 log = logging.getLogger(__name__)
@@ -95,10 +97,11 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = True
     supports_dot_lookup = False
 
-    def __init__(self, volume: Volume, versions: Versions) -> None:
+    def __init__(self, volume: Volume, versions: Versions, searches: Searches) -> None:
         super().__init__()
         self._volume = volume
         self._versions = versions
+        self._searches = searches
         self._xattrs = ExtendedAttributes(volume)
         self._handles: dict[int, Handle | PastHandle | _OpenFolder] = {}
         self._next_handle = 1
@@ -129,9 +132,11 @@ class Operations(pyfuse3.Operations):
             attributes, is_true = repeater.lookup(Name(NodeId(parent_inode), name))
             return self._repeated(attributes, is_true=is_true)
         if is_virtual(parent_inode):
-            return self._past(await self._versions.lookup(parent_inode, name), counts=True)
+            return self._shown(await self._virtual(parent_inode).lookup(parent_inode, name), counts=True)
         if name == VERSIONS_NAME:
-            return self._past(self._versions.of_folder(NodeId(parent_inode)), counts=True)
+            return self._shown(self._versions.of_folder(NodeId(parent_inode)), counts=True)
+        if name == SEARCH_NAME and await self._is_searches(parent_inode, name):
+            return self._shown(self._searches.top(), counts=True)
         node = await self._volume.find(NodeId(parent_inode), name)
         if node is None:
             return self._no_entry(Name(NodeId(parent_inode), name))
@@ -140,7 +145,7 @@ class Operations(pyfuse3.Operations):
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for inode, count in inode_list:
             if is_virtual(inode):
-                self._versions.forget(inode, count)
+                self._virtual(inode).inodes.forget(inode, count)
             elif inode in self._known:
                 self._known[inode] -= count
                 if self._known[inode] <= 0:
@@ -215,6 +220,8 @@ class Operations(pyfuse3.Operations):
         _check_writable(parent_inode)
         if name == VERSIONS_NAME:
             raise ReadOnly("The past cannot be removed.")
+        if await self._is_searches(parent_inode, name):
+            raise ReadOnly("Searches are not kept, and cannot be removed.")
         if (repeater := self._repeated_by(ctx)) is not None:
             repeater.removed(Name(NodeId(parent_inode), name))
             return
@@ -233,6 +240,8 @@ class Operations(pyfuse3.Operations):
         _check_writable(parent_inode_old, parent_inode_new)
         if VERSIONS_NAME in (name_old, name_new):
             raise ReadOnly("The past cannot be moved.")
+        if await self._is_searches(parent_inode_old, name_old) or await self._is_searches(parent_inode_new, name_new):
+            raise ReadOnly("Searches cannot be moved, and nothing can have their name.")
         if (repeater := self._repeated_by(ctx)) is not None:
             source, target = Name(NodeId(parent_inode_old), name_old), Name(NodeId(parent_inode_new), name_new)
             repeater.moved(source, target)
@@ -241,7 +250,7 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     def readlink(self, inode: int, ctx: RequestContext) -> bytes:
-        return self._versions.target(inode) if is_virtual(inode) else self._volume.target(NodeId(inode))
+        return self._virtual(inode).target(inode) if is_virtual(inode) else self._volume.target(NodeId(inode))
 
     # Attributes
 
@@ -249,7 +258,7 @@ class Operations(pyfuse3.Operations):
     def getattr(self, inode: int, ctx: RequestContext | None = None) -> EntryAttributes:
         if ctx is not None and (repeater := self._repeated_by(ctx)) is not None:
             return _translated(repeater.attributes(NodeId(inode)), 0.0)
-        return self._past(inode) if is_virtual(inode) else self._entry(NodeId(inode))
+        return self._shown(inode) if is_virtual(inode) else self._entry(NodeId(inode))
 
     @_waits
     async def setattr(
@@ -298,7 +307,7 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        value = self._versions.xattr(inode, name) if is_virtual(inode) else self._xattrs.get(NodeId(inode), name)
+        value = self._virtual(inode).xattr(inode, name) if is_virtual(inode) else self._xattrs.get(NodeId(inode), name)
         if value is None:
             # The usual answer: the kernel asks for a capability before each write.
             raise FUSEError(errno.ENODATA)
@@ -306,7 +315,7 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
-        return self._versions.xattrs(inode) if is_virtual(inode) else self._xattrs.names(NodeId(inode))
+        return self._virtual(inode).xattrs(inode) if is_virtual(inode) else self._xattrs.names(NodeId(inode))
 
     @_answers
     def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
@@ -348,20 +357,20 @@ class Operations(pyfuse3.Operations):
         for position in range(start_id, len(folder.entries)):
             name, inode = folder.entries[position]
             try:
-                entry = self._past(inode) if is_virtual(inode) else self._entry(NodeId(inode))
+                entry = self._shown(inode) if is_virtual(inode) else self._entry(NodeId(inode))
             except NoSuchNode:
                 continue
             if not pyfuse3.readdir_reply(token, name, entry, position + 1):
                 break
             if name not in (b".", b".."):
                 if is_virtual(inode):
-                    self._versions.count(inode)
+                    self._virtual(inode).inodes.count(inode)
                 else:
                     self._asked(entry)
 
     async def _entries(self, inode: int) -> list[tuple[bytes, int]]:
         if is_virtual(inode):
-            return [(b".", inode), (b"..", inode), *await self._versions.children(inode)]
+            return [(b".", inode), (b"..", inode), *await self._virtual(inode).children(inode)]
         node = NodeId(inode)
         children = await self._volume.children(node)
         dots = [(b".", node), (b"..", self._volume.parent(node))]
@@ -370,7 +379,8 @@ class Operations(pyfuse3.Operations):
     async def releasedir(self, fh: int) -> None:
         folder = self._handles.pop(fh)
         if isinstance(folder, _OpenFolder) and is_virtual(folder.inode):
-            self._versions.drop_unseen(inode for name, inode in folder.entries if name not in (b".", b".."))
+            unseen = (inode for name, inode in folder.entries if name not in (b".", b".."))
+            self._virtual(folder.inode).inodes.drop_unseen(unseen)
 
     @_waits
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
@@ -468,19 +478,29 @@ class Operations(pyfuse3.Operations):
     def _entry(self, node: NodeId) -> EntryAttributes:
         return _translated(self._volume.attributes(node), TIMEOUT_SECONDS)
 
-    def _past(self, inode: int, *, counts: bool = False) -> EntryAttributes:
-        attributes, seconds = self._versions.attributes(inode)
+    def _virtual(self, inode: int) -> Virtual:
+        return self._searches if inode >= SEARCHES else self._versions
+
+    async def _is_searches(self, parent: int, name: bytes) -> bool:
+        """Whether a name leads to `.search`: at the top, where nobody has something of his own under it."""
+        return name == SEARCH_NAME and parent == ROOT and await self._volume.find(ROOT, name) is None
+
+    def _shown(self, inode: int, *, counts: bool = False) -> EntryAttributes:
+        virtual = self._virtual(inode)
+        attributes, seconds = virtual.attributes(inode)
         if counts:
-            self._versions.count(inode)
+            virtual.inodes.count(inode)
         return _translated(attributes, seconds)
 
 
 class Delivering(Operations):
     """Those of a mount with sync=remote: close(2) of a written file, and fsync(2), wait for the server."""
 
-    def __init__(self, volume: Volume, versions: Versions, deliver: Callable[[NodeId], Awaitable[None]]) -> None:
+    def __init__(
+        self, volume: Volume, versions: Versions, searches: Searches, deliver: Callable[[NodeId], Awaitable[None]]
+    ) -> None:
         """`deliver` returns when the server has a node, or raises what is in the way."""
-        super().__init__(volume, versions)
+        super().__init__(volume, versions, searches)
         self._deliver = deliver
 
     @_waits
@@ -507,7 +527,7 @@ class Delivering(Operations):
 
 def _check_writable(*inodes: int) -> None:
     if is_virtual(max(inodes)):
-        raise ReadOnly("The past cannot be written to.")
+        raise ReadOnly("The past, and what was found, cannot be written to here.")
 
 
 def _gone(inode: int) -> EntryAttributes:

@@ -1,26 +1,25 @@
 """Versions: `.versions` in every folder: the folder as it was at any time, read-only, served from manifests.
 
-Its inodes are virtual: numbers with the highest usable bit set, given when something is looked up and taken back when
-the kernel forgets it. What is known about the past never changes, so answers are kept on disk.
+What is known about the past never changes, so answers are kept on disk.
 """
 
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from msgspec.structs import replace
 
 from cache.cursor import Cursor
-from cache.errors import NoSuchNode
 from cache.past import Past
 from cache.reader import Reader
 from fusefs import moments
 from fusefs.attributes import Attributes, Owner, blocks_of, file_mode
 from fusefs.errors import Invalid, IsFolder, NoEntry
 from fusefs.lookback import Lookback
+from fusefs.virtual import PAST, Inodes
 from remote.protocol.cutting import Buffer
 from remote.protocol.ids import NodeId, Rev, SpaceId
 from remote.protocol.messages import Conflict, Version
@@ -31,15 +30,9 @@ CONFLICTS_NAME: Final = b"conflicts"
 """In `.versions`, not listed: the versions that lost against what is in the folder now, until that is settled."""
 _REV_NAME: Final = re.compile(rb"rev-([1-9]\d{0,17})")
 """Also a rev leads to its state."""
-_VIRTUAL: Final = 1 << 62
 _FOR_EVER_SECONDS: Final = 3_600.0
 _SETTLED_NS: Final = 5_000_000_000
 """A moment younger than this may still get commits, by clocks that differ."""
-
-
-def is_virtual(inode: int) -> bool:
-    """Whether an inode belongs to the past."""
-    return inode >= _VIRTUAL
 
 
 @dataclass(frozen=True)
@@ -79,12 +72,12 @@ class LostNode:
 _What = MomentsFolder | PastNode | ConflictsFolder | LostNode
 
 
-@dataclass
-class _Inode:
-    what: _What
+@dataclass(frozen=True)
+class _About:
+    """What an inode shows; `state` None: a folder of moments or conflicts."""
+
     state: NodeState | None
     seconds: float
-    lookups: int = 0
 
 
 def lost_name(name: bytes, lost: Version) -> bytes:
@@ -113,9 +106,7 @@ class Versions:
         """The space that what is in a live folder belongs to."""
         self._reader = reader
         self._owner = owner
-        self._inodes: dict[int, _Inode] = {}
-        self._numbers: dict[_What, int] = {}
-        self._next = _VIRTUAL
+        self.inodes: Inodes[_What, _About] = Inodes(PAST)
 
     # Inodes
 
@@ -123,40 +114,11 @@ class Versions:
         """The inode of the folder's `.versions`."""
         return self._inode(MomentsFolder(folder, self.space_below(folder)), None, 1.0)
 
-    def count(self, inode: int) -> None:
-        """The kernel was told of the inode once more."""
-        self._find(inode).lookups += 1
-
-    def forget(self, inode: int, count: int) -> None:
-        """The kernel has forgotten the inode so many times."""
-        found = self._inodes.get(inode)
-        if found is not None:
-            found.lookups -= count
-            if found.lookups <= 0:
-                del self._inodes[inode]
-                del self._numbers[found.what]
-
-    def drop_unseen(self, inodes: Iterable[int]) -> None:
-        """Takes numbers back that the kernel was never told."""
-        for inode in inodes:
-            self.forget(inode, 0)
-
     def _inode(self, what: _What, state: NodeState | None, seconds: float) -> int:
-        number = self._numbers.get(what)
-        if number is None:
-            number, self._next = self._next, self._next + 1
-            self._numbers[what] = number
-            self._inodes[number] = _Inode(what, state, seconds)
-        return number
-
-    def _find(self, inode: int) -> _Inode:
-        found = self._inodes.get(inode)
-        if found is None:
-            raise NoSuchNode(f"There is no node {inode} of the past any more.")
-        return found
+        return self.inodes.number(what, _About(state, seconds))
 
     def _state(self, inode: int) -> NodeState:
-        state = self._find(inode).state
+        state = self.inodes.find(inode).about.state
         if state is None:
             raise IsFolder("This is a folder of moments.")
         return state
@@ -165,7 +127,7 @@ class Versions:
 
     async def lookup(self, inode: int, name: bytes) -> int:
         """The inode that a name leads to; raises NoEntry."""
-        what = self._find(inode).what
+        what = self.inodes.find(inode).what
         if isinstance(what, ConflictsFolder):
             for lost_name, lost in await self._lost_in(what):
                 if lost_name == name:
@@ -198,7 +160,7 @@ class Versions:
 
     async def children(self, inode: int) -> list[tuple[bytes, int]]:
         """The names in a folder of the past, or the moments, with their inodes."""
-        what = self._find(inode).what
+        what = self.inodes.find(inode).what
         if isinstance(what, ConflictsFolder):
             return await self._lost_in(what)
         if not isinstance(what, MomentsFolder):
@@ -241,7 +203,7 @@ class Versions:
 
     def attributes(self, inode: int) -> tuple[Attributes, float]:
         """What stat(2) shows, and for how many seconds the kernel may believe it."""
-        found = self._find(inode)
+        found = self.inodes.find(inode).about
         state = found.state
         if state is None:
             now_ns = time.time_ns()
@@ -271,12 +233,12 @@ class Versions:
 
     def xattr(self, inode: int, name: bytes) -> bytes | None:
         """The value of an extended attribute; None when there is no such attribute."""
-        state = self._find(inode).state
+        state = self.inodes.find(inode).about.state
         return state.xattrs.get(name) if state is not None else None
 
     def xattrs(self, inode: int) -> list[bytes]:
         """Names of the extended attributes."""
-        state = self._find(inode).state
+        state = self.inodes.find(inode).about.state
         return sorted(state.xattrs) if state is not None else []
 
     def open(self, inode: int) -> PastHandle:

@@ -24,7 +24,7 @@ def search(words: tuple[str, ...], types: tuple[str, ...], limit: int, offset: i
 
     A WORD may also be a condition: name:WORD type:image,pdf size:>10M size:1K..2K before:2026-11-01 after:2026
     on:2026-11-21 owner:NAME in:FOLDER, or "several words" in quotation marks, which stand together in the name. Words
-    that are misspelt in one letter are found when little else is.
+    that are misspelt in one letter are found when little else is. The same as links, in the mount: .search/WORDS
     """
     find([*words, *([f"type:{','.join(types)}"] if types else [])], limit=limit, offset=offset, as_json=as_json)
 

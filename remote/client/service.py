@@ -49,6 +49,7 @@ from remote.protocol.messages import (
     SettleRequest,
     Spaces,
 )
+from remote.protocol.search import SearchAnswer, SearchRequest
 from remote.protocol.service import NOTHING_HELD, TakePart
 
 DEADLINE_SECONDS = 20.0
@@ -70,6 +71,10 @@ class HttpService:
     async def spaces(self) -> Spaces:
         """The spaces of the device's user."""
         return await self._session.ask(Spaces, "GET", "v1/spaces")
+
+    async def search(self, request: SearchRequest) -> SearchAnswer:
+        """What the query finds; raises BadRequest for one that is not understood, NotAllowed where search is off."""
+        return await self._session.ask(SearchAnswer, "POST", "v1/search", request)
 
     async def lease_range(self) -> NodeRange:
         """A fresh range of node ids for this device."""
