@@ -274,22 +274,15 @@ class Accounts:
     async def device(self, token: str, *, may_be_wiped: bool = False) -> Device:
         """Who holds this token; raises NotSignedIn, or Wiped for a device that is to remove what it holds."""
         found = await self._standing(token)
-        if found.is_wiped and not may_be_wiped:
-            raise Wiped("This device was signed out from another one, and is to remove what it holds of the drive.")
+        if not may_be_wiped:
+            _check_not_wiped(found)
         check_scope(found.scopes, asking().needs)
         return found
 
     async def _standing(self, token: str) -> Device:
         """Who holds this token, and that it was used now."""
-        hashed = token_hash(token)
-        found = await self._database.read(lambda session: account_rows.device_of_token(session, hashed))
-        if found is None:
-            raise NotSignedIn("This device is not signed in, or was signed out: sign in again.")
-        if not found.is_wiped:
-            _check_enabled(found.is_disabled)
-        now_ns = self._now_ns()
-        if found.expires_ns and found.expires_ns <= now_ns:
-            raise NotSignedIn("This app token has expired: make a new one.")
+        hashed, now_ns = token_hash(token), self._now_ns()
+        found = await self._database.read(lambda session: _holder(session, hashed, now_ns))
         asking().is_by(found.user, found.user_name, found.device)
         if now_ns - found.seen_ns > SEEN_EVERY_NS and not found.is_wiped:
             await self._database.write(lambda session: account_rows.set_seen(session, found.user, found.device, now_ns))
@@ -393,6 +386,28 @@ class Accounts:
             return await asyncio.get_running_loop().run_in_executor(self._hashing, _verify, stored, password)
         finally:
             self._hashing_count -= 1
+
+
+def check_standing(session: Session, device: Device, now_ns: int) -> None:
+    """Raises NotSignedIn or Wiped for who asked as this device, and may not go on with what is being answered."""
+    _check_not_wiped(_holder(session, device.token_hash, now_ns))
+
+
+def _holder(session: Session, hashed: bytes, now_ns: int) -> Device:
+    """Who holds the token with this hash; raises NotSignedIn."""
+    found = account_rows.device_of_token(session, hashed)
+    if found is None:
+        raise NotSignedIn("This device is not signed in, or was signed out: sign in again.")
+    if not found.is_wiped:
+        _check_enabled(found.is_disabled)
+    if found.expires_ns and found.expires_ns <= now_ns:
+        raise NotSignedIn("This app token has expired: make a new one.")
+    return found
+
+
+def _check_not_wiped(device: Device) -> None:
+    if device.is_wiped:
+        raise Wiped("This device was signed out from another one, and is to remove what it holds of the drive.")
 
 
 def _add_home(session: Session, master: MasterKey, account: Account, now_ns: int) -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from remote.protocol.errors import Busy, ChunkMissing, NotSignedIn, QuotaExceeded
+from remote.protocol.errors import Busy, ChunkMissing, QuotaExceeded
 from remote.protocol.ids import ChunkId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import (
     CHUNKS_MAX,
@@ -55,6 +55,7 @@ from remote.protocol.messages import (
     WantRequest,
 )
 from remote.server import commits, leases, reading
+from remote.server.accounts import check_standing
 from remote.server.chunks import Chunks, Stretch
 from remote.server.database import accounts as account_rows
 from remote.server.database import chunks as chunk_rows
@@ -249,12 +250,15 @@ class Answers:
         deadline = asyncio.get_running_loop().time() + min(max(request.wait_seconds, 1), POLL_SECONDS_MAX)
         # Entered before looking: a commit between the look and the wait sets the event.
         waiter = self._hub.enter(request.cursors, device.token_hash, device.user)
+
+        def look(session: Session) -> PollAnswer:
+            check_standing(session, device, time.time_ns())
+            return _moved(session, device, request)
+
         try:
             while True:
                 waiter.event.clear()
-                answer = await self.moved(device, request)
-                if waiter.is_signed_out:
-                    raise NotSignedIn("This device was signed out.")
+                answer = await self._database.read(look)
                 if answer.heads or answer.spaces_changed or self._hub.is_closed:
                     return answer
                 try:

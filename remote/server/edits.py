@@ -28,8 +28,8 @@ from remote.server.database import conflicts as conflict_rows
 from remote.server.database import trees
 from remote.server.database.accounts import Device
 from remote.server.database.connection import Database, Session
+from remote.server.database.events import EventRow
 from remote.server.database.spaces import SpaceRow
-from remote.server.events import log_event
 from remote.server.files import TREE_MAX, Files, Item, file_state, item_of, shown_name
 from remote.server.guard import Watch
 from remote.server.hub import Hub
@@ -47,6 +47,7 @@ _TRIES = 5
 SERVER: Final = DeviceId(0)
 Planner = Callable[[Session, SpaceRow, SpaceKey], list[Draft]]
 CommitOf = Callable[[Device, SpaceId, Commit], Awaitable[CommitAnswer]]
+Announce = Callable[[SpaceId, EventRow], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,15 @@ class Edits:
     """Edits of spaces, for their members; every method raises NotFound and NotAllowed by the user's rights."""
 
     def __init__(
-        self, database: Database, keyring: Keyring, hub: Hub, files: Files, chunks: Chunks, commit: CommitOf
+        self,
+        database: Database,
+        keyring: Keyring,
+        hub: Hub,
+        files: Files,
+        chunks: Chunks,
+        *,
+        commit: CommitOf,
+        announce: Announce,
     ) -> None:
         self._database = database
         self._keyring = keyring
@@ -127,6 +136,7 @@ class Edits:
         self._files = files
         self._chunks = chunks
         self._commit = commit
+        self._announce = announce
 
     async def put(
         self, by: By, space: SpaceId, at: Name, manifest: Manifest, condition: Condition, *, mtime_ns: int = 0
@@ -318,7 +328,7 @@ class Edits:
     async def _take(self, by: By, space: SpaceId, op_id: bytes, drafts: list[Draft]) -> CommitAnswer:
         watch = _watch(by)
         answer = await self._database.write(partial(self._taken, by, space, op_id, drafts, watch))
-        self._tell(space, watch, answer)
+        await self._tell(space, watch, answer)
         return answer
 
     async def _bring(self, by: By, planner: Callable[[Session, NodeId], _Bringing]) -> NodeId:
@@ -375,9 +385,9 @@ class Edits:
                 return allowed.answer
         for one in carried if answer.rev else ():
             self._chunks.refuse(one.space, one.chunks, one.virus)
-        self._tell(planned.target, coming, answer)
+        await self._tell(planned.target, coming, answer)
         if planned.going:
-            self._tell(planned.source, going, answer)
+            await self._tell(planned.source, going, answer)
         return answer
 
     def _taken(
@@ -389,11 +399,11 @@ class Edits:
         key, now_ns = self._keyring.key(row), time.time_ns()
         return commits.take(session, row, _device(by), op_id, drafts, key=key, now_ns=now_ns, found=found)
 
-    def _tell(self, space: SpaceId, watch: Watch, answer: CommitAnswer) -> None:
-        if watch.event is not None:
-            log_event(space, watch.event)
+    async def _tell(self, space: SpaceId, watch: Watch, answer: CommitAnswer) -> None:
         if answer.rev:
             self._hub.moved(space)
+        if watch.event is not None:
+            await self._announce(space, watch.event)
 
 
 def check_put(session: Session, row: SpaceRow, key: SpaceKey, at: Name, condition: Condition) -> Item | None:

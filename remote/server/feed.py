@@ -1,13 +1,15 @@
 """Feed: what changed in a file, or in a folder and all below it, rev by rev, for programs that follow it."""
 
 import asyncio
+import time
 from dataclasses import dataclass
 from functools import partial
 
-from remote.protocol.errors import CursorTooOld, NotFound, NotSignedIn
+from remote.protocol.errors import CursorTooOld, NotFound
 from remote.protocol.history import Difference
 from remote.protocol.ids import ROOT, NodeId, Rev, SpaceId
 from remote.protocol.nodes import Kind
+from remote.server.accounts import check_standing
 from remote.server.database import past as past_rows
 from remote.server.database import spaces as space_rows
 from remote.server.database import trees
@@ -70,8 +72,6 @@ class Feed:
             while True:
                 waiter.event.clear()
                 found = await self._database.read(partial(self._look, device, space, node, since, limit))
-                if waiter.is_signed_out:
-                    raise NotSignedIn("This device was signed out.")
                 if found.revs or not wait_seconds or self._hub.is_closed:
                     return found
                 since = found.next
@@ -84,6 +84,7 @@ class Feed:
             self._hub.leave(waiter)
 
     def _look(self, device: Device, space: SpaceId, node: NodeId, since: Rev, limit: int, session: Session) -> Changes:
+        check_standing(session, device, time.time_ns())
         row = member_space(session, space, device.user, Right.READ)
         since = max(since, Rev(0)) or row.floor
         if since < row.floor:

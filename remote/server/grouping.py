@@ -1,6 +1,6 @@
 """The commands about groups of users, for whoever runs the server; they work beside a server that runs.
 
-Devices whose polls wait at that server hear of it when they ask next, a minute later at the most; rights count at once.
+Devices whose polls wait at that server hear of it within seconds; rights count at once.
 """
 
 import dataclasses

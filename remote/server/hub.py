@@ -14,13 +14,12 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(eq=False)
 class Waiter:
-    """One open poll: `event` is set when something happened; `is_signed_out` when its token ended."""
+    """One open poll: `event` is set when something happened, and whose it is then looks what."""
 
     spaces: frozenset[SpaceId]
     token_hash: bytes
     user: UserId
     event: asyncio.Event = field(default_factory=asyncio.Event)
-    is_signed_out: bool = False
 
 
 @dataclass(eq=False)
@@ -86,10 +85,15 @@ class Hub:
             waiter.event.set()
 
     def signed_out(self, token_hash: bytes) -> None:
-        """Ends the polls of a device."""
+        """Wakes the polls of a device: its token ended."""
         for waiter in self._by_token.get(token_hash, ()):
-            waiter.is_signed_out = True
             waiter.event.set()
+
+    def wake(self) -> None:
+        """Wakes everybody: nobody knows what happened."""
+        for waiters in self._by_token.values():
+            for waiter in waiters:
+                waiter.event.set()
 
     @property
     def waiting(self) -> int:
@@ -99,9 +103,7 @@ class Hub:
     def close(self) -> None:
         """Wakes everybody, now and from now on: the server stops."""
         self.is_closed = True
-        for waiters in self._by_token.values():
-            for waiter in waiters:
-                waiter.event.set()
+        self.wake()
 
 
 def _discard(table: dict[Key, set[Waiter]], key: Key, waiter: Waiter) -> None:

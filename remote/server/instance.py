@@ -174,7 +174,9 @@ def opened(
             links = LinkAnswers(database, keyring, accounts, files)
             sharing = SharingAnswers(database, keyring, master, answers.chunks, files, hub=hub, mail=mail)
             groups = GroupAnswers(sharing)
-            edits = Edits(database, keyring, hub, files, answers.chunks, answers.commit)
+            edits = Edits(
+                database, keyring, hub, files, answers.chunks, commit=answers.commit, announce=events.announce
+            )
             uploads = Uploads(database, keyring, files, contents, signer=signer, commit=answers.commit)
             yield Instance(
                 data=data,

@@ -1,5 +1,6 @@
 """Located: which of a user's spaces an id or a path leads into, and what is there, now or as of a rev."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from msgspec.structs import replace
 from remote.protocol.errors import BadRequest, NotFound
 from remote.protocol.ids import NOW, ROOT, NodeId, Rev, SpaceId
 from remote.protocol.nodes import Kind, NodeState
+from remote.server.accounts import check_standing
 from remote.server.database import accounts as account_rows
 from remote.server.database import trees
 from remote.server.database.accounts import Device
@@ -122,6 +124,15 @@ class Locator:
     async def space_of(self, device: Device, node: NodeId, space: SpaceId | None, right: Right) -> SpaceRow:
         """The space that has, or had, this node."""
         return await self._database.read(lambda session: self._space_of(session, device, node, space, right))
+
+    async def check(self, device: Device, space: SpaceId) -> None:
+        """Raises NotSignedIn, NotFound or NotAllowed for who asked for something there and may not have it now."""
+
+        def look(session: Session) -> None:
+            check_standing(session, device, time.time_ns())
+            member_space(session, space, device.user, Right.READ)
+
+        await self._database.read(look)
 
     async def home(self, device: Device) -> SpaceId:
         """The home of who asks."""

@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,8 @@ STOP_SECONDS = 1
 FIRST_THINNING_SECONDS = 300.0
 """After which a server that was just started thins history: it has other things to do first."""
 THINNING_SECONDS = 6 * 3_600.0
+ELSEWHERE_SECONDS = 5.0
+"""So often it is looked, while devices wait, whether a command (`user disable`, `group member`) changed something."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """What mallopt(3) sets."""
 _KEPT_BYTES = 32 << 20
@@ -214,13 +216,23 @@ async def _until_signal(instance: Instance, server: _Server, bound: socket.socke
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.end)
     following = Jobs(jobs, instance.database, instance.keyring, instance.contents, instance.hub)
-    beside = (asyncio.create_task(_thin_regularly(instance)), asyncio.create_task(following.run()))
+    tasks = (_thin_regularly(instance), _hear_of_commands(instance), following.run())
+    beside = [asyncio.create_task(task) for task in tasks]
     try:
         await server.serve([bound])
     finally:
         for task in beside:
             task.cancel()
         await asyncio.wait(beside)
+
+
+async def _hear_of_commands(instance: Instance) -> None:
+    """Wakes all who wait when a command that works beside the server changed something: they look what."""
+    while True:
+        await asyncio.sleep(ELSEWHERE_SECONDS)
+        with suppress(RemoteError):  # a command that writes for long: it is looked again
+            if instance.hub.waiting and await instance.database.was_written_elsewhere():
+                instance.hub.wake()
 
 
 async def _thin_regularly(instance: Instance) -> None:

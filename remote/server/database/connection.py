@@ -100,6 +100,7 @@ class Database:
         self._connections: list[sqlite3.Connection] = []
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="database-reader")
         self._writer_connection = self._connect()
+        self._elsewhere = _data_version(self._writer_connection)
         self._writer = threading.Thread(target=self._write_until_closed, name="database-writer", daemon=True)
         self._writer.start()
 
@@ -129,6 +130,15 @@ class Database:
                 connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise ServerFault(f"The server's database cannot be read: {error}.") from error
+
+    async def was_written_elsewhere(self) -> bool:
+        """Whether another process wrote since this was asked before; at first, since this was opened."""
+
+        def look(_: Session) -> bool:
+            had, self._elsewhere = self._elsewhere, _data_version(self._writer_connection)
+            return had != self._elsewhere
+
+        return await self.write(look)
 
     def write_now(self, job: Job[Result]) -> Result:
         """`write` for callers that are in a thread already."""
@@ -228,6 +238,11 @@ class Database:
             return None, refusal
         connection.execute("RELEASE one")
         return result, None
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    """Another one whenever others than this connection wrote."""
+    return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
 
 def new_life() -> int:

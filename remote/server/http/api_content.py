@@ -1,7 +1,7 @@
 """The JSON API of content: downloads with ranges and conditions, small files by one PUT, large ones in signed parts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,11 +13,10 @@ from litestar.params import HeaderParameter, JSONBody, PathParameter, QueryParam
 from litestar.response import Stream
 from msgspec import Meta
 
-from remote.protocol.errors import BadRequest, Busy, NotAllowed, RemoteError
+from remote.protocol.errors import BadRequest, NotAllowed
 from remote.protocol.ids import Rev, UserId
 from remote.protocol.messages import Problem
-from remote.protocol.nodes import FILE_SIZE_MAX, Kind, Manifest
-from remote.protocol.sealing import Buffer
+from remote.protocol.nodes import EMPTY, FILE_SIZE_MAX, Kind, Manifest
 from remote.protocol.times import iso
 from remote.server import uploads
 from remote.server.content import Writer
@@ -39,9 +38,10 @@ from remote.server.http.api_common import (
 )
 from remote.server.http.api_files import File, by_of, file_of, place_of, time_of
 from remote.server.http.bodies import announced_length, body_pieces, gathered
-from remote.server.http.links import attachment, log
+from remote.server.http.links import attachment
 from remote.server.http.objects import byte_range
 from remote.server.http.problems import AnyRequest
+from remote.server.http.streamed import Streams, streamed
 from remote.server.instance import Instance
 from remote.server.limits import INT63, INT63_TOLD
 from remote.server.located import Located
@@ -129,26 +129,9 @@ class Forgotten(msgspec.Struct):
     upload: str
 
 
-class Streams:
-    """How many files are sent or brought at a time."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def enter(self) -> None:
-        """One more; raises Busy."""
-        if self._count >= STREAMS_MAX:
-            raise Busy("Too many files are being sent at once: try again in a moment.", 1.0)
-        self._count += 1
-
-    def leave(self) -> None:
-        """One less."""
-        self._count -= 1
-
-
 def content_routes(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
     """All routes of this module."""
-    streams = Streams()
+    streams = Streams(STREAMS_MAX)
     return [*_downloads(instance, streams), _put(instance, streams), *_uploads(instance), _part(instance)]
 
 
@@ -171,7 +154,18 @@ def _downloads(instance: Instance, streams: Streams) -> list[Any]:  # Any: handl
             else instance.locator.by_id(device, node, within)
         )
         asked = _Asked(request.method == "HEAD", range_, if_range, if_none_match)
-        return await _sent(instance, streams, found, asked)
+        there = found.space.space
+
+        async def check() -> None:
+            await instance.locator.check(device, there)
+            await asyncio.to_thread(instance.contents.check, there, found.item.state.content or EMPTY)
+
+        async def body(manifest: Manifest, start: int, stop: int) -> AsyncIterator[bytes]:
+            streams.check()
+            pieces = await asyncio.to_thread(instance.contents.read, there, manifest, start, stop)
+            return streamed(request, pieces, streams, check)
+
+        return await _sent(found, asked, body)
 
     responses = {
         206: ResponseSpec(bytes, media_type=BINARY, description="The range.", generate_examples=False),
@@ -201,7 +195,9 @@ class _Asked:
     if_none_match: str
 
 
-async def _sent(instance: Instance, streams: Streams, found: Located, asked: _Asked) -> Response[Any]:
+async def _sent(
+    found: Located, asked: _Asked, body: Callable[[Manifest, int, int], Awaitable[AsyncIterator[bytes]]]
+) -> Response[Any]:
     state = found.item.state
     manifest = state.content
     if state.kind is not Kind.FILE or manifest is None:
@@ -225,21 +221,7 @@ async def _sent(instance: Instance, streams: Streams, found: Located, asked: _As
     status = 206 if is_part else 200
     if asked.is_head:
         return Response(b"", status_code=status, media_type=BINARY, headers=headers)
-    pieces = await asyncio.to_thread(instance.contents.read, found.space.space, manifest, start, stop)
-    return Stream(_streamed(pieces, streams), status_code=status, media_type=BINARY, headers=headers)
-
-
-async def _streamed(pieces: Iterator[Buffer], streams: Streams) -> AsyncIterator[bytes]:
-    """Each piece when the one before it is on its way; a fault in the middle ends the connection."""
-    streams.enter()
-    try:
-        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-            yield bytes(piece)
-    except RemoteError as error:
-        log.error("a file could not be sent whole: %s", error)
-        raise
-    finally:
-        streams.leave()
+    return Stream(await body(manifest, start, stop), status_code=status, media_type=BINARY, headers=headers)
 
 
 def _put(instance: Instance, streams: Streams) -> Any:
@@ -262,11 +244,9 @@ def _put(instance: Instance, streams: Streams) -> Any:
         mtime_ns = time_of(modified) if modified else 0
         at, within = await place_of(instance, device, space, path)
         most = await instance.edits.room_for(by_of(device), within, at, condition)
-        streams.enter()
-        try:
+        streams.check()
+        with streams.one_more():
             manifest = await _received(request, instance.contents.writer(within), most)
-        finally:
-            streams.leave()
         node = await instance.edits.put(by_of(device), within, at, manifest, condition, mtime_ns=mtime_ns)
         told = file_of(await instance.locator.by_id(device, node, within))
         return Response(told, status_code=201, headers={"ETag": told.etag})

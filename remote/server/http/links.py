@@ -5,7 +5,6 @@ import base64
 import binascii
 import logging
 import mimetypes
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
@@ -19,7 +18,6 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 from remote.protocol.errors import (
     BadRequest,
     Busy,
-    Gone,
     Infected,
     NotAllowed,
     NotSignedIn,
@@ -36,9 +34,9 @@ from remote.server.content import Writer
 from remote.server.files import Item, shown_name
 from remote.server.http import pages
 from remote.server.http.bodies import body_pieces, gathered
-from remote.server.http.connections import CUT
 from remote.server.http.objects import byte_range
 from remote.server.http.problems import STATUSES, AnyRequest
+from remote.server.http.streamed import Streams, streamed
 from remote.server.instance import Instance
 from remote.server.links import READ, UPLOAD, VIEW, Opened
 
@@ -46,8 +44,6 @@ log = logging.getLogger(__name__)
 
 STREAMS_MAX = 256
 """Files and archives that are sent, or brought, at a time: each holds a few MiB."""
-LOOKED_SECONDS, LOOKED_BYTES = 1.0, 16 << 20
-"""So often a download looks whether its link stands still."""
 _HEADERS = {
     "Cache-Control": "private, no-store",
     "Referrer-Policy": "no-referrer",
@@ -66,7 +62,7 @@ class LinkRoutes:
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._links = instance.links
-        self._streams = 0
+        self._streams = Streams(STREAMS_MAX)
         paths = "/s/{secret:str}", "/s/{secret:str}/{path:path}"
         self.handlers: list[HTTPRouteHandler] = [self._handler(path) for path in paths]
 
@@ -114,6 +110,7 @@ class LinkRoutes:
         status = 206 if is_part else 200
         if request.method == "HEAD":
             return Response(b"", status_code=status, media_type=kind, headers=headers)
+        self._streams.check()
         pieces = self._instance.contents.read(opened.row.space, manifest, start, stop)
         await self._links.count(opened, _who(request), is_beginning=start == 0)
         return Stream(self._sent(request, opened, pieces), status_code=status, media_type=kind, headers=headers)
@@ -126,6 +123,7 @@ class LinkRoutes:
         headers = {**_HEADERS, "Content-Disposition": attachment(name)}
         if request.method == "HEAD":
             return Response(b"", media_type="application/zip", headers=headers)
+        self._streams.check()
         await self._links.count(opened, _who(request), is_beginning=True)
         pieces = zipped(member for path, node in found if (member := self._member(opened, path, node)) is not None)
         return Stream(self._sent(request, opened, pieces), media_type="application/zip", headers=headers)
@@ -144,35 +142,14 @@ class LinkRoutes:
                 return None
         return path, item.state.mode, item.state.mtime_ns, content
 
-    async def _sent(self, request: AnyRequest, opened: Opened, pieces: Iterator[Buffer]) -> AsyncIterator[bytes]:
-        """Each piece when the one before it is on its way; a fault, or the link's end, ends the connection."""
-        if self._streams >= STREAMS_MAX:
-            raise Busy("Too many files are being sent at once: try again in a moment.", 1.0)
-        self._streams += 1
-        looked, sent = time.monotonic(), 0
-        try:
-            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-                sent += len(piece)
-                if time.monotonic() - looked > LOOKED_SECONDS or sent > LOOKED_BYTES:
-                    await self._links.check(opened)
-                    looked, sent = time.monotonic(), 0
-                yield bytes(piece)
-        except Gone:
-            log.info("link %s is over: a download by it ends here", opened.row.link)
-            await _cut(request)
-        except RemoteError as error:
-            log.error("a file could not be sent whole by a link: %s", error)
-            raise
-        finally:
-            self._streams -= 1
+    def _sent(self, request: AnyRequest, opened: Opened, pieces: Iterator[Buffer]) -> AsyncIterator[bytes]:
+        return streamed(request, pieces, self._streams, lambda: self._links.check(opened))
 
     async def _bring(self, request: AnyRequest, secret: str, opened: Opened, path: tuple[bytes, ...]) -> Response[Any]:
         if opened.row.kind != UPLOAD:
             raise NotAllowed("Nothing can be brought by this link.")
-        if self._streams >= STREAMS_MAX:
-            raise Busy("Too many files are being brought at once: try again in a moment.", 1.0)
-        self._streams += 1
-        try:
+        self._streams.check()
+        with self._streams.one_more():
             writer = self._instance.contents.writer(opened.row.space)
             most = opened.space.left
             if request.method == "PUT":
@@ -184,8 +161,6 @@ class LinkRoutes:
             else:
                 name = await self._from_form(request, writer, most)
             manifest = await asyncio.to_thread(writer.finish)
-        finally:
-            self._streams -= 1
         # It may have been revoked while that came.
         opened = await self._links.opened(secret, _password_of(request))
         kept = await self._links.bring(opened, name, manifest)
@@ -216,16 +191,6 @@ class LinkRoutes:
         if not name:
             raise BadRequest("The form has no file with a name.")
         return name
-
-
-async def _cut(request: AnyRequest) -> None:
-    """Ends the connection at once, so that nobody takes what came for all of it."""
-    extension: Any = (request.scope.get("extensions") or {}).get(CUT)
-    if extension is None:
-        raise Gone("This link is over.")
-    extension["abort"]()
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _add(writer: Writer, pieces: list[bytes]) -> None:

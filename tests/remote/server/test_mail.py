@@ -230,3 +230,20 @@ async def test_every_template_says_what_it_is_given(ann: Any, instance: Instance
 async def test_what_is_no_address_is_refused(ann: Any, address: str) -> None:
     with pytest.raises(BadRequest, match="no address"):
         await ann.ask("POST", "/v1/email", EmailRequest(address), Email)
+
+
+async def test_what_a_script_removes_is_told_as_what_a_device_does(
+    ann: Any, instance: Instance, office: PostOffice
+) -> None:
+    await ann.ask("POST", "/v1/email", EmailRequest("ann@example.org"), Email)
+    headers = {"authorization": ann.headers["authorization"]}
+    guard = f"/api/v1/spaces/{ann.home}/guard"
+    found = (await ann.http.get(guard, headers=headers)).json()
+    wanted = {**found, "mode": "tell", "count": 3, "settled_seconds": 0}
+    assert (await ann.http.put(guard, headers=headers, json=wanted)).status_code == 200
+    folder = await ann.new_folder(b"many")
+    for number in range(3):
+        await ann.new_file(b"%d" % number, folder)
+    assert (await ann.http.delete(f"/api/v1/files/{folder}", headers=headers)).status_code == 200
+    office.wait(lambda: bool(office.mails))
+    assert "removed 3 files" in office.mails[0]["Subject"]

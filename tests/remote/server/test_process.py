@@ -321,6 +321,34 @@ def test_a_signal_ends_it_within_two_seconds_with_polls_open(made: Home, number:
         assert answers == [200] * 5
 
 
+def test_open_polls_hear_of_commands_beside_the_server(made: Home) -> None:
+    with made.serving() as (_, url):
+        device = made.device(url)
+        spaces = msgspec.msgpack.decode(device.http.get("/v1/spaces").content, type=Spaces)
+        cursors = {one.space: one.head for one in spaces.spaces}
+        top = f"/api/v1/files/1/changes?since={spaces.spaces[0].head}&wait=50"
+        answers: dict[str, httpx.Response] = {}
+
+        def poll() -> None:
+            body = msgspec.msgpack.encode(PollRequest(cursors, 300, {}, spaces.serial))
+            answers["poll"] = device.http.post("/v1/poll", content=body)
+
+        def feed() -> None:
+            with httpx.Client(base_url=url, headers=device.http.headers, timeout=DEADLINE_SECONDS) as http:
+                answers["feed"] = http.get(top)
+
+        waiting = [threading.Thread(target=each) for each in (poll, feed)]
+        for each in waiting:
+            each.start()
+        with httpx.Client(base_url=url) as http:
+            wait_until(lambda: http.get("/v1/health").is_success and not answers)
+        assert made.run("user", "disable", "ann").returncode == 0
+        for each in waiting:
+            each.join(DEADLINE_SECONDS / 2)
+        assert {name: answer.status_code for name, answer in answers.items()} == {"poll": 401, "feed": 401}
+        assert "disabled" in answers["feed"].text
+
+
 def device_head(device: Device) -> int:
     raw = device.http.get(f"/v1/spaces/{device.login.home}/changes?since=0").content
     return msgspec.msgpack.decode(raw, type=Changes).head
