@@ -306,9 +306,13 @@ def remove(data: Path, key_file: Path, name: str) -> None:
     """Removes a user with all that is his. Raises InstanceTrouble or KeyTrouble."""
     with _database(data, key_file) as (_, master, database):
         try:
-            database.write_now(lambda session: remove_user(session, Keyring(master), name, time.time_ns()))
+            spaces = database.write_now(lambda session: remove_user(session, Keyring(master), name, time.time_ns()))
         except (NotFound, NotAllowed) as error:
             raise InstanceTrouble(str(error)) from error
+    index = Index(data)
+    for space in spaces:
+        # Names of files stand in it in the clear.
+        index.clear(space)
 
 
 def set_user_email(data: Path, key_file: Path, name: str, email: str) -> None:

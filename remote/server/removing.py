@@ -4,6 +4,7 @@ His files are forgotten here, and their content goes when garbage is collected.
 """
 
 from remote.protocol.errors import NotAllowed, NotFound
+from remote.protocol.ids import SpaceId
 from remote.server.accounts import login_name
 from remote.server.audit import note
 from remote.server.codes import end_codes
@@ -11,15 +12,17 @@ from remote.server.database import accounts as account_rows
 from remote.server.database import links as link_rows
 from remote.server.database import sharing as sharing_rows
 from remote.server.database import spaces as space_rows
+from remote.server.database import uploads as upload_rows
 from remote.server.database.accounts import Account
 from remote.server.database.connection import Session
+from remote.server.database.retention import every_space
 from remote.server.groups import take_from_group
 from remote.server.keyring import Keyring
 from remote.server.membership import Members, Told
 
 
-def remove_user(session: Session, keyring: Keyring, name: str, now_ns: int) -> None:
-    """Removes a user; raises NotFound, and NotAllowed for who owns what others use."""
+def remove_user(session: Session, keyring: Keyring, name: str, now_ns: int) -> list[SpaceId]:
+    """Removes a user; the spaces that were his. Raises NotFound, and NotAllowed for who owns what others use."""
     user = account_rows.user_of_login(session, login_name(name))
     account = account_rows.account(session, user) if user is not None else None
     if account is None:
@@ -30,12 +33,27 @@ def remove_user(session: Session, keyring: Keyring, name: str, now_ns: int) -> N
         account_rows.revoke_device(session, account.user, row.device, row.token_hash)
     for link in list(link_rows.links(session, account.user)):
         link_rows.revoke_link(session, account.user, link.link)
+    for upload in upload_rows.uploads(session, account.user):
+        upload_rows.remove_upload(session, account.user, upload.upload)
     end_codes(session, account.user)
-    space_rows.end_member(session, account.home, account.user)
     account_rows.end_mount(session, account.user, account.home)
     account_rows.end_account(session, account.user, login_name(name))
-    space_rows.empty_space(session, account.home)
+    spaces = [account.home, *_kept_by(session, account)]
+    for space in spaces:
+        space_rows.end_member(session, space, account.user)
+        space_rows.empty_space(session, space)
     note(session, account.user, "user removed", account.user_name)
+    return spaces
+
+
+def _kept_by(session: Session, account: Account) -> list[SpaceId]:
+    """What is left of folders that he shared once: their history, which nobody else may read."""
+    found = []
+    for space in every_space(session):
+        row = space_rows.space_row(session, space)
+        if row is not None and row.payer == account.home:
+            found.append(space)
+    return found
 
 
 def _check_owns_nothing(session: Session, account: Account) -> None:

@@ -305,4 +305,7 @@ def empty_space(session: Session, space: SpaceId) -> None:
     session.run("DELETE FROM kept WHERE space_id = ?", space)
     session.run("DELETE FROM holding WHERE space_id = ?", space)
     session.run("DELETE FROM event WHERE space_id = ?", space)
+    session.run("DELETE FROM burst WHERE space_id = ?", space)
+    session.run("DELETE FROM refused WHERE space_id = ?", space)
+    session.run("DELETE FROM job_trouble WHERE space_id = ?", space)
     session.run("UPDATE space SET name = '(removed)', used = 0, quota = 0 WHERE space_id = ?", space)

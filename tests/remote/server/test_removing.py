@@ -1,5 +1,7 @@
 """Removing a user: all that is his goes, what others share with him stays theirs."""
 
+import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,10 @@ from remote.protocol.messages import Done, LoginRequest
 from remote.protocol.nodes import Entry, Manifest
 from remote.protocol.sharing import GroupMemberRequest, GroupRequest, Members, SharedSpaceRequest, ShareRequest, Wish
 from remote.server import instance as instances
-from remote.server.instance import Instance, InstanceTrouble
+from remote.server.instance import DATABASE, Instance, InstanceTrouble
+from remote.server.jobs.chosen import Choice, chosen
+from remote.server.jobs.following import Follower
+from remote.server.jobs.running import catch_up
 from remote.server.upkeep import standing
 from remote.server.upkeep.collecting import Collector
 
@@ -67,6 +72,44 @@ async def test_nothing_of_a_removed_user_is_left(
     assert again.login.user != ann.login.user
     assert await again.names() == []
     assert (await bob.spaces()).spaces
+
+
+async def test_no_name_of_a_file_of_his_is_left(
+    ann: Any, bob: Any, build: Any, instance: Instance, tmp_path: Path
+) -> None:
+    folder = await ann.new_folder(b"secretly shared")
+    await brought(ann, build, b"secretly named", folder)
+    space = await shared(ann, folder, "bob")
+    await bob.ask("POST", "/v1/shares/accept", SharedSpaceRequest(SpaceId(space)), dict)
+    await bob.commit(build.change(await bob.new_id(), build.file(b"secretly brought")), space=space)
+    await ann.ask("POST", "/v1/shares/end", SharedSpaceRequest(SpaceId(space)), dict)
+    (job,) = chosen(instance, Choice(search="names", has_previews=False))
+    follower = Follower(job, instance.database, instance.keyring, instance.contents, threading.Event())
+    catch_up(follower, [ann.home, bob.home, SpaceId(space)])
+    upload = {"path": "secretly coming", "size_bytes": 1}
+    headers = {"authorization": ann.headers["authorization"]}
+    assert (await ann.http.post("/api/v1/files", json=upload, headers=headers)).status_code == 201
+    assert {table for _, table in told_in(tmp_path, b"secretly")} >= {"node", "version", "name", "upload", "space"}
+    remove(tmp_path, "ann")
+    # Who did what is kept for as long as whoever runs the server says; bob's past says what he was invited to.
+    assert {space for space, table in told_in(tmp_path, b"secretly") if table != "audit"} == {bob.home}
+
+
+def told_in(tmp_path: Path, word: bytes) -> set[tuple[int, str]]:
+    """(space, table) of all rows in which the word stands, of the instance and of what search knows."""
+    found: set[tuple[int, str]] = set()
+    for path in [tmp_path / "data" / DATABASE, *(tmp_path / "data" / "search").glob("*.index")]:
+        connection = sqlite3.connect(path)
+        connection.row_factory = sqlite3.Row
+        is_index = path.suffix == ".index"
+        tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in ["doc"] if is_index else tables:
+            for row in connection.execute(f"SELECT * FROM {table}"):  # noqa: S608  - names of ours
+                cells = [cell.encode() if isinstance(cell, str) else cell for cell in row]
+                if any(isinstance(cell, bytes) and word in cell for cell in cells):
+                    found.add((int(path.stem) if is_index else dict(row).get("space_id", 0), table))
+        connection.close()
+    return found
 
 
 async def test_what_others_share_stays_theirs(ann: Any, bob: Any, build: Any, tmp_path: Path) -> None:
