@@ -23,7 +23,7 @@ from cache.ignoring import Ignoring
 from cache.lease import Lease
 from cache.leaving import Gone, Leaving
 from cache.news import News
-from cache.parts import Part, Shares, below
+from cache.parts import Part, Shares, batches, below
 from cache.polls import Polls
 from cache.pull import Clock, Effects, Home, Mount, Pull, effects_of
 from cache.push import Push
@@ -48,6 +48,7 @@ _KNOWN: Final = "spaces"
 _GONE: Final = "gone"
 _AGAIN_SECONDS: Final = (0.5, 15.0)
 _DEPTH_MAX: Final = 4_096
+_ASKED_AT_ONCE: Final = 500
 VIEWER: Final = (
     "You may look at this shared folder, and change nothing in it: what was changed here before that was said is kept "
     "on this machine."
@@ -131,7 +132,7 @@ class Grafts:
         if self._known or self._gone:
             self._shares()
         for known in list(self._known.values()):
-            if self._is_mounted(known):
+            if self._may_begin(known):
                 self._make(known)
 
     def _stored(self, name: str, kind: type[T]) -> list[T]:
@@ -145,6 +146,10 @@ class Grafts:
     def _is_mounted(self, known: Known) -> bool:
         record = self._tree.record(known.top)
         return record is not None and record.local is not None and record.local.mounts == known.space
+
+    def _may_begin(self, known: Known) -> bool:
+        """Whether a space can be kept in step: not before all of what its folder held is its own."""
+        return self._is_mounted(known) and not rehoming.is_unfinished(self._tree, known.top)
 
     # For those who ask about a node
 
@@ -277,7 +282,7 @@ class Grafts:
                 # Modes are shown without the right to write, and the kernel believes what it was told.
                 nodes = frozenset(graft.part.all_nodes())
                 self._common.mount.show(Effects(frozenset(), nodes, frozenset()))
-        elif graft is None and self._is_mounted(known):
+        elif graft is None and self._may_begin(known):
             self._begin(known)
 
     def _keep(self, known: Known) -> None:
@@ -384,13 +389,14 @@ class Grafts:
     async def _moved_into(self, space: SpaceId, went: Iterable[NodeId]) -> frozenset[NodeId]:
         """Those of these nodes that are known here and are this space's now; others were removed by the same commit."""
         known = [node for node in went if self._tree.record(node) is not None or self._tree.news_of(node) is not None]
-        if not known:
-            return frozenset()
-        try:
-            answer = await self._common.service.nodes(space, known)
-        except NotFound:
-            return frozenset()
-        return frozenset(node for node, version in zip(known, answer.nodes, strict=True) if version is not None)
+        found: set[NodeId] = set()
+        for some in batches(known, _ASKED_AT_ONCE):
+            try:
+                answer = await self._common.service.nodes(space, some)
+            except NotFound:
+                return frozenset()
+            found.update(node for node, version in zip(some, answer.nodes, strict=True) if version is not None)
+        return frozenset(found)
 
     async def _share(self, top: NodeId, space: SpaceId, went: frozenset[NodeId] | None) -> None:
         record = self._tree.record(top)
@@ -399,8 +405,6 @@ class Grafts:
         # Before anything else: whoever makes something in it after a restart must know whose it is.
         known = Known(space, top, OWNER, name)
         self._keep(known)
-        # Cut off before, it may be kept in step already.
-        await self._stop(space)
         self._take_removals(top)
         await rehoming.share(self._tree, self._common.mount.show, top, space, went)
         if record is not None:
@@ -422,7 +426,7 @@ class Grafts:
             here = mounted.get(top, HOME)
             if here and here != was:
                 await self._take_back(self._known[here], common, as_of)
-            if was and here != was:
+            if was and (here != was or rehoming.is_unfinished(self._tree, top)):
                 self._keep(Known(was, top, _VIEWER))
                 part = Part(self._tree, was, top)
                 await rehoming.give_back(self._tree, part, partial(Grafted(service, top).nodes, was))

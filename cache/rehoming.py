@@ -183,6 +183,7 @@ async def give_back(tree: Tree, part: Part, ask: Ask) -> None:
         top = edit.get(part.top)
         mounting = replace(top, local=_mounting(top.local, part.space), synced=_mounting(top.synced, part.space))
         edit.put(part.top, replace(mounting, is_listed=False, is_listing=False))
+        edit.change.put(Table.SETTINGS, _SETTING, part.top.to_bytes(8, "big"))
     for some in _in_turns(tree, list(below(tree, part.top)), {}):
         answer = await ask(some)
         with tree.edit() as edit:
@@ -202,6 +203,8 @@ async def give_back(tree: Tree, part: Part, ask: Ask) -> None:
                     edit.mark_dirty(node, edited_ns)
                 else:
                     edit.mark_clean(node)
+    with tree.edit() as edit:
+        edit.change.delete(Table.SETTINGS, _SETTING)
 
 
 def _in_turns(tree: Tree, nodes: Iterable[NodeId], renewed: Mapping[NodeId, NodeId]) -> Iterator[Sequence[NodeId]]:
