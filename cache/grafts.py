@@ -464,8 +464,9 @@ class Grafts:
         part = Part(self._tree, space, top)
         told = {version.node for version in versions if version.state is not None}
         # What is being written and was removed elsewhere is kept as another file: to write on in this one is refused.
-        self.revoke([one for one in part.all_nodes() - told if self._is_written(one)])
-        await rehoming.unshare(self._tree, self._common.mount.show, part, versions, rev)
+        nodes = part.all_nodes()
+        self.revoke([one for one in nodes - told if self._is_written(one)])
+        await rehoming.unshare(self._tree, self._common.mount.show, part, nodes, versions, rev)
         self._forget(space)
 
     def _mounted_by(self, folder: NodeId) -> SpaceId:

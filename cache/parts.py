@@ -6,7 +6,7 @@ dirty nodes and of the folders not listed are, is kept in memory, so that a home
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from cache.store import Store
 from cache.tree import HOME, Edit, LostEdit, Record, Table, Tree, sending_of
 from remote.protocol.ids import ROOT, NodeId, SpaceId
-from remote.protocol.nodes import NodeState, NodeVersion
+from remote.protocol.nodes import Kind, NodeState, NodeVersion
 
 T = TypeVar("T")
 
@@ -304,12 +304,16 @@ class Part(Tree):
                 found.add(node)
             elif node != self.top:
                 continue
-            todo += self._below(node)
+            if node == self.top or is_folder(record):
+                todo += (child.node for child in self.children(node))
+                todo += self.slot_holders(node)
         return found
 
-    def _below(self, folder: NodeId) -> Iterable[NodeId]:
-        yield from (child.node for child in self.children(folder))
-        yield from self.slot_holders(folder)
+
+def is_folder(record: Record | None) -> bool:
+    """Whether it is one, or was one that is removed here."""
+    state = (record.local or record.agreed) if record is not None else None
+    return state is not None and state.kind is Kind.FOLDER
 
 
 def below(tree: Tree, top: NodeId) -> Iterator[NodeId]:
@@ -319,11 +323,14 @@ def below(tree: Tree, top: NodeId) -> Iterator[NodeId]:
     while todo:
         folder = todo.pop()
         # Taken whole first: who asks may move what is in it.
-        for node in [*(child.node for child in tree.children(folder)), *tree.slot_holders(folder)]:
+        found = {child.node: child.kind is Kind.FOLDER for child in tree.children(folder)}
+        found.update((node, is_folder(tree.record(node))) for node in tree.slot_holders(folder))
+        for node, may_hold in found.items():
             if node not in seen:
                 seen.add(node)
                 yield node
-                todo.append(node)
+                if may_hold:
+                    todo.append(node)
 
 
 def drop_settings(tree: Tree, space: SpaceId) -> None:

@@ -13,12 +13,12 @@ from msgspec.structs import replace
 
 from cache.lives import set_back
 from cache.merge import free_name
-from cache.parts import Part, batches, below, drop_settings
+from cache.parts import Part, batches, below, drop_settings, is_folder
 from cache.pull import Effects, effects_of
 from cache.tree import HOME, Edit, Record, Table, Tree
 from remote.protocol.ids import NodeId, Rev, SpaceId
 from remote.protocol.messages import Nodes
-from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
+from remote.protocol.nodes import Name, NodeState, NodeVersion
 
 FIRST_REV: Final = Rev(2)
 """The commit that founds a shared space with what its folder held: the same states that the home had just before."""
@@ -51,7 +51,9 @@ async def share(tree: Tree, show: Show, top: NodeId, space: SpaceId, went: Colle
     tops = [top, *(node for node in went or () if tree.record(node) is not None)]
     nodes = list(dict.fromkeys([*tops[1:], *(node for one in tops for node in below(tree, one))]))
     inside = _inside(tree, top, nodes, went)
-    renewed = {node: tree.new_node() for node in nodes if node in inside and lives_on(tree.record(node))}
+    # Edits are few, and to look at all records again takes its time.
+    edited = inside.intersection(node for node, _ in (*tree.dirty(), *tree.ignored()))
+    renewed = {node: tree.new_node() for node in sorted(edited) if lives_on(tree.record(node))}
     rev = _BEFORE_FIRST if went is None else FIRST_REV
     for some in _in_turns(tree, nodes, renewed):
         with tree.edit() as edit:
@@ -96,14 +98,16 @@ def is_unfinished(tree: Tree, top: NodeId) -> bool:
     return tree.setting(_SETTING.decode()) == top.to_bytes(8, "big")
 
 
-async def unshare(tree: Tree, show: Show, part: Part, versions: Sequence[NodeVersion], rev: Rev) -> None:
-    """All of a shared space becomes the home's, whose news of `rev` says what the nodes are there.
+async def unshare(
+    tree: Tree, show: Show, part: Part, nodes: Iterable[NodeId], versions: Sequence[NodeVersion], rev: Rev
+) -> None:
+    """All nodes of a shared space become the home's, whose news of `rev` says what they are there.
 
     What is gone there, and was edited here, is new in the home: nobody can have its id any more.
     """
-    told = {version.node for version in versions if version.state is not None}
+    told = {version.node: version.state for version in versions if version.state is not None}
     forget_unknown(tree, part)
-    nodes = sorted(part.all_nodes())
+    nodes = sorted(nodes)
     renewed = {node: tree.new_node() for node in nodes if node not in told and _is_edited(tree.record(node))}
     for some in _in_turns(tree, nodes, renewed):
         with tree.edit() as edit:
@@ -119,7 +123,9 @@ async def unshare(tree: Tree, show: Show, part: Part, versions: Sequence[NodeVer
                     _renew(edit, node, renewed, HOME)
                     continue
                 local = _in_renewed(record.local, renewed)
-                base = Rev(rev - 1) if record.rev else Rev(0)
+                # Mostly it is what it was: then there is no news of it.
+                is_news = record.is_dirty or local != told.get(node)
+                base = Rev(rev - is_news) if record.rev else Rev(0)
                 edit.put(node, replace(record, local=local, space=HOME, rev=base))
             effects = effects_of(edit, is_event=True)
         show(effects)
@@ -216,9 +222,9 @@ def _in_turns(tree: Tree, nodes: Iterable[NodeId], renewed: Mapping[NodeId, Node
     first: list[NodeId] = []
     for node in nodes:
         record = tree.record(node)
-        state = (record.local or record.agreed) if record is not None else None
-        is_folder = state is not None and state.kind is Kind.FOLDER
-        (first if is_folder or node in renewed or _in_renewed(state, renewed) is not state else others).append(node)
+        state = record.local if record is not None else None
+        is_first = is_folder(record) or node in renewed or (renewed and _in_renewed(state, renewed) is not state)
+        (first if is_first else others).append(node)
     if first:
         yield first
     yield from batches(others, _AT_ONCE)

@@ -141,7 +141,10 @@ class Answers:
     async def changes(self, device: Device, space: SpaceId, since: Rev, life: int = 0) -> Changes:
         """Commits after a cursor, which was given in that life."""
         return await self._read(
-            device, space, lambda session, row, key: reading.changes(session, row, key, since, time.time_ns(), life)
+            device,
+            space,
+            lambda session, row, key: reading.changes(session, row, key, since, time.time_ns(), life),
+            Right.FOLLOW,
         )
 
     async def moments(self, device: Device, space: SpaceId, request: MomentsRequest) -> Moments:
@@ -474,7 +477,8 @@ def _moved(session: Session, device: Device, request: PollRequest) -> PollAnswer
     heads: dict[SpaceId, Rev] = {}
     spaces_changed = False
     for space, cursor in request.cursors.items():
-        row = space_row(session, space) if role_of(session, space, device.user) is not None else None
+        role = role_of(session, space, device.user)
+        row = space_row(session, space) if role is not None and Right.FOLLOW in RIGHTS[role] else None
         if row is None:
             spaces_changed = True
         elif row.head != cursor:

@@ -14,6 +14,7 @@ class Right(enum.Enum):
     """What a request asks for."""
 
     READ = "read"
+    FOLLOW = "hear what changes"
     WRITE = "write"
     FORGET = "forget the past"
     GUARD = "set its guard"
@@ -23,10 +24,11 @@ class Right(enum.Enum):
 
 RIGHTS: dict[str, frozenset[Right]] = {
     "owner": frozenset(Right),
-    "manager": frozenset({Right.READ, Right.WRITE, Right.FORGET, Right.GUARD, Right.SHARE}),
-    "editor": frozenset({Right.READ, Right.WRITE}),
-    "viewer": frozenset({Right.READ}),
-    # Of a folder that is shared no more: what is left is its history.
+    "manager": frozenset({Right.READ, Right.FOLLOW, Right.WRITE, Right.FORGET, Right.GUARD, Right.SHARE}),
+    "editor": frozenset({Right.READ, Right.FOLLOW, Right.WRITE}),
+    "viewer": frozenset({Right.READ, Right.FOLLOW}),
+    # Of a folder that is shared no more: what is left is its history. That it is empty now is no news: its files are
+    # in the home, whose news may come to a device a moment later.
     KEEPER: frozenset({Right.READ, Right.FORGET}),
 }
 

@@ -855,3 +855,27 @@ def test_a_server_put_back_to_when_a_folder_was_shared_has_what_was_edited_since
             assert await device.content(await at(device, "thesis/new")) == b"new" * 1_000
 
     among_friends(scene)
+
+
+@pytest.mark.parametrize("is_space_first", [False, True])
+def test_the_end_of_sharing_flickers_nothing_for_the_owner(*, is_space_first: bool) -> None:
+    """Also when the space, which has nothing in it any more, is asked for news before the home."""
+
+    async def scene(friends: Friends) -> None:
+        await shared_thesis(friends)
+        intro = await at(friends.two, "thesis/intro")
+        handle = friends.two.volume.open(intro, is_writing=False, is_truncating=False)
+        friends.two.shown.clear()
+        if is_space_first:
+            await friends.two.pull.lock.acquire()
+        friends.end()
+        if is_space_first:
+            await trio.sleep(5)
+            assert await at(friends.two, "thesis/intro") == intro
+            friends.two.pull.lock.release()
+        await friends.quiet()
+        assert not {name for effects in friends.two.shown for name in effects.names}
+        assert await friends.two.files.read(handle, 0, 4) == b"Call"
+        friends.two.volume.close(handle)
+
+    among_friends(scene)
