@@ -11,7 +11,9 @@ import math
 import select
 import socket
 import ssl
+import struct
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
@@ -32,6 +34,10 @@ PIECE = 262_144
 URGENT_MAX = 65_536
 """A body up to this size is taken for one that somebody waits for, where there is a limit."""
 _IDLE_SECONDS = 30.0
+_HEARD_SECONDS = 1.0
+"""While a body comes, bytes are waited for so long before those that came are counted: then it is known to come."""
+_TIME = struct.Struct("@ll")
+"""Seconds and microseconds, as the kernel takes them."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _FAILURES = (OSError, http.client.HTTPException, ValueError)
 
@@ -100,7 +106,7 @@ class Reply:
         lane = self._line.traffic.down
         try:
             while at < len(view):
-                count = self._response.readinto(view[at : at + lane.piece(len(view))])
+                count = self._line.receive(self._response, view[at : at + lane.piece(len(view))])
                 if not count:
                     raise ConnectionError(f"{len(view) - at} bytes are missing")
                 self._line.traffic.count(received=count)
@@ -276,13 +282,12 @@ class Lines:
         scheme, host, port = origin
         stream = await trio.open_tcp_stream(host, port)
         plain = socket.socket(fileno=stream.socket.detach())
-        plain.settimeout(self._stall_seconds)
         if scheme != "https":
-            return _Line(plain, host, self.traffic)
+            return _Line(plain, host, self.traffic, self._stall_seconds)
         try:
             # The handshake is done in a thread, as the first thing on the line.
             secured = self._trust.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
-            return _Line(secured, host, self.traffic)
+            return _Line(secured, host, self.traffic, self._stall_seconds)
         except BaseException:
             plain.close()
             raise
@@ -315,8 +320,17 @@ class _Target:
 class _Line:
     """One connection, used by one thread at a time, that any thread may end."""
 
-    def __init__(self, sock: socket.socket, host: str, traffic: Traffic) -> None:
+    def __init__(self, sock: socket.socket, host: str, traffic: Traffic, stall_seconds: float) -> None:
         self._socket = sock
+        self._stall_seconds = stall_seconds
+        self._is_plain = not isinstance(sock, ssl.SSLSocket)
+        if self._is_plain:
+            # Waits are the kernel's: Python's own take a poll(2) for each piece, and the GIL is asked for after each.
+            sock.setblocking(True)
+            self._wait_at_most(socket.SO_SNDTIMEO, stall_seconds)
+            self._wait_at_most(socket.SO_RCVTIMEO, stall_seconds)
+        else:
+            sock.settimeout(stall_seconds)
         self.traffic = traffic
         self._connection = http.client.HTTPConnection(host)
         self._connection.sock = sock
@@ -327,6 +341,7 @@ class _Line:
         self._memory = bytearray()
         self._is_used = False
         self._is_ended = False
+        self._is_in_body = False
         self.is_reusable = False
         self.idle_since = 0.0
 
@@ -342,6 +357,9 @@ class _Line:
     ) -> http.client.HTTPResponse:
         """Sends a request; the answer with its body still unread."""
         self.make_ready()
+        if self._is_in_body:
+            self._is_in_body = False
+            self._wait_at_most(socket.SO_RCVTIMEO, self._stall_seconds)
         self._connection.request(method, target, headers=dict(headers))
         lane = self.traffic.up
         is_urgent = sum(map(len, body)) <= URGENT_MAX
@@ -358,6 +376,30 @@ class _Line:
                 self.traffic.count(sent=len(piece))
                 offset += len(piece)
         return self._connection.getresponse()
+
+    def receive(self, response: http.client.HTTPResponse, view: memoryview) -> int:
+        """Reads bytes of a body, all that fit unless they take long; 0 when it was cut, raises OSError."""
+        if self._is_plain and not self._is_in_body:
+            self._is_in_body = True
+            self._wait_at_most(socket.SO_RCVTIMEO, _HEARD_SECONDS)
+        view = view[: response.length]
+        began = time.monotonic()
+        # Not by http.client, which takes it for the end when nothing came in time; None is what typeshed does not know.
+        read: Callable[[memoryview], int | None] = response.fp.readinto1
+        while (count := read(view)) is None:
+            if time.monotonic() - began > self._stall_seconds:
+                raise TimeoutError(f"nothing came for {self._stall_seconds:g} s")
+        if self._is_plain and 0 < count < len(view):
+            # What came with the head is taken, so the rest may be had in one call.
+            with suppress(BlockingIOError):
+                count += self._socket.recv_into(view[count:], 0, socket.MSG_WAITALL)
+        if response.length is not None:
+            response.length -= count
+        return count
+
+    def _wait_at_most(self, which: int, seconds: float) -> None:
+        whole = int(seconds)
+        self._socket.setsockopt(socket.SOL_SOCKET, which, _TIME.pack(whole, int((seconds - whole) * 1e6)))
 
     def room(self, size: int) -> memoryview:
         """Memory for so many bytes, the same each time."""

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from remote.client import transfer
+from remote.client import lines, transfer
 from remote.client.patience import Patience
 from remote.client.service import connect
 from remote.client.traffic import Traffic
@@ -556,6 +557,50 @@ async def test_the_first_read_after_a_question_finds_a_connection_ready(open_pee
         await service.read_parts(SPACE, parts, lambda _chunk, _first, _frames, _data: None)
         assert peer.connections == before == 2
         nursery.cancel_scope.cancel()
+
+
+async def test_what_came_of_a_part_is_counted_before_the_rest_of_it_comes(
+    open_peer: OpenPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "_HEARD_SECONDS", 0.05)
+    chunks = made(400_000)
+    parts = [ChunkPart(chunk, 0, 4) for chunk in chunks]
+    traffic = Traffic()
+    half = 200_000
+
+    async def script(request: Any) -> bytes | None:
+        answer = peer.reply(200, items(parts, chunks), content_type=PARTS_TYPE)
+        await request.stream.send_all(answer[:half])
+        with trio.fail_after(5):
+            # Were it not, a slow line would look like one that is cut.
+            while traffic.received_bytes < half // 2:
+                await trio.lowlevel.checkpoint()
+        return bytes(answer[half:])
+
+    async with open_peer() as peer, connect(peer.url, "token", patience=QUICK, traffic=traffic) as service:
+        peer.script = script
+        taken: list[bytes] = []
+        await service.read_parts(SPACE, parts, lambda _chunk, _first, _frames, data: taken.append(bytes(data)))
+    assert hashlib.sha256(taken[0]).digest() == parts[0].id
+
+
+async def test_a_server_that_stops_in_the_middle_of_a_part_is_given_up(
+    open_peer: OpenPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "_HEARD_SECONDS", 0.01)
+    chunks = made(400_000)
+    parts = [ChunkPart(chunk, 0, 4) for chunk in chunks]
+
+    async def script(request: Any) -> bytes | None:
+        await request.stream.send_all(peer.reply(200, items(parts, chunks), content_type=PARTS_TYPE)[:200_000])
+        await trio.sleep_forever()
+        return None
+
+    brief = replace(QUICK, deadline_seconds=0.2, tries=1)
+    async with open_peer() as peer, connect(peer.url, "token", patience=brief) as service:
+        peer.script = script
+        with trio.fail_after(5), pytest.raises(Unreachable):
+            await service.read_parts(SPACE, parts, lambda *_: None)
 
 
 async def test_a_cut_answer_goes_on_with_the_parts_that_are_missing(open_peer: OpenPeer) -> None:
