@@ -3,11 +3,12 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -56,7 +57,7 @@ from remote.protocol.messages import (
 )
 from remote.server import commits, leases, reading
 from remote.server.accounts import check_standing
-from remote.server.chunks import Chunks, Stretch
+from remote.server.chunks import Chunks
 from remote.server.database import accounts as account_rows
 from remote.server.database import chunks as chunk_rows
 from remote.server.database import conflicts as conflict_rows
@@ -123,7 +124,7 @@ class Answers:
 
     async def spaces(self, device: Device) -> Spaces:
         """The spaces of the device's user."""
-        free_bytes = await self._in_file_thread(self._free_bytes)
+        free_bytes = await self.in_file_thread(self._free_bytes)
         found = await self._database.read(lambda session: _memberships(session, device))
         serial = await self._database.read(lambda session: account_rows.spaces_serial(session, device.user))
         return Spaces(tuple(self._space(one, free_bytes) for one in found), time.time_ns(), serial)
@@ -332,31 +333,32 @@ class Answers:
         """Which chunks must be sent, and where the large ones go."""
 
         others = await self._others(device.user, space, Right.WRITE)
-        return await self._in_file_thread(lambda: self.chunks.want(device.user, space, others, request))
+        return await self.in_file_thread(lambda: self.chunks.want(device.user, space, others, request))
 
     async def put(self, device: Device, space: SpaceId, request: PutRequest) -> PutAnswer:
         """Stores small chunks."""
         await self._check(device, space, Right.WRITE)
-        return await self._in_file_thread(lambda: self.chunks.put(space, request))
+        return await self.in_file_thread(lambda: self.chunks.put(space, request))
 
     async def get(self, device: Device, space: SpaceId, request: GetRequest) -> GetAnswer:
         """Chunks or parts of chunks."""
         others = await self._others(device.user, space, Right.READ)
-        return await self._in_file_thread(lambda: self.chunks.get(space, request, others))
+        return await self.in_file_thread(lambda: self.chunks.get(space, request, others))
 
-    async def read(self, device: Device, space: SpaceId, request: GetRequest) -> tuple[int, AsyncIterator[bytes]]:
-        """Parts of chunks, of any number of bytes: how many, and they themselves as they are read."""
+    async def read(self, device: Device, space: SpaceId, request: GetRequest) -> tuple[int, Iterator[Sequence[bytes]]]:
+        """Parts of chunks, of any number of bytes: how many, and they themselves, each read (`in_file_thread`) when it
+        is asked for.
+        """
         others = await self._others(device.user, space, Right.READ)
-        pieces = await self._in_file_thread(lambda: self.chunks.plan(space, request, others))
-        size = sum(stretch.size for piece in pieces for stretch in piece)
-        # What is wrong with the first piece can still be told in an answer.
-        first = await self._in_file_thread(lambda: self.chunks.piece(pieces[0])) if pieces else b""
-        return size, self._pieces(first, pieces[1:])
 
-    async def _pieces(self, first: bytes, others: Sequence[Sequence[Stretch]]) -> AsyncIterator[bytes]:
-        yield first
-        for stretches in others:
-            yield await self._in_file_thread(partial(self.chunks.piece, stretches))
+        def begin() -> tuple[int, Iterator[Sequence[bytes]]]:
+            pieces = self.chunks.plan(space, request, others)
+            # What is wrong with the first piece can still be told in an answer.
+            first = [self.chunks.piece(piece) for piece in pieces[:1]]
+            size = sum(stretch.size for piece in pieces for stretch in piece)
+            return size, chain(first, map(self.chunks.piece, pieces[1:]))
+
+        return await self.in_file_thread(begin)
 
     async def lost(self, device: Device, space: SpaceId, request: LostRequest) -> LostAnswer:
         """Chunks of the space that are lost."""
@@ -371,21 +373,21 @@ class Answers:
     async def urls(self, device: Device, space: SpaceId, request: UrlsRequest) -> UrlsAnswer:
         """Signed GET URLs."""
         others = await self._others(device.user, space, Right.READ)
-        return await self._in_file_thread(lambda: self.chunks.urls(device.user, space, request, others))
+        return await self.in_file_thread(lambda: self.chunks.urls(device.user, space, request, others))
 
     async def object_place(self, user: UserId, space: SpaceId, chunk: ChunkId) -> Place:
         """Where a chunk lies, for the holder of a signed URL."""
         others = await self._others(user, space, Right.READ)
-        return await self._in_file_thread(lambda: self.chunks.place(space, chunk, others))
+        return await self.in_file_thread(lambda: self.chunks.place(space, chunk, others))
 
     async def object_bytes(self, place: Place, start: int, length: int) -> bytes:
         """Bytes of a chunk, for the holder of a signed URL."""
-        return await self._in_file_thread(lambda: self.chunks.read(place, start, length))
+        return await self.in_file_thread(lambda: self.chunks.read(place, start, length))
 
     async def has_object(self, user: UserId, space: SpaceId, chunk: ChunkId) -> bool:
         """Whether the chunk is there for this space already, for the holder of a signed URL to put it."""
         await self._database.read(lambda session: member_space(session, space, user, Right.WRITE))
-        return await self._in_file_thread(lambda: self.chunks.has(space, chunk))
+        return await self.in_file_thread(lambda: self.chunks.has(space, chunk))
 
     async def may_send(self, device: Device, space: SpaceId) -> None:
         """Raises NotFound or NotAllowed when this device may not send chunks to this space."""
@@ -393,7 +395,7 @@ class Answers:
 
     async def objects_received(self, space: SpaceId, places: Sequence[Place]) -> None:
         """Notes chunks that came whole and are objects now."""
-        await self._in_file_thread(lambda: self.chunks.received(space, places))
+        await self.in_file_thread(lambda: self.chunks.received(space, places))
 
     async def _read(self, device: Device, space: SpaceId, job: SpaceJob[Result], right: Right = Right.READ) -> Result:
         def read(session: Session) -> Result:
@@ -414,7 +416,8 @@ class Answers:
     async def _check(self, device: Device, space: SpaceId, right: Right) -> None:
         await self._database.read(lambda session: member_space(session, space, device.user, right))
 
-    async def _in_file_thread(self, job: Callable[[], Result]) -> Result:
+    async def in_file_thread(self, job: Callable[[], Result]) -> Result:
+        """What a job gives that blocks on the store, in one of few threads."""
         return await asyncio.get_running_loop().run_in_executor(self._files, job)
 
     def _space(self, one: "_Membership", free_bytes: int) -> Space:

@@ -246,14 +246,14 @@ class Chunks:
             room -= stretch.size
         return pieces
 
-    def piece(self, stretches: Sequence[Stretch]) -> bytes:
-        """The bytes of these stretches."""
+    def piece(self, stretches: Sequence[Stretch]) -> list[bytes]:
+        """The bytes of these stretches, one behind the other."""
         parts: list[bytes] = []
         for stretch in stretches:
             parts.append(stretch.head)
             if stretch.length:
                 parts.append(self.read(stretch.place, stretch.start, stretch.length))
-        return b"".join(parts)
+        return parts
 
     def _plan_part(self, spaces: Sequence[SpaceId], place: Place, part: ChunkPart, found: list[Stretch]) -> None:
         head = Head(place.id, part.first, part.frames, place.size)

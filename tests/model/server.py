@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
@@ -596,7 +597,7 @@ class Desk:
     async def read_parts(self, space: SpaceId, parts: Sequence[ChunkPart], take: TakePart) -> None:
         with self.server.answering() as answers:
             size, pieces = done(answers.read(self._asker, space, GetRequest(tuple(parts))))
-            body = b"".join(_all(pieces))
+            body = b"".join(chain.from_iterable(pieces))
         assert len(body) == size
         at = 0
         while at < len(body):
@@ -624,12 +625,3 @@ class Desk:
     async def settle(self, space: SpaceId, conflicts: Sequence[tuple[NodeId, Rev]]) -> None:
         request = SettleRequest(tuple(conflicts))
         self.server.ask(lambda answers: answers.settle(self._asker, space, request), Done)
-
-
-def _all(pieces: Any) -> list[bytes]:
-    """What an async iterator that never waits gives."""
-
-    async def gather() -> list[bytes]:
-        return [piece async for piece in pieces]
-
-    return done(gather())

@@ -2,18 +2,53 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from litestar.types import Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from remote.server.http.outlet import Outlet
 
 HEAD_MAX = 64 << 10
 """Bytes of a request's line and headers; the parser alone would keep any number."""
 CUT = "satchel.cut"
 """The extension of a request's scope by whose `abort` an application ends the connection in the middle of an answer."""
+LEND = "satchel.lend"
+"""The extension of a request's scope whose `socket` is a Lent, where threads may use the connection's socket."""
 HEAD_SECONDS = 30.0
 """How long a head may take, from the connection's or its own first byte."""
+
+
+class Lent:
+    """The socket of a plain connection, for the body of one answer that a thread sends past uvicorn."""
+
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+        self._transport = transport
+        self._cycle = cycle
+        self.sent_bytes = 0
+
+    @contextmanager
+    def outlet(self) -> Iterator[Outlet]:
+        """Where to send, when the head of the answer is on its way; at its end, the body counts as sent."""
+        with Outlet(self._transport) as outlet:
+            try:
+                yield outlet
+            except ConnectionError:
+                # The client went away: nobody reads the rest.
+                self._transport.abort()
+        self.sent_bytes = outlet.sent_bytes
+        self._cycle.expected_content_length = 0
+
+
+def lent_of(scope: Scope) -> Lent | None:
+    """The socket under a request; None with TLS, and where no connection is."""
+    extensions: Any = scope.get("extensions") or {}
+    lent: Lent | None = extensions.get(LEND, {}).get("socket")
+    return lent
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -57,7 +92,10 @@ class BoundedConnection(HttpToolsProtocol):
         self.server_state.default_headers = [(b"date", _date(int(time.time())))]
         super().on_headers_complete()
         # Before the application begins, which is a task that was only made.
-        self.scope.setdefault("extensions", {})[CUT] = {"abort": self.transport.abort}
+        extensions = self.scope.setdefault("extensions", {})
+        extensions[CUT] = {"abort": self.transport.abort}
+        if self.transport.get_extra_info("sslcontext") is None and self.cycle is not None:
+            extensions[LEND] = {"socket": Lent(self.transport, self.cycle)}
 
     def on_message_complete(self) -> None:
         super().on_message_complete()

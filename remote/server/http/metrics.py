@@ -7,6 +7,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, ReceiveMessage, Scope, Send
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from remote.server.http.connections import lent_of
 from remote.server.instance import Instance
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
@@ -64,6 +65,8 @@ class Metrics:
                 try:
                     await app(scope, received, sent)
                 finally:
+                    if (lent := lent_of(scope)) is not None:
+                        self._sent.inc(lent.sent_bytes)
                     # Routed by now; an unknown path must not make a series of its own.
                     route = str(scope.get("path_template") or _OTHER) if status != 404 else _OTHER
                     asked = method if route != _OTHER else _OTHER

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
-from litestar.response import Stream
+from litestar.types import ASGIApp
 
 from remote.protocol.account import (
     AppTokenRequest,
@@ -59,7 +59,6 @@ from remote.protocol.messages import (
     UrlsRequest,
     WantRequest,
 )
-from remote.protocol.parts import PARTS_TYPE
 from remote.protocol.search import SearchRequest
 from remote.protocol.sharing import (
     GroupMemberRequest,
@@ -74,7 +73,8 @@ from remote.protocol.sharing import (
 from remote.server.database.accounts import Device
 from remote.server.groups import GroupAnswers
 from remote.server.http.bodies import body_pieces, check_protocol, read_message, space_of, token_of
-from remote.server.http.problems import PROTOCOL_HEADER, AnyRequest, message_response
+from remote.server.http.pouring import pour_parts
+from remote.server.http.problems import AnyRequest, message_response
 from remote.server.http.sending import take_chunks
 from remote.server.instance import Instance
 from remote.server.limits import as_rev
@@ -311,12 +311,11 @@ class Routes:
         decoder = msgspec.msgpack.Decoder(GetRequest)
 
         @post("/v1/spaces/{space:str}/chunks/read", status_code=200)
-        async def read_parts(request: AnyRequest) -> Stream:
+        async def read_parts(request: AnyRequest) -> ASGIApp:
             device = await self._device(request)
             message = await read_message(request, decoder, SMALL_BODY_MAX)
             size, pieces = await self._instance.answers.read(device, space_of(request), message)
-            headers = {PROTOCOL_HEADER: str(PROTOCOL_VERSION), "Content-Length": str(size)}
-            return Stream(pieces, media_type=PARTS_TYPE, headers=headers)
+            return pour_parts(self._instance, size, pieces)
 
         return read_parts
 
