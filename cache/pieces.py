@@ -66,12 +66,12 @@ def needed_below(at: int, entry: Entry, depth: int, start: int, stop: int, most:
     return Below(entry.key, depth, first, min(entry.length, stop - at, first + most))
 
 
-def in_groups(entries: Iterable[Entry]) -> Iterable[list[Entry]]:
-    """Entries by about GROUP_BYTES of content."""
+def in_groups(entries: Iterable[Entry], most: int = GROUP_BYTES) -> Iterable[list[Entry]]:
+    """Entries by about so many bytes of content."""
     group: list[Entry] = []
     size = 0
     for entry in entries:
-        if group and size + entry.length > GROUP_BYTES:
+        if group and size + entry.length > most:
             yield group
             group, size = [], 0
         group.append(entry)

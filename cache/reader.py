@@ -58,6 +58,7 @@ _LATE_KEPT: Final = 64
 TAIL: Final = 1 << 20
 """Bytes at the end of a file that are fetched from where a program begins to read in them."""
 _TRIES: Final = 4
+_GROUPS_OF_A_STEP: Final = 4
 
 
 @dataclass
@@ -482,7 +483,8 @@ class Reader:
             # After a seek `ahead` is somewhere else.
             return cursor.ahead >= ahead and cursor.high <= stop
 
-        for group in in_groups(entries):
+        # Each request has its price on both sides; in long steps there are enough of them at a time all the same.
+        for group in in_groups(entries, max(GROUP_BYTES, (stop - start) // _GROUPS_OF_A_STEP)):
             self._fetches.want_ahead(group, is_wanted)
         await self._chunks.warm(entries)
 
