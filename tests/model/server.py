@@ -133,7 +133,7 @@ class _Database(Database):
 class _Answers(Answers):
     """The real ones; what waits for a thread elsewhere is done at once here."""
 
-    async def _in_file_thread(self, job: Callable[[], T]) -> T:
+    async def in_file_thread(self, job: Callable[[], T]) -> T:
         return job()
 
 
