@@ -28,7 +28,7 @@ from remote.server.upkeep.backing import COLLECT_LOCK
 from remote.server.upkeep.collecting import GRACE_SECONDS, Collector
 from remote.server.upkeep.hits import Hits
 from remote.server.upkeep.packing import Packer
-from remote.server.upkeep.scrubbing import Scrubber
+from remote.server.upkeep.scrubbing import SCRUB_LOCK, Scrubber
 
 _HITS_MAX = 1_000
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -210,7 +210,7 @@ def scrub(
     What is lost is asked for again: any device that has it in its cache sends it. Exit code 1 while something is lost.
     """
     data = data or default_data()
-    with beside(data, key_file or default_key_file()) as instance, only_one(data, "scrub.lock", "Another scrub"):
+    with beside(data, key_file or default_key_file()) as instance, only_one(data, SCRUB_LOCK, "Another scrub"):
         copy = LocalObjects(replica, Signer(b"", time.time), is_only=False) if replica is not None else None
         scrubber = Scrubber(instance.database, instance.objects, replica=copy, pace=_pace(rate))
         scrubbed = scrubber.run(bytes_max)

@@ -63,9 +63,10 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--clamd", metavar="PATH|HOST:PORT", callback=_clamd, help="Look for viruses, by ClamAV's daemon that is there."
     )
+    @click.option("--upkeep", is_flag=True, help="Do what gc does each day and what scrub does each month, quietly.")
     @wraps(command)
-    def wrapped(*, search: str, previews: bool, clamd: str | None, **others: object) -> None:
-        command(choice=Choice(search, previews, clamd or ""), **others)
+    def wrapped(*, search: str, previews: bool, clamd: str | None, upkeep: bool, **others: object) -> None:
+        command(choice=Choice(search, previews, clamd or "", upkeep), **others)
 
     return wrapped
 
@@ -127,8 +128,16 @@ def run(
         def ready(url: str) -> None:
             click.echo(f"Satchel serves on {url}")
 
-        jobs = chosen(opened, choice)
-        serve(opened, listening, ready, metrics_at, has_webdav=webdav, is_logged=is_logged, jobs=jobs)
+        serve(
+            opened,
+            listening,
+            ready,
+            metrics_at,
+            has_webdav=webdav,
+            is_logged=is_logged,
+            jobs=chosen(opened, choice),
+            has_upkeep=choice.has_upkeep,
+        )
 
 
 for _command in (*COMMANDS, *ACCOUNT_COMMANDS):

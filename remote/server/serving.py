@@ -8,7 +8,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from remote.server.hub import Hub
 from remote.server.instance import Instance
 from remote.server.jobs.following import Job
 from remote.server.jobs.running import Jobs
+from remote.server.upkeep.regular import Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -109,11 +110,12 @@ def serve(
     has_webdav: bool = False,
     is_logged: bool = False,
     jobs: Sequence[Job] = (),
+    has_upkeep: bool = False,
 ) -> None:
     """Answers until SIGTERM or SIGINT; `ready` gets the URL when connections are answered.
 
     `has_webdav`: also by WebDAV, with names and passwords. `is_logged`: a line of the log for each request.
-    `jobs`: what follows the journals meanwhile.
+    `jobs`: what follows the journals meanwhile. `has_upkeep`: gc and scrub are done regularly.
     `metrics_at`: host and port at which Prometheus may ask; None: requests are not counted at all.
     """
     listen.check()
@@ -140,7 +142,14 @@ def serve(
         )
         server = _Server(config, instance.hub, lambda: ready(url))
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_until_signal(instance, server, bound, jobs))
+            beside = [
+                _thin_regularly(instance),
+                _hear_of_commands(instance),
+                Jobs(jobs, instance.database, instance.keyring, instance.contents, instance.hub).run(),
+            ]
+            if has_upkeep:
+                beside.append(Upkeep(instance.data, instance.database, instance.objects, instance.keyring).run())
+            runner.run(_until_signal(server, bound, beside))
 
 
 def _with_webdav(instance: Instance, app: ASGIApp) -> ASGIApp:
@@ -211,19 +220,20 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _until_signal(instance: Instance, server: _Server, bound: socket.socket, jobs: Sequence[Job]) -> None:
+async def _until_signal(
+    server: _Server, bound: socket.socket, beside: Sequence[Coroutine[object, object, None]]
+) -> None:
+    """Serves, and runs what is to be done beside it, until a signal."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.end)
-    following = Jobs(jobs, instance.database, instance.keyring, instance.contents, instance.hub)
-    tasks = (_thin_regularly(instance), _hear_of_commands(instance), following.run())
-    beside = [asyncio.create_task(task) for task in tasks]
+    tasks = [asyncio.create_task(each) for each in beside]
     try:
         await server.serve([bound])
     finally:
-        for task in beside:
+        for task in tasks:
             task.cancel()
-        await asyncio.wait(beside)
+        await asyncio.wait(tasks)
 
 
 async def _hear_of_commands(instance: Instance) -> None:

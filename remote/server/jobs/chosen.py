@@ -18,12 +18,13 @@ class Choice:
     """What whoever runs the server chose.
 
     `search`: what files are found by, one of SEARCHES; `has_previews`: whether the usual previews are made ahead;
-    `clamd`: where the virus scanner listens, empty for none.
+    `clamd`: where the virus scanner listens, empty for none. `has_upkeep`: whether gc and scrub are done regularly.
     """
 
     search: str = "content"
     has_previews: bool = True
     clamd: str = ""
+    has_upkeep: bool = False
 
 
 def chosen(instance: Instance, choice: Choice) -> list[Job]:

@@ -22,6 +22,8 @@ from remote.server.objects.store import ObjectMissing, Objects, Removable, id_of
 from remote.server.upkeep.marking import AT_ONCE
 
 CURSOR = "scrubbed_until"
+SCRUB_LOCK = "scrub.lock"
+"""Who holds it scrubs."""
 _NOTED_EVERY = 64 << 20
 """Bytes after which it is noted how far scrubbing came."""
 

@@ -321,6 +321,14 @@ def test_a_signal_ends_it_within_two_seconds_with_polls_open(made: Home, number:
         assert answers == [200] * 5
 
 
+def test_a_server_with_upkeep_ends_when_it_is_told_to(made: Home) -> None:
+    with made.serving("--upkeep") as (process, _):
+        process.terminate()
+        assert process.wait(DEADLINE_SECONDS) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
 def test_open_polls_hear_of_commands_beside_the_server(made: Home) -> None:
     with made.serving() as (_, url):
         device = made.device(url)

@@ -26,7 +26,8 @@ from remote.server.upkeep import backing, standing
 from remote.server.upkeep.collecting import STRAY_SECONDS, Collected, Collector
 from remote.server.upkeep.hits import Hits
 from remote.server.upkeep.packing import Packed, Packer
-from remote.server.upkeep.scrubbing import Scrubber
+from remote.server.upkeep.regular import Upkeep
+from remote.server.upkeep.scrubbing import SCRUB_LOCK, Scrubber
 
 pytestmark = pytest.mark.anyio
 
@@ -397,3 +398,57 @@ async def test_a_commit_of_what_was_collected_is_refused(ann: Any, beside: Besid
     collect(beside)
     with pytest.raises(ChunkMissing):
         await ann.new_file(b"late", ROOT, Manifest(1_000, entries=(entry(small(1)),)))
+
+
+DAY_NS = 86_400 * 10**9
+
+
+def upkeep(instance: Instance, days: float) -> Upkeep:
+    """What the server does by itself so many days from now."""
+    now_ns = time.time_ns() + int(days * DAY_NS)
+    return Upkeep(instance.data, instance.database, instance.objects, instance.keyring, lambda: now_ns)
+
+
+async def test_a_server_with_upkeep_gives_the_disk_back_by_itself(ann: Any, instance: Instance, tmp_path: Path) -> None:
+    await send(ann, LARGE)
+    upkeep(instance, 1).once()
+    # Not before the grace is over, however often it is looked.
+    upkeep(instance, 1.5).once()
+    upkeep(instance, 2.5).once()
+    assert len(stored_files(tmp_path, "objects")) == 1
+    upkeep(instance, 9).once()
+    assert stored_files(tmp_path, "objects") == []
+
+
+async def test_upkeep_waits_for_commands_that_do_the_same(ann: Any, instance: Instance, tmp_path: Path) -> None:
+    await send(ann, LARGE)
+    upkeep(instance, 1).once()
+    for lock in (backing.COLLECT_LOCK, SCRUB_LOCK):
+        with instances.only_one(tmp_path / "data", lock, "A command"):
+            upkeep(instance, 40).once()
+    assert stored_files(tmp_path, "objects") == [], "it was done when the first command had ended"
+
+
+@pytest.mark.logs_errors("1 chunks are lost")
+async def test_upkeep_scrubs_each_month(ann: Any, instance: Instance, tmp_path: Path) -> None:
+    await keep(ann, b"film", LARGE)
+    upkeep(instance, 0).once()
+    (file,) = stored_files(tmp_path, "objects")
+    flip(file)
+    upkeep(instance, 29).once()
+    assert not (await ann.want(LARGE)).missing
+    upkeep(instance, 31).once()
+    assert (await ann.want(LARGE)).missing
+
+
+async def test_upkeep_that_was_stopped_is_done_after_the_next_start(
+    ann: Any, instance: Instance, tmp_path: Path
+) -> None:
+    await send(ann, LARGE)
+    upkeep(instance, 1).once()
+    stopped = upkeep(instance, 9)
+    stopped.stop()
+    stopped.once()
+    assert len(stored_files(tmp_path, "objects")) == 1
+    upkeep(instance, 9).once()
+    assert stored_files(tmp_path, "objects") == []
