@@ -48,17 +48,25 @@ class News:
 
         `are_in_the_way`: of what we want, so that they concern us also in a folder that is not listed.
         """
-        fresh = [version for version in versions if not self._is_stale(version)]
         # Known folders may be among the news: what is in them is judged by the tree as it was.
         alive: list[NodeVersion] = []
-        for version in fresh:
-            if version.state is not None and self._concerns(version, are_in_the_way):
+        removed: list[NodeVersion] = []
+        known: list[NodeVersion] = []
+        for version in versions:
+            record, waiting = self._edit.record(version.node), self._edit.news_of(version.node)
+            if version.rev <= (record.rev if record is not None else 0) or (waiting and version.rev < waiting.rev):
+                continue
+            if version.state is None:
+                removed.append(version)
+            elif record is not None or self._concerns(version.state, are_in_the_way or waiting is not None):
                 alive.append(version)
-            elif version.state is not None:
+            else:
                 # What waited to come in here has gone to a folder that is not known.
                 self._edit.forget_news(version.node)
-        removed = [version for version in fresh if version.state is None]
-        for version in (*alive, *removed):
+                continue
+            if record is not None:
+                known.append(version)
+        for version in sorted(known, key=lambda version: version.state is None):
             self._free_names(version)
         folders = [version for version in removed if self._is_folder(version.node)]
         for version in removed:
@@ -72,16 +80,9 @@ class News:
         for version in sorted(folders, key=lambda version: -self._depth(version.node)):
             self._take_one(version)
 
-    def _is_stale(self, version: NodeVersion) -> bool:
-        record, waiting = self._edit.record(version.node), self._edit.news_of(version.node)
-        return (record is not None and version.rev <= record.rev) or (waiting is not None and version.rev < waiting.rev)
-
-    def _concerns(self, version: NodeVersion, is_in_the_way: bool) -> bool:
-        if self._edit.record(version.node) is not None:
-            return True
-        folders = [name.parent for name in version.state.names] if version.state is not None else []
-        # What waits does so because it is in the way of something here.
-        is_in_the_way = is_in_the_way or self._edit.news_of(version.node) is not None
+    def _concerns(self, state: NodeState, is_in_the_way: bool) -> bool:
+        """Whether what is not known here comes into a folder that is; what waits is in the way of something here."""
+        folders = [name.parent for name in state.names]
         if is_in_the_way and any(self._edit.record(folder) is not None for folder in folders):
             return True
         return any(map(self._is_known_folder, folders))
@@ -136,6 +137,11 @@ class News:
         before = self._edit.record(node)
         if before is not None and version.rev <= before.rev:
             return
+        if before is None and version.state is not None and self._is_plain(version.state):
+            # As all that follows would have it, many times faster: so is most of what a listing brings.
+            self._edit.forget_news(node)
+            self._edit.put(node, Record(rev=version.rev, local=version.state))
+            return
         if self._must_wait(before, version):
             self._edit.keep_news(version)
             self._index_again(node, before)
@@ -165,6 +171,16 @@ class News:
             self._keep(settled.record, version)
         elif before is not None:
             self._edit.drop(node)
+
+    def _is_plain(self, state: NodeState) -> bool:
+        """Whether something new comes in under names that nobody has, in folders that are not removed; no folder."""
+        if state.kind is Kind.FOLDER:
+            return False
+        for name in state.names:
+            folder = self._edit.record(name.parent)
+            if (folder is not None and folder.local is None) or self._edit.holder(name) is not None:
+                return False
+        return True
 
     def _bring_out(self, folder: NodeId) -> None:
         """What lives on here in a folder that is removed, and was never known here, goes to the top."""

@@ -218,6 +218,11 @@ class Reader:
             self._held_lately[manifest] = (now, held)
         return held
 
+    @property
+    def held_as_of(self) -> int:
+        """Grows whenever any content comes or goes."""
+        return self._chunks.store.changes
+
     def _chunk_entries(self, manifest: Manifest) -> Sequence[Entry]:
         """The entries of all chunks, but those below leaves that are not here."""
         level: Sequence[Entry] = manifest.entries

@@ -122,6 +122,7 @@ class Store:
         # Keys that the file was found not to have, as of the state that is read. LMDB lets go of the GIL at each look:
         # beside threads that work, what is asked again and again ("is there such a name?") would cost a wait each time.
         self._absent: list[set[bytes]] = []
+        self._is_empty: list[bool] = []
         self._is_kept = False
         self._is_full = trio.Event()
         self._is_changed = trio.Event()
@@ -206,6 +207,7 @@ class Store:
         """From now on LMDB's last commit is read."""
         self._txn = self._env.begin()
         self._absent = [set() for _ in self._names]
+        self._is_empty = [not self._txn.stat(db)["entries"] for db in self._tables]
 
     def _stored_sequence(self) -> int:
         value = self._txn.get(_SEQUENCE, db=self._meta)
@@ -239,7 +241,7 @@ class Store:
             if key in values:
                 return values[key]
         absent = self._absent[table]
-        if key in absent:
+        if self._is_empty[table] or key in absent:
             return None
         value = self._txn.get(key, db=self._tables[table])
         if value is None and len(absent) < _ABSENT_MAX:
@@ -322,6 +324,11 @@ class Store:
 
     # Changing
 
+    @property
+    def changes(self) -> int:
+        """How many were made so far."""
+        return self._sequence
+
     def change(self) -> Change:
         """A change; when its block ends without an exception it is kept, even if the process is killed just then.
 
@@ -337,10 +344,12 @@ class Store:
         else:
             size_bytes = sum(len(value) for values in puts.values() for value in values.values() if value is not None)
         self._sequence += 1
-        for table in self._counts.keys() & puts.keys():
-            self._counts[table] += sum(
-                (value is not None) - (self.get(table, key) is not None) for key, value in puts[table].items()
-            )
+        for table, values in puts.items():
+            if table in self._counts:
+                more = 0
+                for key, value in values.items():
+                    more += (value is not None) - (self.get(table, key) is not None)
+                self._counts[table] += more
         self._active.apply(puts, size_bytes, self._sequence)
         self._is_changed.set()
         if _is_full(self._active):

@@ -202,10 +202,9 @@ class Edit:
 
     def record(self, node: NodeId) -> Record | None:
         """The record as this edit leaves it."""
-        try:
+        if node in self._records:
             return self._records[node]
-        except KeyError:
-            return self._tree.record(node)
+        return self._tree.record(node)
 
     def get(self, node: NodeId) -> Record:
         """The record; raises NoSuchNode."""
@@ -253,7 +252,9 @@ class Edit:
 
     def put(self, node: NodeId, record: Record) -> None:
         """Replaces a record; the name index and the dirty index follow."""
-        before = self.record(node)
+        self._replace(node, self.record(node), record)
+
+    def _replace(self, node: NodeId, before: Record | None, record: Record) -> None:
         if before is None:
             record = self._tree.placed(record, self)
         if before is None or self._unindexed or not _is_indexed_alike(before, record):
@@ -320,27 +321,32 @@ class Edit:
         record = self.record(node)
         if record is None:
             if state is not None:
-                self.put(node, Record(rev=Rev(0), local=state, is_dirty=True, is_listed=state.kind is Kind.FOLDER))
+                new = Record(rev=Rev(0), local=state, is_dirty=True, is_listed=state.kind is Kind.FOLDER)
+                self._replace(node, None, new)
                 self.mark_dirty(node, edited_ns)
             return
         if state is None and self._tree.is_unknown_elsewhere(node, record) and not self._is_unborn(node, record):
             self.drop(node)
             return
-        number, size = (staged or (record.staged, record.staged_size)) if state else (0, 0)
-        self.put(
-            node,
-            msgspec.structs.replace(
-                record, local=state, is_dirty=True, synced=record.agreed, staged=number, staged_size=size
-            ),
-        )
+        self._set_dirty(node, record, state, staged)
         self.mark_dirty(node, edited_ns)
+
+    def _set_dirty(
+        self, node: NodeId, record: Record, state: NodeState | None, staged: tuple[int, int] | None = None
+    ) -> None:
+        number, size = (staged or (record.staged, record.staged_size)) if state else (0, 0)
+        dirty = msgspec.structs.replace(
+            record, local=state, is_dirty=True, synced=record.agreed, staged=number, staged_size=size
+        )
+        self._replace(node, record, dirty)
 
     def touch(self, folder: NodeId, now_ns: int) -> None:
         """A folder's times move because its entries changed."""
         record = self.record(folder)
         if record is not None and record.local is not None:
-            state = msgspec.structs.replace(record.local, mtime_ns=now_ns, ctime_ns=now_ns)
-            self.set_local(folder, state, self.edited_ns(folder) or now_ns)
+            self._set_dirty(folder, record, msgspec.structs.replace(record.local, mtime_ns=now_ns, ctime_ns=now_ns))
+            if self.change.get(Table.DIRTY, node_key(folder)) is None:
+                self.mark_dirty(folder, self.edited_ns(folder) or now_ns)
 
     def keep_news(self, version: NodeVersion) -> None:
         """Remembers what the server told of a node until it can be merged."""
@@ -556,10 +562,9 @@ class Tree:
 
     def record(self, node: NodeId) -> Record | None:
         """The record of a node, or None."""
-        try:
-            return self._records[node]
-        except KeyError:
-            pass
+        known = self._records.get(node)
+        if known is not None:
+            return known
         value = self._store.get(Table.NODES, node_key(node))
         if value is None:
             return None

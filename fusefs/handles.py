@@ -358,6 +358,11 @@ class OpenFiles:
         """Bytes of a file's content that lie on this machine, sent or not, about (see Reader.held_about)."""
         return self._held(node, self._reader.held_about)
 
+    @property
+    def held_as_of(self) -> int:
+        """Grows whenever any content comes into the cache or goes."""
+        return self._reader.held_as_of
+
     def _held(self, node: NodeId, held_of: Callable[[Manifest], int]) -> int:
         file = self._files.get(node)
         staging = file.staging if file is not None else None

@@ -13,6 +13,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
 
 from cache.errors import NoSuchNode
+from cache.tree import Record
 from fusefs.attributes import Attributes, Caller, Setting
 from fusefs.errnos import errno_of
 from fusefs.errors import IsFolder, Overtaken, ReadOnly
@@ -36,6 +37,8 @@ _BLOCK: Final = 4_096
 _TIME_MAX_NS: Final = (1 << 63) - 1
 _TASKS: Final = 64
 _ABSENT_MAX: Final = 100_000
+_MADE_MAX: Final = 8_192
+_DOTS: Final = frozenset((b".", b".."))
 
 
 @dataclass
@@ -115,6 +118,9 @@ class Operations(pyfuse3.Operations):
         self._known: dict[int, int] = {}
         self.absent: set[Name] = set()
         """Names of which the kernel may remember that they lead nowhere."""
+        # What was listed lately, each with the record that it tells of: making it is most of what a listing costs.
+        self._made: dict[int, tuple[Record, EntryAttributes]] = {}
+        self._made_as_of = 0
 
     def repeat(self, repeater: Repeater) -> None:
         """Who repeats changes from elsewhere answers the requests that come of it."""
@@ -354,19 +360,33 @@ class Operations(pyfuse3.Operations):
         assert isinstance(folder, _OpenFolder)
         if start_id == 0:
             folder.entries = await self._entries(folder.inode)
+        if self._made_as_of != self._volume.files.held_as_of or len(self._made) > _MADE_MAX:
+            self._made.clear()
+            self._made_as_of = self._volume.files.held_as_of
         for position in range(start_id, len(folder.entries)):
             name, inode = folder.entries[position]
             try:
-                entry = self._shown(inode) if is_virtual(inode) else self._entry(NodeId(inode))
+                entry = self._shown(inode) if is_virtual(inode) else self._listed(NodeId(inode))
             except NoSuchNode:
                 continue
             if not pyfuse3.readdir_reply(token, name, entry, position + 1):
                 break
-            if name not in (b".", b".."):
+            if name not in _DOTS:
                 if is_virtual(inode):
                     self._virtual(inode).inodes.count(inode)
                 else:
                     self._asked(entry)
+
+    def _listed(self, node: NodeId) -> EntryAttributes:
+        record = self._volume.settled(node)
+        if record is None:
+            return self._entry(node)
+        made = self._made.get(node)
+        if made is not None and made[0] is record:
+            return made[1]
+        entry = self._entry(node)
+        self._made[node] = (record, entry)
+        return entry
 
     async def _entries(self, inode: int) -> list[tuple[bytes, int]]:
         if is_virtual(inode):
@@ -379,7 +399,7 @@ class Operations(pyfuse3.Operations):
     async def releasedir(self, fh: int) -> None:
         folder = self._handles.pop(fh)
         if isinstance(folder, _OpenFolder) and is_virtual(folder.inode):
-            unseen = (inode for name, inode in folder.entries if name not in (b".", b".."))
+            unseen = (inode for name, inode in folder.entries if name not in _DOTS)
             self._virtual(folder.inode).inodes.drop_unseen(unseen)
 
     @_waits

@@ -42,6 +42,29 @@ def test_blocks_are_what_lies_on_this_machine(device: Any, tmp_path: Path) -> No
     assert int(du.stdout.split()[0]) == 20 * MIB + 1
 
 
+def test_a_listing_tells_what_lies_on_this_machine_by_now(device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    desk.path.joinpath("file").write_bytes(os.urandom(100_000))
+    desk.in_step(laptop)
+    there = laptop.path / "file"
+
+    def listed() -> int:
+        # Its attributes come with its name.
+        os.listdir(laptop.path)
+        return there.stat().st_blocks * 512
+
+    assert listed() == 512, "nothing of it is there"
+    assert len(there.read_bytes()) == 100_000
+    assert until(lambda: listed() >= 100_000, 10)
+    desk.path.joinpath("file").write_bytes(b"short")
+    desk.in_step(laptop)
+    os.listdir(laptop.path)
+    assert there.stat().st_size == 5
+    there.chmod(0o600)
+    os.listdir(laptop.path)
+    assert there.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_sparse_file_takes_what_was_written_to_it(device: Any) -> None:
     desk, laptop = device("desk"), device("laptop")
     path = desk.path / "sparse"
