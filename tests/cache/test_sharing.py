@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from cache import rehoming
 from cache.errors import NoSuchNode
+from cache.pull import Effects
 from cache.tree import Edit
 from fusefs.errors import Mounted, OtherSpace, ReadOnly
 from remote.protocol.errors import Unreachable
@@ -877,5 +878,104 @@ def test_the_end_of_sharing_flickers_nothing_for_the_owner(*, is_space_first: bo
         assert not {name for effects in friends.two.shown for name in effects.names}
         assert await friends.two.files.read(handle, 0, 4) == b"Call"
         friends.two.volume.close(handle)
+
+    among_friends(scene)
+
+
+def test_what_waits_to_come_into_a_folder_comes_when_that_is_a_shared_one() -> None:
+    async def scene(friends: Friends) -> None:
+        box = await make_folder(friends.one, b"box")
+        await friends.quiet()
+        friends.two.wire.set_up(False)
+        await make(friends.two, b"poem", b"of two" * 1_000, box)
+        theirs = await make(friends.one, b"poem", b"of one" * 1_000, box)
+        await friends.quiet(friends.one, friends.guest)
+        # More is to come after what takes its name, so that its news waits.
+        friends.share(box)
+        friends.two.syncs.hold("not now")
+        friends.two.wire.set_up(True)
+        friends.two.sync.retry_now()
+        await trio.sleep(5)
+        assert [child.node for child in friends.two.tree.children(box)] == [theirs]
+        friends.two.syncs.hold("")
+        friends.accept()
+        await friends.quiet()
+        for device in friends.all:
+            assert [child.node for child in device.tree.children(await at(device, "box"))] == [theirs]
+            assert await device.content(theirs) == b"of one" * 1_000
+
+    among_friends(scene)
+
+
+def test_a_program_that_goes_on_moving_while_its_folder_becomes_a_shared_one_gets_exdev(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        for number in range(20):
+            await make(friends.one, b"%02d" % number, b"", thesis)
+        box = await make_folder(friends.one, b"z", thesis)
+        mine = await make(friends.one, b"mine", b"1")
+        await friends.quiet()
+        monkeypatch.setattr(rehoming, "_AT_ONCE", 1)
+        effects_of, is_begun = rehoming.effects_of, trio.Event()
+
+        def begun(edit: Edit, *, is_event: bool) -> Effects:
+            if edit.change._store is friends.two.tree.store:
+                is_begun.set()
+            return effects_of(edit, is_event=is_event)
+
+        monkeypatch.setattr(rehoming, "effects_of", begun)
+        friends.share(thesis)
+        await is_begun.wait()
+        with pytest.raises(OtherSpace):
+            await friends.two.volume.rename(ROOT, b"mine", box, b"mine", 0)
+        friends.accept()
+        await friends.quiet()
+        assert await at(friends.one, "mine") == mine
+
+    among_friends(scene)
+
+
+def test_a_folder_that_becomes_a_shared_one_while_it_is_listed_is_listed_whole() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        await make(friends.one, b"intro", b"1", thesis)
+        await friends.quiet()
+        three = Device(friends.home, friends.server, 3, is_walking=False)
+        await three.start(friends.nursery)
+        await trio.sleep(2)
+        await three.pull.list_folders([ROOT])
+        assert not three.tree.children(thesis)
+        friends.share(thesis)
+        await three.syncs.list_folder(thesis)
+        assert [child.name for child in three.tree.children(thesis)] == [b"intro"]
+        await three.stop()
+
+    among_friends(scene)
+
+
+def test_what_is_removed_together_with_an_edit_of_a_mount_is_none_of_its_space() -> None:
+    async def scene(friends: Friends) -> None:
+        box = await make_folder(friends.one, b"box")
+        thesis = await make_folder(friends.one, b"thesis", box)
+        intro = await make(friends.one, b"intro", b"1")
+        await friends.quiet()
+        friends.share(thesis)
+        await friends.quiet()
+        three = Device(friends.home, friends.server, 3, is_walking=False)
+        await three.start(friends.nursery)
+        await trio.sleep(2)
+        await three.pull.list_folders([ROOT])
+        assert intro in three.local()
+        friends.one.syncs.hold("together")
+        await friends.one.volume.unlink(ROOT, b"intro")
+        await make(friends.one, b"new", b"", thesis)
+        friends.one.syncs.hold("")
+        await friends.quiet()
+        await trio.sleep(5)
+        assert three.tree.record(intro) is None
+        assert three.tree.record(thesis) is None
+        await three.stop()
 
     among_friends(scene)
