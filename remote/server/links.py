@@ -13,13 +13,14 @@ from itertools import islice
 
 from remote.protocol.account import LinkEntry, LinkRequest, Links, RevokeLinkRequest
 from remote.protocol.errors import BadRequest, Gone, NotAllowed, NotFound, NotSignedIn
-from remote.protocol.ids import ROOT, NodeId
+from remote.protocol.ids import ROOT, NodeId, SpaceId
 from remote.protocol.messages import Done
 from remote.protocol.nodes import NAME_MAX, Kind, Manifest
 from remote.server.accounts import PROVEN_MAX, PROVEN_SECONDS, Accounts
 from remote.server.audit import note
 from remote.server.database import accounts as account_rows
 from remote.server.database import links as link_rows
+from remote.server.database import trees
 from remote.server.database.accounts import Device
 from remote.server.database.connection import Database, Session
 from remote.server.database.links import LinkRow
@@ -30,6 +31,7 @@ from remote.server.keys import SpaceKey
 from remote.server.limits import check_node, check_space
 from remote.server.rights import Right, member_space
 from remote.server.slowing import Lately
+from remote.server.states import decode_state
 
 READ, VIEW, UPLOAD = "read", "view", "upload"
 """To download, to look at only, to bring files only."""
@@ -40,6 +42,8 @@ DEPTH_MAX = 1_000
 NUMBERS_MAX = 1_000
 """Files of one name that are brought to a folder."""
 CHILDREN_MAX = 10_000
+MOVES_MAX = 100
+"""Times that a folder was shared and not shared any more, after which nobody looks on."""
 _SECRET_SIZE = 16
 _STARTED_MAX = 10_000
 _STARTED_SECONDS = 6 * 3_600.0
@@ -90,13 +94,11 @@ class LinkAnswers:
 
         def make(session: Session) -> LinkEntry:
             # Also to show: who may only look does not show it to all the world.
-            space = member_space(session, request.space, device.user, Right.WRITE)
+            member_space(session, request.space, device.user, Right.WRITE)
+            where, node = _place(session, request.space, request.node)
+            space = member_space(session, where, device.user, Right.WRITE)
             key = self._keyring.key(space)
-            item = _item(session, space, key, request.node)
-            if item.state.mounts:
-                space = member_space(session, item.state.mounts, device.user, Right.WRITE)
-                key = self._keyring.key(space)
-                item = _item(session, space, key, ROOT)
+            item = _item(session, space, key, node)
             if request.kind == UPLOAD and item.state.kind != Kind.FOLDER:
                 raise BadRequest("Files can be brought into a folder only.")
             if item.state.kind not in {Kind.FILE, Kind.FOLDER}:
@@ -132,14 +134,12 @@ class LinkAnswers:
                 space = space_row(session, row.space)
                 if space is None:
                     continue
-                key = self._keyring.key(space)
                 try:
                     # Whose links may not be used any more is told nothing more of what they led to.
-                    member_space(session, row.space, device.user, Right.WRITE)
-                    item = _item(session, space, key, row.node)
+                    item = self._followed(session, row).item
                 except (NotFound, NotAllowed):
                     item = None
-                secret = key.open(row.secret).decode()
+                secret = self._keyring.key(space).open(row.secret).decode()
                 found.append(_entry(row, secret, item, is_over=item is None or self._is_over(row)))
             return Links(tuple(found))
 
@@ -200,12 +200,19 @@ class LinkAnswers:
         if maker is None or maker.is_disabled or row.is_revoked or self._has_expired(row):
             raise Gone("This link is over: ask who gave it to you for a new one.")
         try:
-            space = member_space(session, row.space, row.user, Right.WRITE)
-            key = self._keyring.key(space)
-            item = _item(session, space, key, row.node)
+            return self._followed(session, row)
         except (NotFound, NotAllowed):
             raise Gone("What this link led to is not there any more.") from None
-        return Opened(row, space, key, item)
+
+    def _followed(self, session: Session, row: LinkRow) -> Opened:
+        """What a link leads to now, also when its folder was shared since, or is shared no more.
+
+        Raises NotFound, and NotAllowed for what its maker may not give away any more.
+        """
+        space, node = _place(session, row.space, row.node)
+        there = member_space(session, space, row.user, Right.WRITE)
+        key = self._keyring.key(there)
+        return Opened(replace(row, space=space, node=node), there, key, _item(session, there, key, node))
 
     async def count(self, opened: Opened, who: str, *, is_beginning: bool) -> None:
         """Counts a download, once for what `who` asks for in parts; raises Gone when the link allows no more."""
@@ -285,6 +292,23 @@ class LinkAnswers:
 
     def _is_over(self, row: LinkRow) -> bool:
         return self._has_expired(row) or bool(row.downloads_max and row.downloads >= row.downloads_max)
+
+
+def _place(session: Session, space: SpaceId, node: NodeId) -> tuple[SpaceId, NodeId]:
+    """Where a node is that was in this space: it keeps its id when its folder becomes a space, or the home's again."""
+    for _ in range(MOVES_MAX):
+        found = trees.node_row(session, space, node)
+        if found is None:
+            break
+        if found.state is None:
+            if not found.parent:
+                break
+            space = SpaceId(found.parent)
+        elif mounts := decode_state(found.state).mounts:
+            return mounts, ROOT
+        else:
+            break
+    return space, node
 
 
 def _in_archive(name: bytes, taken: dict[str, int]) -> str:

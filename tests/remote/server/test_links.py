@@ -13,6 +13,7 @@ from remote.protocol.account import LinkEntry, LinkRequest, Links, RevokeLinkReq
 from remote.protocol.errors import BadRequest, NotAllowed, NotFound
 from remote.protocol.ids import ROOT, NodeId
 from remote.protocol.messages import Done
+from remote.protocol.sharing import Shared, SharedSpaceRequest, ShareRequest, Wish
 from remote.server.database import spaces as space_rows
 from remote.server.instance import Instance
 from remote.server.slowing import FAILURES_FREE
@@ -189,6 +190,38 @@ async def test_a_link_shows_the_file_as_it_is_now_and_ends_with_it(
     assert (await http.get(link.path)).status_code == 410
     assert [entry.is_over for entry in await drive.links()] == [True]
     assert (await http.get("/s/AAAAAAAAAAAAAAAAAAAAAA")).status_code == 404
+
+
+async def test_links_lead_on_when_their_folder_is_shared_and_when_that_ends(
+    drive: Drive, bob: Any, http: httpx.AsyncClient
+) -> None:
+    ann = drive.ann
+    whole, inner, upload = await drive.link(), await drive.link(drive.file), await drive.link(kind="upload")
+
+    async def lead_on(brought: bytes) -> None:
+        assert "intro.txt" in (await http.get(whole.path)).text
+        assert (await http.get(f"{whole.path}/intro.txt")).content == b"Call me Ishmael."
+        assert (await http.get(inner.path)).content == CONTENT
+        assert (await http.put(f"{upload.path}/{brought.decode()}", content=b"new")).status_code == 201
+        assert not [link for link in await drive.links() if link.is_over]
+
+    await lead_on(b"first")
+    request = ShareRequest(ann.home, drive.folder, (Wish("bob", "editor"),))
+    shared = await ann.ask("POST", "/v1/shares/make", request, Shared)
+    await lead_on(b"second")
+    await bob.ask("POST", "/v1/shares/accept", SharedSpaceRequest(shared.space), Shared)
+    inside = LinkRequest(shared.space, drive.file)
+    his, hers = [await one.ask("POST", "/v1/links/make", inside, LinkEntry) for one in (bob, ann)]
+    assert (await http.get(his.path)).content == CONTENT
+    await ann.ask("POST", "/v1/shares/end", SharedSpaceRequest(shared.space), Done)
+    await lead_on(b"third")
+    assert (await http.get(hers.path)).content == CONTENT
+    # What went back to her home is no more his to give.
+    assert (await http.get(his.path)).status_code == 410
+    await ann.ask("POST", "/v1/shares/make", request, Shared)
+    await lead_on(b"fourth")
+    for name in ("first", "second", "third"):
+        assert name in (await http.get(whole.path)).text
 
 
 async def test_nobody_links_what_is_not_his(drive: Drive, bob: Any) -> None:
