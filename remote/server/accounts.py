@@ -393,6 +393,12 @@ def check_standing(session: Session, device: Device, now_ns: int) -> None:
     _check_not_wiped(_holder(session, device.token_hash, now_ns))
 
 
+def check_enabled(session: Session, user: UserId) -> None:
+    """Raises NotSignedIn for a user who is kept out, or gone."""
+    account = account_rows.account(session, user)
+    _check_enabled(account is None or account.is_disabled)
+
+
 def _holder(session: Session, hashed: bytes, now_ns: int) -> Device:
     """Who holds the token with this hash; raises NotSignedIn."""
     found = account_rows.device_of_token(session, hashed)

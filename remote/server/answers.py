@@ -56,7 +56,7 @@ from remote.protocol.messages import (
     WantRequest,
 )
 from remote.server import commits, leases, reading
-from remote.server.accounts import check_standing
+from remote.server.accounts import check_enabled, check_standing
 from remote.server.chunks import Chunks
 from remote.server.database import accounts as account_rows
 from remote.server.database import chunks as chunk_rows
@@ -377,6 +377,7 @@ class Answers:
 
     async def object_place(self, user: UserId, space: SpaceId, chunk: ChunkId) -> Place:
         """Where a chunk lies, for the holder of a signed URL."""
+        await self._database.read(lambda session: check_enabled(session, user))
         others = await self._others(user, space, Right.READ)
         return await self.in_file_thread(lambda: self.chunks.place(space, chunk, others))
 
@@ -386,7 +387,12 @@ class Answers:
 
     async def has_object(self, user: UserId, space: SpaceId, chunk: ChunkId) -> bool:
         """Whether the chunk is there for this space already, for the holder of a signed URL to put it."""
-        await self._database.read(lambda session: member_space(session, space, user, Right.WRITE))
+
+        def look(session: Session) -> None:
+            check_enabled(session, user)
+            member_space(session, space, user, Right.WRITE)
+
+        await self._database.read(look)
         return await self.in_file_thread(lambda: self.chunks.has(space, chunk))
 
     async def may_send(self, device: Device, space: SpaceId) -> None:

@@ -72,6 +72,8 @@ class PreviewAnswers:
         content = found.item.state.content
         assert content is not None, "how_of looked"
         space, key = found.space.space, self._keyring.key(found.space)
+        # Also one that was made before a virus was found.
+        self._contents.check(space, content)
         content_id = key.content_id(encode_manifest(content))
         kept = self._kept(key, Shown(space, content_id, size))
         if kept is not None:

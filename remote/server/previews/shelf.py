@@ -63,9 +63,8 @@ class Shelf:
         # Whole or not at all after a kill; after a power cut it may be damaged, which opening it tells.
         with self._lock:
             self._used_bytes = self.used_bytes() + len(sealed)
-        draft.write_bytes(sealed)
-        draft.replace(path)
-        with self._lock:
+            draft.write_bytes(sealed)
+            draft.replace(path)
             if self.used_bytes() > self._limit_bytes:
                 self._trim()
 
@@ -85,7 +84,9 @@ class Shelf:
         for path, _, _ in self._files():
             shown = _shown(path)
             if shown is None or not is_needed(shown.space, shown.content_id):
-                path.unlink(missing_ok=True)
+                # Who holds the lock writes no draft: it is one of a process that was killed.
+                with self._lock:
+                    path.unlink(missing_ok=True)
                 removed += 1
         with self._lock:
             self._used_bytes = None

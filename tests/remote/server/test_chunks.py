@@ -27,6 +27,7 @@ from remote.protocol.messages import (
 )
 from remote.protocol.nodes import Entry
 from remote.protocol.parts import Head
+from remote.server import instance as instances
 from remote.server import leaves
 from remote.server.database import accounts as account_rows
 from remote.server.database import spaces as space_rows
@@ -580,6 +581,19 @@ async def test_a_small_edit_of_a_long_file_opens_only_new_leaves(
     await ann.put(*(leaf.data for leaf in made_now), chunks_now[0].data)
     await ann.made(build.change(node, build.file(b"a", content=edited), rev))
     assert len(opened) <= 6, "of about ninety"
+
+
+async def test_signed_urls_end_with_the_account(ann: Any, build: Any, http: httpx.AsyncClient, tmp_path: Path) -> None:
+    data, other = os.urandom(LARGE), os.urandom(LARGE)
+    await send_large(ann, data)
+    get_url = (await ann.urls(build.chunk_id(data))).urls[build.chunk_id(data)]
+    (put_url,) = (await ann.want(other)).urls.values()
+    instances.set_disabled(tmp_path / "data", tmp_path / "key", "ann", is_disabled=True)
+    assert (await http.get(get_url)).status_code == 401
+    assert (await http.put(put_url, content=other)).status_code == 401
+    instances.set_disabled(tmp_path / "data", tmp_path / "key", "ann", is_disabled=False)
+    assert (await http.get(get_url)).content == data
+    assert (await http.put(put_url, content=other)).status_code == 201
 
 
 async def test_signed_urls_end_with_the_right(

@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from PIL import Image
 
-from remote.protocol.account import LinkEntry, LinkRequest
+from remote.protocol.account import LinkEntry, LinkRequest, Preview, PreviewRequest
 from remote.protocol.errors import Infected, InTheWay, NotAllowed
 from remote.protocol.events import ALLOWED, Event, EventAnswer, Events, EventsRequest
 from remote.protocol.history import Done, UndoRequest
@@ -233,6 +234,17 @@ async def test_what_is_refused_stays_so_in_a_copy_in_another_space(
             await bob.get(ChunkPart(chunk), space=shared.space)
     (event,) = (await bob.in_space("events", EventsRequest(), Events, shared.space)).events
     assert (event.kind, event.node) == ("infected", copied)
+
+
+async def test_a_preview_from_before_is_given_no_more(ann: Any, scan: Callable[[Any], None]) -> None:
+    shown = io.BytesIO()
+    Image.new("RGB", (200, 200), "red").save(shown, "PNG")
+    node = await bring(ann, "shown.png", shown.getvalue() + PATTERN)
+    wanted = PreviewRequest(node, 128)
+    assert (await ann.ask("POST", "/v1/previews", wanted, Preview)).png
+    scan(ann)
+    with pytest.raises(Infected):
+        await ann.ask("POST", "/v1/previews", wanted, Preview)
 
 
 async def test_what_is_refused_is_in_the_database(ann: Any, scan: Callable[[Any], None], tmp_path: Path) -> None:
