@@ -8,10 +8,11 @@ from email.utils import formatdate
 from functools import lru_cache
 from typing import Any
 
+import httptools
 from litestar.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from remote.server.http.outlet import Outlet
+from remote.server.http.lending import Inlet, Outlet
 
 HEAD_MAX = 64 << 10
 """Bytes of a request's line and headers; the parser alone would keep any number."""
@@ -24,24 +25,48 @@ HEAD_SECONDS = 30.0
 
 
 class Lent:
-    """The socket of a plain connection, for the body of one answer that a thread sends past uvicorn."""
+    """The socket of a plain connection, for bodies that threads move past uvicorn, one request long."""
 
-    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
-        self._transport = transport
+    def __init__(self, connection: "BoundedConnection", cycle: RequestResponseCycle) -> None:
+        self._connection = connection
         self._cycle = cycle
         self.sent_bytes = 0
+        self.received_bytes = 0
 
     @contextmanager
     def outlet(self) -> Iterator[Outlet]:
         """Where to send, when the head of the answer is on its way; at its end, the body counts as sent."""
-        with Outlet(self._transport) as outlet:
-            try:
-                yield outlet
-            except ConnectionError:
-                # The client went away: nobody reads the rest.
-                self._transport.abort()
-        self.sent_bytes = outlet.sent_bytes
+        try:
+            with Outlet(self._connection.transport) as outlet:
+                try:
+                    yield outlet
+                finally:
+                    self.sent_bytes = outlet.sent_bytes
+        except ConnectionError:
+            # The client went away: nobody reads the rest.
+            self._connection.transport.abort()
         self._cycle.expected_content_length = 0
+
+    @contextmanager
+    def inlet(self, size: int) -> Iterator[Inlet]:
+        """Where a body of so many bytes comes from, of which the application has taken nothing; all of it is received.
+
+        Else the connection ends with the answer, for the next request would begin in the middle of this one.
+        """
+        cycle, connection = self._cycle, self._connection
+        connection.flow.pause_reading()
+        early, cycle.body = bytes(cycle.body), bytearray()
+        left = size
+        try:
+            with Inlet(connection.transport, early, size) as inlet:
+                try:
+                    yield inlet
+                finally:
+                    left = inlet.left
+        finally:
+            self.received_bytes = size - left
+            cycle.keep_alive = cycle.keep_alive and not left
+            connection.end_of_body(cycle)
 
 
 def lent_of(scope: Scope) -> Lent | None:
@@ -94,12 +119,18 @@ class BoundedConnection(HttpToolsProtocol):
         # Before the application begins, which is a task that was only made.
         extensions = self.scope.setdefault("extensions", {})
         extensions[CUT] = {"abort": self.transport.abort}
-        if self.transport.get_extra_info("sslcontext") is None and self.cycle is not None:
-            extensions[LEND] = {"socket": Lent(self.transport, self.cycle)}
+        if self.transport.get_extra_info("sslcontext") is None and not self.pipeline and not self.expect_100_continue:
+            extensions[LEND] = {"socket": Lent(self, self.cycle)}
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
         # What comes next is a head again; its time starts with its first byte.
+        self._is_in_head = True
+
+    def end_of_body(self, cycle: RequestResponseCycle) -> None:
+        """The body was received past the parser, which has seen its beginning: the next one sees the next head."""
+        self.parser = httptools.HttpRequestParser(self)
+        cycle.more_body = False
         self._is_in_head = True
 
     def _start_timer(self) -> None:

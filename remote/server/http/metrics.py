@@ -67,6 +67,7 @@ class Metrics:
                 finally:
                     if (lent := lent_of(scope)) is not None:
                         self._sent.inc(lent.sent_bytes)
+                        self._received.inc(lent.received_bytes)
                     # Routed by now; an unknown path must not make a series of its own.
                     route = str(scope.get("path_template") or _OTHER) if status != 404 else _OTHER
                     asked = method if route != _OTHER else _OTHER

@@ -40,7 +40,6 @@ from remote.protocol.messages import (
     COMMIT_BODY_MAX,
     PROTOCOL_VERSION,
     PUT_BODY_MAX,
-    SEND_BODY_MAX,
     AsOfRequest,
     Commit,
     ConflictsRequest,
@@ -72,7 +71,7 @@ from remote.protocol.sharing import (
 )
 from remote.server.database.accounts import Device
 from remote.server.groups import GroupAnswers
-from remote.server.http.bodies import body_pieces, check_protocol, read_message, space_of, token_of
+from remote.server.http.bodies import check_protocol, read_message, space_of, token_of
 from remote.server.http.pouring import pour_parts
 from remote.server.http.problems import AnyRequest, message_response
 from remote.server.http.sending import take_chunks
@@ -300,8 +299,7 @@ class Routes:
                 raise Busy("Too many uploads at once: try again in a moment.", 1.0)
             self._sends += 1
             try:
-                pieces = body_pieces(request, SEND_BODY_MAX)
-                return message_response(await take_chunks(self._instance, space, pieces))
+                return message_response(await take_chunks(self._instance, space, request))
             finally:
                 self._sends -= 1
 

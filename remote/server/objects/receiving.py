@@ -13,6 +13,7 @@ from remote.protocol.errors import BadRequest
 from remote.protocol.ids import ChunkId
 from remote.protocol.messages import SMALL_CHUNK_MAX
 from remote.protocol.parts import HEAD_SIZE, Head
+from remote.protocol.sealing import Buffer
 from remote.server.database.chunks import Place
 from remote.server.limits import check_chunk_size
 from remote.server.objects.local import Incoming, LocalObjects
@@ -42,7 +43,7 @@ class Receiving:
         """Whether no chunk is half received."""
         return self._current is None and not self._head
 
-    def add(self, pieces: Sequence[bytes]) -> None:
+    def add(self, pieces: Sequence[Buffer]) -> None:
         """Takes the next bytes of the body; raises BadRequest for a chunk that is not what its head says, TooLarge."""
         for piece in pieces:
             view = memoryview(piece)

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import http.client
 import ipaddress
 import os
 import random
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from remote.protocol.ids import ROOT, NodeId
+from remote.protocol.ids import ROOT, ChunkId, NodeId
 from remote.protocol.messages import (
     SMALL_CHUNK_MAX,
     Changes,
@@ -460,6 +461,35 @@ def test_of_a_stream_that_is_cut_whole_chunks_are_kept(made: Home) -> None:
         wait_until(lambda: not any(drafts.iterdir()))
         objects = made.directory / "server" / "objects"
         assert {path.name for path in objects.rglob("*") if path.is_file()} == {chunk.hex() for chunk in ids[:2]}
+        process.terminate()
+        process.wait(DEADLINE_SECONDS)
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_a_stream_that_is_refused_is_answered_and_its_connection_goes_on(made: Home) -> None:
+    with made.serving() as (process, url):
+        device = made.device(url)
+        chunks = [os.urandom(1 << 20) for _ in range(9)]
+        ids = [ChunkId(hashlib.sha256(data).digest()) for data in chunks]
+        heads = [Head.of(chunk, data).pack() for chunk, data in zip(ids, chunks, strict=True)]
+        good = b"".join(part for pair in zip(heads, chunks, strict=True) for part in pair)
+        bad = b"".join((heads[1], chunks[0], good))
+        path = f"/v1/spaces/{device.login.home}/chunks/send"
+        headers = {"Authorization": f"Bearer {device.login.token}"}
+        host, port = url.removeprefix("http://").split(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=DEADLINE_SECONDS)
+        with closing(connection):
+            lines = []
+            for body, status in ((bad, 400), (good, 200), (b"", 200), (good, 200)):
+                connection.request("POST", path, body, headers)
+                with connection.getresponse() as answer:
+                    assert answer.status == status, answer.read()
+                    answer.read()
+                lines.append(connection.sock)
+            assert len(set(lines)) == 1, "one connection for all of them"
+        stored = {path.name for path in (made.directory / "server" / "objects").rglob("*") if path.is_file()}
+        assert stored == {chunk.hex() for chunk in ids}
         process.terminate()
         process.wait(DEADLINE_SECONDS)
         assert process.stderr is not None

@@ -1,13 +1,14 @@
-"""Outlet: a thread sends the body, the loop waits for slow clients, and nobody holds a thread."""
+"""Lending: a thread sends the body, or receives it, the loop waits for slow clients, and nobody holds a thread."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from hashlib import sha256
 
 import pytest
 
-from remote.server.http.outlet import TURN_BYTES, Outlet
+from remote.server.http.lending import TURN_BYTES, Inlet, Outlet
 
 MIB = 1 << 20
 
@@ -23,7 +24,7 @@ class _Accepting(asyncio.Protocol):
         self.accepted.set_result(transport)
 
 
-def _run(test: Callable[[asyncio.Transport, socket.socket], Awaitable[None]]) -> None:
+def _run(test: Callable[[asyncio.Transport, socket.socket], Awaitable[object]]) -> None:
     async def run() -> None:
         loop = asyncio.get_running_loop()
         protocol = _Accepting()
@@ -33,8 +34,11 @@ def _run(test: Callable[[asyncio.Transport, socket.socket], Awaitable[None]]) ->
             with client:
                 transport = await protocol.accepted
                 async with asyncio.timeout(30):
-                    await test(transport, client)
-                transport.abort()
+                    try:
+                        await test(transport, client)
+                    finally:
+                        transport.abort()
+                        await asyncio.sleep(0)
 
     asyncio.run(run())
 
@@ -101,6 +105,54 @@ def test_a_client_that_goes_away_ends_it() -> None:
             client.close()
             with pytest.raises(ConnectionError):
                 await pouring
+
+    _run(test)
+
+
+def test_all_of_a_body_is_taken_also_behind_what_is_refused() -> None:
+    body = os.urandom(20 * MIB)
+
+    async def test(transport: asyncio.Transport, client: socket.socket, take: Callable[[memoryview], None]) -> int:
+        transport.pause_reading()
+        sending = asyncio.create_task(asyncio.to_thread(client.sendall, body[10:] + b"next"))
+        with Inlet(transport, body[:10], len(body)) as inlet:
+            try:
+                await inlet.take(take, asyncio.to_thread, 30)
+            finally:
+                await sending
+                assert inlet.left == 0
+                with socket.fromfd(
+                    transport.get_extra_info("socket").fileno(), socket.AF_INET, socket.SOCK_STREAM
+                ) as rest:
+                    assert rest.recv(10) == b"next", "what follows the body is left"
+        return inlet.left
+
+    digest, refused = sha256(), []
+
+    def refuse(piece: memoryview) -> None:
+        refused.append(len(piece))
+        raise LookupError("not that")
+
+    _run(lambda transport, client: test(transport, client, digest.update))
+    assert digest.digest() == sha256(body).digest()
+    with pytest.raises(LookupError):
+        _run(lambda transport, client: test(transport, client, refuse))
+    assert len(refused) == 1
+
+
+def test_a_body_that_is_cut_or_does_not_come_is_told() -> None:
+    async def test(transport: asyncio.Transport, client: socket.socket) -> None:
+        transport.pause_reading()
+        taken = bytearray()
+        with Inlet(transport, b"", 5 * MIB) as inlet:
+            await asyncio.to_thread(client.sendall, bytes(2 * MIB))
+            with pytest.raises(TimeoutError):
+                await inlet.take(taken.extend, asyncio.to_thread, 0.01)
+            assert len(taken) == 2 * MIB
+            client.close()
+            with pytest.raises(ConnectionError):
+                await inlet.take(taken.extend, asyncio.to_thread, 30)
+            assert inlet.left == 3 * MIB
 
     _run(test)
 
