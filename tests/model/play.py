@@ -140,9 +140,7 @@ class Play(Acting):
 
     async def _forget(self, device: Device, x: int, y: int) -> None:
         """The server's journal begins anew: who was away too long must start over."""
-        # Who was killed then cannot know what became of its commit: moves may be made twice.
-        if not any(node for device in self.devices for node, state in device.tree.sending.items() if state is None):
-            self.server.floor = self.server.head
+        self.server.floor = self.server.head
 
     async def _crash(self, device: Device, x: int, y: int) -> None:
         """The server is killed and starts again."""
