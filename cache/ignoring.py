@@ -265,15 +265,18 @@ class Ignoring:
         except (CacheError, KeyError) as error:
             log.info("%s cannot be read yet: %s", os.fsdecode(FILE), error)
             return
-        self._read = now
-        if text.encode(errors="surrogateescape") == (self._tree.setting(_SETTING) or b""):
+        encoded = text.encode(errors="surrogateescape")
+        if encoded == (self._tree.setting(_SETTING) or b""):
+            self._read = now
             return
         self.rules = Rules.of(text)
         for fault in self.rules.faults:
             log.info("%s", fault)
         self._sent.clear()
-        self._tree.set_setting(_SETTING, text.encode(errors="surrogateescape"))
         await self._look_again([node for node, _ in self._tree.ignored()])
+        # Last: when the disk is full, the file is read again.
+        self._tree.set_setting(_SETTING, encoded)
+        self._read = now
 
     async def _text(self, record: Record | None) -> str:
         if record is None or record.local is None or record.local.kind is not Kind.FILE:

@@ -59,8 +59,8 @@ class Lives:
 
     def _keep(self, lives: tuple[Life, ...]) -> None:
         if lives != self._lives:
-            self._lives = lives
             self._tree.set_setting(_SETTING, msgspec.msgpack.encode(lives))
+            self._lives = lives
 
 
 def set_back(record: Record, rev: Rev, then: NodeState | None) -> Record | None:

@@ -372,10 +372,11 @@ class Push:
 
     def _forget(self, nodes: Iterable[NodeId]) -> None:
         self._in_flight = None
-        self._tree.set_sending({})
         self._answered.set()
         for node in nodes:
             self._preparing.forget(node)
+        # Last, as it fails when the disk is full: what stays noted there is taken back at the next start.
+        self._tree.set_sending({})
 
     async def _take_answer(self, sent: _Sent, rev: Rev, life: int, set_backs: int, done: list[Prepared]) -> bool:
         """The server has it: the tree and the stagings change together, some nodes at a time, noted in `done`.

@@ -6,7 +6,7 @@ programs, `merge` judges, `pull` and `push` carry out. Used from the event loop'
 
 import enum
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Protocol, Self
 
 import msgspec
@@ -180,7 +180,7 @@ def _is_folder(value: bytes | None) -> bool:
 class Edit:
     """Changes to records and names that are kept together or not at all (see Store.change)."""
 
-    __slots__ = ("_named", "_records", "_tree", "_unindexed", "change", "released", "taken")
+    __slots__ = ("_named", "_records", "_tree", "_unindexed", "change", "on_kept", "released", "taken")
 
     def __init__(self, tree: "Tree", change: Change) -> None:
         self._tree = tree
@@ -191,6 +191,8 @@ class Edit:
         self.taken: set[int] = {0}
         # Nodes whose index may lack names that their record has.
         self._unindexed: set[NodeId] = set()
+        self.on_kept: list[Callable[[], None]] = []
+        """What else is so from now on, to be called when the changes are kept."""
 
     def __enter__(self) -> Self:
         return self
@@ -199,6 +201,8 @@ class Edit:
         self.change.__exit__(kind, error, trace)
         if kind is None:
             self._tree.settle(self, self._records)
+            for follow in self.on_kept:
+                follow()
 
     def record(self, node: NodeId) -> Record | None:
         """The record as this edit leaves it."""
@@ -517,9 +521,13 @@ class Tree:
         """
 
     def set_sending(self, states: Mapping[NodeId, NodeState | None]) -> None:
-        """Notes which nodes are on their way, before they are sent, and (empty) when the answer is taken in."""
-        self.sending = states
+        """Notes which nodes are on their way, before they are sent, and (empty) when the answer is taken in.
+
+        Raises DiskFull: then none are.
+        """
+        self.sending = {}
         self.set_setting("sending", _encode(sorted(states)))
+        self.sending = states
 
     def heir(self, node: NodeId) -> NodeId:
         """The id under which a node goes on: another one if it changed its space, and nobody may have the old one."""
@@ -778,8 +786,10 @@ class Tree:
             first, end = int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big")
             if first >= end:
                 raise NoIdsLeft("This device's node ids are used up: it must reach the server for a new range.")
-            self._next_id, self._ids_end = first, min(first + _IDS_AT_ONCE, end)
-            self.set_setting("range", self._ids_end.to_bytes(8, "big") + end.to_bytes(8, "big"))
+            ids_end = min(first + _IDS_AT_ONCE, end)
+            # Kept before the first of them is given: after a full disk or a kill they must not be given again.
+            self.set_setting("range", ids_end.to_bytes(8, "big") + end.to_bytes(8, "big"))
+            self._next_id, self._ids_end = first, ids_end
         node = NodeId(self._next_id)
         self._next_id += 1
         return node

@@ -237,6 +237,8 @@ class OpenFiles:
 
     def flush_closed(self) -> bool:
         """Flushes what could not be flushed when it was closed; raises DiskFull. Whether there was anything."""
+        if self._tree.released:
+            self.release_dropped()
         closed = [file for file in self._files.values() if file.handles == 0]
         for file in closed:
             self.flush(file)
@@ -259,10 +261,14 @@ class OpenFiles:
         return bool(self._tree.lost_count()) and any(lost.staged == staging.id for _, _, lost in self._tree.lost())
 
     def discard(self, staging: Staging) -> None:
-        """Lets go of content that no name leads to any more."""
-        with self._tree.store.change() as change:
-            staging.discard(change)
-        staging.remove()
+        """Lets go of content that no name leads to any more; when the disk is full, with what is let go of next."""
+        try:
+            with self._tree.store.change() as change:
+                staging.discard(change)
+        except DiskFull:
+            self._tree.released.add(staging.id)
+        else:
+            staging.remove()
 
     def release_dropped(self) -> None:
         """Lets go of stagings that the tree no longer refers to, but for what an open file still needs of them."""
@@ -311,11 +317,16 @@ class OpenFiles:
                 continue
             self.discard(staging)
 
+    def prepare_to_orphan(self, node: NodeId) -> None:
+        """To be called before the last name of a file goes: the tree tells then no more what was written to it."""
+        file = self._files.get(node)
+        if file is not None:
+            self._attach(file)
+
     def orphan(self, node: NodeId, state: NodeState) -> None:
         """The last name of a file is gone: while it is open, it lives on in its handles only."""
         file = self._files.get(node)
         if file is not None:
-            self._attach(file)
             file.state = replace(state, names=())
             file.is_orphan = True
 

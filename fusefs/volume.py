@@ -430,12 +430,16 @@ class Volume:
             edit.set_local(node, replace(state, names=names, ctime_ns=now_ns), now_ns)
             return
         if state.kind is Kind.FILE:
-            self.files.orphan(node, replace(state, ctime_ns=now_ns))
+            self.files.prepare_to_orphan(node)
+            edit.on_kept.append(lambda: self.files.orphan(node, replace(state, ctime_ns=now_ns)))
         elif state.kind is Kind.FOLDER:
-            self._removed_folders[node] = replace(state, ctime_ns=now_ns)
-            if len(self._removed_folders) > _REMOVED_KEPT:
-                del self._removed_folders[next(iter(self._removed_folders))]
+            edit.on_kept.append(lambda: self._note_removed_folder(node, replace(state, ctime_ns=now_ns)))
         edit.set_local(node, None, now_ns)
+
+    def _note_removed_folder(self, node: NodeId, state: NodeState) -> None:
+        self._removed_folders[node] = state
+        if len(self._removed_folders) > _REMOVED_KEPT:
+            del self._removed_folders[next(iter(self._removed_folders))]
 
     def after_removal(self) -> None:
         """To be called after an edit that took names."""

@@ -1,6 +1,6 @@
 """What people do less often on the devices of a play: acts on the past, rules of what is ignored, all begun anew.
 
-Seeds of which the suite keeps some are older: see FIRST_SEED_OF_ALL in tests/model/plays.py.
+Plays of small seeds have none of it: see SINCE in tests/model/plays.py.
 """
 
 import os
@@ -92,6 +92,18 @@ class Acting(Doing):
         await self._put(device, node, b"# %d/%d\n" % (device.number, self.count) + _RULES[x % len(_RULES)])
         self._note(device, node)
 
+    async def _full(self, device: Device, x: int, y: int) -> None:
+        """The disk takes nothing more, or only now and then; or there is room again."""
+        device.fill((1.0, 0.3, 0.1)[x % 3] if y % 2 else 0)
+
+    async def _walk(self, device: Device, x: int, y: int) -> None:
+        """A program goes through a tree, as find does."""
+        todo = [self._folder(device, x)]
+        with trio.move_on_after(5):
+            while todo:
+                found = await device.volume.children(todo.pop())
+                todo += [child.node for child in found if child.kind is Kind.FOLDER]
+
     async def _lose_cache(self, device: Device, x: int, y: int) -> None:
         """Somebody empties ~/.cache while nothing is mounted, after a crash."""
         await self._kill_with(device, lambda folder: shutil.rmtree(folder / "cache"))
@@ -115,6 +127,7 @@ class Acting(Doing):
         for reading in [reading for reading in self.reading if reading[0] is device]:
             with suppress(CacheError, VolumeError, RemoteError):
                 await self._read_on(*reading)
+        device.fill(0)
         await device.stop()
         shutil.rmtree(device.next_folder)
         await device.start(self.nursery)

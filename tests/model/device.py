@@ -15,9 +15,11 @@ import trio
 
 from cache.chunks import TABLES as CACHE_TABLES
 from cache.chunks import Chunks
+from cache.errors import DiskFull
 from cache.eviction import Budget
 from cache.grafts import Common, Graft
 from cache.ignoring import Ignoring
+from cache.layer import Puts
 from cache.lease import Lease
 from cache.parts import Part
 from cache.past import Past
@@ -256,6 +258,39 @@ class Device:
         self.lives = 0
         self.is_running = False
         self.shown: list[Effects] = []
+        self._chance = random.Random(seed * 100 + number)
+        self._fullness = 0.0
+        self._filled = trio.Event()
+
+    def fill(self, fullness: float) -> None:
+        """How likely this disk takes no change to the tree from now on, until the next start."""
+        self._fullness = fullness
+        self._filled.set()
+
+    def _bound(self, store: Store) -> None:
+        journal = store._journal
+        assert journal is not None
+        append = journal.append
+        self._fullness = 0.0
+
+        def take(sequence: int, puts: Puts) -> int:
+            if self._fullness and self._chance.random() < self._fullness:
+                raise DiskFull("This disk is full.")
+            return append(sequence, puts)
+
+        journal.append = take  # type: ignore[method-assign]
+
+    async def _flush_closed(self) -> None:
+        """What could not be flushed when it was closed is, when there is room."""
+        while True:
+            await self._filled.wait()
+            with suppress(DiskFull):
+                if self.files.flush_closed():
+                    self.volume.wake()
+                if not self._fullness:
+                    self._filled = trio.Event()
+                    continue
+            await trio.sleep(1)
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Opens what is on the disk and runs."""
@@ -264,6 +299,7 @@ class Device:
         desk = Desk(self.server, DeviceId(self.number))
         remote = Remote(desk, self.wire)
         self.state = Store(self.folder / "tree.mdb", STATE_TABLES, has_journal=True)
+        self._bound(self.state)
         self.cache = Store(self.folder / "cache" / "chunks.mdb", CACHE_TABLES, has_journal=False)
         self.tree = Tree(self.state)
         self.tree.make_root()
@@ -323,6 +359,7 @@ class Device:
                 await nursery.start(self.reader.run)
                 nursery.start_soon(self.syncs.run)
                 nursery.start_soon(self.pins.run)
+                nursery.start_soon(self._flush_closed)
                 task_status.started()
         finally:
             skew_ns.reset(token)

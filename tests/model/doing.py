@@ -134,6 +134,7 @@ class Doing:
                 record = other.tree.record(same) if same is not None else None
                 is_excused |= other is not device and record is not None and record.is_dirty
             is_excused |= any(held.file.node == node for holder, held, _ in self.held if holder is other)
+            is_excused |= other is not device and any(file.node == node for file in other.files.changed())
             # Something was put or edited below it there.
             is_excused |= other is not device and any(node in self._above(other, one) for one, _ in other.tree.dirty())
         # Or was sent from there, and this device did not hear of it.
@@ -171,9 +172,13 @@ class Doing:
     async def _put(self, device: Device, node: NodeId, data: bytes, *, truncates: bool = True) -> None:
         self.ever.add(data)
         handle = device.volume.open(node, is_writing=True, is_truncating=truncates)
-        await device.files.write(handle.file, 0, data)
-        device.volume.flush(handle.file)
-        device.volume.close(handle)
+        try:
+            await device.files.write(handle.file, 0, data)
+            device.volume.flush(handle.file)
+        finally:
+            # What a full disk did not take yet is taken when there is room.
+            self._note(device, node)
+            device.volume.close(handle)
         self.written[data] = f"node {node} on device {device.number}"
 
     async def _create(self, device: Device, x: int, y: int) -> None:
@@ -216,15 +221,15 @@ class Doing:
             # While it is open for writing, nothing from elsewhere changes its content.
             before = bytes(await device.files.read(handle, 0, 1 << 40))
             more = self._content(device, y)
+            self.ever.add(before + more)
             await device.files.write(handle.file, len(before), more)
             device.volume.flush(handle.file)
-            self.ever.add(before + more)
             assert await device.content(node) == before + more, f"node {node}: what was appended"
             if not handle.file.is_orphan:
                 self.written[before + more] = f"node {node} on device {device.number}"
         finally:
+            self._note(device, node)
             device.volume.close(handle)
-        self._note(device, node)
 
     async def _cut(self, device: Device, x: int, y: int) -> None:
         _, node = self._pick(device, x, [Kind.FILE])
@@ -233,16 +238,16 @@ class Doing:
         try:
             before = bytes(await device.files.read(handle, 0, 1 << 40))
             size = y % (len(before) + 3)
-            device.volume.set_attributes(node, Setting(size=size), handle)
-            device.volume.flush(handle.file)
             after = before[:size] + bytes(max(0, size - len(before)))
             self.ever.add(after)
+            device.volume.set_attributes(node, Setting(size=size), handle)
+            device.volume.flush(handle.file)
             assert await device.content(node) == after, f"node {node}: what was written is not read"
             if size >= 4:
                 self.written[after] = f"node {node} on device {device.number}"
         finally:
+            self._note(device, node)
             device.volume.close(handle)
-        self._note(device, node)
 
     async def _hold(self, device: Device, x: int, y: int) -> None:
         """Opens a file, writes to it, and keeps it open."""
@@ -254,10 +259,10 @@ class Doing:
         data = self._content(device, y)
         self.held.append((device, handle, data))
         self.ever.add(data)
+        self._note(device, node)
         await device.files.write(handle.file, 0, data)
         if y % 3 == 0:
             device.volume.flush(handle.file)
-        self._note(device, node)
 
     async def _release(self, device: Device, x: int, y: int) -> None:
         mine = [held for held in self.held if held[0] is device]
@@ -268,8 +273,11 @@ class Doing:
         self.held.remove((device, handle, data))
         is_orphan = handle.file.is_orphan
         node = handle.file.node
-        device.volume.flush(handle.file)
-        device.volume.close(handle)
+        try:
+            device.volume.flush(handle.file)
+        finally:
+            self._note(device, node)
+            device.volume.close(handle)
         if not is_orphan:
             self.written[data] = f"node {node} on device {device.number}, held open"
             self._named(device, node)
@@ -450,8 +458,8 @@ class Doing:
             if not handle.file.is_orphan:
                 self.written[after] = f"node {node} on device {device.number}"
         finally:
+            self._note(device, node)
             device.volume.close(handle)
-        self._note(device, node)
 
     async def _copy(self, device: Device, x: int, y: int) -> None:
         """`cp`: the same content under another name."""

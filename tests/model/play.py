@@ -98,6 +98,7 @@ class Play(Acting):
     async def settle(self) -> None:
         """Everybody comes online and does what is left to do."""
         for device in self.devices:
+            device.fill(0)
             device.wire.calm()
         for device, handle, data in list(self.held):
             await self._let_go(device, handle, data)
@@ -150,6 +151,7 @@ class Play(Acting):
         await self._kill_with(device, lambda folder: None)
 
     async def _restart(self, device: Device, x: int, y: int) -> None:
+        device.fill(0)
         for held in [held for held in self.held if held[0] is device]:
             await self._let_go(*held)
         for reading in [reading for reading in self.reading if reading[0] is device]:

@@ -44,9 +44,11 @@ BEGINNING = ["create", "create", "mkdir", "symlink", "link"]
 WORLD = ["wait", "wait", "wait", "wait", "offline", "online", "online", "look", "pause", "evict", "pin"]
 HOLDS = ["hold", "hold", "release"]
 WEATHER = ["weather", "weather", "kill", "kill", "restart", "forget", "crash", "clock", "quota"]
-LATER = ["truncate", "scribble", "scribble", "rules", "rewind", "undo", "put_back", "lose_cache", "reinstall"]
-FIRST_SEED_OF_ALL = 600_000
-"""From here on plays have LATER steps, too: those before stay what they were, for the suite keeps some that failed."""
+SINCE = {
+    600_000: ["truncate", "scribble", "scribble", "rules", "rewind", "undo", "put_back", "lose_cache", "reinstall"],
+    700_000: ["full", "full", "walk"],
+}
+"""Steps that plays have from this seed on: those before stay what they were, for the suite keeps some that failed."""
 SECONDS_MAX = 120
 """By the machine's clock: a play takes a quarter of a second, and one that never waits is not ended by its own."""
 _SKEWS = (0, 30, -4_000, -1_794_999_990)
@@ -70,7 +72,7 @@ def long_play(seed: int) -> None:
     rng = random.Random(seed)
     devices = rng.choice((2, 3, 3, 4))
     lazy = rng.choice((0, 0, 1, 2))
-    verbs = EDITS + WORLD + HOLDS + WEATHER + (LATER if seed >= FIRST_SEED_OF_ALL else [])
+    verbs = [*EDITS, *WORLD, *HOLDS, *WEATHER, *(verb for first in SINCE if seed >= first for verb in SINCE[first])]
 
     def some(verbs: list[str], count: int) -> list[Step]:
         return [
