@@ -15,7 +15,7 @@ from fusefs import moments
 from fusefs.errors import Invalid, NoEntry
 from fusefs.lookback import Lookback
 from fusefs.restore import TRIES, Restore, not_sent
-from fusefs.versions import CONFLICTS_NAME, Versions, lost_name
+from fusefs.versions import CONFLICTS_NAME, lost_name
 from fusefs.volume import Volume
 from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Conflict, Version
@@ -67,7 +67,7 @@ class Conflicts:
         self,
         volume: Volume,
         stagings: Stagings,
-        versions: Versions | Lookback,
+        lookback: Lookback,
         restore: Restore,
         service: Service,
         *,
@@ -77,7 +77,7 @@ class Conflicts:
         self._volume = volume
         self._stagings = stagings
         self._restore = restore
-        self._versions = versions
+        self._lookback = lookback
         self._service = service
         self._space = space
         self._device = device
@@ -86,7 +86,7 @@ class Conflicts:
         """Those of this path and of all below it, by path and the oldest first; raises RemoteError."""
         found: list[Open] = []
         paths: dict[NodeId, bytes] = {}
-        for one in await self._versions.conflicts():
+        for one in await self._lookback.conflicts():
             if one.node not in paths:
                 paths[one.node] = await self._path(one)
             at = paths[one.node]
@@ -150,7 +150,7 @@ class Conflicts:
         server has what was changed.
         """
         for _ in range(TRIES):
-            conflicts = [one for one in await self._versions.conflicts() if one.node == node]
+            conflicts = [one for one in await self._lookback.conflicts() if one.node == node]
             if not conflicts:
                 what = os.fsdecode(name.name)
                 raise NoEntry(

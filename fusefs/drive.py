@@ -152,13 +152,12 @@ class Drive:
         face.on_sent = self.backups.note_sent
         self.past = Past(places.cache / "past", past_bytes)
         self.grafts.on_left = self.past.clear
-        self.versions = Versions(service, self.space, self.reader, self.past, owner, seconds)
         self._device = DeviceId(account.device)
-        lookback = self.versions.home
+        lookback = Lookback(service, self.space, self.past, self.sync.pull.lives.at, seconds)
         self.history, self.restore, self.conflicts = self._past_of(lookback, service, self.space, ROOT)
         home = Sight(self.space, ROOT, self.tree, lookback, self.history, self.restore, self.conflicts, acts)
         self.sights = Sights(home, self.grafts, self.past, acts, self._past_of, seconds)
-        self.versions.space_below = lambda folder: self.sights.below(folder).lookback
+        self.versions = Versions(lambda folder: self.sights.below(folder).lookback, self.reader, owner)
         self._beat = Beat()
         self._lost = trio.Event()
         self.counting = Counting(self.tree, traffic, self.reader.counters)

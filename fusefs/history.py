@@ -7,7 +7,6 @@ from typing import Final
 
 from fusefs.errors import NoEntry, NotFolder
 from fusefs.lookback import Lookback
-from fusefs.versions import Versions
 from fusefs.volume import Volume
 from remote.protocol.ids import NOW, ROOT, NodeId, Rev, SpaceId
 from remote.protocol.messages import Moment, Version
@@ -35,12 +34,12 @@ class History:
     """The history of one space."""
 
     def __init__(
-        self, volume: Volume, versions: Versions | Lookback, service: Service, space: SpaceId, top: NodeId = ROOT
+        self, volume: Volume, lookback: Lookback, service: Service, space: SpaceId, top: NodeId = ROOT
     ) -> None:
         """`top`: the folder that mounts the space; paths are relative to it."""
         self._top = top
         self._volume = volume
-        self._versions = versions
+        self._lookback = lookback
         self._service = service
         self._space = space
 
@@ -52,7 +51,7 @@ class History:
         """The first path of a node as of a rev; None when it did not exist. Raises RemoteError."""
         parts: list[bytes] = []
         while node != self._top:
-            state = await self._versions.state_at(node, rev)
+            state = await self._lookback.state_at(node, rev)
             if state is None or not state.names:
                 return None
             parts.append(state.names[0].name)
@@ -113,7 +112,7 @@ class History:
     async def _holder_at(self, name: Name, rev: Rev) -> NodeId | None:
         """Who had the name as of a rev."""
         try:
-            children = await self._versions.children_at(name.parent, rev)
+            children = await self._lookback.children_at(name.parent, rev)
         except (NoEntry, NotFolder):
             return None
         return next((version.node for child, version in children if child == name.name), None)
@@ -137,7 +136,7 @@ class History:
             folder, node = top, top
             for part in parts:
                 try:
-                    children = await self._versions.children_at(node, moment.rev)
+                    children = await self._lookback.children_at(node, moment.rev)
                 except (NoEntry, NotFolder):
                     break
                 child = next((version.node for name, version in children if name == part), None)

@@ -1,5 +1,6 @@
 """Lookback: what one space was, asked of its server. What is known of the past never changes, so answers are kept."""
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -22,11 +23,14 @@ _children_decoder = msgspec.msgpack.Decoder(list[tuple[bytes, NodeVersion]])
 class Lookback:
     """The past of one space."""
 
-    def __init__(self, service: Service, space: SpaceId, past: Past, seconds: float = 15.0) -> None:
-        """`seconds`: how long a question may take before it fails."""
+    def __init__(
+        self, service: Service, space: SpaceId, past: Past, life_at: Callable[[Rev], int], seconds: float = 15.0
+    ) -> None:
+        """`life_at`: see Lives.at: a server that was put back gives revs again. `seconds`: for each question."""
         self._service = service
         self.space = space
         self._past = past
+        self.life_at = life_at
         self._seconds = seconds
 
     async def moments(self, folder: NodeId, steps: tuple[tuple[int, int], ...]) -> Moments:
@@ -56,7 +60,7 @@ class Lookback:
 
     async def state_at(self, node: NodeId, rev: Rev) -> NodeState | None:
         """A node's state as of a rev, None when it did not exist."""
-        key = b"node %d %d %d" % (self.space, rev, node)
+        key = b"node %d %x %d %d" % (self.space, self.life_at(rev), rev, node)
         kept = await self._past.get(key)
         if kept is not None:
             return msgspec.msgpack.decode(kept, type=NodeState | None)
@@ -72,7 +76,7 @@ class Lookback:
 
     async def children_at(self, folder: NodeId, rev: Rev) -> list[tuple[bytes, NodeVersion]]:
         """The names in a folder as of a rev, with their nodes as of then."""
-        key = b"list %d %d %d" % (self.space, rev, folder)
+        key = b"list %d %x %d %d" % (self.space, self.life_at(rev), rev, folder)
         kept = await self._past.get(key)
         if kept is not None:
             return _children_decoder.decode(kept)

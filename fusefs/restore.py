@@ -13,7 +13,6 @@ from cache.errors import NoSuchNode
 from cache.merge import free_name, labelled
 from fusefs.errors import Invalid, NoEntry, NotSent
 from fusefs.lookback import Lookback
-from fusefs.versions import Versions
 from fusefs.volume import Volume, check_name
 from remote.protocol.ids import NO_SPACE, ROOT, NodeId, Rev
 from remote.protocol.nodes import Kind, Name, NodeState
@@ -41,11 +40,11 @@ class StaysHere(NotSent):
 class Restore:
     """Restores within one volume."""
 
-    def __init__(self, volume: Volume, versions: Versions | Lookback, top: NodeId = ROOT) -> None:
+    def __init__(self, volume: Volume, lookback: Lookback, top: NodeId = ROOT) -> None:
         """`top`: the folder that mounts the space; paths are relative to it."""
         self._top = top
         self._volume = volume
-        self._versions = versions
+        self._lookback = lookback
 
     async def path(self, path: bytes, rev: Rev, *, is_copy: bool = False) -> Restored:
         """Makes the path what it was as of `rev`; what came into a folder since then stays. Raises NoEntry.
@@ -54,10 +53,10 @@ class Restore:
         """
         parts = [part for part in path.split(b"/") if part]
         node = folder = self._top
-        state = await self._versions.state_at(node, rev)
+        state = await self._lookback.state_at(node, rev)
         for number, part in enumerate(parts):
             child = next(
-                (version for name, version in await self._versions.children_at(node, rev) if name == part), None
+                (version for name, version in await self._lookback.children_at(node, rev) if name == part), None
             )
             if child is None or child.state is None:
                 raise NoEntry(f"{os.fsdecode(path)} did not exist at rev {rev}. satchel versions shows when it did.")
@@ -130,7 +129,7 @@ class Restore:
     async def _content(self, live: NodeId, node: NodeId, rev: Rev) -> int:
         """Brings back what was in a folder, into the live one."""
         count = 0
-        for position, (name, child) in enumerate(await self._versions.children_at(node, rev)):
+        for position, (name, child) in enumerate(await self._lookback.children_at(node, rev)):
             if child.state is not None:
                 with suppress(StaysHere):
                     count += await self._put(live, name, child.node, child.state, rev)

@@ -116,9 +116,10 @@ class Sights:
         key = (known.space, known.top)
         found = self._made.get(key)
         if found is None or found.tree is not graft.part:
-            lookback = Lookback(graft.service, known.space, self._past, self._seconds)
+            lookback = Lookback(graft.service, known.space, self._past, graft.pull.lives.at, self._seconds)
             history, restore, conflicts = self._make(lookback, graft.service, known.space, known.top)
             acts = GraftedActs(self._acts, known.top)
             found = Sight(known.space, known.top, graft.part, lookback, history, restore, conflicts, acts)
-            self._made[key] = found
+            live = {(one.known.space, one.known.top) for one in self._grafts.all.values()}
+            self._made = {one: sight for one, sight in self._made.items() if one in live} | {key: found}
         return found

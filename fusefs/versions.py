@@ -13,7 +13,6 @@ from typing import Final
 from msgspec.structs import replace
 
 from cache.cursor import Cursor
-from cache.past import Past
 from cache.reader import Reader
 from fusefs import moments
 from fusefs.attributes import Attributes, Owner, blocks_of, file_mode
@@ -21,10 +20,9 @@ from fusefs.errors import Invalid, IsFolder, NoEntry
 from fusefs.lookback import Lookback
 from fusefs.virtual import PAST, Inodes
 from remote.protocol.cutting import Buffer
-from remote.protocol.ids import NodeId, Rev, SpaceId
-from remote.protocol.messages import Conflict, Version
-from remote.protocol.nodes import EMPTY, NAME_MAX, Kind, NodeState, NodeVersion
-from remote.protocol.service import Service
+from remote.protocol.ids import NodeId, Rev
+from remote.protocol.messages import Version
+from remote.protocol.nodes import EMPTY, NAME_MAX, Kind, NodeState
 
 CONFLICTS_NAME: Final = b"conflicts"
 """In `.versions`, not listed: the versions that lost against what is in the folder now, until that is settled."""
@@ -50,6 +48,8 @@ class PastNode:
     node: NodeId
     rev: Rev
     space: Lookback
+    life: int
+    """The run of the server that gave this rev."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ class LostNode:
 
 
 _What = MomentsFolder | PastNode | ConflictsFolder | LostNode
+
+
+def _past(node: NodeId, rev: Rev, space: Lookback) -> PastNode:
+    return PastNode(node, rev, space, space.life_at(rev))
 
 
 @dataclass(frozen=True)
@@ -97,13 +101,9 @@ class PastHandle:
 class Versions:
     """The past of a home, and of the shared spaces in it."""
 
-    def __init__(
-        self, service: Service, space: SpaceId, reader: Reader, past: Past, owner: Owner | None, seconds: float = 15.0
-    ) -> None:
-        """`seconds`: how long a question may take before it fails."""
-        self.home = Lookback(service, space, past, seconds)
-        self.space_below: Callable[[NodeId], Lookback] = lambda _: self.home
-        """The space that what is in a live folder belongs to."""
+    def __init__(self, space_below: Callable[[NodeId], Lookback], reader: Reader, owner: Owner | None) -> None:
+        """`space_below`: the space that what is in a live folder belongs to."""
+        self._space_below = space_below
         self._reader = reader
         self._owner = owner
         self.inodes: Inodes[_What, _About] = Inodes(PAST)
@@ -112,7 +112,7 @@ class Versions:
 
     def of_folder(self, folder: NodeId) -> int:
         """The inode of the folder's `.versions`."""
-        return self._inode(MomentsFolder(folder, self.space_below(folder)), None, 1.0)
+        return self._inode(MomentsFolder(folder, self._space_below(folder)), None, 1.0)
 
     def _inode(self, what: _What, state: NodeState | None, seconds: float) -> int:
         return self.inodes.number(what, _About(state, seconds))
@@ -145,7 +145,7 @@ class Versions:
             return await self._at(what, time_ns)
         for child_name, child in await what.space.children_at(what.node, what.rev):
             if child_name == name and child.state is not None:
-                return self._inode(PastNode(child.node, what.rev, what.space), child.state, _FOR_EVER_SECONDS)
+                return self._inode(_past(child.node, what.rev, what.space), child.state, _FOR_EVER_SECONDS)
         raise NoEntry("There was no such name at that time.")
 
     async def _at(self, what: MomentsFolder, time_ns: int) -> int:
@@ -156,7 +156,7 @@ class Versions:
         state = await what.space.state_at(what.folder, rev)
         if state is None:
             raise NoEntry("The folder did not exist at that time.")
-        return self._inode(PastNode(what.folder, rev, what.space), state, seconds)
+        return self._inode(_past(what.folder, rev, what.space), state, seconds)
 
     async def children(self, inode: int) -> list[tuple[bytes, int]]:
         """The names in a folder of the past, or the moments, with their inodes."""
@@ -166,7 +166,7 @@ class Versions:
         if not isinstance(what, MomentsFolder):
             found = await what.space.children_at(what.node, what.rev)
             return [
-                (name, self._inode(PastNode(child.node, what.rev, what.space), child.state, _FOR_EVER_SECONDS))
+                (name, self._inode(_past(child.node, what.rev, what.space), child.state, _FOR_EVER_SECONDS))
                 for name, child in found
                 # What it was may be purged.
                 if child.state is not None
@@ -180,9 +180,7 @@ class Versions:
             (
                 os.fsencode(label),
                 # Asking for the folder's attributes at each moment would be a request each; its times are known.
-                self._inode(
-                    PastNode(what.folder, moment.rev, what.space), replace(newest, mtime_ns=moment.time_ns), 1.0
-                ),
+                self._inode(_past(what.folder, moment.rev, what.space), replace(newest, mtime_ns=moment.time_ns), 1.0),
             )
             for label, moment in labelled
         ]
@@ -253,21 +251,3 @@ class Versions:
             return b""
         data = self._reader.try_read(manifest, offset, length, handle.cursor)
         return data if data is not None else await self._reader.read(manifest, offset, length, handle.cursor)
-
-    # Asking the server, of the home
-
-    async def conflicts(self) -> list[Conflict]:
-        """See Lookback."""
-        return await self.home.conflicts()
-
-    async def rev_at(self, time_ns: int) -> Rev:
-        """See Lookback."""
-        return await self.home.rev_at(time_ns)
-
-    async def state_at(self, node: NodeId, rev: Rev) -> NodeState | None:
-        """See Lookback."""
-        return await self.home.state_at(node, rev)
-
-    async def children_at(self, folder: NodeId, rev: Rev) -> list[tuple[bytes, NodeVersion]]:
-        """See Lookback."""
-        return await self.home.children_at(folder, rev)

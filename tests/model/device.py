@@ -35,8 +35,8 @@ from cache.tree import STATE_TABLES, Table, Tree
 from fusefs import conflicts
 from fusefs.face import Face
 from fusefs.handles import OpenFiles
+from fusefs.lookback import Lookback
 from fusefs.restore import Restore
-from fusefs.versions import Versions
 from fusefs.volume import Volume
 from remote.protocol.errors import RemoteError, Unreachable
 from remote.protocol.ids import NOW, NOWHERE, ROOT, ChunkId, DeviceId, NodeId, Rev, SpaceId
@@ -339,11 +339,11 @@ class Device:
             show=self._show,
         )
         self.volume.is_read_only = self.grafts.is_read_only
-        versions = Versions(remote, self.space, self.reader, Past(self.folder / "past", 0), None)
-        self.restore = Restore(self.volume, versions)
+        lookback = Lookback(remote, self.space, Past(self.folder / "past", 0), self.syncs.pull.lives.at)
+        self.restore = Restore(self.volume, lookback)
         number = DeviceId(self.number)
         self.conflicts = conflicts.Conflicts(
-            self.volume, self.stagings, versions, self.restore, remote, space=self.space, device=number
+            self.volume, self.stagings, lookback, self.restore, remote, space=self.space, device=number
         )
         self.files.sweep()
         self._ended = trio.Event()

@@ -62,6 +62,8 @@ def test_what_a_server_put_back_from_a_backup_lost_comes_back_from_the_device(
     (desk.path / "folder" / "after").write_bytes(LARGE)
     (desk.path / "before").write_text("changed after")
     desk.wait()
+    lost = desk.status()["rev"]
+    assert (desk.path / f".versions/rev-{lost}/before").read_text() == "changed after"
     server.stop()
     os.rename(server.data, tmp_path / "broken")
     done(server, "restore", tmp_path / "backup")
@@ -73,3 +75,15 @@ def test_what_a_server_put_back_from_a_backup_lost_comes_back_from_the_device(
     laptop.sees("before", "changed after", seconds=30)
     desk.wait()
     assert desk.status()["stuck"] == []
+    # A rev that is given again is not what it was in what the server lost.
+    (desk.path / "folder" / "newer").write_text("newer")
+    (desk.path / "folder" / "after").unlink()
+    desk.wait()
+    desk.remount()
+    now = desk.status()["rev"]
+    assert now >= lost
+    for rev in range(2, now + 1):
+        there = {path.name for path in (laptop.path / f".versions/rev-{rev}").iterdir()}
+        assert {path.name for path in (desk.path / f".versions/rev-{rev}").iterdir()} == there
+        here, of_other = (one.path / f".versions/rev-{rev}/before" for one in (desk, laptop))
+        assert here.read_text() == of_other.read_text()
