@@ -223,6 +223,11 @@ class Grafts:
                     with trio.move_on_after(min(_AGAIN_SECONDS[1], _AGAIN_SECONDS[0] * 2 ** min(failures, 8))):
                         await self._wanted.wait()
                     self._wanted.set()
+                except Exception:
+                    # The outermost loop: what is on this machine can be used whatever goes wrong here.
+                    log.exception("keeping shared folders in step failed and goes on")
+                    await trio.sleep(_AGAIN_SECONDS[1])
+                    self._wanted.set()
 
     async def _run_graft(self, graft: Graft) -> None:
         graft.ended = trio.Event()

@@ -242,6 +242,10 @@ class Syncs:
                     todo.extend(name.parent for name in state.names)
         return False
 
+    def has_mounted(self, node: NodeId) -> bool:
+        """Whether a shared space is mounted by this node, or below it."""
+        return any(self.is_below(graft.part.top, node) for graft in self.grafts.all.values())
+
     def retry_all(self) -> None:
         """See Sync."""
         self.home.retry_all()

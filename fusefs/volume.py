@@ -196,9 +196,14 @@ class Volume:
         if self.tree.members is not None and self.is_read_only(self.tree.space_below(folder)):
             raise ReadOnly(_VIEWER)
 
-    def _check_one_space(self, folder: NodeId, other: NodeId) -> None:
-        """Raises OtherSpace for two folders whose entries belong to different spaces."""
+    def _check_one_space(self, folder: NodeId, other: NodeId, node: NodeId) -> None:
+        """Raises OtherSpace for two folders whose entries belong to different spaces; Mounted for a shared folder.
+
+        Who is told of another space copies, and removes: of what is in a shared folder that is for all its members.
+        """
         if self.tree.members is not None and self.tree.space_below(folder) != self.tree.space_below(other):
+            if self.sync.has_mounted(node):
+                raise Mounted("This is a shared folder, or holds one, and no shared folder is in another.")
             raise OtherSpace("A shared folder is a space of its own: what goes into it, or out of it, is copied.")
 
     @staticmethod
@@ -335,8 +340,8 @@ class Volume:
         if not flags and self.tree.child(new_folder, new_name) is not None:
             await self._ensure_known(new_folder, new_name)
         # No await from here to the edit: news may give names to others, and make a folder a shared one.
-        self._check_one_space(folder, new_folder)
         node, other = self._child(folder, name), self.tree.child(new_folder, new_name)
+        self._check_one_space(folder, new_folder, node)
         source, target = Name(folder, name), Name(new_folder, new_name)
         if flags & RENAME_EXCHANGE:
             self._exchange(node, source, other, target)
@@ -563,8 +568,13 @@ class Volume:
         if is_writing or is_truncating:
             self.check_writable(node)
         handle = self.files.open(node, is_writing=is_writing)
-        if is_truncating and self.files.size(handle.file):
-            self.files.truncate(handle.file, 0)
+        try:
+            if is_truncating and self.files.size(handle.file):
+                self.files.truncate(handle.file, 0)
+        except BaseException:
+            # Nobody would end it: the file would be being written to for ever, and no news of it taken in.
+            self.files.close(handle)
+            raise
         return handle
 
     def flush(self, file: OpenFile) -> None:

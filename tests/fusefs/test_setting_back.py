@@ -9,6 +9,7 @@ import trio
 from msgspec.structs import replace
 
 from cache.chunks import Chunks, open_store
+from cache.errors import DiskFull
 from cache.eviction import Budget
 from cache.staging import StagingId, Stagings
 from cache.store import Store
@@ -17,8 +18,8 @@ from cache.tree import STATE_TABLES, Record, Table, Tree
 from fusefs.conflicts import Conflicts, beside
 from fusefs.errors import NameTooLong, NotSent
 from fusefs.handles import OpenFiles
+from fusefs.lookback import Lookback
 from fusefs.restore import TRIES, Restore
-from fusefs.versions import Versions
 from fusefs.volume import Volume
 from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Conflict, NodeVersion, Version
@@ -69,7 +70,7 @@ class World:
             wake=lambda: None,
             show=lambda _: None,
         )
-        self.restore = Restore(self.volume, cast(Versions, self))
+        self.restore = Restore(self.volume, cast(Lookback, self))
         told = cast(Any, self)
         self.settling = Conflicts(
             self.volume, self.stagings, told, self.restore, cast(Service, told), space=SpaceId(1), device=HERE
@@ -243,3 +244,20 @@ def test_what_is_put_beside_twice_is_there_once(world: World) -> None:
         assert len(world.tree.children(ROOT)) == 3
 
     trio.run(resolve)
+
+
+def test_a_file_that_cannot_be_truncated_for_lack_of_room_is_not_open_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        await world.write(b"something")
+
+        def refuse(*_: object) -> None:
+            raise DiskFull("No room.")
+
+        monkeypatch.setattr(world.files, "truncate", refuse)
+        with pytest.raises(DiskFull):
+            world.volume.open(FILE, is_writing=True, is_truncating=True)
+        assert not world.files.is_written(FILE)
+
+    trio.run(scene)

@@ -65,6 +65,27 @@ def test_both_see_what_the_other_does(ann: Any, bob: Any) -> None:
     bob.sees("thesis/intro.txt", None)
 
 
+def test_a_shared_folder_is_not_moved_into_another_by_copying_and_removing(ann: Any, bob: Any) -> None:
+    thesis = share(ann, bob)
+    (ann.path / "other").mkdir()
+    ann.must("share", ann.path / "other", "--with", "bob")
+    bob.must("accept", "other")
+    assert eventually((bob.path / "other").is_dir)
+    (bob.path / "holds it").mkdir()
+    thesis.rename(bob.path / "holds it" / "thesis")
+    for source in ("holds it/thesis", "holds it"):
+        moved = subprocess.run(
+            ["mv", bob.path / source, bob.path / "other"], capture_output=True, text=True, check=False
+        )
+        assert (moved.returncode, "busy" in moved.stderr) == (1, True)
+    assert os.listdir(ann.path / "other") == []
+    assert sorted(os.listdir(ann.path / "thesis")) == ["intro.txt", "tables"]
+    # What holds no shared folder is copied.
+    (bob.path / "plain").mkdir()
+    subprocess.run(["mv", bob.path / "plain", bob.path / "other"], check=True)
+    assert eventually((ann.path / "other" / "plain").is_dir)
+
+
 def test_each_moves_and_renames_the_folder_for_himself(ann: Any, bob: Any) -> None:
     thesis = share(ann, bob)
     (bob.path / "work").mkdir()
