@@ -148,8 +148,9 @@ class Grafts:
         return record is not None and record.local is not None and record.local.mounts == known.space
 
     def _may_begin(self, known: Known) -> bool:
-        """Whether a space can be kept in step: not before all of what its folder held is its own."""
-        return self._is_mounted(known) and not rehoming.is_unfinished(self._tree, known.top)
+        """Whether a space can be kept in step: all of what its folder held is its own, and of an old one is gone."""
+        is_gone = any(gone.space == known.space for gone in self._gone)
+        return self._is_mounted(known) and not is_gone and not rehoming.is_unfinished(self._tree, known.top)
 
     # For those who ask about a node
 
@@ -386,7 +387,7 @@ class Grafts:
                 await self._unshare(here, version.node, versions, version.rev)
                 left.append(version)
             else:
-                self._leave(version.node, here)
+                await self._leave(version.node, here)
                 if version.state is not None:
                     left.append(version)
         return left
@@ -439,7 +440,7 @@ class Grafts:
 
     async def _take_back(self, known: Known, common: Rev, as_of: Rev) -> None:
         if known.role != OWNER:
-            self._leave(known.top, known.space)
+            await self._leave(known.top, known.space)
             return
         await self._stop(known.space)
         ask = partial(self._common.service.nodes, self._common.home.space, as_of=as_of)
@@ -489,8 +490,10 @@ class Grafts:
         """The space that is known to be mounted by a folder which is not known here itself."""
         return next((space for space, known in self._known.items() if known.top == folder), HOME)
 
-    def _leave(self, top: NodeId, space: SpaceId) -> None:
+    async def _leave(self, top: NodeId, space: SpaceId) -> None:
         """The folder goes at once, whatever is in it; what was in it is cleaned up next."""
+        # Before another folder may come that mounts it.
+        await self._stop(space)
         record = self._tree.record(top)
         assert record is not None
         state = record.local or record.agreed

@@ -979,3 +979,35 @@ def test_what_is_removed_together_with_an_edit_of_a_mount_is_none_of_its_space()
         await three.stop()
 
     among_friends(scene)
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_who_leaves_a_folder_and_accepts_it_again_has_all_of_it(
+    monkeypatch: pytest.MonkeyPatch, *, is_killed: bool
+) -> None:
+    async def scene(friends: Friends) -> None:
+        await shared_thesis(friends)
+        guest, spaces = friends.guest, Remote.spaces
+
+        async def slow(remote: Remote) -> Spaces:
+            # What is known of the old one is still there when the new one comes.
+            await trio.sleep(2)
+            return await spaces(remote)
+
+        monkeypatch.setattr(Remote, "spaces", slow)
+        leave = SharedSpaceRequest(friends.space)
+        guest.wire.set_up(False)
+        friends.server.share(DeviceId(GUESTS), lambda sharing, asker: sharing.leave(asker, leave))
+        friends.accept()
+        if is_killed:
+            await guest.kill()
+            await guest.start(friends.nursery)
+        guest.wire.set_up(True)
+        guest.sync.retry_now()
+        await friends.quiet()
+        assert await guest.content(await at(guest, "thesis/tables/figures")) == LONG
+        await make(guest, b"new", b"by the guest", await at(guest, "thesis"))
+        await friends.quiet()
+        assert await friends.one.content(await at(friends.one, "thesis/new")) == b"by the guest"
+
+    among_friends(scene)
