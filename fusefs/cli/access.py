@@ -2,7 +2,8 @@
 
 import click
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+from fusefs.cli.flags import as_json_flag
+
 _stdin = click.option(
     "--password-stdin", "is_on_stdin", is_flag=True, help="Read password and code from standard input, by line."
 )
@@ -61,7 +62,7 @@ def token() -> None:
     help="What it may do; many times. forget: purge and retention; webdav: as the password there.",
 )
 @click.option("--expires", metavar="TIME", help="It ends after this long: 12h, 30d.")
-@_json
+@as_json_flag
 def token_add(name: str, scopes: tuple[str, ...], expires: str | None, as_json: bool) -> None:
     """Make a token and print it, this once: for `Authorization: Bearer`, or as a password for WebDAV."""
     from fusefs.cli import accessing  # noqa: PLC0415
@@ -70,7 +71,7 @@ def token_add(name: str, scopes: tuple[str, ...], expires: str | None, as_json: 
 
 
 @token.command("list")
-@_json
+@as_json_flag
 def token_list(as_json: bool) -> None:
     """List your app tokens, what each may do and when it was last used."""
     from fusefs.cli import accessing  # noqa: PLC0415
@@ -90,7 +91,7 @@ def token_revoke(which: str) -> None:
 @click.command(short_help="Show what was done in your name.")
 @click.option("--since", metavar="TIME", help="From this time on (2026-11-21T10:15, UTC unless it says otherwise).")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="At most so many.")
-@_json
+@as_json_flag
 def audit(since: str | None, limit: int, as_json: bool) -> None:
     """Show what was done in your name or to your account, the newest first: sign-ins, tokens, links, purges."""
     from fusefs.cli import accessing  # noqa: PLC0415

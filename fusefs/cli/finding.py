@@ -8,9 +8,10 @@ from typing import Final
 
 import click
 
+from fusefs.cli.flags import as_json_flag
+
 _CONDITION: Final = re.compile(r"[A-Za-z]+:")
 _NEXT_CONDITION: Final = re.compile(r"\s(name|type|size|before|after|on|owner|in):")
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
 @click.command(short_help="Find files by name, content, type, size, time or owner.")
@@ -18,7 +19,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for pr
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Such as pdf, image, folder; many times: any.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 200), help="Print at most so many.")
 @click.option("--offset", default=0, type=click.IntRange(0, 1_000), help="Leave the first so many out.")
-@_json
+@as_json_flag
 def search(words: tuple[str, ...], types: tuple[str, ...], limit: int, offset: int, as_json: bool) -> None:
     """Print the files and folders in which all WORDS are, in their names or in what they say, the best first.
 

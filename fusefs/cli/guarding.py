@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import click
 
+from fusefs.cli.flags import as_json_flag
+
 _SECONDS: Final = 300.0
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 _in = click.option("--in", "path", metavar="PATH", help="In this shared folder.")
 _MODES: Final = {
     "off": "A device may remove and overwrite as much as it likes; nobody is told.",
@@ -25,7 +26,7 @@ _MODES: Final = {
     "--settled-seconds", type=click.IntRange(0, 604_800), metavar="S", help="Files that are newer do not count."
 )
 @_in
-@_json
+@as_json_flag
 @click.pass_context
 def guard(
     context: click.Context,
@@ -90,7 +91,7 @@ def refuse(event: int | None, path: str | None) -> None:
 @click.group("events", invoke_without_command=True, short_help="List what you were told of.")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=100, show_default=True, help="At most so many.")
 @_in
-@_json
+@as_json_flag
 @click.pass_context
 def events(context: click.Context, limit: int, path: str | None, as_json: bool) -> None:
     """List what happened in the drive that you are to know of, newest first: mass changes, and viruses."""

@@ -2,7 +2,7 @@
 
 import click
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+from fusefs.cli.flags import as_json_flag, yes_flag
 
 
 @click.command(short_help="Share PATH with others, or say with whom it is.")
@@ -10,7 +10,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for pr
 @click.option("--with", "wishes", multiple=True, metavar="NAME[:ROLE]", help="A user or a group of yours; many times.")
 @click.option("--transfer", metavar="USER", help="Make this member the owner, whose quota then counts.")
 @click.option("--limit", metavar="SIZE", help="Let at most so much be in it, such as 5G; 0: what its owner has left.")
-@_json
+@as_json_flag
 def share(path: str, wishes: tuple[str, ...], transfer: str | None, limit: str | None, as_json: bool) -> None:
     """Share PATH, a folder or file, with users and groups; without options: say with whom it is shared.
 
@@ -34,7 +34,7 @@ def share(path: str, wishes: tuple[str, ...], transfer: str | None, limit: str |
 @click.command(short_help="Take a shared folder away from somebody, or stop sharing it.")
 @click.argument("path")
 @click.argument("name", required=False)
-@click.option("--yes", is_flag=True, help="Do it without asking.")
+@yes_flag
 def unshare(path: str, name: str | None, yes: bool) -> None:
     """Take PATH away from NAME (a user or group); without NAME: from all others, as an ordinary folder of yours."""
     from fusefs.cli import sharing  # noqa: PLC0415
@@ -43,7 +43,7 @@ def unshare(path: str, name: str | None, yes: bool) -> None:
 
 
 @click.command(short_help="List what is shared with you, and invitations.")
-@_json
+@as_json_flag
 def shared(as_json: bool) -> None:
     """List shared folders that you own or are a member of, and those that you are invited to."""
     from fusefs.cli import sharing  # noqa: PLC0415
@@ -93,7 +93,7 @@ def add_group(name: str) -> None:
 
 
 @group.command("list")
-@_json
+@as_json_flag
 def list_groups(as_json: bool) -> None:
     """List the groups that you own or are in."""
     from fusefs.cli import sharing  # noqa: PLC0415
