@@ -46,6 +46,7 @@ from remote.server.lookup import node_of, rev_of
 from remote.server.past import Past
 from remote.server.restoring import plan_restore
 from remote.server.retention import (
+    Purging,
     Thinning,
     add_kept,
     check_retention,
@@ -64,6 +65,8 @@ from remote.server.undoing import plan_undo_event
 SERVER: Final = DeviceId(0)
 """As which device the server commits, for a user."""
 _TRIES: Final = 5
+PURGED_AT_ONCE: Final = 200
+"""Files whose past is forgotten by one transaction."""
 
 Result = TypeVar("Result")
 Planner = Callable[[Session, SpaceRow, SpaceKey], Plan]
@@ -138,17 +141,28 @@ class Acts:
     async def purge(self, device: Device, space: SpaceId, request: PurgeRequest) -> Purged:
         """Forgets the past of nodes, or of all that was removed, for good."""
 
-        def forget(session: Session) -> Purged:
+        def plan(session: Session) -> list[Purging]:
             row = member_space(session, space, device.user, Right.FORGET)
-            key = self._keyring.key(row)
-            nodes = nodes_to_purge(session, row, key, request)
-            done = purge(session, row, key, nodes, is_dry_run=request.is_dry_run)
-            if not request.is_dry_run:
-                note(session, device.user, "history purged", f"{done.versions} versions in {row.name}")
-            return done
+            return nodes_to_purge(session, row, self._keyring.key(row), request)
 
-        # It is rare, and must see the same state as it changes: all of it in the writer's turn.
-        return await (self._database.read if request.is_dry_run else self._database.write)(forget)
+        def forget(nodes: list[Purging], session: Session) -> Purged:
+            row = member_space(session, space, device.user, Right.FORGET)
+            return purge(session, row, self._keyring.key(row), nodes, is_dry_run=request.is_dry_run)
+
+        def begin(session: Session) -> None:
+            row = member_space(session, space, device.user, Right.FORGET)
+            note(session, device.user, "history purged", f"{len(planned)} files and folders in {row.name}")
+
+        planned = await self._database.read(plan)
+        if request.is_dry_run:
+            return await self._database.read(partial(forget, planned))
+        await self._database.write(begin)
+        done = Purged(0, 0, 0)
+        # In steps, between which others write. What is cut off is forgotten when it is asked for again.
+        for at in range(0, len(planned), PURGED_AT_ONCE):
+            one = await self._database.write(partial(forget, planned[at : at + PURGED_AT_ONCE]))
+            done = Purged(done.versions + one.versions, done.nodes + one.nodes, done.size + one.size)
+        return done
 
     async def retention(self, device: Device, space: SpaceId, request: RetentionRequest) -> Retention:
         """What the space keeps of its past; set first, when that is asked."""

@@ -181,7 +181,17 @@ def drop_unnamed(session: Session, space: SpaceId, contents: Iterable[bytes]) ->
             rows.drop_manifest(session, space, content_id)
 
 
-def nodes_to_purge(session: Session, row: SpaceRow, key: SpaceKey, request: PurgeRequest) -> list[NodeId]:
+@dataclass(frozen=True)
+class Purging:
+    """A node as it was when a purge was asked for: what comes later is none of its past. `head`: the space's rev."""
+
+    node: NodeId
+    rev: Rev
+    is_removed: bool
+    head: Rev
+
+
+def nodes_to_purge(session: Session, row: SpaceRow, key: SpaceKey, request: PurgeRequest) -> list[Purging]:
     """Everything whose past a purge forgets; raises NotFound, TooLarge."""
     check_count("nodes", len(request.nodes), TRASH_MAX)
     bin_ = Bin(session, row, key)
@@ -196,7 +206,8 @@ def nodes_to_purge(session: Session, row: SpaceRow, key: SpaceKey, request: Purg
         gone = bin_.find(node)
         below = (one.node for one in bin_.with_all_in_it(gone)) if gone is not None else _below(session, row, node)
         found.update(dict.fromkeys(below))
-    return list(found)
+    present = [there for node in found if (there := trees.node_row(session, row.space, node)) is not None]
+    return [Purging(there.node, there.rev, there.state is None, row.head) for there in present]
 
 
 def _below(session: Session, row: SpaceRow, top: NodeId) -> Iterator[NodeId]:
@@ -210,7 +221,7 @@ def _below(session: Session, row: SpaceRow, top: NodeId) -> Iterator[NodeId]:
             waiting += trees.child_ids(session, row.space, node, -1)
 
 
-def purge(session: Session, row: SpaceRow, key: SpaceKey, nodes: Iterable[NodeId], *, is_dry_run: bool) -> Purged:
+def purge(session: Session, row: SpaceRow, key: SpaceKey, nodes: Iterable[Purging], *, is_dry_run: bool) -> Purged:
     """Forgets what these nodes were before now; of folders only that they were removed, as their names say little.
 
     Their versions stay as rows without anything in them, until they are thinned: a device that is behind hears of
@@ -218,16 +229,18 @@ def purge(session: Session, row: SpaceRow, key: SpaceKey, nodes: Iterable[NodeId
     """
     now = Past(session, row.space, key, Rev(0))
     versions = count = size = 0
-    for node in nodes:
+    for each in nodes:
+        node, is_removed = each.node, each.is_removed
         present = trees.node_row(session, row.space, node)
-        if present is None:
+        if present is None or (is_removed and present.rev != each.rev):
+            # Somebody brought it back meanwhile.
             continue
         old = [
             version
             for version in rows.versions_of(session, row.space, node)
-            if version[4] is not None and (version[0] < present.rev or version[2] == trees.LOST)
+            if version[4] is not None
+            and (version[0] < each.rev or (version[2] == trees.LOST and version[0] <= each.head))
         ]
-        is_removed = present.state is None
         if present.kind == Kind.FOLDER:
             if is_removed and not is_dry_run:
                 past_rows.forget_removed(session, row.space, [(node, present.rev)])

@@ -55,7 +55,7 @@ async def test_what_is_done_is_noted_with_device_and_address(sign_in: Any, build
         ("link revoked", f"link {link['link']}"),
         ("password changed", "0 devices and tokens signed out"),
         ("retention set", "ann: all 7 days, hourly 7, daily 7, then nothing"),
-        ("history purged", "0 versions in ann"),
+        ("history purged", "0 files and folders in ann"),
     ]
     assert {(entry.by, entry.device_name, entry.address) for entry in found[:7]} == {("ann", "desk1", "127.0.0.1")}
     # The command is no user, and asks from nowhere.

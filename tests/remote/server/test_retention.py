@@ -4,6 +4,7 @@ import asyncio
 import random
 import secrets
 import time
+from functools import partial
 from typing import Any
 
 import anyio
@@ -27,9 +28,11 @@ from remote.protocol.history import (
 )
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.nodes import Kind, Manifest
-from remote.server import serving
+from remote.server import acts, serving
+from remote.server.database import spaces as space_rows
 from remote.server.instance import Instance
-from remote.server.retention import is_clock_steady
+from remote.server.retention import is_clock_steady, nodes_to_purge
+from remote.server.retention import purge as forgetting
 
 pytestmark = pytest.mark.anyio
 HOUR = 3_600 * 1_000_000_000
@@ -237,6 +240,58 @@ async def test_purged_trash_is_gone(ann: Any, build: Any, instance: Instance) ->
     check_manifests(instance, ann.home)
     with pytest.raises(NotFound):
         await purge(ann, await ann.new_id())
+
+
+async def test_a_purge_goes_in_steps_and_leaves_what_changed_meanwhile(
+    ann: Any, build: Any, instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acts, "PURGED_AT_ONCE", 2)
+    names = [b"%d" % number for number in range(5)]
+    nodes = [await ann.new_file(name, ROOT, inline(name)) for name in names]
+    for node in nodes:
+        await ann.made(build.change(node, None, (await ann.node(node)).rev))
+    written: list[int] = []
+    write = instance.database.write
+
+    async def bring_back(job: Any) -> Any:
+        # One of the last step comes back before that.
+        written.append(len(written))
+        if len(written) == 3:
+            back = PutBackRequest(secrets.token_bytes(16), (first,))
+            await ann.in_space("trash/restore", back, Done)
+        return await write(job)
+
+    first = nodes[0]
+    monkeypatch.setattr(instance.database, "write", bring_back)
+    assert await purge(ann) == Purged(4, 4, 4)
+    monkeypatch.undo()
+    assert await ann.names() == [b"0"]
+    history = (await ann.history(first)).versions
+    assert [version.state is None for version in history] == [False, True, False]
+    assert (await purge(ann)) == Purged(0, 0, 0)
+
+
+async def test_a_purge_forgets_nothing_that_came_after_it_was_asked_for(
+    ann: Any, build: Any, instance: Instance
+) -> None:
+    node = await ann.new_file(b"a", ROOT, inline(b"1"))
+    rev = (await ann.node(node)).rev
+    for text in (b"2", b"3"):
+        rev = await ann.made(build.change(node, build.file(b"a", ROOT, inline(text)), rev))
+    (asked,) = instance.database.read_now(partial(planned, instance, ann.home, node))
+    await ann.made(build.change(node, build.file(b"a", ROOT, inline(b"4")), rev))
+    row = instance.database.read_now(lambda session: space_rows.space_row(session, ann.home))
+    instance.database.write_now(
+        lambda session: forgetting(session, row, instance.keyring.key(row), [asked], is_dry_run=False)
+    )
+    versions = (await ann.history(node)).versions
+    assert [version.state.content for version in versions] == [inline(b"4"), inline(b"3")]
+
+
+def planned(instance: Instance, home: Any, node: NodeId, session: Any) -> Any:
+    row = space_rows.space_row(session, home)
+    assert row is not None
+    return nodes_to_purge(session, row, instance.keyring.key(row), PurgeRequest((node,)))
 
 
 async def test_only_who_may_forget_forgets(ann: Any, bob: Any, instance: Instance) -> None:
