@@ -31,7 +31,7 @@ from remote.server import instance as instances
 from remote.server import leaves
 from remote.server.database import accounts as account_rows
 from remote.server.database import spaces as space_rows
-from remote.server.http import routes
+from remote.server.http import sending
 from remote.server.http.objects import byte_range
 from remote.server.instance import Instance
 from remote.server.objects.packs import build_pack, plan_packs, read_footer
@@ -411,7 +411,7 @@ async def test_a_body_with_one_wrong_chunk_is_refused_whole(
         with pytest.raises((BadRequest, TooLarge)):
             await ann.send_body(good + body)
         assert stored_files(tmp_path, "objects") == stored_files(tmp_path, "tmp") == [], what
-    monkeypatch.setattr(routes, "SEND_BODY_MAX", 2 * LARGE)
+    monkeypatch.setattr(sending, "SEND_BODY_MAX", 2 * LARGE)
     with pytest.raises(TooLarge):
         await ann.send(data, other)
     assert stored_files(tmp_path, "objects") == stored_files(tmp_path, "tmp") == []
