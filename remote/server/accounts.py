@@ -282,7 +282,7 @@ class Accounts:
     async def _standing(self, token: str) -> Device:
         """Who holds this token, and that it was used now."""
         hashed, now_ns = token_hash(token), self._now_ns()
-        found = await self._database.read(lambda session: _holder(session, hashed, now_ns))
+        found = self._database.look_up(lambda session: _holder(session, hashed, now_ns))
         asking().is_by(found.user, found.user_name, found.device)
         if now_ns - found.seen_ns > SEEN_EVERY_NS and not found.is_wiped:
             await self._database.write(lambda session: account_rows.set_seen(session, found.user, found.device, now_ns))

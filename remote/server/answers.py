@@ -234,7 +234,7 @@ class Answers:
         check_size("wanted", request.wanted)
         holding = {} if request.holding is None else {space: request.holding}
         _check_holding(holding)
-        await self._check(device, space, Right.READ)
+        self._check(device, space, Right.READ)
         await self.hear(device, holding)
         return (await self.rooms(device, [space], request.wanted))[space]
 
@@ -332,24 +332,24 @@ class Answers:
     async def want(self, device: Device, space: SpaceId, request: WantRequest) -> WantAnswer:
         """Which chunks must be sent, and where the large ones go."""
 
-        others = await self._others(device.user, space, Right.WRITE)
+        others = self._others(device.user, space, Right.WRITE)
         return await self.in_file_thread(lambda: self.chunks.want(device.user, space, others, request))
 
     async def put(self, device: Device, space: SpaceId, request: PutRequest) -> PutAnswer:
         """Stores small chunks."""
-        await self._check(device, space, Right.WRITE)
+        self._check(device, space, Right.WRITE)
         return await self.in_file_thread(lambda: self.chunks.put(space, request))
 
     async def get(self, device: Device, space: SpaceId, request: GetRequest) -> GetAnswer:
         """Chunks or parts of chunks."""
-        others = await self._others(device.user, space, Right.READ)
+        others = self._others(device.user, space, Right.READ)
         return await self.in_file_thread(lambda: self.chunks.get(space, request, others))
 
     async def read(self, device: Device, space: SpaceId, request: GetRequest) -> tuple[int, Iterator[Sequence[bytes]]]:
         """Parts of chunks, of any number of bytes: how many, and they themselves, each read (`in_file_thread`) when it
         is asked for.
         """
-        others = await self._others(device.user, space, Right.READ)
+        others = self._others(device.user, space, Right.READ)
 
         def begin() -> tuple[int, Iterator[Sequence[bytes]]]:
             pieces = self.chunks.plan(space, request, others)
@@ -372,13 +372,13 @@ class Answers:
 
     async def urls(self, device: Device, space: SpaceId, request: UrlsRequest) -> UrlsAnswer:
         """Signed GET URLs."""
-        others = await self._others(device.user, space, Right.READ)
+        others = self._others(device.user, space, Right.READ)
         return await self.in_file_thread(lambda: self.chunks.urls(device.user, space, request, others))
 
     async def object_place(self, user: UserId, space: SpaceId, chunk: ChunkId) -> Place:
         """Where a chunk lies, for the holder of a signed URL."""
         await self._database.read(lambda session: check_enabled(session, user))
-        others = await self._others(user, space, Right.READ)
+        others = self._others(user, space, Right.READ)
         return await self.in_file_thread(lambda: self.chunks.place(space, chunk, others))
 
     async def object_bytes(self, place: Place, start: int, length: int) -> bytes:
@@ -397,7 +397,7 @@ class Answers:
 
     async def may_send(self, device: Device, space: SpaceId) -> None:
         """Raises NotFound or NotAllowed when this device may not send chunks to this space."""
-        await self._check(device, space, Right.WRITE)
+        self._check(device, space, Right.WRITE)
 
     async def objects_received(self, space: SpaceId, places: Sequence[Place]) -> None:
         """Notes chunks that came whole and are objects now."""
@@ -410,17 +410,17 @@ class Answers:
 
         return await self._database.read(read)
 
-    async def _others(self, user: UserId, space: SpaceId, right: Right) -> list[SpaceId]:
+    def _others(self, user: UserId, space: SpaceId, right: Right) -> list[SpaceId]:
         """The user's other spaces, if he may do this in this one."""
 
         def look(session: Session) -> list[SpaceId]:
             member_space(session, space, user, right)
             return [other for other in account_rows.mounts(session, user) if other != space]
 
-        return await self._database.read(look)
+        return self._database.look_up(look)
 
-    async def _check(self, device: Device, space: SpaceId, right: Right) -> None:
-        await self._database.read(lambda session: member_space(session, space, device.user, right))
+    def _check(self, device: Device, space: SpaceId, right: Right) -> None:
+        self._database.look_up(lambda session: member_space(session, space, device.user, right))
 
     async def in_file_thread(self, job: Callable[[], Result]) -> Result:
         """What a job gives that blocks on the store, in one of few threads."""
