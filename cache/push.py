@@ -352,8 +352,13 @@ class Push:
         for node in lost:
             log.warning("node %d: the server lost its content, and not all of it is here", node)
             self.troubles.note(node, ContentLost(_LOST))
-        for key in sent.lost if lost else ():
-            self.troubles.note_lost(key, ContentLost(_LOST))
+        for change, key in zip(sent.commit.changes, sent.lost, strict=False) if lost else ():
+            record = self._tree.record(change.node)
+            if change.node in lost and (record is None or record.local is None):
+                # Nobody can make a version of it, and who removed the file wants none.
+                self._drop_lost(key)
+            else:
+                self.troubles.note_lost(key, ContentLost(_LOST))
         self.wake()
 
     def _take_fault(self, sent: _Sent, nodes: Sequence[NodeId], error: RemoteError) -> None:
@@ -579,3 +584,4 @@ class Push:
     def _drop_lost(self, key: bytes) -> None:
         with self._tree.edit() as edit:
             edit.drop_lost(key)
+        self.troubles.end_lost(key)

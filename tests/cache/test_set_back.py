@@ -8,6 +8,7 @@ import trio
 
 from cache.errors import ContentUnavailable
 from cache.lives import Lives
+from cache.tree import LostEdit
 from remote.protocol.ids import ROOT, Rev
 from remote.protocol.messages import Life
 from tests.model.device import Device
@@ -152,6 +153,25 @@ def test_of_a_file_of_which_a_chunk_is_lost_all_else_is_read_and_who_has_it_heal
         assert [one.lost for one in (await world.one.pull.service.spaces()).spaces] == [0]
         assert bytes(await world.two.files.read(handle, 0, len(LARGE))) == LARGE
         world.two.volume.close(handle)
+
+    in_world(scene)
+
+
+def test_an_edit_that_lost_of_which_nobody_has_the_content_ends_with_its_file() -> None:
+    async def scene(world: World) -> None:
+        node = await make(world.one, b"file", LARGE)
+        await world.quiet()
+        await world.one.budget.trim(0)
+        world.server.forget_chunks()
+        with world.one.tree.edit() as edit:
+            edit.keep_lost(node, LostEdit(world.server.alive()[node], 1))
+        world.one.sync.wake()
+        await trio.sleep(30)
+        (stuck,) = world.one.sync.standing().stuck
+        assert stuck.path == b"file"
+        await world.one.volume.unlink(ROOT, b"file")
+        await world.quiet()
+        assert not world.one.sync.standing().stuck
 
     in_world(scene)
 

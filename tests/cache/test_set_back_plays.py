@@ -91,7 +91,7 @@ class Play:
         """Removes files of which the server lost the content that no device has any more."""
         await trio.sleep(1_000)
         for device in (self.world.one, self.world.two):
-            for node, trouble in list(device.push.troubles.nodes.items()):
+            for node, trouble in device.push.troubles.stuck(1_000):
                 state = device.local().get(node)
                 if isinstance(trouble.error, ContentLost) and state is not None:
                     await device.volume.unlink(state.names[0].parent, state.names[0].name)
