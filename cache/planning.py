@@ -82,7 +82,9 @@ class Planner:
 
     def _groups(self, dirty: list[tuple[NodeId, int]]) -> list[list[NodeId]]:
         dirty.sort(key=lambda pair: pair[1])
-        nodes = [node for node, _ in dirty if not (self._drop_if_void(node) or self._put_by_if_ignored(node))]
+        # Half of a burst is on its way. Who needs one of these brings it in again (`merge.units`), and waits for it.
+        waiting = [node for node, _ in dirty if not self._is_passing(node)]
+        nodes = [node for node in waiting if not (self._drop_if_void(node) or self._put_by_if_ignored(node))]
         if self._ignoring.is_unsettled:
             self._ignoring.is_unsettled = False
             nodes = [node for node in nodes if not self._put_by_if_ignored(node)]
@@ -95,6 +97,10 @@ class Planner:
             # More than a commit may hold: then names are missing for a moment on the way, in an order that works.
             groups += self._in_order(group)
         return groups
+
+    def _is_passing(self, node: NodeId) -> bool:
+        record = self._tree.record(node)
+        return record is not None and self._preparing.is_passing(node, record)
 
     def _in_order(self, group: Sequence[NodeId]) -> list[list[NodeId]]:
         members = set(group)

@@ -54,6 +54,8 @@ class Preparing:
         self._prepared: dict[NodeId, Prepared] = {}
         self._prepared_bytes = 0
         self._running: set[NodeId] = set()
+        # Those of them that are small.
+        self._passing: set[NodeId] = set()
         # Of which nothing is to be prepared now.
         self._kept_back: set[NodeId] = set()
         self._scopes: dict[NodeId, trio.CancelScope] = {}
@@ -84,6 +86,10 @@ class Preparing:
     def is_running(self, node: NodeId) -> bool:
         """Whether the node's content is on its way, or not to be looked at now."""
         return node in self._running or node in self._kept_back
+
+    def is_passing(self, node: NodeId, record: Record) -> bool:
+        """Whether the node is a small file whose content is on its way: until that is there, nothing can be done."""
+        return bool(record.staged) and node in self._passing
 
     def keep_back(self, node: NodeId) -> None:
         """Nothing of the node is prepared until `give_back`; a large file that is on its way is given up."""
@@ -150,6 +156,7 @@ class Preparing:
         """Begins with these batches of small files and with these large ones: no more than there is room for."""
         for batch in small:
             self._running.update(batch)
+            self._passing.update(batch)
             self._small_tasks += 1
             nursery.start_soon(self._prepare_small, batch)
         for node in large:
@@ -196,6 +203,7 @@ class Preparing:
                 self._troubles.note(node, error)
         finally:
             self._running.difference_update(nodes)
+            self._passing.difference_update(nodes)
             self._small_tasks -= 1
             self._went_on()
 
