@@ -10,8 +10,9 @@ from remote.protocol.errors import InTheWay, NotAllowed, NotFound
 from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import Change
 from remote.protocol.nodes import Kind, Name, NodeState
-from remote.protocol.sharing import OWNER, ROLES, SHARED_MAX
+from remote.protocol.sharing import OWNER, ROLES, SHARED_MAX, Member
 from remote.server import audit, commits
+from remote.server.accounts import login_name
 from remote.server.commits import Draft, Moving
 from remote.server.database import accounts as account_rows
 from remote.server.database import leases as lease_rows
@@ -24,6 +25,7 @@ from remote.server.database.sharing import InvitationRow
 from remote.server.database.spaces import SpaceRow
 from remote.server.founding import free_name
 from remote.server.keyring import Keyring
+from remote.server.limits import LABEL_MAX
 from remote.server.scanning.carrying import Carried
 from remote.server.states import encode_state
 
@@ -65,7 +67,9 @@ class Members:
             if rows.end_invitation(session, user, space.space):
                 note_about(session, space, user, "share taken away")
         elif rows.invitation(session, user, space.space) is None:
-            if len(rows.invitations(session, user)) >= SHARED_MAX:
+            # Those that he declined, or left, are none of which he should have to get rid.
+            waiting = [one for one in rows.invitations(session, user) if not one.is_declined]
+            if len(waiting) >= SHARED_MAX:
                 raise NotAllowed(f"{name_of(session, user)} has {SHARED_MAX} invitations, which is all that one gets.")
             rows.put_invitation(session, user, InvitationRow(space.space, by, self.now_ns, is_declined=False))
             self.told.invited.append((user, name_of(session, by), space.name))
@@ -170,3 +174,56 @@ def name_of(session: Session, user: UserId) -> str:
     """The name of a user; empty for one who is gone."""
     account = account_rows.account(session, user)
     return account.user_name if account is not None else ""
+
+
+def find_who(session: Session, asking: UserId, name: str) -> tuple[bool, int, str]:
+    """Whether the name is a group's, the id of the user or group, and the name as it is written; raises NotFound.
+
+    A group is found by its owner and by those who are in it.
+    """
+    wanted = login_name(name[:LABEL_MAX])
+    user = account_rows.user_of_login(session, wanted)
+    if user is not None:
+        return False, user, name_of(session, user)
+    group = rows.group_of_name(session, wanted)
+    found = rows.group_row(session, group) if group is not None else None
+    if found is not None and (found.owner == asking or rows.is_in_group(session, found.group, asking)):
+        return True, found.group, found.group_name
+    raise NotFound(f"There is no user, and no group of yours, called {name[:LABEL_MAX]}.")
+
+
+def users_of(session: Session, *, is_group: bool, who: int) -> list[UserId]:
+    """The user, or those who are in the group."""
+    return rows.group_members(session, who) if is_group else [UserId(who)]
+
+
+def groups_by(session: Session, space: SpaceId, user: UserId) -> list[str]:
+    """Names of the groups by which a user has a space."""
+    found = [permit.who for permit in rows.permits(session, space) if permit.is_group]
+    groups = [rows.group_row(session, group) for group in found if rows.is_in_group(session, group, user)]
+    return [f"the group {group.group_name}" for group in groups if group is not None]
+
+
+def listed_members(session: Session, space: SpaceId) -> list[Member]:
+    """Who a space is shared with: users and groups, the owner first."""
+    roles = dict(space_rows.members(session, space))
+    found: list[Member] = []
+    by_group: dict[UserId, list[str]] = {}
+    for permit in rows.permits(session, space):
+        if permit.is_group:
+            group = rows.group_row(session, permit.who)
+            name = group.group_name if group is not None else ""
+            found.append(Member(name, "group", permit.role))
+            for user in rows.group_members(session, permit.who):
+                by_group.setdefault(user, []).append(name)
+        else:
+            by_group.setdefault(UserId(permit.who), [])
+    users: list[Member] = []
+    for user in sorted({*roles, *by_group}):
+        role, standing = roles.get(user), "member"
+        if role is None:
+            invited = rows.invitation(session, user, space)
+            standing = "declined" if invited is not None and invited.is_declined else "invited"
+            role = permitted(session, space, user) or ""
+        users.append(Member(name_of(session, user), "user", role, standing, tuple(by_group.get(user, ()))))
+    return sorted([*users, *found], key=lambda each: (each.role != OWNER, each.kind == "group", each.who))

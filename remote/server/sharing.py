@@ -19,7 +19,6 @@ from remote.protocol.sharing import (
     Invitation,
     Invitations,
     LimitRequest,
-    Member,
     Members,
     PermitRequest,
     RevokeRequest,
@@ -30,7 +29,6 @@ from remote.protocol.sharing import (
     Wish,
 )
 from remote.server import membership
-from remote.server.accounts import login_name
 from remote.server.chunks import Chunks
 from remote.server.database import accounts as account_rows
 from remote.server.database import sharing as rows
@@ -45,9 +43,9 @@ from remote.server.founding import Founder, long_contents
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import MasterKey, SpaceKey, fresh_key
-from remote.server.limits import LABEL_MAX, check_count, check_node, check_size, check_space
+from remote.server.limits import check_count, check_node, check_size, check_space
 from remote.server.mail import Mail
-from remote.server.membership import Told, name_of, note_about
+from remote.server.membership import Told, find_who, groups_by, listed_members, name_of, note_about, users_of
 from remote.server.quotas import count_past
 from remote.server.rights import Right, member_space, owner_of
 from remote.server.states import decode_state
@@ -177,7 +175,9 @@ class SharingAnswers:
         def read(session: Session) -> Members:
             row = member_space(session, request.space, device.user, Right.READ)
             role = space_rows.role_of(session, row.space, device.user)
-            return Members(row.space, row.name, role or "", tuple(_members(session, row.space)), row.used, row.quota)
+            return Members(
+                row.space, row.name, role or "", tuple(listed_members(session, row.space)), row.used, row.quota
+            )
 
         return await self._database.read(read)
 
@@ -205,13 +205,13 @@ class SharingAnswers:
             if is_member and space_rows.owner_id(session, space.space) == who:
                 raise NotAllowed(f"{name} owns this folder: it can be given to another member (transfer), or ended.")
             if not rows.end_permit(session, space.space, is_group=is_group, who=who):
-                by = ", ".join(_groups_by(session, space.space, UserId(who))) if not is_group else ""
+                by = ", ".join(groups_by(session, space.space, UserId(who))) if not is_group else ""
                 if by:
                     raise InTheWay(f"{name} has this folder by {by}: take the group away, or {name} out of it.")
                 raise NotFound(f"{space.name} is not shared with {name}.")
             if is_group:
                 rows.end_group_space(session, who, space.space)
-            self.refresh(session, told, space, _users(session, is_group=is_group, who=who), device.user)
+            self.refresh(session, told, space, users_of(session, is_group=is_group, who=who), device.user)
             return Done()
 
         return await self.told(revoke)
@@ -351,7 +351,7 @@ class SharingAnswers:
             rows.end_permit(session, space.space, is_group=permit.is_group, who=permit.who)
             if permit.is_group:
                 rows.end_group_space(session, permit.who, space.space)
-            for user in _users(session, is_group=permit.is_group, who=permit.who):
+            for user in users_of(session, is_group=permit.is_group, who=permit.who):
                 members.refresh(space, user, owner)
 
     def _transfer(self, session: Session, told: Told, space: SpaceRow, old: UserId, new: UserId, name: str) -> None:
@@ -389,7 +389,7 @@ class SharingAnswers:
         elif (was := rows.invitation(session, UserId(who), space.space)) is not None and was.is_declined:
             # Who is invited by his name is asked anew.
             rows.end_invitation(session, UserId(who), space.space)
-        self.refresh(session, told, space, _users(session, is_group=is_group, who=who), device.user)
+        self.refresh(session, told, space, users_of(session, is_group=is_group, who=who), device.user)
 
     def refresh(self, session: Session, told: Told, space: SpaceRow, users: list[UserId], by: UserId) -> None:
         """Makes of these users in a space what permits say now; new ones are invited `by` that user."""
@@ -426,26 +426,6 @@ class SharingAnswers:
         for user, who, what in told.invited:
             self._mail.tell(user, "invitation", who=who, what=what)
         return result
-
-
-def find_who(session: Session, asking: UserId, name: str) -> tuple[bool, int, str]:
-    """Whether the name is a group's, the id of the user or group, and the name as it is written; raises NotFound.
-
-    A group is found by its owner and by those who are in it.
-    """
-    wanted = login_name(name[:LABEL_MAX])
-    user = account_rows.user_of_login(session, wanted)
-    if user is not None:
-        return False, user, name_of(session, user)
-    group = rows.group_of_name(session, wanted)
-    found = rows.group_row(session, group) if group is not None else None
-    if found is not None and (found.owner == asking or rows.is_in_group(session, found.group, asking)):
-        return True, found.group, found.group_name
-    raise NotFound(f"There is no user, and no group of yours, called {name[:LABEL_MAX]}.")
-
-
-def _users(session: Session, *, is_group: bool, who: int) -> list[UserId]:
-    return rows.group_members(session, who) if is_group else [UserId(who)]
 
 
 def _check_shared(session: Session, space: SpaceRow) -> None:
@@ -486,34 +466,3 @@ def _kind(session: Session, row: SpaceRow, node: NodeId) -> Kind:
     if kind not in {Kind.FILE, Kind.FOLDER}:
         raise NotAllowed("A file or a folder can be shared.")
     return kind
-
-
-def _groups_by(session: Session, space: SpaceId, user: UserId) -> list[str]:
-    """Names of the groups by which a user has a space."""
-    found = [permit.who for permit in rows.permits(session, space) if permit.is_group]
-    groups = [rows.group_row(session, group) for group in found if rows.is_in_group(session, group, user)]
-    return [f"the group {group.group_name}" for group in groups if group is not None]
-
-
-def _members(session: Session, space: SpaceId) -> list[Member]:
-    roles = dict(space_rows.members(session, space))
-    found: list[Member] = []
-    by_group: dict[UserId, list[str]] = {}
-    for permit in rows.permits(session, space):
-        if permit.is_group:
-            group = rows.group_row(session, permit.who)
-            name = group.group_name if group is not None else ""
-            found.append(Member(name, "group", permit.role))
-            for user in rows.group_members(session, permit.who):
-                by_group.setdefault(user, []).append(name)
-        else:
-            by_group.setdefault(UserId(permit.who), [])
-    users: list[Member] = []
-    for user in sorted({*roles, *by_group}):
-        role, standing = roles.get(user), "member"
-        if role is None:
-            invited = rows.invitation(session, user, space)
-            standing = "declined" if invited is not None and invited.is_declined else "invited"
-            role = membership.permitted(session, space, user) or ""
-        users.append(Member(name_of(session, user), "user", role, standing, tuple(by_group.get(user, ()))))
-    return sorted([*users, *found], key=lambda each: (each.role != OWNER, each.kind == "group", each.who))

@@ -45,6 +45,7 @@ from remote.protocol.sharing import (
     Wish,
 )
 from remote.server import instance as instances
+from remote.server import membership
 from remote.server.database import chunks as chunk_rows
 from remote.server.instance import Instance
 from remote.server.upkeep import standing
@@ -323,6 +324,23 @@ async def test_declining(ann: Any, bob: Any, thesis: NodeId) -> None:
     assert await invitations(bob) == []
     with pytest.raises(NotFound):
         await about(bob, "accept", shared.space, Shared)
+
+
+async def test_what_was_declined_or_left_keeps_no_invitation_away(
+    ann: Any, bob: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(membership, "SHARED_MAX", 2)
+    folders = [await ann.new_folder(b"%d" % number) for number in range(5)]
+    declined, left, *_ = [await share(ann, folder, "bob") for folder in folders[:2]]
+    with pytest.raises(NotAllowed, match="all that one gets"):
+        await share(ann, folders[2], "bob")
+    await about(bob, "decline", declined.space)
+    await about(bob, "accept", left.space, Shared)
+    await about(bob, "leave", left.space)
+    for folder in folders[2:4]:
+        await share(ann, folder, "bob")
+    with pytest.raises(NotAllowed, match="all that one gets"):
+        await share(ann, folders[4], "bob")
 
 
 async def test_a_role_changes_at_once_and_polls_hear_of_it(ann: Any, bob: Any, thesis: NodeId) -> None:
