@@ -385,12 +385,12 @@ class Pull:
         """
         folders = [folder for folder in folders if self._is_own_folder(folder)]
         own = {folder: trio.Event() for folder in folders if folder not in self._listing}
-        if is_wanted:
-            self._listing |= own
-        self._mark(own)
         left = dict.fromkeys(own, b"")
         found = 0
         try:
+            if is_wanted:
+                self._listing |= own
+            self._mark(own)
             while left:
                 queries = [FolderQuery(folder, after, below) for folder, after in left.items()]
                 with self.crossing():

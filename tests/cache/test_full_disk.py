@@ -15,8 +15,9 @@ from cache.store import Store
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.messages import Life
 from tests.cache.test_tree import opened
+from tests.model.device import Device
 from tests.model.play import quiet
-from tests.model.world import World, begin, end, in_world, make, write
+from tests.model.world import World, begin, end, in_world, make, make_folder, write
 
 
 @contextmanager
@@ -89,6 +90,23 @@ def test_content_that_was_let_go_of_meanwhile_is_gone_when_there_is_room() -> No
         assert world.one.stagings.ids()
         world.one.files.flush_closed()
         assert not world.one.stagings.ids()
+
+    in_world(scene)
+
+
+def test_a_folder_that_could_not_be_listed_is_listed_when_there_is_room() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"d")
+        await make(world.one, b"a", b"content", folder)
+        await quiet(world.one)
+        fresh = Device(world.home, world.server, 3, is_walking=False)
+        await fresh.start(world.nursery)
+        await fresh.volume.children(ROOT)
+        with full(fresh.state), pytest.raises(DiskFull):
+            await fresh.volume.children(folder)
+        with trio.fail_after(5):
+            assert [child.name for child in await fresh.volume.children(folder)] == [b"a"]
+        await fresh.stop()
 
     in_world(scene)
 
