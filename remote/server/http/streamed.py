@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 
 LOOKED_SECONDS, LOOKED_BYTES = 1.0, 16 << 20
 """So often it is looked whether he may."""
+STALL_SECONDS = 60.0
+SENT_AT_ONCE = 256 << 10
+"""So much goes within the time of a stall also over the slowest of lines."""
 
 
 class Streams:
@@ -43,7 +46,11 @@ class Streams:
 async def streamed(
     request: AnyRequest, pieces: Iterator[Buffer], streams: Streams, check: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[bytes]:
-    """Each piece when the one before it is on its way; a fault, or what `check` raises, ends the connection."""
+    """Each piece when the one before it is on its way; a fault, or what `check` raises, ends the connection.
+
+    So does a client that takes nothing for STALL_SECONDS: else a few of them would keep all others away.
+    """
+    loop, abort = asyncio.get_running_loop(), _abort_of(request)
     looked, sent = time.monotonic(), 0
     with streams.one_more():
         while (piece := await asyncio.to_thread(_next, pieces)) is not None:
@@ -56,7 +63,13 @@ async def streamed(
                     await _cut(request, error)
                     return
                 looked, sent = time.monotonic(), 0
-            yield bytes(piece)
+            for at in range(0, len(piece), SENT_AT_ONCE):
+                timer = loop.call_later(STALL_SECONDS, abort) if abort is not None else None
+                try:
+                    yield bytes(piece[at : at + SENT_AT_ONCE])
+                finally:
+                    if timer is not None:
+                        timer.cancel()
 
 
 def _next(pieces: Iterator[Buffer]) -> Buffer | None:
@@ -69,9 +82,16 @@ def _next(pieces: Iterator[Buffer]) -> Buffer | None:
 
 async def _cut(request: AnyRequest, error: RemoteError) -> None:
     """Ends the connection at once, so that nobody takes what came for all of it."""
-    extension: Any = (request.scope.get("extensions") or {}).get(CUT)
-    if extension is None:
+    abort = _abort_of(request)
+    if abort is None:
         raise error
-    extension["abort"]()
+    abort()
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _abort_of(request: AnyRequest) -> Callable[[], None] | None:
+    """What ends the connection of a request; None where there is none."""
+    extension: Any = (request.scope.get("extensions") or {}).get(CUT)
+    abort: Callable[[], None] | None = extension["abort"] if extension is not None else None
+    return abort

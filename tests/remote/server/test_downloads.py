@@ -1,13 +1,19 @@
 """Downloads that are under way on a real connection while the right to them ends."""
 
+import asyncio
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 
+from remote.protocol.errors import Busy
 from remote.server import instance as instances
+from remote.server.http import streamed
+from remote.server.http.connections import CUT
 from tests.remote.server.test_process import DEADLINE_SECONDS, Home
 
 SIZE = 48 << 20
@@ -86,3 +92,29 @@ def test_a_download_ends_with_the_token_and_with_the_right(http: httpx.Client, w
     target = f"/api/v1/files/{file}/download?space={space}"
     assert received_of(http.base_url, target, f"authorization: Bearer {token}\r\n", end) < SIZE
     assert len(http.get(f"/api/v1/files/{file}/download").content) == SIZE
+
+
+@pytest.mark.anyio
+async def test_who_takes_nothing_is_cut_and_counts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed, "STALL_SECONDS", 0.01)
+    aborted = asyncio.Event()
+    request: Any = SimpleNamespace(scope={"extensions": {CUT: {"abort": aborted.set}}})
+    streams = streamed.Streams(1)
+
+    async def may() -> None:
+        """He may."""
+
+    sending = streamed.streamed(request, iter([bytes(1 << 20)]), streams, may)
+    assert len(await anext(sending)) == streamed.SENT_AT_ONCE
+    with pytest.raises(Busy):
+        streams.check()
+    # As for a connection whose other end reads nothing: nobody asks for the next piece.
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await aborted.wait()
+    await sending.aclose()
+    streams.check()
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
