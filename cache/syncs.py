@@ -1,5 +1,6 @@
 """Syncs: keeps the home and the shared spaces in it in step, and tells of all together, or of that of a node."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
@@ -11,7 +12,7 @@ from cache.lease import Lease
 from cache.parts import Part
 from cache.pull import Pull
 from cache.push import Push
-from cache.sync import Standing, Sync
+from cache.sync import Standing, Stuck, Sync
 from cache.tree import HOME
 from cache.upload import Upload
 from remote.protocol.ids import ROOT, NodeId, SpaceId
@@ -114,10 +115,14 @@ class Syncs:
             trouble = standing.trouble
             if standing.is_online and not trouble and one.trouble and not one.is_online:
                 trouble = f"{graft.known.name}: {one.trouble}"
+            stuck = one.stuck
+            if one.pending_nodes and one.held not in ("", standing.held):
+                # Of this space alone: it is not being sent, though all else is.
+                stuck += (Stuck(self._tree.path_of(graft.part.top), one.held, math.inf),)
             standing = replace(
                 standing,
                 trouble=trouble,
-                stuck=standing.stuck + one.stuck,
+                stuck=standing.stuck + stuck,
                 unlisted_folders=standing.unlisted_folders + one.unlisted_folders,
                 asked=standing.asked + one.asked,
             )

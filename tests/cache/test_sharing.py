@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from cache import rehoming
 from cache.errors import NoSuchNode
+from cache.grafts import VIEWER
 from cache.pull import Effects
 from cache.tree import Edit
 from fusefs.errors import Mounted, OtherSpace, ReadOnly
@@ -1009,5 +1010,26 @@ def test_who_leaves_a_folder_and_accepts_it_again_has_all_of_it(
         await make(guest, b"new", b"by the guest", await at(guest, "thesis"))
         await friends.quiet()
         assert await friends.one.content(await at(friends.one, "thesis/new")) == b"by the guest"
+
+    among_friends(scene)
+
+
+def test_what_a_viewer_had_not_sent_is_said_not_to_be_sent() -> None:
+    async def scene(friends: Friends) -> None:
+        await shared_thesis(friends)
+        guest = friends.guest
+        guest.syncs.hold("not now")
+        await write(guest, await at(guest, "thesis/intro"), b"edited")
+        friends.permit("viewer")
+        await trio.sleep(5)
+        guest.syncs.hold("")
+        await trio.sleep(5)
+        standing = guest.syncs.standing()
+        assert standing.pending_nodes
+        assert [(one.path, one.sentence) for one in standing.stuck] == [(b"thesis", VIEWER)]
+        friends.permit("editor")
+        await friends.quiet()
+        assert not guest.syncs.standing().stuck
+        assert await friends.one.content(await at(friends.one, "thesis/intro")) == b"edited"
 
     among_friends(scene)
