@@ -197,11 +197,12 @@ def token_hash(token: str) -> bytes:
 
 @dataclass(frozen=True)
 class Known:
-    """Who asks by name and password."""
+    """Who asks by name and password; `token_hash`: of the app token that he gave in place of one."""
 
     user: UserId
     home: SpaceId
     may_write: bool = True
+    token_hash: bytes = b""
 
 
 class Accounts:
@@ -269,7 +270,7 @@ class Accounts:
         if account is None or login_name(device.user_name) != name:
             raise NotSignedIn("This app token is not one of that user.")
         check_scope(device.scopes, WEBDAV_READ)
-        return Known(device.user, account.home, may_write=covers(device.scopes, WEBDAV))
+        return Known(device.user, account.home, covers(device.scopes, WEBDAV), device.token_hash)
 
     async def device(self, token: str, *, may_be_wiped: bool = False) -> Device:
         """Who holds this token; raises NotSignedIn, or Wiped for a device that is to remove what it holds."""
@@ -389,7 +390,12 @@ class Accounts:
 
 
 def check_standing(session: Session, device: Device, now_ns: int) -> None:
-    """Raises NotSignedIn or Wiped for who asked as this device, and may not go on with what is being answered."""
+    """Raises NotSignedIn or Wiped for who asked as this device (or by name and password, without a token of his own),
+    and may not go on with what is being answered.
+    """
+    if not device.token_hash:
+        check_enabled(session, device.user)
+        return
     _check_not_wiped(_holder(session, device.token_hash, now_ns))
 
 

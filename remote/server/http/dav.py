@@ -29,6 +29,7 @@ from remote.server.http.dav_nodes import (
     ANSWER_SECONDS,
     CREATED,
     SPACE,
+    TOKEN,
     USER,
     Drive,
     Environ,
@@ -147,5 +148,5 @@ class _Accounts(BaseDomainController):  # type: ignore[misc]
             raise refusal(error) from error
         if not known.may_write and environ["REQUEST_METHOD"] not in _READING:
             raise DAVError(HTTP_FORBIDDEN, "This app token is for webdav-read; this needs webdav.")
-        environ[USER], environ[SPACE] = known.user, known.home
+        environ[USER], environ[SPACE], environ[TOKEN] = known.user, known.home, known.token_hash
         return True

@@ -1,6 +1,7 @@
 """Content as wsgidav reads and writes it: streams in threads."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from wsgidav.dav_error import (
     HTTP_INSUFFICIENT_STORAGE,
@@ -11,14 +12,17 @@ from remote.protocol.ids import SpaceId
 from remote.protocol.nodes import Manifest
 from remote.protocol.sealing import Buffer
 from remote.server.content import Writer
+from remote.server.http.streamed import LOOKED_BYTES, LOOKED_SECONDS
 from remote.server.instance import Instance
 
 
 class Reading:
-    """Content as a stream that can seek before it is read."""
+    """Content as a stream that can seek before it is read; it ends when `may_read`, asked now and then, says no."""
 
-    def __init__(self, instance: Instance, space: SpaceId, manifest: Manifest) -> None:
+    def __init__(self, instance: Instance, space: SpaceId, manifest: Manifest, may_read: Callable[[], bool]) -> None:
         self._instance, self._space, self._manifest = instance, space, manifest
+        self._may_read = may_read
+        self._looked, self._read_bytes = time.monotonic(), 0
         self._at = 0
         self._pieces: Iterator[Buffer] | None = None
         self._rest = memoryview(b"")
@@ -34,6 +38,11 @@ class Reading:
             )
         if not self._rest:
             self._rest = memoryview(next(self._pieces, b"")).cast("B")
+            self._read_bytes += len(self._rest)
+            if time.monotonic() - self._looked > LOOKED_SECONDS or self._read_bytes > LOOKED_BYTES:
+                self._looked, self._read_bytes = time.monotonic(), 0
+                if not self._may_read():
+                    return b""
         taken = self._rest if size < 0 else self._rest[:size]
         self._rest = self._rest[len(taken) :]
         return bytes(taken)

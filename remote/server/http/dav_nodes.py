@@ -24,19 +24,29 @@ from wsgidav.dav_error import (
 )
 from wsgidav.dav_provider import DAVCollection, DAVNonCollection, DAVProvider
 
-from remote.protocol.errors import BadRequest, Busy, Infected, NotAllowed, NotFound, QuotaExceeded, RemoteError
+from remote.protocol.errors import (
+    BadRequest,
+    Busy,
+    Infected,
+    NotAllowed,
+    NotFound,
+    NotSignedIn,
+    QuotaExceeded,
+    RemoteError,
+)
 from remote.protocol.ids import ROOT, DeviceId, NodeId, SpaceId, UserId
 from remote.protocol.nodes import EMPTY, Kind, Manifest, Name, NodeState
 from remote.server.database.accounts import Device
 from remote.server.edits import By, Place
 from remote.server.files import Files, Item, file_state, folder_state, shown_name
 from remote.server.http.dav_content import Reading, Writing
+from remote.server.http.streamed import abort_of
 from remote.server.instance import Instance
 from remote.server.located import Located
 
 log = logging.getLogger(__name__)
 
-USER, SPACE = "satchel.user", "satchel.space"
+USER, SPACE, TOKEN = "satchel.user", "satchel.space", "satchel.token"
 CREATED = "satchel.created"
 """Set for an answer that tells of something new."""
 _PROPERTY = b"user.dav."
@@ -48,6 +58,7 @@ _STATUSES: tuple[tuple[type[RemoteError], int], ...] = (
     (Busy, HTTP_SERVICE_UNAVAILABLE),
     (NotAllowed, HTTP_CONFLICT),
     (BadRequest, HTTP_FORBIDDEN),
+    (NotSignedIn, HTTP_FORBIDDEN),
 )
 Answer = TypeVar("Answer")
 Environ = dict[str, Any]  # as WSGI has it
@@ -330,7 +341,21 @@ class _File(_Node, DAVNonCollection):  # type: ignore[misc]
             self._drive.instance.contents.check(self._space, self._manifest)
         except Infected as error:
             raise refusal(error) from error
-        return Reading(self._drive.instance, self._space, self._manifest)
+        return Reading(self._drive.instance, self._space, self._manifest, self._may_read)
+
+    def _may_read(self) -> bool:
+        """Whether who began a download may have the rest of it; for who may not, the connection ends."""
+        who = Device(self._user, DeviceId(0), "", self.environ[TOKEN])
+        try:
+            self._drive.ask(self._drive.instance.locator.check(who, self._space))
+            self._drive.instance.contents.check(self._space, self._manifest)
+        except (DAVError, Infected) as error:
+            log.info("a WebDAV download ends here: %s", error)
+            abort = abort_of(self.environ["asgi.scope"])
+            if abort is not None:
+                self._drive.loop.call_soon_threadsafe(abort)
+            return False
+        return True
 
     def begin_write(self, *, content_type: str | None = None) -> Writing:
         left = self._drive.ask(self._drive.files.left(self._user, self._space)) + self._manifest.size

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,7 +50,7 @@ async def streamed(
 
     So does a client that takes nothing for STALL_SECONDS: else a few of them would keep all others away.
     """
-    loop, abort = asyncio.get_running_loop(), _abort_of(request)
+    loop, abort = asyncio.get_running_loop(), abort_of(request.scope)
     looked, sent = time.monotonic(), 0
     with streams.one_more():
         while (piece := await asyncio.to_thread(_next, pieces)) is not None:
@@ -82,7 +82,7 @@ def _next(pieces: Iterator[Buffer]) -> Buffer | None:
 
 async def _cut(request: AnyRequest, error: RemoteError) -> None:
     """Ends the connection at once, so that nobody takes what came for all of it."""
-    abort = _abort_of(request)
+    abort = abort_of(request.scope)
     if abort is None:
         raise error
     abort()
@@ -90,8 +90,8 @@ async def _cut(request: AnyRequest, error: RemoteError) -> None:
         pass
 
 
-def _abort_of(request: AnyRequest) -> Callable[[], None] | None:
+def abort_of(scope: Mapping[str, Any]) -> Callable[[], None] | None:  # Any: as ASGI has it
     """What ends the connection of a request; None where there is none."""
-    extension: Any = (request.scope.get("extensions") or {}).get(CUT)
+    extension = (scope.get("extensions") or {}).get(CUT)
     abort: Callable[[], None] | None = extension["abort"] if extension is not None else None
     return abort

@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from xml.dom import minidom
@@ -11,6 +12,7 @@ import pytest
 
 from remote.server import instance as instances
 from tests.mounted.trees import until
+from tests.remote.server.test_downloads import SIZE, received_of
 from tests.remote.server.test_process import DEADLINE_SECONDS, Home
 from tests.scanner import EICAR, running_scanner
 
@@ -260,6 +262,33 @@ def test_files_go_into_shared_folders_and_out_of_them(client: httpx.Client, shar
     assert client.delete("/whole/").status_code == 204
     assert shared.put("/mine/b", content=b"of bob").status_code == 204
     assert names_in(shared, "/work/") == ["a", "copy"]
+
+
+@pytest.mark.parametrize("what", ["token", "right"])
+def test_a_download_ends_with_the_token_and_with_the_right(url: str, shared: httpx.Client, what: str) -> None:
+    shared.put("/work/film", content=bytes(SIZE)).raise_for_status()
+    with httpx.Client(base_url=url.removesuffix("/dav"), timeout=DEADLINE_SECONDS) as http:
+
+        def signed_in(name: str) -> None:
+            login = {"user": name, "password": "password", "device_name": "script"}
+            http.headers["authorization"] = f"Bearer {http.post('/api/v1/login', json=login).json()['token']}"
+
+        signed_in("bob")
+        token = http.post("/api/v1/tokens", json={"name": "phone", "scopes": ["webdav-read"]}).json()
+        space = http.get("/api/v1/shares").json()["folders"][0]["space"]
+        basic = b64encode(f"bob:{token['secret']}".encode()).decode()
+
+        def end() -> None:
+            if what == "token":
+                ended = http.delete(f"/api/v1/tokens/{token['entry']['token']}")
+            else:
+                signed_in("ann")
+                ended = http.delete(f"/api/v1/shares/{space}/members", params={"who": "bob"})
+            ended.raise_for_status()
+
+        assert received_of(httpx.URL(url), "/dav/work/film", f"authorization: Basic {basic}\r\n", end) < SIZE
+    if what == "token":
+        assert len(shared.get("/work/film").content) == SIZE
 
 
 def test_moving_and_copying_over_something_is_one_commit(url: str, client: httpx.Client) -> None:
