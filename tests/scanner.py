@@ -1,8 +1,11 @@
 """A virus scanner for tests: clamd with a socket and a database of its own, which knows two harmless patterns."""
 
+import hashlib
+import io
 import shutil
 import socket
 import subprocess
+import tarfile
 import tempfile
 import threading
 import time
@@ -25,14 +28,13 @@ class Scanner:
         self._folder = folder
         self.place = str(folder / "socket")
         self._process: subprocess.Popen[bytes] | None = None
-        database = folder / "database"
-        database.mkdir()
-        lines = (
-            f"{name}:0:*:{pattern.hex()}\n" for name, pattern in (("Eicar-Test", EICAR), ("Satchel-Test", PATTERN))
-        )
-        (database / "test.ndb").write_text("".join(lines))
+        self._database = folder / "database"
+        self._database.mkdir()
+        self._number = 0
+        self._known = {"Eicar-Test": EICAR, "Satchel-Test": PATTERN}
+        self._write_database()
         (folder / "clamd.conf").write_text(
-            f"LocalSocket {self.place}\nDatabaseDirectory {database}\nForeground yes\nMaxThreads 2\nSelfCheck 0\n"
+            f"LocalSocket {self.place}\nDatabaseDirectory {self._database}\nForeground yes\nMaxThreads 2\nSelfCheck 0\n"
             f"StreamMaxLength {LARGEST}\nPidFile {folder / 'pid'}\nConcurrentDatabaseReload no\nLogFile /dev/null\n"
         )
 
@@ -45,6 +47,36 @@ class Scanner:
             assert self._process.poll() is None, f"clamd ended with {self._process.returncode}"
             assert time.monotonic() < deadline, "clamd does not listen"
             pause.wait(0.05)
+
+    def learn(self, name: str, pattern: bytes) -> None:
+        """Has it find one more pattern, as freshclam does; returns when it does."""
+        self._known[name] = pattern
+        self._write_database()
+        self._ask(b"zRELOAD\0")
+        deadline, pause = time.monotonic() + _START_SECONDS, threading.Event()
+        while f"/{self._number}/".encode() not in self._ask(b"zVERSION\0"):
+            assert time.monotonic() < deadline, "clamd does not load what it is to learn"
+            pause.wait(0.02)
+
+    def _write_database(self) -> None:
+        """A database as ClamAV's own are, with a number and a time; unsigned."""
+        self._number += 1
+        lines = "".join(f"{name}:0:*:{pattern.hex()}\n" for name, pattern in self._known.items()).encode()
+        head = f"ClamAV-VDB:21 Nov 2026 10-00 +0000:{self._number}:{len(self._known)}:60:X:X:tests:{self._number}"
+        info = f"{head}\ndaily.ndb:{len(lines)}:{hashlib.sha256(lines).hexdigest()}\n".encode()
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz", format=tarfile.USTAR_FORMAT) as made:
+            for name, body in (("daily.info", info), ("daily.ndb", lines)):
+                member = tarfile.TarInfo(name)
+                member.size = len(body)
+                made.addfile(member, io.BytesIO(body))
+        (self._database / "daily.cud").write_bytes(head.ljust(512).encode() + packed.getvalue())
+
+    def _ask(self, what: bytes) -> bytes:
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(self.place)
+            peer.sendall(what)
+            return peer.recv(4_096)
 
     def stop(self) -> None:
         """Ends it."""

@@ -106,6 +106,10 @@ class Chunks:
             if space in (found := self._refused.get(chunk, {})):
                 raise _infected(found[space])
 
+    def is_refused(self, space: SpaceId, chunk: ChunkId) -> bool:
+        """Whether it is given to nobody of the space."""
+        return space in self._refused.get(chunk, {})
+
     def want(self, user: UserId, space: SpaceId, others: Sequence[SpaceId], request: WantRequest) -> WantAnswer:
         """Which chunks must be sent; those that a space in `others` may read may be read in this one from now on.
 
@@ -300,6 +304,10 @@ class Chunks:
                 # It was put into another pack since its place was looked up.
                 return self._read_at(moved, start, length)
             raise _lost(place, error) from error
+
+    def read_refused(self, chunk: ChunkId) -> bytes:
+        """The sealed bytes of a chunk that is given to nobody, for a look at what is made of it."""
+        return self._database.read_now(lambda session: self.read_whole(session, chunk))
 
     def _read_at(self, place: Place, start: int, length: int) -> bytes:
         try:

@@ -7,7 +7,7 @@ here blocks on the disk and computes: call it from a thread.
 from collections.abc import Iterator, Sequence
 
 from remote.protocol import cutting, deltas, manifests, sealing
-from remote.protocol.errors import ChunkDamaged
+from remote.protocol.errors import ChunkDamaged, Infected
 from remote.protocol.ids import ChunkId, SpaceId
 from remote.protocol.nodes import INLINE_MAX, Base, Entry, Manifest
 from remote.protocol.sealing import Buffer, Sealed
@@ -50,6 +50,28 @@ class Contents:
         self._chunks.keep(space, [sealed])
         return Entry(sealed.id, sealed.key, sealed.length)
 
+    def freed(self, space: SpaceId, manifest: Manifest) -> Manifest | None:
+        """The same content, in which deltas of refused chunks are chunks of their own, readable in the space.
+
+        None when it holds refused chunks themselves.
+        """
+        entries: list[Entry] = []
+        try:
+            self.check(space, manifest)
+            for _, entry in self._entries(space, manifest.entries, manifest.depth, 0, manifest.size):
+                self._chunks.check(space, [entry.id])
+                is_freed = entry.base is not None and self._chunks.is_refused(space, entry.base.id)
+                entries.append(self._whole(space, entry) if is_freed else entry)
+        except Infected:
+            return None
+        return self._built(space, manifest.size, entries)
+
+    def _whole(self, space: SpaceId, entry: Entry) -> Entry:
+        """A delta of a refused chunk as a chunk."""
+        assert entry.base is not None
+        plain = self._delta(space, entry, entry.base, 0, entry.length, self._chunks.read_refused(entry.base.id))
+        return self.as_chunk(space, plain)
+
     def joined(self, space: SpaceId, entries: Sequence[Entry]) -> Manifest:
         """The manifest of content that came in parts, of all their entries in order."""
         size = sum(entry.length for entry in entries)
@@ -57,6 +79,9 @@ class Contents:
             return Manifest(
                 size, b"".join(map(bytes, self.read(space, Manifest(size, b"", 0, tuple(entries)), 0, size)))
             )
+        return self._built(space, size, entries)
+
+    def _built(self, space: SpaceId, size: int, entries: Sequence[Entry]) -> Manifest:
         manifest, leaves = manifests.build(
             size, entries, lambda plain: sealing.seal(plain, self._domain_secret, sealing.Contexts())
         )
@@ -85,13 +110,17 @@ class Contents:
         else:
             yield self._delta(space, entry, entry.base, start, stop)
 
-    def _delta(self, space: SpaceId, entry: Entry, base: Base, start: int, stop: int) -> bytes:
+    def _delta(
+        self, space: SpaceId, entry: Entry, base: Base, start: int, stop: int, sealed_base: bytes = b""
+    ) -> bytes:
         # As a chunk of its own a delta has no base.
         told = sealing.open_leaf(Entry(entry.id, entry.key, entry.length), self._sealed(space, entry.id))
         parts = tuple(deltas.cut_out(deltas.decode(entry, told), start, stop))
         whole: Buffer = b""
         if any(isinstance(part, deltas.Copy) for part in parts):
-            whole = sealing.open_chunk(Entry(base.id, base.key, base.length), self._sealed(space, base.id))
+            whole = sealing.open_chunk(
+                Entry(base.id, base.key, base.length), sealed_base or self._sealed(space, base.id)
+            )
         return b"".join(whole[part.start : part.stop] if isinstance(part, deltas.Copy) else part for part in parts)
 
     def _sealed(self, space: SpaceId, chunk: ChunkId) -> bytes:

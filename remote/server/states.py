@@ -46,6 +46,14 @@ def open_manifest(key: SpaceKey, sealed: bytes) -> Manifest:
     return _manifests.decode(key.open(sealed))
 
 
+def opened_state(key: SpaceKey, state: bytes | None, manifest: bytes | None) -> NodeState | None:
+    """The state with the content of its sealed manifest, if it has one; None for a node that was removed."""
+    if state is None:
+        return None
+    found = decode_state(state)
+    return found if manifest is None else msgspec.structs.replace(found, content=open_manifest(key, manifest))
+
+
 def version(
     key: SpaceKey, node: NodeId, rev: Rev, edited_ns: int, state: bytes | None, manifest: bytes | None
 ) -> NodeVersion:

@@ -1,5 +1,6 @@
 """The virus scan as devices meet it: an infected file is listed and cannot be read, and everybody is told."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,3 +66,54 @@ def test_an_infected_file_is_listed_and_read_by_nobody(scanner: Scanner, server:
     laptop.must("guard", "allow", str(number))
     assert until(lambda: not is_refused(laptop.path / "work/renamed.com"), 10.0)
     assert (laptop.path / "work/renamed.com").read_bytes() == EICAR
+
+
+def test_what_was_cured_by_a_small_edit_can_be_read_again(scanner: Scanner, server: Any, device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    start, end = os.urandom(3 << 20), os.urandom(3 << 20)
+    file = desk.path / "file"
+    file.write_bytes(start + PATTERN + end)
+    desk.in_step(laptop)
+    assert until(lambda: is_refused(laptop.path / "file"), 30.0)
+    sent = desk.stats()["sent_bytes"]
+    with file.open("r+b") as opened:
+        opened.seek(len(start))
+        opened.write(bytes(len(PATTERN)))
+    desk.in_step(laptop)
+    # It went as a delta of the chunk in which the pattern is, which is given to nobody.
+    assert desk.stats()["sent_bytes"] - sent < 100_000
+    assert until(lambda: not is_refused(laptop.path / "file"), 30.0)
+    assert hashlib.sha256((laptop.path / "file").read_bytes()).digest() == _digest(start, bytes(len(PATTERN)), end)
+    assert len(laptop.status()["events"]) == 1
+    # The next edit of it is a delta again.
+    with file.open("r+b") as opened:
+        opened.seek(len(start))
+        opened.write(b"edited")
+    desk.in_step(laptop)
+    assert not is_refused(laptop.path / "file")
+    assert hashlib.sha256((laptop.path / "file").read_bytes()).digest() == _digest(
+        start, b"edited" + bytes(len(PATTERN) - 6), end
+    )
+
+
+def _digest(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def test_what_the_scanner_learns_is_found_in_what_is_there(server: Any, device: Any) -> None:
+    pattern = b"satchel test pattern: learnt while the server was away"
+    desk = device("desk")
+    with running_scanner() as scanner:
+        server.options = ("--clamd", scanner.place)
+        server.restart()
+        (desk.path / "file.bin").write_bytes(os.urandom(1 << 20) + pattern)
+        desk.wait()
+        server.stop()
+        scanner.learn("Learnt", pattern)
+        server.start()
+        assert until(lambda: len(desk.status()["events"]) == 1, 30.0), desk.status()["events"]
+        assert "Learnt.UNOFFICIAL was found in file.bin" in desk.cli("status").stdout
+        desk.umount()
+        desk.forget_cache()
+        desk.mount()
+        assert is_refused(desk.path / "file.bin")

@@ -163,6 +163,20 @@ def events(session: Session, space: SpaceId, before: int, limit: int) -> list[Ev
     return [EventRow(*row) for row in found]
 
 
+def told_of(session: Session, space: SpaceId, node: NodeId, kind: str, detail: str) -> EventRow | None:
+    """The newest event of this kind and detail that waits for a person and is about this node."""
+    found = session.row(
+        "SELECT event_id, kind, state, user_id, device_id, began_ns, ended_ns, from_rev, to_rev, removed, overwritten,"
+        " until_ns, node_id, detail, examples FROM event WHERE space_id = ? AND node_id = ? AND kind = ?"
+        " AND detail = ? AND state = 'told' ORDER BY event_id DESC LIMIT 1",
+        space,
+        node,
+        kind,
+        detail,
+    )
+    return EventRow(*found) if found else None
+
+
 def drop_events(session: Session, space: SpaceId, before: int) -> None:
     """Forgets events with a smaller number."""
     session.run("DELETE FROM event WHERE space_id = ? AND event_id < ?", space, before)

@@ -129,3 +129,24 @@ def changes_after(session: Session, space: SpaceId, rev: Rev, ordinal: int, limi
         ordinal,
         limit,
     )
+
+
+def versions_before(session: Session, space: SpaceId, rev: Rev, ordinal: int, limit: int) -> Iterator[Row]:
+    """(rev, ordinal, node, state, manifest, mark, the node's present rev, is_seen) of what came before, backwards.
+
+    is_seen: a later version has the same content.
+    """
+    return session.rows(
+        "SELECT version.rev, version.ordinal, version.node_id, version.state, manifest.body, version.mark, node.rev,"
+        " EXISTS (SELECT 1 FROM version AS later WHERE later.space_id = version.space_id"
+        " AND later.content_id = version.content_id AND (later.rev, later.ordinal) > (version.rev, version.ordinal))"
+        " FROM version"
+        " LEFT JOIN node ON node.space_id = version.space_id AND node.node_id = version.node_id"
+        " LEFT JOIN manifest ON manifest.space_id = version.space_id AND manifest.content_id = version.content_id"
+        " WHERE version.space_id = ? AND (version.rev, version.ordinal) < (?, ?)"
+        " ORDER BY version.rev DESC, version.ordinal DESC LIMIT ?",
+        space,
+        rev,
+        ordinal,
+        limit,
+    )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from remote.protocol.ids import ChunkId, SpaceId
+from remote.protocol.ids import ChunkId, NodeId, SpaceId
 from remote.server.database.connection import Row, Session
 
 
@@ -48,3 +48,16 @@ def every_refused(session: Session) -> Iterator[Row]:
 def replace_manifest(session: Session, space: SpaceId, content_id: bytes, sealed: bytes) -> None:
     """Stores a manifest in another form; it is of the same content."""
     session.run("UPDATE manifest SET body = ? WHERE space_id = ? AND content_id = ?", sealed, space, content_id)
+
+
+def nodes_with(session: Session, space: SpaceId, content_id: bytes, limit: int) -> list[NodeId]:
+    """Nodes that have this content now."""
+    found = session.rows(
+        "SELECT DISTINCT node.node_id FROM version JOIN node ON node.space_id = version.space_id"
+        " AND node.node_id = version.node_id AND node.content_id = version.content_id"
+        " WHERE version.space_id = ? AND version.content_id = ? LIMIT ?",
+        space,
+        content_id,
+        limit,
+    )
+    return [NodeId(row[0]) for row in found]

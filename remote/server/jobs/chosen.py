@@ -6,9 +6,11 @@ from typing import Final
 from remote.protocol.ids import SpaceId
 from remote.server.instance import Instance
 from remote.server.jobs.following import Job
+from remote.server.scanning.anew import Anew
 from remote.server.scanning.clamd import Clamd
 from remote.server.scanning.job import Scanning
 from remote.server.scanning.marking import Marked
+from remote.server.scanning.showing import Showing
 
 SEARCHES: Final = ("content", "names", "off")
 
@@ -37,10 +39,16 @@ def chosen(instance: Instance, choice: Choice) -> list[Job]:
     if choice.clamd:
 
         def tell(space: SpaceId, marked: Marked) -> None:
-            instance.answers.chunks.refuse(space, marked.chunks, marked.event.detail)
+            if marked.event is not None:
+                instance.answers.chunks.refuse(space, marked.chunks, marked.event.detail)
             if marked.is_committed:
                 instance.hub.moved_elsewhere(space)
-            instance.events.announce_now(space, marked.event)
+            if marked.event is not None and not marked.is_told:
+                instance.events.announce_now(space, marked.event)
 
-        jobs.append(Scanning(instance.database, instance.contents, Clamd.at(choice.clamd), tell))
+        # One each, as each is ended while it waits for an answer.
+        clamd, again = Clamd.at(choice.clamd), Clamd.at(choice.clamd)
+        database, contents = instance.database, instance.contents
+        anew = Anew(database, instance.keyring, contents, again, Showing(database, contents, again, tell))
+        jobs.append(Scanning(database, Showing(database, contents, clamd, tell), clamd, anew))
     return jobs

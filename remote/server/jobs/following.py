@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol
 
-import msgspec
-
 from remote.protocol.errors import RemoteError
 from remote.protocol.ids import NodeId, Rev, SpaceId
 from remote.protocol.nodes import NodeState
@@ -25,7 +23,7 @@ from remote.server.database.spaces import life_at, space_row
 from remote.server.database.trees import LOST, stored_now
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
-from remote.server.states import decode_state, open_manifest
+from remote.server.states import opened_state
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +120,8 @@ class Job(Protocol):
     name: str
     cursors: Cursors
     is_urgent: bool = False
+    takes_lost: bool = False
+    """Whether it is given versions, too, that lost a merge and never were the state of their node."""
 
     def take(self, batch: Batch) -> Sequence[Trouble]:
         """Does these changes, again if need be; returns the files that it could not do.
@@ -140,6 +140,10 @@ class Job(Protocol):
 
     def start_over(self, space: SpaceId) -> None:
         """Drops what was made of this space, cursor and all: it is gone, or its journal is another one now."""
+
+    async def beside(self) -> None:
+        """What it does beside following, until it is cancelled."""
+        return
 
     def close(self) -> None:
         """Ends what runs for it, from another thread; `take` raises Stopped then."""
@@ -227,7 +231,7 @@ class Follower:
         for node in nodes:
             stored = stored_now(session, space, node)
             if stored is not None:
-                changed.append(Changed(node, stored.rev, _state(key, stored.state, stored.manifest), is_now=True))
+                changed.append(Changed(node, stored.rev, opened_state(key, stored.state, stored.manifest), is_now=True))
         troubled = {one.node for one in changed if rows.has_trouble(session, space, self.job.name, one.node)}
         nowhere = Cursor(0, Rev(0), 0, NodeId(0))
         return _Work(tuple(changed), key, nowhere, has_more=False, troubled=frozenset(troubled))
@@ -248,7 +252,7 @@ class Follower:
             changed, moved, has_more = _walk(session, space, key, cursor)
             has_more = has_more or row.head > cursor.rev
         else:
-            changed, moved, has_more = _changes(session, space, key, cursor, row.head)
+            changed, moved, has_more = _changes(session, space, key, cursor, row.head, takes_lost=self.job.takes_lost)
             moved = replace(moved, life=life_at(session, space, moved.rev))
         troubled = {one.node for one in changed if rows.has_trouble(session, space, self.job.name, one.node)}
         return _Work(tuple(changed), key, moved, has_more, frozenset(troubled))
@@ -302,7 +306,7 @@ def _walk(session: Session, space: SpaceId, key: SpaceKey, cursor: Cursor) -> tu
     """The next nodes as they are now."""
     found = list(rows.nodes_after(session, space, cursor.walked, BATCH))
     changed = [
-        Changed(NodeId(node), Rev(rev), _state(key, state, manifest), is_now=True)
+        Changed(NodeId(node), Rev(rev), opened_state(key, state, manifest), is_now=True)
         for node, rev, state, manifest in found
         if state is not None
     ]
@@ -311,22 +315,15 @@ def _walk(session: Session, space: SpaceId, key: SpaceKey, cursor: Cursor) -> tu
 
 
 def _changes(
-    session: Session, space: SpaceId, key: SpaceKey, cursor: Cursor, head: Rev
+    session: Session, space: SpaceId, key: SpaceKey, cursor: Cursor, head: Rev, *, takes_lost: bool
 ) -> tuple[list[Changed], Cursor, bool]:
-    """The next changes of the journal; what lost a merge and never was, and what is purged, is none."""
+    """The next changes of the journal; what is purged is none, what lost a merge and never was only where wanted."""
     found = list(rows.changes_after(session, space, cursor.rev, cursor.ordinal, BATCH))
     changed = [
-        Changed(NodeId(node), Rev(rev), _state(key, state, manifest), is_now=rev == present)
+        Changed(NodeId(node), Rev(rev), opened_state(key, state, manifest), is_now=rev == present and mark != LOST)
         for rev, _, node, state, manifest, mark, overrides, present in found
-        if mark != LOST and overrides != _PURGED
+        if (mark != LOST or takes_lost) and overrides != _PURGED
     ]
     if len(found) < BATCH:
         return changed, replace(cursor, rev=head, ordinal=_ORDINAL_MAX), False
     return changed, replace(cursor, rev=Rev(found[-1][0]), ordinal=found[-1][1]), True
-
-
-def _state(key: SpaceKey, state: bytes | None, manifest: bytes | None) -> NodeState | None:
-    if state is None:
-        return None
-    found = decode_state(state)
-    return found if manifest is None else msgspec.structs.replace(found, content=open_manifest(key, manifest))

@@ -44,6 +44,7 @@ class Jobs:
         async with asyncio.TaskGroup() as group:
             for follower in self._followers:
                 group.create_task(self._follow(follower))
+                group.create_task(follower.job.beside())
 
     async def _follow(self, follower: Follower) -> None:
         loop = asyncio.get_running_loop()

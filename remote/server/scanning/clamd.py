@@ -72,6 +72,18 @@ class Clamd:
         if told != "PONG":
             raise ScannerAway("What answers there is no clamd.")
 
+    def version(self) -> str:
+        """Which program and patterns it scans with, as it tells it; another text when it has learnt new ones."""
+        try:
+            with self._connected() as peer:
+                peer.sendall(b"zVERSION\0")
+                told = _answer(peer)
+        except OSError as error:
+            raise ScannerAway(f"The virus scanner does not answer: {error.strerror or error}.") from error
+        if not told:
+            raise ScannerAway("The virus scanner does not say which version it is.")
+        return told
+
     @contextlib.contextmanager
     def _noted(self, peer: socket.socket) -> Iterator[None]:
         """While it is entered, `close` ends it."""

@@ -1,6 +1,7 @@
 """Marking: what becomes of a file version in which a virus was found: it is refused, an event, and told to devices.
 
-Refused are its chunks, within its space. Those that the version before it has, too, are not: that one may be the cure.
+Refused are its chunks, within its space. Those that the version before it has, too, are not: that one may be the cure;
+nor are those of what the file is now, unless something was found in that.
 Content that lies in the manifest itself becomes a chunk, and the file gets a commit that changes nothing else, so that
 every device hears of it in that form, and drops the bytes that came with the state.
 """
@@ -9,11 +10,12 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from remote.protocol.events import INFECTED, TOLD
-from remote.protocol.ids import NOWHERE, ChunkId, Rev, SpaceId
+from remote.protocol.ids import NOWHERE, ChunkId, Rev, SpaceId, UserId
 from remote.protocol.messages import Change
 from remote.protocol.nodes import Entry, Manifest
 from remote.server import commits
@@ -32,6 +34,9 @@ from remote.server.keys import SpaceKey
 from remote.server.past import Past
 from remote.server.states import encode_manifest, open_manifest
 
+_TOLD_MAX: Final = 1_000
+"""Files of one content, of which devices are told."""
+
 
 @dataclass(frozen=True)
 class Infection:
@@ -45,11 +50,15 @@ class Infection:
 
 @dataclass(frozen=True)
 class Marked:
-    """What is refused from now on, the event that tells of it, and whether there is a commit for devices to hear of."""
+    """What is refused from now on, the event that tells of it, and whether there is a commit for devices to hear of.
+
+    `is_told`: the event is an older one, of another version of the same file.
+    """
 
     chunks: tuple[ChunkId, ...]
-    event: EventRow
+    event: EventRow | None
     is_committed: bool
+    is_told: bool
 
 
 def mark(session: Session, key: SpaceKey, infection: Infection) -> Marked | None:
@@ -62,16 +71,24 @@ def mark(session: Session, key: SpaceKey, infection: Infection) -> Marked | None
     chunks = _chunks(session, key, infection, state.content)
     if any(refused_rows.is_known(session, space, chunk) for chunk in chunks):
         return None
-    event = _event(session, key, infection)
-    event_rows.put_event(session, space, event)
+    # Of many old versions of a file one event is enough, which also allows them all.
+    told = None if found.is_now else event_rows.told_of(session, space, found.node, INFECTED, infection.virus)
+    event = told or _event(session, key, infection)
+    if told is None:
+        event_rows.put_event(session, space, event)
     refused_rows.refuse(session, space, chunks, infection.virus, event.event)
     is_committed = False
     if infection.entry is not None:
-        content_id = key.content_id(encode_manifest(state.content))
         outside = Manifest(state.content.size, b"", 0, (infection.entry,))
-        refused_rows.replace_manifest(session, space, content_id, key.seal(encode_manifest(outside)))
-        is_committed = _tell_devices(session, key, infection, event, content_id)
-    return Marked(chunks, event, is_committed)
+        is_committed = _restate(session, key, space, found, outside)
+    return Marked(chunks, event, is_committed, is_told=told is not None)
+
+
+def free(session: Session, key: SpaceKey, space: SpaceId, found: Changed, freed: Manifest) -> Marked | None:
+    """Has clean content consist of chunks that are not refused; None when its space is gone. One transaction."""
+    if space_rows.space_row(session, space) is None:
+        return None
+    return Marked((), None, _restate(session, key, space, found, freed), is_told=True)
 
 
 def _chunks(session: Session, key: SpaceKey, infection: Infection, content: Manifest) -> tuple[ChunkId, ...]:
@@ -79,15 +96,20 @@ def _chunks(session: Session, key: SpaceKey, infection: Infection, content: Mani
     if infection.entry is not None:
         return (infection.entry.id,)
     own = {entry.id for entry in content.entries if not entry.is_hole}
-    before = past_rows.then(session, infection.space, infection.found.node, Rev(infection.found.rev - 1))
-    sealed = (
-        past_rows.manifest(session, infection.space, before.content_id)
-        if before is not None and before.content_id is not None
-        else None
-    )
-    shared = {entry.id for entry in open_manifest(key, sealed).entries} if sealed is not None else set()
-    # All of it was there before: then that is infected, too.
-    return tuple(sorted(own - shared or own))
+    space, node = infection.space, infection.found.node
+    before = past_rows.then(session, space, node, Rev(infection.found.rev - 1))
+    present = trees.node_row(session, space, node)
+    now = _entries_of(session, key, space, present.content_id if present is not None else None)
+    if own == now or any(refused_rows.is_known(session, space, chunk) for chunk in now):
+        now = set()
+    left = own - _entries_of(session, key, space, before.content_id if before is not None else None)
+    # Where nothing is left, all of it is there, too: then that is infected as well.
+    return tuple(sorted(left - now or left or own))
+
+
+def _entries_of(session: Session, key: SpaceKey, space: SpaceId, content_id: bytes | None) -> set[ChunkId]:
+    sealed = past_rows.manifest(session, space, content_id) if content_id is not None else None
+    return {entry.id for entry in open_manifest(key, sealed).entries} if sealed is not None else set()
 
 
 def _event(session: Session, key: SpaceKey, infection: Infection) -> EventRow:
@@ -117,22 +139,27 @@ def _event(session: Session, key: SpaceKey, infection: Infection) -> EventRow:
     )
 
 
-def _tell_devices(session: Session, key: SpaceKey, infection: Infection, event: EventRow, content_id: bytes) -> bool:
-    """Commits the file as it is, when it has that content still; whether it did."""
-    space, node = infection.space, infection.found.node
+def _restate(session: Session, key: SpaceKey, space: SpaceId, found: Changed, manifest: Manifest) -> bool:
+    """Stores the content of a version in another form, and has every device hear of it; whether that is a commit."""
+    assert found.state is not None
+    assert found.state.content is not None
+    content_id = key.content_id(encode_manifest(found.state.content))
+    refused_rows.replace_manifest(session, space, content_id, key.seal(encode_manifest(manifest)))
     row = space_rows.space_row(session, space)
-    present = trees.node_row(session, space, node)
-    if row is None or present is None or present.state is None or present.content_id != content_id:
+    assert row is not None
+    past = Past(session, space, key, Rev(0))
+    drafts: list[Draft] = []
+    for node in refused_rows.nodes_with(session, space, content_id, _TOLD_MAX):
+        present, there = trees.node_row(session, space, node), past.node(node)
+        if present is not None and there is not None and present.state is not None:
+            change = Change(node, present.rev, present.edited_ns, there.state)
+            drafts.append(Draft(change, present.state, content_id, None, present.size))
+    if not drafts:
         return False
-    state = Past(session, space, key, Rev(0)).node(node)
-    if state is None:
-        return False
-    change = Change(node, present.rev, present.edited_ns, state.state)
-    draft = Draft(change, present.state, content_id, None, present.size)
-    by = Device(event.user, SERVER, "", b"")
+    author = past_rows.commit_row(session, space, found.rev)
+    by = Device(author[1] if author is not None else UserId(0), SERVER, "", b"")
     op_id = secrets.token_bytes(16)
-    answer = commits.take(session, row, by, op_id, [draft], key=key, now_ns=time.time_ns())
-    return bool(answer.rev)
+    return bool(commits.take(session, row, by, op_id, drafts, key=key, now_ns=time.time_ns()).rev)
 
 
 Tell = Callable[[SpaceId, Marked], None]

@@ -29,6 +29,7 @@ from remote.server.jobs.chosen import Choice, chosen
 from remote.server.jobs.following import Follower, NotNow
 from remote.server.jobs.running import catch_up
 from remote.server.scanning.clamd import Clamd, ScannerAway, TooLarge
+from remote.server.scanning.job import Scanning
 from tests.scanner import EICAR, LARGEST, PATTERN, Scanner, running_scanner
 
 pytestmark = pytest.mark.anyio
@@ -46,8 +47,14 @@ def scan(instance: Instance, running: Scanner) -> Callable[[Any], None]:
     return lambda ann: run(instance, running, ann)
 
 
-def run(instance: Instance, scanner: Scanner, ann: Any) -> None:
+def made(instance: Instance, scanner: Scanner) -> Scanning:
     (job,) = chosen(instance, Choice(search="off", has_previews=False, clamd=scanner.place))
+    assert isinstance(job, Scanning)
+    return job
+
+
+def run(instance: Instance, scanner: Scanner, ann: Any) -> None:
+    job = made(instance, scanner)
     catch_up(
         Follower(job, instance.database, instance.keyring, instance.contents, threading.Event()),
         [ann.home],
@@ -283,9 +290,114 @@ async def test_what_the_scanner_does_not_take_is_noted(
     assert (await download(ann, node))[0] == 200
 
 
+async def test_all_is_scanned_anew_when_the_scanner_has_learnt(
+    ann: Any, build: Any, instance: Instance, running: Scanner, scan: Callable[[Any], None]
+) -> None:
+    pattern = b"satchel test pattern, learnt: " + os.urandom(16)
+    infected, cured = large(pattern), large()
+    cured_later = await bring(ann, "cured", infected)
+    rev = (await ann.node(cured_later)).rev
+    await bring(ann, "cured", cured, **{"if-match": "*"})
+    now = await bring(ann, "now", large(pattern))
+    small = await ann.new_file(b"small", content=inline(b"-" * 20 + pattern))
+    lost = build.change(small, build.file(b"small", content=inline(pattern + b"lost")), 1, is_conflict=True)
+    lost_rev = await ann.made(lost)
+    scan(ann)
+    anew = made(instance, running).anew
+    anew.go_through()
+    assert await events(ann) == []
+    running.learn("Learnt", pattern)
+    # What is known is enough for the job that follows: nothing came.
+    scan(ann)
+    assert await events(ann) == []
+    anew.go_through()
+    # One of what a file is, and one of what it was.
+    assert sorted(event.node for event in await events(ann)) == sorted([cured_later, now, small, small])
+    assert (await download(ann, now))[0] == 403
+    assert (await download(ann, small))[0] == 403
+    assert (await download(ann, cured_later, rev=rev))[0] == 403
+    assert await download(ann, cured_later) == (200, cured)
+    assert pattern not in msgspec.msgpack.encode(await ann.history(small))
+    (conflict,) = (await ann.conflicts()).conflicts
+    assert (conflict.lost.rev, conflict.lost.state.content.inline) == (lost_rev, b"")
+    # Nothing is told twice.
+    anew.go_through()
+    made(instance, running).anew.go_through()
+    assert len(await events(ann)) == 4
+
+
+async def test_what_lost_a_merge_is_scanned_when_it_comes(ann: Any, build: Any, scan: Callable[[Any], None]) -> None:
+    node = await ann.new_file(b"file", content=inline(b"clean"))
+    scan(ann)
+    await ann.made(build.change(node, build.file(b"file", content=inline(EICAR)), 1, is_conflict=True))
+    scan(ann)
+    (event,) = await events(ann)
+    assert (event.kind, event.node) == ("infected", node)
+    assert await download(ann, node) == (200, b"clean")
+    (conflict,) = (await ann.conflicts()).conflicts
+    assert conflict.lost.state.content.inline == b""
+
+
+async def test_scanning_anew_goes_on_where_it_was(ann: Any, instance: Instance, running: Scanner) -> None:
+    pattern = b"satchel test pattern, of old: " + os.urandom(16)
+    oldest = await ann.new_file(b"oldest", content=inline(pattern))
+    for number in range(30):
+        await ann.new_file(b"%d" % number, content=inline(b"clean %d" % number))
+    newest = await ann.new_file(b"newest", content=inline(pattern + b"."))
+    anew = made(instance, running).anew
+    assert anew.step(ann.home)
+    running.learn("Old", pattern)
+    # The server is started again meanwhile. What it did is not done again, what was left is: then the next pass begins.
+    anew = made(instance, running).anew
+    assert anew.step(ann.home)
+    assert (await download(ann, newest))[0] == 200
+    assert (await download(ann, oldest))[0] == 403
+    anew.go_through()
+    assert (await download(ann, newest))[0] == 403
+    assert not anew.step(ann.home)
+
+
+async def test_of_many_old_versions_of_a_file_one_event_tells(
+    ann: Any, instance: Instance, running: Scanner, scan: Callable[[Any], None]
+) -> None:
+    pattern = b"satchel test pattern, many: " + os.urandom(16)
+    node = await bring(ann, "file", large(pattern))
+    for _ in range(2):
+        await bring(ann, "file", large(pattern), **{"if-match": "*"})
+    clean = large()
+    await bring(ann, "file", clean, **{"if-match": "*"})
+    running.learn("Many", pattern)
+    made(instance, running).anew.go_through()
+    (event,) = await events(ann)
+    revs = [version.rev for version in (await ann.history(node)).versions]
+    assert [(await download(ann, node, rev=rev))[0] for rev in revs] == [200, 403, 403, 403]
+    await ann.in_space("events/answer", EventAnswer(event.event, ALLOWED), Said)
+    assert [(await download(ann, node, rev=rev))[0] for rev in revs] == [200, 200, 200, 200]
+
+
+async def test_a_file_that_was_cured_can_be_read_when_an_older_version_of_it_is_refused(
+    ann: Any, instance: Instance, running: Scanner
+) -> None:
+    pattern = b"satchel test pattern, cured: " + os.urandom(16)
+    start, end = os.urandom(2 << 20), os.urandom(2 << 20)
+    node = await bring(ann, "file", start + pattern + end)
+    rev = (await ann.node(node)).rev
+    cured = await content_of(ann, node)
+    await bring(ann, "file", start + end, **{"if-match": "*"})
+    # Both have chunks of the start and the end.
+    assert {entry.id for entry in cured.entries} & {entry.id for entry in (await content_of(ann, node)).entries}
+    running.learn("Cured", pattern)
+    made(instance, running).anew.go_through()
+    assert (await download(ann, node, rev=rev))[0] == 403
+    assert await download(ann, node) == (200, start + end)
+
+
 def test_the_client_of_clamd(running: Scanner, tmp_path: Path) -> None:
     clamd = Clamd.at(running.place)
     clamd.ping()
+    before = clamd.version()
+    running.learn("More", os.urandom(16))
+    assert clamd.version() != before
     assert clamd.scan([b"clean", b"", b"er"]) == ""
     # Also over the border of two pieces.
     assert clamd.scan([b"-" * 100 + EICAR[:30], EICAR[30:]]).startswith("Eicar-Test")

@@ -1,0 +1,55 @@
+"""Showing: one content is shown to the scanner, and marked when something is found in it."""
+
+from msgspec.structs import replace
+
+from remote.protocol.errors import Infected
+from remote.protocol.nodes import Manifest
+from remote.server.content import Contents
+from remote.server.database.connection import Database
+from remote.server.jobs.following import Batch, Changed
+from remote.server.scanning.clamd import Clamd
+from remote.server.scanning.marking import Infection, Tell, free, mark
+
+
+class Showing:
+    """To one scanner."""
+
+    def __init__(self, database: Database, contents: Contents, clamd: Clamd, tell: Tell) -> None:
+        """`tell` is called, in the thread of who shows, when something was found."""
+        self._database = database
+        self._contents = contents
+        self._clamd = clamd
+        self._tell = tell
+
+    def show(self, batch: Batch, one: Changed) -> bool:
+        """Whether nothing was found; raises ScannerAway, TooLarge, and RemoteError for what cannot be read."""
+        state = one.state
+        assert state is not None
+        assert state.content is not None
+        content = state.content
+        freed = None
+        try:
+            virus = self._clamd.scan(batch.content(state))
+        except Infected:
+            freed = self._contents.freed(batch.space, content)
+            if freed is None:
+                # It was found before, under another name or in another version.
+                return False
+            virus = self._clamd.scan(batch.content(replace(state, content=freed)))
+        if not virus:
+            if freed is not None:
+                self._free(batch, one, freed)
+            return True
+        # Before it is noted, what is noted must be there.
+        entry = self._contents.as_chunk(batch.space, content.inline) if content.inline else None
+        infection = Infection(batch.space, one, virus, entry)
+        marked = self._database.write_now(lambda session: mark(session, batch.key, infection))
+        if marked is not None:
+            self._tell(batch.space, marked)
+        return False
+
+    def _free(self, batch: Batch, one: Changed, freed: Manifest) -> None:
+        """Stores content in which nothing was found without the refused chunks that it was told by."""
+        marked = self._database.write_now(lambda session: free(session, batch.key, batch.space, one, freed))
+        if marked is not None:
+            self._tell(batch.space, marked)
