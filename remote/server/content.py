@@ -32,6 +32,7 @@ class Contents:
     def check(self, space: SpaceId, manifest: Manifest) -> None:
         """Raises Infected for content that is given to nobody."""
         self._chunks.check(space, [entry.id for entry in manifest.entries])
+        self._chunks.check(space, [entry.base.id for entry in manifest.entries if entry.base is not None])
 
     def _read(self, space: SpaceId, manifest: Manifest, start: int, stop: int) -> Iterator[Buffer]:
         if manifest.inline:
@@ -57,7 +58,7 @@ class Contents:
         """
         entries: list[Entry] = []
         try:
-            self.check(space, manifest)
+            self._chunks.check(space, [entry.id for entry in manifest.entries])
             for _, entry in self._entries(space, manifest.entries, manifest.depth, 0, manifest.size):
                 self._chunks.check(space, [entry.id])
                 is_freed = entry.base is not None and self._chunks.is_refused(space, entry.base.id)

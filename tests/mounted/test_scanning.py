@@ -1,6 +1,5 @@
 """The virus scan as devices meet it: an infected file is listed and cannot be read, and everybody is told."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,38 +65,6 @@ def test_an_infected_file_is_listed_and_read_by_nobody(scanner: Scanner, server:
     laptop.must("guard", "allow", str(number))
     assert until(lambda: not is_refused(laptop.path / "work/renamed.com"), 10.0)
     assert (laptop.path / "work/renamed.com").read_bytes() == EICAR
-
-
-def test_what_was_cured_by_a_small_edit_can_be_read_again(scanner: Scanner, server: Any, device: Any) -> None:
-    desk, laptop = device("desk"), device("laptop")
-    start, end = os.urandom(3 << 20), os.urandom(3 << 20)
-    file = desk.path / "file"
-    file.write_bytes(start + PATTERN + end)
-    desk.in_step(laptop)
-    assert until(lambda: is_refused(laptop.path / "file"), 30.0)
-    sent = desk.stats()["sent_bytes"]
-    with file.open("r+b") as opened:
-        opened.seek(len(start))
-        opened.write(bytes(len(PATTERN)))
-    desk.in_step(laptop)
-    # It went as a delta of the chunk in which the pattern is, which is given to nobody.
-    assert desk.stats()["sent_bytes"] - sent < 100_000
-    assert until(lambda: not is_refused(laptop.path / "file"), 30.0)
-    assert hashlib.sha256((laptop.path / "file").read_bytes()).digest() == _digest(start, bytes(len(PATTERN)), end)
-    assert len(laptop.status()["events"]) == 1
-    # The next edit of it is a delta again.
-    with file.open("r+b") as opened:
-        opened.seek(len(start))
-        opened.write(b"edited")
-    desk.in_step(laptop)
-    assert not is_refused(laptop.path / "file")
-    assert hashlib.sha256((laptop.path / "file").read_bytes()).digest() == _digest(
-        start, b"edited" + bytes(len(PATTERN) - 6), end
-    )
-
-
-def _digest(*parts: bytes) -> bytes:
-    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def test_what_the_scanner_learns_is_found_in_what_is_there(server: Any, device: Any) -> None:

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from PIL import Image
 
+from remote.protocol import deltas, sealing
 from remote.protocol.account import LinkEntry, LinkRequest, Preview, PreviewRequest
 from remote.protocol.errors import Infected, InTheWay, NotAllowed
 from remote.protocol.events import ALLOWED, Event, EventAnswer, Events, EventsRequest
@@ -19,7 +20,7 @@ from remote.protocol.history import Done, UndoRequest
 from remote.protocol.ids import ROOT, ChunkId, NodeId
 from remote.protocol.messages import Change, ChunkPart
 from remote.protocol.messages import Done as Said
-from remote.protocol.nodes import Manifest, Name
+from remote.protocol.nodes import Base, Entry, Manifest, Name
 from remote.protocol.sharing import Shared, SharedSpaceRequest, ShareRequest, Wish
 from remote.server import instance as instances
 from remote.server.database import jobs as rows
@@ -373,6 +374,48 @@ async def test_of_many_old_versions_of_a_file_one_event_tells(
     assert [(await download(ann, node, rev=rev))[0] for rev in revs] == [200, 403, 403, 403]
     await ann.in_space("events/answer", EventAnswer(event.event, ALLOWED), Said)
     assert [(await download(ann, node, rev=rev))[0] for rev in revs] == [200, 200, 200, 200]
+
+
+async def test_a_cure_that_came_as_a_delta_of_what_is_refused_gets_a_chunk_of_its_own(
+    ann: Any, build: Any, instance: Instance, running: Scanner, scan: Callable[[Any], None]
+) -> None:
+    secret = (await ann.space()).domain_secret
+    plain = os.urandom(50_000) + PATTERN + os.urandom(50_000)
+    chunk = sealing.seal(plain, secret)
+    base = Base(chunk.id, chunk.key, chunk.length)
+    instance.contents._chunks.keep(ann.home, [chunk])
+    whole = Manifest(len(plain), entries=(Entry(chunk.id, chunk.key, chunk.length),))
+    node = await ann.new_file(b"file", content=whole)
+    scan(ann)
+    assert (await download(ann, node))[0] == 403
+
+    async def edited(*parts: deltas.Part) -> bytes:
+        told = sealing.seal(deltas.encode(base, parts), secret)
+        instance.contents._chunks.keep(ann.home, [told])
+        new = b"".join(part if isinstance(part, bytes) else plain[part.start : part.stop] for part in parts)
+        content = Manifest(len(new), entries=(Entry(told.id, told.key, len(new), base),))
+        await ann.made(build.change(node, build.file(b"file", content=content), (await ann.node(node)).rev))
+        assert (await download(ann, node))[0] == 403
+        scan(ann)
+        return new
+
+    cured = await edited(deltas.Copy(0, 50_000), b"cured", deltas.Copy(50_000 + len(PATTERN), len(plain)))
+    head = (await ann.space()).head
+    assert await download(ann, node) == (200, cured)
+    # Devices hear of it, and read it without what is refused.
+    (commit,) = (await ann.changes(head - 1)).commits
+    assert [change.node for change in commit.changes] == [node]
+    (entry,) = (await content_of(ann, node)).entries
+    assert entry.base is None
+    assert await ann.get(ChunkPart(entry.id))
+    assert len(await events(ann)) == 1
+    # What holds the pattern still is found, and told.
+    await edited(b"more", deltas.Copy(0, len(plain)))
+    assert (await download(ann, node))[0] == 403
+    assert len(await events(ann)) == 2
+    scan(ann)
+    made(instance, running).anew.go_through()
+    assert len(await events(ann)) == 2
 
 
 async def test_a_file_that_was_cured_can_be_read_when_an_older_version_of_it_is_refused(
