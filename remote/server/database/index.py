@@ -191,17 +191,21 @@ def counts(session: Session) -> tuple[int, int]:
 def found_by_words(
     session: Session, match: str, limit: int, sizes: tuple[int, int], times_ns: tuple[int, int]
 ) -> Iterator[Row]:
-    """The fields of a DocRow up to other_names, and whether it fits the bounds, of the newest docs that match."""
+    """The fields of a DocRow up to other_names, its terms where they are few, and 1, of those of the newest docs that
+    match which fit the bounds; last a row that begins with how many match and ends with 0.
+    """
     # The join must go from what was found to the docs, in this order.
     return session.rows(
-        "SELECT doc.doc, doc.node_id, doc.kind, doc.type, doc.extension, doc.size, doc.time_ns, doc.parent, doc.name,"
-        " doc.other_names, doc.size BETWEEN ? AND ? AND doc.time_ns BETWEEN ? AND ?"
-        " FROM (SELECT rowid AS found FROM words WHERE words MATCH ? ORDER BY rowid DESC LIMIT ?)"
-        " CROSS JOIN doc ON doc.doc = found",
-        *sizes,
-        *times_ns,
+        "WITH found AS MATERIALIZED (SELECT rowid AS doc FROM words WHERE words MATCH ? ORDER BY rowid DESC LIMIT ?)"
+        " SELECT doc.doc, doc.node_id, doc.kind, doc.type, doc.extension, doc.size, doc.time_ns, doc.parent, doc.name,"
+        " doc.other_names, CASE WHEN length(doc.terms) <= 3000 THEN doc.terms END, 1"
+        " FROM found CROSS JOIN doc ON doc.doc = found.doc"
+        " WHERE doc.size BETWEEN ? AND ? AND doc.time_ns BETWEEN ? AND ?"
+        " UNION ALL SELECT count(*), 0, 0, '', '', 0, 0, 0, x'', x'', NULL, 0 FROM found",
         match,
         limit,
+        *sizes,
+        *times_ns,
     )
 
 

@@ -21,7 +21,7 @@ from remote.server.search.query import SIZE_END, Query, Wanted
 from remote.server.search.tokens import (
     Tokens,
     folded_name,
-    split_terms,
+    has_terms,
     start_token,
     stem_of,
     trigram_token,
@@ -67,6 +67,7 @@ class Finder:
         self._tokens = tokens
         self._query = query
         self._below = below
+        self._terms = {each: [tokens.term(word) for word in words_of(each.text)] for each in query.words}
         self._is_below: dict[NodeId, bool] = {ROOT: below == ROOT, below: True}
         self._is_wide = query.has_bounds or below != ROOT
         self._seen: set[int] = set()
@@ -129,9 +130,12 @@ class Finder:
     ) -> Iterator[Hit]:
         count = 0
         for row in found:
+            doc, is_doc = row[0], row[-1]
+            if not is_doc:
+                count = doc
+                break
             count += 1
-            doc, fits = row[0], row[-1]
-            if not fits or doc in self._seen:
+            if doc in self._seen:
                 continue
             names = [Name(row[7], row[8]), *other_names(row[9])]
             there = [name.name for name in names if self._lies_below(name.parent)]
@@ -151,18 +155,18 @@ class Finder:
         if best >= 0:
             is_exact = best >= 3 * len(self._query.words)
             return self._hit(row, [best_name], EXACT if is_exact else NAME, best)
-        held: set[bytes] | None = None
+        terms: bytes | None = row[10]
+        folded = [folded_name(name) for name in names]
         for wanted in self._query.words:
-            folded = [folded_name(name) for name in names]
             if any(wanted.text in each for each in folded):
                 continue
             if wanted.in_name:
                 return None
             # Three letters here and three there make no word: only who has all its words in the content does.
-            if held is None:
-                held = set(split_terms(rows.terms_of(self._session, row[0])))
-            words = [self._tokens.term(word) for word in words_of(wanted.text)]
-            if not words or not held.issuperset(words):
+            if terms is None:
+                terms = rows.terms_of(self._session, row[0])
+            words = self._terms[wanted]
+            if not words or not has_terms(terms, words):
                 return None
         return self._hit(row, names, CONTENT)
 

@@ -79,6 +79,18 @@ def split_terms(terms: bytes) -> Iterator[bytes]:
     return (terms[at : at + TERM_SIZE] for at in range(0, len(terms), TERM_SIZE))
 
 
+def has_terms(terms: bytes, wanted: Iterable[bytes]) -> bool:
+    """Whether all of these are among the hashes."""
+    for term in wanted:
+        at = terms.find(term)
+        while at > 0 and at % TERM_SIZE:
+            # The end of one and the beginning of the next.
+            at = terms.find(term, at + 1)
+        if at < 0:
+            return False
+    return True
+
+
 def word_token(term: bytes) -> str:
     """Stands for a word, in a name or in content."""
     return f"w{term.hex()}"

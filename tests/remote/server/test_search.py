@@ -17,6 +17,7 @@ from remote.server.instance import Instance
 from remote.server.jobs.following import Follower
 from remote.server.jobs.running import catch_up
 from remote.server.search import upkeep
+from remote.server.search.tokens import has_terms
 
 pytestmark = pytest.mark.anyio
 
@@ -292,3 +293,13 @@ async def test_the_index_command_makes_it_anew_and_names_what_cannot_be_read(
     await ann.new_file(b"later.txt", folder, text("afterwards"))
     index()
     assert await paths(ann, "afterwards") == ["papers/later.txt"]
+
+
+def test_a_hash_is_found_among_others_only_where_one_begins() -> None:
+    terms = b"abcdef" + b"cdefab" + b"abcdcd"
+    assert has_terms(terms, [b"cdefab", b"abcdef", b"abcdcd"])
+    # Once it begins in the middle of one, once that is where it begins as well.
+    assert not has_terms(terms, [b"efcdef"])
+    assert has_terms(b"aaaaab" + b"aaaaaa" + b"baaaaa", [b"baaaaa"])
+    assert not has_terms(terms, [b"abcdef", b"zzzzzz"])
+    assert has_terms(b"", [])
