@@ -131,6 +131,17 @@ async def test_a_small_infected_file_is_refused_on_every_way_out(
         await ann.in_space("undo", UndoRequest(b"x" * 16, event=1), Done)
 
 
+async def test_devices_hear_of_every_file_of_a_small_infected_content(ann: Any, scan: Callable[[Any], None]) -> None:
+    nodes = [await ann.new_file(name, content=inline(EICAR)) for name in (b"eicar.com", b"copy.com")]
+    await ann.new_file(b"clean.txt", content=inline(b"clean"))
+    head = (await ann.space()).head
+    scan(ann)
+    (commit,) = (await ann.changes(head)).commits
+    assert sorted(change.node for change in commit.changes) == sorted(nodes)
+    assert [change.state.content.inline for change in commit.changes] == [b"", b""]
+    assert len(await events(ann)) == 1
+
+
 async def test_links_give_what_is_clean(ann: Any, scan: Callable[[Any], None], http: Any) -> None:
     folder = await ann.new_folder(b"folder")
     node = await ann.new_file(b"eicar.com", folder, inline(EICAR))
