@@ -71,6 +71,7 @@ class Verbs:
             "where": self._where,
             "stats": self._stats,
             "wait": self._wait,
+            "sent": self._sent,
             "conflicts": self._conflicts,
             "resolve": self._resolve,
             "pin": self._pin,
@@ -215,16 +216,29 @@ class Verbs:
             path = os.fsencode(str(fields.get("path", "")))
             node = await self._node(path) if path else None
             await drive.sync.sent(node)
-            if node is not None and (rule := drive.sync.rule_for(node)):
-                raise Refused(
-                    f"{os.fsdecode(path)} is ignored (by {rule}) and stays on this machine: the server never gets it.",
-                    Exit.PENDING,
-                )
+            if node is not None:
+                self._check_not_ignored(node, path)
             return {"sent": True}
         paths = self._pending_paths(node or ROOT)
         # Counted for the whole drive: below one path that would name others' work.
         count = drive.sync.standing().pending_nodes if not node or node == ROOT else len(paths)
         return {"sent": False, "count": count, "paths": paths, "reason": self.sending.in_the_way(node or ROOT)}
+
+    def _check_not_ignored(self, node: NodeId, path: bytes) -> None:
+        if rule := self._drive.sync.rule_for(node):
+            raise Refused(
+                f"{os.fsdecode(path)} is ignored (by {rule}) and stays on this machine: the server never gets it.",
+                Exit.PENDING,
+            )
+
+    async def _sent(self, fields: Fields) -> object:
+        """Answers when the server has everything below a path, so that others can see it; see Sending for the rest."""
+        path = os.fsencode(str(fields["path"]))
+        node = await self._node(path)
+        otherwise = f"The server does not have {os.fsdecode(path)} yet, so nobody could see it."
+        await self.sending.all_of(node, float(fields["within"]), otherwise)
+        self._check_not_ignored(node, path)
+        return {}
 
     async def _node(self, path: bytes) -> NodeId:
         try:

@@ -76,5 +76,4 @@ def await_sent(path: str, *, may_follow: bool = False) -> None:
         found = ask("status-of", path=relative)
         if found["kind"] == "folder" and found["rev"]:
             return
-    if not ask("wait", path=relative, timeout=SENT_SECONDS, seconds=None)["sent"]:
-        raise Refused(f"The server does not have {path} yet, so nobody could see it: satchel wait {path}", Exit.PENDING)
+    ask("sent", seconds=None, path=relative, within=SENT_SECONDS)

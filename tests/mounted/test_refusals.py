@@ -78,9 +78,13 @@ def test_without_the_server_what_needs_it_says_so_soon(device: Any, server: Any,
     file.write_text("second")
     desk.wait()
     server.stop()
+    made: tuple[tuple[Any, ...], ...] = ()
     if is_pending:
         file.write_text("third")
+        (desk.path / "new").mkdir()
+        made = (("share", desk.path / "new", "--with", "bob"), ("link", "make", desk.path / "new"))
     for args in (
+        *made,
         ("versions", file),
         ("diff", file, "--from", first),
         ("restore", file, "--at", first),
