@@ -22,6 +22,9 @@ from remote.protocol.sealing import FRAME, Buffer, Contexts, frame_count, open_f
 
 Key = tuple[ChunkId, int, int]
 
+ALL_MIN: Final = 5
+"""Frames from which on all of a chunk is asked for as that."""
+
 
 @dataclass(eq=False)
 class Fetch:
@@ -76,12 +79,18 @@ class Fetch:
     @property
     def part(self) -> ChunkPart:
         """What to ask the server for."""
-        return ChunkPart(self.entry.id, self.first, self.count, self.below)
+        return ChunkPart(self.entry.id, self.first, self._asked_frames, self.below)
 
     @property
     def key(self) -> Key:
         """What its part of an answer is known by."""
-        return self.entry.id, self.first, self.count
+        return self.entry.id, self.first, self._asked_frames
+
+    @property
+    def _asked_frames(self) -> int:
+        """0 for a long chunk of which all is wanted: then the server need not look into its header where they end."""
+        is_all = self.is_whole and self.count >= ALL_MIN and not self.is_unasked
+        return 0 if is_all else self.count
 
     async def wait(self) -> Buffer:
         """The bytes; raises ContentUnavailable, ContentDamaged."""

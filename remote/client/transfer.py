@@ -61,6 +61,8 @@ BULK_READ_AT_ONCE = 8
 URLS_KEPT = 20_000
 UNASKED_MAX = 16 << 10
 _PUT_CHUNKS_MAX = 1_000
+_WHOLE_FRAMES = 11
+"""Of a chunk that is asked for whole, at the most."""
 _EXPIRY_MARGIN_SECONDS = 30.0
 _PUT_ANSWER = msgspec.msgpack.Decoder(PutAnswer)
 
@@ -141,7 +143,7 @@ class Transfer:
                 await trio.to_thread.run_sync(take, part.id, part.first, part.frames, data)
             return
         left = deque(parts)
-        size = sum(part.frames * FRAME for part in parts)
+        size = sum((part.frames or _WHOLE_FRAMES) * FRAME for part in parts)
         path = f"v1/spaces/{space}/chunks/read"
 
         async def attempt(scope: trio.CancelScope) -> None:

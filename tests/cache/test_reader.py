@@ -228,6 +228,8 @@ async def test_front_to_back_is_fetched_ahead_in_growing_steps(tmp_path: Path, s
         assert waits <= 6
         assert server.sent_bytes < len(content) * 1.01, "nothing came twice"
         assert max(len(request) for request in server.requests) >= 3
+        frames = [part.frames for request in server.requests for part in request]
+        assert frames.count(0) > len(frames) // 2, "long chunks are asked for whole"
         assert all(chunks.held(entry) == whole(entry) for entry in manifest.entries)
 
 
