@@ -6,8 +6,8 @@ the cache if there is room; without room it is still handed out.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -17,6 +17,7 @@ from cache.chunks import Chunks, whole
 from cache.errors import CacheError, ContentDamaged, ContentRefused, ContentUnavailable, DiskFull
 from cache.eviction import Budget
 from cache.fetch import Arrival, Fetch
+from cache.pieces import GROUP_BYTES
 from cache.places import room_for
 from remote.protocol.errors import ChunkDamaged, Infected, NotFound, RemoteError
 from remote.protocol.ids import SpaceId
@@ -53,6 +54,7 @@ class Fetches:
         # Of its own: uploads hold threads while they wait for what is fetched here.
         self._threads = trio.CapacityLimiter(THREADS)
         self._ahead_limit = trio.Semaphore(AHEAD_AT_ONCE)
+        self._ahead_queue = trio.Lock()
         self._fetched_bytes = 0
         self._arrivals: set[Arrival] = set()
         self._bytes_per_second = 0.0
@@ -134,7 +136,8 @@ class Fetches:
         `is_wanted` is asked when its turn has come. Returns what came, or could not be had.
         """
         new: list[Fetch] = []
-        async with self._ahead_limit:
+        entries = list(entries)
+        async with self._turn_ahead(sum(entry.length for entry in entries)):
             if is_wanted():
                 for entry in dict.fromkeys(entries):
                     missing = 0 if entry.is_hole else whole(entry) & ~self._chunks.held(entry)
@@ -147,6 +150,21 @@ class Fetches:
         return new
 
     # Inside
+
+    @asynccontextmanager
+    async def _turn_ahead(self, size: int) -> AsyncIterator[None]:
+        """Begins when little enough is fetched ahead; a long group counts as several."""
+        taken = 0
+        try:
+            # One by one: two that want several each would wait for each other.
+            async with self._ahead_queue:
+                while taken < min(AHEAD_AT_ONCE, -(-size // GROUP_BYTES)):
+                    await self._ahead_limit.acquire()
+                    taken += 1
+            yield
+        finally:
+            for _ in range(taken):
+                self._ahead_limit.release()
 
     def _begin(self, fetches: Sequence[Fetch]) -> None:
         if self._nursery is None:
