@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from litestar.types import Message, Scope, Send
 
 from remote.protocol.errors import Busy, RemoteError
 from remote.protocol.sealing import Buffer
@@ -72,6 +74,21 @@ async def streamed(
                         timer.cancel()
 
 
+def unless_stalled(scope: Scope, send: Send) -> Send:
+    """What sends the same, and ends the connection of a client that takes nothing of it for STALL_SECONDS."""
+    loop, abort = asyncio.get_running_loop(), abort_of(scope)
+
+    async def sent(message: Message) -> None:
+        timer = loop.call_later(STALL_SECONDS, abort) if abort is not None else None
+        try:
+            await send(message)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    return sent
+
+
 def _next(pieces: Iterator[Buffer]) -> Buffer | None:
     try:
         return next(pieces, None)
@@ -90,8 +107,8 @@ async def _cut(request: AnyRequest, error: RemoteError) -> None:
         pass
 
 
-def abort_of(scope: Mapping[str, Any]) -> Callable[[], None] | None:  # Any: as ASGI has it
+def abort_of(scope: Scope) -> Callable[[], None] | None:
     """What ends the connection of a request; None where there is none."""
-    extension = (scope.get("extensions") or {}).get(CUT)
+    extension: Any = (scope.get("extensions") or {}).get(CUT)
     abort: Callable[[], None] | None = extension["abort"] if extension is not None else None
     return abort

@@ -115,6 +115,23 @@ async def test_who_takes_nothing_is_cut_and_counts_no_more(monkeypatch: pytest.M
     streams.check()
 
 
+@pytest.mark.anyio
+async def test_an_answer_that_nobody_takes_ends_with_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed, "STALL_SECONDS", 0.01)
+    aborted = asyncio.Event()
+    taken: list[Any] = []
+
+    async def send(message: Any) -> None:
+        # As a connection that is full: nothing goes on before it ends.
+        await aborted.wait()
+        taken.append(message)
+
+    scope: Any = {"extensions": {CUT: {"abort": aborted.set}}}
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await streamed.unless_stalled(scope, send)({"type": "http.response.body", "body": b"", "more_body": False})
+    assert len(taken) == 1
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
