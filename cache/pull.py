@@ -34,8 +34,8 @@ _AT_ONCE: Final = 100
 _ASKED_AT_ONCE: Final = 500
 _AHEAD_AT_ONCE: Final = 64
 """Folders listed ahead at a time."""
-_AHEAD_TOGETHER: Final = 16
-"""The same in one request: whoever wants the first of them waits for all."""
+_AHEAD_FIRST: Final = 16
+"""Those of them that are asked for by themselves: whoever wants the first of a request waits for all of it."""
 _AHEAD_BELOW: Final = 1_000
 """So many children of folders further below come along with such a request: each level costs a round trip otherwise."""
 _AHEAD_MAX: Final = 4_096
@@ -350,10 +350,13 @@ class Pull:
             folders = [self._ahead.popleft() for _ in range(min(len(self._ahead), _AHEAD_AT_ONCE))]
             wanted = [folder for folder in folders if self._is_worth_listing(folder)]
             failures: list[Exception] = []
-            # Side by side: while the first are taken in, and gone through, the others are on their way.
+            # Side by side: while the first are taken in, and gone through, the others are on their way. Two requests,
+            # the first ahead of the other: more would wait for new connections first.
             async with trio.open_nursery() as nursery:
-                for at in range(0, len(wanted), _AHEAD_TOGETHER):
-                    nursery.start_soon(self._list_some_ahead, wanted[at : at + _AHEAD_TOGETHER], failures)
+                if len(wanted) > _AHEAD_FIRST:
+                    nursery.start_soon(self._list_some_ahead, wanted[_AHEAD_FIRST:], failures)
+                if wanted:
+                    await self._list_some_ahead(wanted[:_AHEAD_FIRST], failures)
             if failures:
                 raise failures[0]
         self._ahead.clear()
