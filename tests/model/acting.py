@@ -52,10 +52,11 @@ class Acting(Doing):
         size = y % (len(before) + 3)
         after = before[:size] + bytes(max(0, size - len(before)))
         self.ever.add(after)
+        # Also when it fails for a full disk: then it is so when there is room.
+        self._note(device, node)
         device.volume.set_attributes(node, Setting(size=size), None)
         if size >= 4:
             self.written[after] = f"node {node} on device {device.number}"
-        self._note(device, node)
 
     def _is_held(self, device: Device, node: NodeId) -> bool:
         return any(holder is device and handle.file.node == node for holder, handle, _ in self.held)
