@@ -284,10 +284,8 @@ def test_what_an_editor_wrote_by_a_mapping_is_kept_when_he_becomes_a_viewer(ann:
     bob.wait()
     there = ann.path / "thesis" / "tables" / "figures.bin"
     assert eventually(lambda: there.read_bytes()[:4] == b"mine")
-    assert there.read_bytes()[4:8] == old, (
-        there.read_bytes()[:8],
-        (thesis / "tables" / "figures.bin").read_bytes()[:8],
-    )
+    assert there.read_bytes()[4:8] == old
+    assert (thesis / "tables" / "figures.bin").read_bytes()[4:8] == old
 
 
 def test_killed_while_its_folder_becomes_a_shared_one_a_device_goes_on(ann: Any, bob: Any) -> None:
