@@ -19,6 +19,7 @@ TURN_SECONDS: Final = 0.05
 """After so much, or so long a wait for the client, the thread is given to others."""
 TAKEN_AT_ONCE: Final = 1_536 << 10
 """Bytes of a body that are received before they are looked at: most chunks are shorter."""
+_LOOK_SECONDS: Final = 0.05
 _WORTH_WAKING: Final = 256 << 10
 """Bytes that a thread waits for, while it waits at all."""
 
@@ -99,10 +100,13 @@ class Outlet(_Borrowed):
 
     async def _until_sent(self) -> None:
         """Returns when the head of the answer, which the loop sends, is on its way."""
+        pause = 0.0
         while self._transport.get_write_buffer_size():
             if self._transport.is_closing():
                 raise ConnectionResetError("the connection was closed")
-            await asyncio.sleep(0)
+            # Mostly in the loop's next turn; but a client may leave unread what it was sent before.
+            await asyncio.sleep(pause)
+            pause = min(_LOOK_SECONDS, pause + 0.001)
 
     async def _writable(self) -> None:
         loop, is_writable = asyncio.get_running_loop(), asyncio.Event()

@@ -97,6 +97,34 @@ def test_a_client_that_does_not_read_holds_no_thread() -> None:
     _run(test)
 
 
+def test_a_head_behind_what_the_client_leaves_unread_is_waited_for_in_longer_and_longer_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(seconds)
+
+    async def test(transport: asyncio.Transport, client: socket.socket) -> None:
+        unread = bytes(32 * MIB)
+        expected = unread + b"".join(one for piece in _pieces(3) for one in piece)
+        transport.write(unread)
+        monkeypatch.setattr(asyncio, "sleep", noted)
+        with Outlet(transport) as outlet:
+            pouring = asyncio.create_task(outlet.pour(_pieces(3), asyncio.to_thread))
+            while len(pauses) < 5:
+                await sleep(0)
+            assert not outlet.sent_bytes
+            assert pauses[4] > pauses[1] > pauses[0] == 0
+            assert await asyncio.to_thread(_read, client, len(expected)) == sha256(expected).hexdigest()
+            await pouring
+        monkeypatch.undo()
+
+    _run(test)
+
+
 def test_a_client_that_goes_away_ends_it() -> None:
     async def test(transport: asyncio.Transport, client: socket.socket) -> None:
         with Outlet(transport) as outlet:
