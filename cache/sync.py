@@ -63,6 +63,10 @@ class Standing:
     unlisted_folders: int
     asked: int = 0
     """How many of those that are pending wait for a person's yes."""
+    no_room: int = 0
+    """How many of them the quota has no room for."""
+    blocked: int = 0
+    """How many of them are not being sent now, these included."""
 
 
 class Sync:
@@ -152,6 +156,8 @@ class Sync:
             cursor=self._tree.cursor,
             unlisted_folders=self._tree.unlisted_count(),
             asked=self._push.troubles.asked(),
+            no_room=self._push.troubles.no_room(),
+            blocked=self._push.troubles.blocked(),
         )
 
     def hold(self, reason: str) -> None:

@@ -115,16 +115,19 @@ class Syncs:
             trouble = standing.trouble
             if standing.is_online and not trouble and one.trouble and not one.is_online:
                 trouble = f"{graft.known.name}: {one.trouble}"
-            stuck = one.stuck
+            stuck, blocked = one.stuck, one.blocked
             if one.pending_nodes and one.held not in ("", standing.held):
                 # Of this space alone: it is not being sent, though all else is.
                 stuck += (Stuck(self._tree.path_of(graft.part.top), one.held, math.inf),)
+                blocked = one.pending_nodes
             standing = replace(
                 standing,
                 trouble=trouble,
                 stuck=standing.stuck + stuck,
                 unlisted_folders=standing.unlisted_folders + one.unlisted_folders,
                 asked=standing.asked + one.asked,
+                no_room=standing.no_room + one.no_room,
+                blocked=standing.blocked + blocked,
             )
         return standing
 

@@ -74,6 +74,14 @@ class Troubles:
         """How many nodes wait for a person's yes."""
         return sum(trouble.asks for trouble in self.nodes.values())
 
+    def no_room(self) -> int:
+        """How many nodes the quota has no room for."""
+        return sum(isinstance(trouble.error, QuotaExceeded) for trouble in self.nodes.values())
+
+    def blocked(self) -> int:
+        """How many nodes, and edits that lost, are not being sent now."""
+        return len(self.nodes) + len(self._lost)
+
     def note_lost(self, key: bytes, error: Exception) -> None:
         """An edit that lost cannot be sent."""
         tries = self._lost[key].tries + 1 if key in self._lost else 1

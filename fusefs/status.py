@@ -58,7 +58,9 @@ class Status:
         listed, sent = self._files(files, touched)
         rate = drive.flow.rates()[0]
         silent = drive.flow.silent_seconds()
-        is_moving = standing.is_online and not standing.held and rate > 0
+        # Of bytes that wait for somebody it is not known when they go.
+        is_waiting = bool(standing.held or standing.asked or standing.no_room)
+        is_moving = standing.is_online and not is_waiting and rate > 0
         return {
             "mount": self._point,
             "url": self._account.url,
@@ -74,6 +76,8 @@ class Status:
                 "bytes": pending_bytes,
                 "sent_bytes": sent,
                 "seconds_left": round((pending_bytes - sent) / rate, 1) if is_moving and pending_bytes > sent else None,
+                "no_room": standing.no_room,
+                "blocked": standing.blocked,
                 "files": listed,
             },
             "full": drive.files.full,

@@ -22,6 +22,9 @@ BACKUP_STATES: Final = {
     "failing": "tried again",
 }
 _LOST: Final = "an older edit of yours, kept on this machine until it is sent"
+_FIRST_SECONDS: Final = 2.0
+_AGAIN_SECONDS: Final = 30.0
+"""So long is waited in silence, at first and later, before it is looked whether anything is in the way."""
 _RATE_SHOWN: Final = 10_000
 """Bytes in a second: less comes down only to say that all is as it was."""
 
@@ -120,8 +123,9 @@ def _up(found: dict[str, Any], *, with_files: bool) -> list[str]:
     words = [counted(pending["count"], "change"), f"{shown_size(pending['bytes'])} of content"]
     if pending["sent_bytes"]:
         words.append(f"{shown_size(pending['sent_bytes'])} of it sent")
-    # Of the last seconds: a line that is gone, or a pause, has ended it.
-    if found["rates"]["up"] and found["online"] and not found["paused"]["is_paused"]:
+    # Of the last seconds: a line that is gone, or a pause, has ended it; and what is blocked is not what went.
+    is_going = found["online"] and not found["paused"]["is_paused"] and pending["blocked"] < pending["count"]
+    if found["rates"]["up"] and is_going:
         words.append(f"{shown_size(found['rates']['up'])} a second")
     # Less says nothing: what is left then is for the server to answer, or not.
     if pending["seconds_left"] is not None and pending["seconds_left"] >= 1:
@@ -142,10 +146,30 @@ def _safety(found: dict[str, Any]) -> str:
     if not count:
         return "All changes are on the server."
     they = "it is" if count == 1 else "they are"
-    when = "being sent" if found["online"] and not found["silent_seconds"] else "sent when the server is back"
+    safe = f"{counted(count, 'change')} not on the server yet; safe on this device"
     if found["paused"]["is_paused"]:
-        when = "sent when that goes on"
-    return f"{counted(count, 'change')} not on the server yet; safe on this device, and {they} {when}."
+        return f"{safe}, and {they} sent when that goes on."
+    if not found["online"] or found["silent_seconds"]:
+        return f"{safe}, and {they} sent when the server is back."
+    blocked = min(found["pending"]["blocked"], count)
+    if not blocked:
+        return f"{safe}, and {they} being sent."
+    if blocked == count:
+        return f"{safe}. {_blocked(found, 'It' if count == 1 else 'They', is_one=count == 1)}."
+    rest = "The other one is" if count - blocked == 1 else "The others are"
+    return f"{safe}. {rest} being sent; {_blocked(found, f'{blocked}', is_one=blocked == 1)}."
+
+
+def _blocked(found: dict[str, Any], who: str, *, is_one: bool) -> str:
+    """What is in the way of those that are not being sent; who they are."""
+    blocked = found["pending"]["blocked"]
+    if found["asked"]["count"] == blocked:
+        return f"{who} {'waits' if is_one else 'wait'} for your yes: satchel guard allow (or refuse)"
+    if found["pending"]["no_room"] == blocked:
+        return (
+            f"{who} {'has' if is_one else 'have'} no room in the quota, and {'goes' if is_one else 'go'} when there is"
+        )
+    return f"{who} cannot be sent now, see below"
 
 
 def _status_of(path: str, *, as_json: bool) -> int:
@@ -198,14 +222,15 @@ def _host(url: str) -> str:
 def wait(path: str | None, timeout: float | None) -> None:
     """Returns when the server has all that was edited; raises Refused with what is missing when it does not in time."""
     relative = "" if path is None else path_in_mount(path)
-    if timeout is None and sys.stderr.isatty():
-        standing = ask("status")
-        if standing["paused"]["is_paused"]:
-            print(standing["paused"]["reason"], file=sys.stderr)
-        if not standing["online"]:
-            print(f"Waiting for the server: {shown(standing['trouble'])}", file=sys.stderr)
-    seconds = None if timeout is None else timeout + 30.0
-    answer = ask("wait", seconds=seconds, path=relative, timeout=timeout)
+    seconds = _FIRST_SECONDS if timeout is None else timeout
+    answer = ask("wait", seconds=seconds + 30.0, path=relative, timeout=seconds)
+    if timeout is None:
+        is_told = False
+        while not answer["sent"]:
+            if answer["reason"] and not is_told:
+                is_told = True
+                print(f"Waiting (for S seconds: --timeout S). {shown(answer['reason'])}", file=sys.stderr, flush=True)
+            answer = ask("wait", seconds=None, path=relative, timeout=None if is_told else _AGAIN_SECONDS)
     if answer["sent"]:
         return
     names = shown(", ".join(answer["paths"])) or "the last answer"

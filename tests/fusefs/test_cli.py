@@ -60,7 +60,7 @@ STANDING: dict[str, Any] = {
     "paused": {"is_paused": False, "reason": "", "until": "", "is_metered": False},
     "limits": {"up": 0, "down": 0},
     "rates": {"up": 0, "down": 0},
-    "pending": {"count": 0, "bytes": 0, "sent_bytes": 0, "seconds_left": None, "files": []},
+    "pending": {"count": 0, "bytes": 0, "sent_bytes": 0, "seconds_left": None, "no_room": 0, "blocked": 0, "files": []},
     "full": "",
     "stuck": [],
     "asked": {"count": 0, "sentence": ""},
@@ -84,6 +84,8 @@ PENDING: dict[str, Any] = {
     "bytes": 8_000_000,
     "sent_bytes": 1_000_000,
     "seconds_left": 7.0,
+    "no_room": 0,
+    "blocked": 0,
     "files": [FILE, {**FILE, "path": "b", "sent_bytes": 0, "state": "waiting"}],
 }
 
@@ -166,6 +168,31 @@ def test_status_says_first_whether_the_work_is_safe(
     monkeypatch.setattr(standing, "ask", lambda *_, **__: {**STANDING, **changes})
     assert _ended(monkeypatch, "status") == code
     assert capsys.readouterr().out.splitlines()[0] == first
+
+
+@pytest.mark.parametrize(
+    ("pending", "asked", "first"),
+    [
+        ({"blocked": 3}, 3, "They wait for your yes: satchel guard allow (or refuse)."),
+        ({"blocked": 3, "no_room": 3}, 0, "They have no room in the quota, and go when there is."),
+        ({"blocked": 3, "no_room": 1}, 2, "They cannot be sent now, see below."),
+        ({"blocked": 1, "count": 1}, 1, "It waits for your yes: satchel guard allow (or refuse)."),
+        ({"blocked": 1}, 1, "The others are being sent; 1 waits for your yes: satchel guard allow (or refuse)."),
+        (
+            {"blocked": 2, "no_room": 2},
+            0,
+            "The other one is being sent; 2 have no room in the quota, and go when there is.",
+        ),
+    ],
+)
+def test_status_does_not_say_that_what_waits_for_somebody_is_being_sent(
+    pending: dict[str, Any], asked: int, first: str
+) -> None:
+    found = {**STANDING, "pending": {**PENDING, **pending, "seconds_left": None}, "rates": {"up": 1_000_000, "down": 0}}
+    lines = told({**found, "asked": {"count": asked, "sentence": "Say yes."}})
+    assert lines[0].endswith(f"not on the server yet; safe on this device. {first}")
+    is_any_sent = pending["blocked"] < found["pending"]["count"]
+    assert ("a second" in "\n".join(lines)) == is_any_sent
 
 
 def test_status_tells_of_backups_and_what_is_not_in_them() -> None:
@@ -309,7 +336,15 @@ def test_a_name_cannot_drive_the_terminal() -> None:
     usual = "Grüße \u3000日本 👩\u200d🚀 a\\b.txt"
     assert shown(usual) == usual
     file = {"path": ODD, "bytes": 5, "sent_bytes": 0, "state": "waiting"}
-    pending = {"count": 1, "bytes": 5, "sent_bytes": 0, "seconds_left": None, "files": [file]}
+    pending = {
+        "count": 1,
+        "bytes": 5,
+        "sent_bytes": 0,
+        "seconds_left": None,
+        "no_room": 0,
+        "blocked": 1,
+        "files": [file],
+    }
     stuck = [{"path": ODD, "sentence": ODD, "seconds": 1.0}]
     lines = told({**STANDING, "pending": pending, "stuck": stuck, "pinned": [ODD], "rules": [ODD]})
     assert sum(line.count(ODD_SHOWN) for line in lines) == 5

@@ -255,7 +255,14 @@ def test_without_the_server_it_mounts_at_once_and_says_that_it_waits(device: Any
     assert "safe on this device. The server is away: " in waited.stderr
     assert "being sent" not in waited.stderr
     assert all(file["sent_bytes"] == 0 for file in desk.status()["pending"]["files"])
-    server.start()
+    command = [Path(sys.executable).with_name("satchel"), "wait", desk.path / "new"]
+    with subprocess.Popen(command, env=desk.environment, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stderr is not None
+        first = waiting.stderr.readline()
+        assert first.startswith("Waiting (for S seconds: --timeout S). The server is away: "), first
+        server.start()
+        assert waiting.stderr.read() == ""
+    assert waiting.returncode == 0
     desk.wait()
     assert desk.cli("status").returncode == 0
 

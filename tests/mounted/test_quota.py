@@ -61,7 +61,9 @@ def test_write_says_when_the_quota_ends_and_the_server_keeps_the_old_file(device
     (stuck,) = desk.status()["stuck"]
     assert stuck["path"] == "old"
     assert stuck["seconds"] is None
-    assert "quota is used up" in desk.cli("status").stdout
+    said = desk.cli("status").stdout
+    assert "It has no room in the quota" in said.splitlines()[0]
+    assert "quota is used up" in said
     # Half a file is not sent, also not by a daemon that was started since.
     desk.remount()
     (desk.path / "other").write_bytes(b"other")
