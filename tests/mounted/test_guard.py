@@ -146,7 +146,7 @@ def test_in_a_shared_folder_all_members_are_told(server: Any, device: Any) -> No
     (event,) = ann.status()["events"]
     assert (event["in"], event["user"], event["removed"]) == ("team", "bob", 2 * FILES)
     assert event["examples"][0].startswith("team/folder ")
-    assert "satchel undo --event 1 --in team" in ann.cli("status").stdout
+    assert f"satchel undo --event 1 --in {ann.path / 'team'}" in ann.cli("status").stdout
     assert json.loads(ann.must("events", "--json")) == []
     ann.must("undo", "--event", "1", "--in", ann.path / "team")
     wanted = {path for path in before if path.endswith(".txt")}
