@@ -52,9 +52,11 @@ class Acting(Doing):
         size = y % (len(before) + 3)
         after = before[:size] + bytes(max(0, size - len(before)))
         self.ever.add(after)
-        # Also when it fails for a full disk: then it is so when there is room.
-        self._note(device, node)
-        device.volume.set_attributes(node, Setting(size=size), None)
+        try:
+            device.volume.set_attributes(node, Setting(size=size), None)
+        finally:
+            # Also when it fails for a full disk: then it is so when there is room.
+            self._note(device, node)
         if size >= 4:
             self.written[after] = f"node {node} on device {device.number}"
 

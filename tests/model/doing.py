@@ -259,10 +259,12 @@ class Doing:
         data = self._content(device, y)
         self.held.append((device, handle, data))
         self.ever.add(data)
-        self._note(device, node)
-        await device.files.write(handle.file, 0, data)
-        if y % 3 == 0:
-            device.volume.flush(handle.file)
+        try:
+            await device.files.write(handle.file, 0, data)
+            if y % 3 == 0:
+                device.volume.flush(handle.file)
+        finally:
+            self._note(device, node)
 
     async def _release(self, device: Device, x: int, y: int) -> None:
         mine = [held for held in self.held if held[0] is device]
