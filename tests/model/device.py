@@ -414,6 +414,8 @@ class Device:
             self._is_caught_up()
             and self.tree.is_all_sent()
             and not self.tree.news()
+            # What a full disk kept noted is taken back when the server is heard.
+            and not self.tree.sending
             and not any(push.is_sending or push.troubles.nodes for push in self._pushes())
             and (not is_whole or self._is_listed())
         )
