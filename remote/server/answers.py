@@ -479,7 +479,8 @@ def _memberships(session: Session, device: Device) -> list[_Membership]:
             mount = account_rows.mount_node(session, device.user, space)
             owner = owner_of(session, space) if mount else device.user_name
             found.append(_Membership(bounded(session, row), role, lives, lost, owner, mount))
-    return found
+    # The home is mounted nowhere, and who takes the first one means it.
+    return sorted(found, key=lambda one: one.mount != 0)
 
 
 def _moved(session: Session, device: Device, request: PollRequest) -> PollAnswer:

@@ -142,6 +142,14 @@ def build_change(asker: Any, node: NodeId, name: bytes, parent: NodeId, **fields
     return Change(node, Rev(0), now_ns, state)
 
 
+async def test_the_home_is_the_first_of_the_spaces(ann: Any, bob: Any) -> None:
+    # Ids of spaces are drawn by lot.
+    for number in range(5):
+        await share(ann, await ann.new_folder(b"folder %d" % number), "bob")
+    found = (await ann.spaces()).spaces
+    assert (found[0].space, len(found)) == (ann.home, 6)
+
+
 async def test_a_taken_name_gets_a_number(ann: Any, bob: Any, thesis: NodeId) -> None:
     await bob.new_folder(b"thesis")
     shared = await share(ann, thesis, "bob")
