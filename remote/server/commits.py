@@ -13,6 +13,7 @@ from remote.protocol.errors import QuotaExceeded
 from remote.protocol.ids import NOWHERE, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Change, Commit, CommitAnswer
 from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
+from remote.protocol.sizes import shown_size
 from remote.server import guard, leases
 from remote.server.accounts import RANGE_NUMBER_MAX, RANGES_MAX
 from remote.server.database import accounts as account_rows
@@ -159,9 +160,10 @@ def _check_quota(session: Session, row: SpaceRow, device: Device, growth: int, n
     else:
         is_over = growth > 0 and bound.used + growth + reserved > bound.quota
     if is_over:
-        kept = f", and {reserved} are kept for what other devices write" if reserved else ""
+        kept = f", and {shown_size(reserved)} are kept for what other devices write" if reserved else ""
         raise QuotaExceeded(
-            f"{row.name} holds {bound.used} of {bound.quota} bytes{kept}; this commit needs {growth} more."
+            f"{row.name} holds {shown_size(bound.used)} of {shown_size(bound.quota)}{kept}; this needs "
+            f"{shown_size(growth)} more. Remove something, or ask whoever runs the server for a larger quota."
         )
     return bool(bound.quota)
 

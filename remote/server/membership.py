@@ -189,7 +189,9 @@ def find_who(session: Session, asking: UserId, name: str) -> tuple[bool, int, st
     found = rows.group_row(session, group) if group is not None else None
     if found is not None and (found.owner == asking or rows.is_in_group(session, found.group, asking)):
         return True, found.group, found.group_name
-    raise NotFound(f"There is no user, and no group of yours, called {name[:LABEL_MAX]}.")
+    raise NotFound(
+        f"There is no user, and no group of yours, called {name[:LABEL_MAX]}. To make a group: satchel group add NAME"
+    )
 
 
 def users_of(session: Session, *, is_group: bool, who: int) -> list[UserId]:

@@ -76,7 +76,9 @@ async def test_all_that_nobody_holds_can_be_had(desk: Any, laptop: Any) -> None:
 async def test_a_commit_may_not_take_what_others_hold(desk: Any, laptop: Any, build: Any) -> None:
     await room(laptop)
     refused = build.change(await desk.new_id(), build.file(b"a", content=Manifest(601, b"x" * 601)))
-    with pytest.raises(QuotaExceeded, match="600 are kept for what other devices write; this commit needs 601 more"):
+    with pytest.raises(
+        QuotaExceeded, match="600 bytes are kept for what other devices write; this needs 601 bytes more"
+    ):
         await desk.commit(refused)
     # The last of its own lease, although nothing else is left.
     assert (await grown(desk, build, 600)).left == 0
