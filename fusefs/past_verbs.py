@@ -187,27 +187,46 @@ class PastVerbs:
     async def _trash_restore(self, fields: Fields) -> object:
         """The newest of each of these paths, there again."""
         await self._sending.what_goes()
-        sight, nodes = await self._removed_together(fields)
-        done = await sight.acts.put_back(sight.space, nodes, limit=_LISTED_MAX)
+        sight, removed = await self._removed_together(fields)
+        for one in removed:
+            if sight is self._drive.sights.home and self._drive.sights.of_path(one.path)[0] is not sight:
+                there = self._sending.shown(f".versions/rev-{one.rev - 1}/{os.fsdecode(one.path)}")
+                raise Refused(
+                    f"{os.fsdecode(one.path)} was removed before its folder was shared, and is in the history of your "
+                    f"home, not of that folder. Nothing was done. It can be copied from {there}"
+                )
+        done = await sight.acts.put_back(sight.space, [one.node for one in removed], limit=_LISTED_MAX)
         return await self._told_done(done, sight, self._drive.sights.prefix(sight))
 
     async def _trash_purge(self, fields: Fields) -> object:
         """Forgets what was removed: the newest of each of these paths, or all that was before a time or rev."""
         await self._sending.what_goes()
-        sight, nodes = await self._removed_together(fields)
+        sight, removed = await self._removed_together(fields)
+        nodes = [one.node for one in removed]
         before = NOW
         if not nodes and fields.get("before") is not None:
             before = Rev(await self.rev(str(fields["before"]), sight) + 1)
         return await self._purged(sight, nodes, before, fields)
 
-    async def _removed_together(self, fields: Fields) -> tuple[Sight, list[NodeId]]:
+    async def _removed_together(self, fields: Fields) -> tuple[Sight, list[Removed]]:
         """The newest that were removed under these paths, all of one space; raises Refused."""
-        sights = self._drive.sights
-        places = [sights.of_path(os.fsencode(str(path))) for path in fields["paths"]]
-        if len({id(sight) for sight, _ in places}) > 1:
+        found = [await self._removed_from(os.fsencode(str(path))) for path in fields["paths"]]
+        if len({id(sight) for sight, _ in found}) > 1:
             raise Refused("These are of different spaces: ask for those of each shared folder by itself.")
-        sight = places[0][0] if places else sights.home
-        return sight, [(await self.removed_at(path, sight)).node for _, path in places]
+        return found[0][0] if found else self._drive.sights.home, [one for _, one in found]
+
+    async def _removed_from(self, path: bytes) -> tuple[Sight, Removed]:
+        """What was removed last under a path, and from which space: of a shared folder, else before it was shared."""
+        home = self._drive.sights.home
+        sight, below = self._drive.sights.of_path(path)
+        try:
+            return sight, await self.removed_at(below, sight)
+        except Refused as refused:
+            if sight is home:
+                raise
+            with suppress(Refused):
+                return home, await self.removed_at(path, home)
+            raise refused from None
 
     async def _purge(self, fields: Fields) -> object:
         """Forgets what a path, and all below it, was before now."""
@@ -275,7 +294,30 @@ class PastVerbs:
                 "such as 2026-11-21T10:15+02:00.",
                 Exit.USAGE,
             )
-        return await sight.lookback.rev_at(moments.parse(at))
+        try:
+            return await sight.lookback.rev_at(moments.parse(at))
+        except NoEntry:
+            if sight is self._drive.sights.home:
+                raise
+            raise await self._before_sharing(moments.parse(at), sight) from None
+
+    async def _before_sharing(self, time_ns: int, sight: Sight) -> Refused:
+        """What to say of a time before a folder was shared: a space's history begins with that."""
+        home = self._drive.sights.home
+        name = os.fsdecode(self._drive.sights.prefix(sight).rstrip(b"/"))
+        since = f"{name} was not shared"
+        # Of a long history only the newest are listed: the first rev alone is known to be the first.
+        for first in [one for one in await sight.history.moments(b"") if one.rev == 1]:
+            since += f" until {moments.iso(first.time_ns)}"
+        path: bytes | None = None
+        with suppress(NoEntry):
+            rev = await home.lookback.rev_at(time_ns)
+            was = await home.lookback.state_at(sight.top, rev)
+            path = await home.history.path_at(sight.top, rev) if was is not None and not was.mounts else None
+        if path is None:
+            return Refused(f"{since}: what was in it at that time is with the drive of who shared it.")
+        there = self._sending.shown(os.path.join(".versions", moments.name(time_ns), os.fsdecode(path)))
+        return Refused(f"{since}. What was in it at that time can be copied from {there}")
 
 
 def told(old: Old) -> Fields:

@@ -28,6 +28,7 @@ def share(path: str, wishes: tuple[str, ...], *, as_json: bool) -> None:
         return
     if made.is_in_new_folder:
         print(f"{shown(path)} is in a new folder beside it now, {shown(made.name)}, which is shared.")
+        path = os.path.join(os.path.dirname(path.rstrip("/")), made.name)
     who = ", ".join(f"{shown(wish.who)} ({wish.role})" for wish in wanted)
     print(f"{shown(made.name)} is shared with {who}. Who did not accept yet: satchel share {shlex.quote(shown(path))}")
 

@@ -3,8 +3,12 @@
 import errno
 import json
 import os
+import shlex
+import time
+from pathlib import Path
 from typing import Any
 
+from fusefs.moments import parse
 from tests.mounted.conftest import eventually
 
 
@@ -77,7 +81,11 @@ def test_groups_and_declining(server: Any, device: Any) -> None:
     desk.must("group", "add", "team")
     desk.must("group", "member", "team", "bob")
     assert "bob" in desk.must("group", "list")
-    assert "new folder" in desk.must("share", desk.path / "report.txt", "--with", "team:manager")
+    said = desk.must("share", desk.path / "report.txt", "--with", "team:manager")
+    assert "new folder" in said
+    asks = shlex.split(said.splitlines()[-1].partition("yet: satchel ")[2])
+    assert asks == ["share", f"{desk.path}/report.txt (shared)"]
+    assert eventually(lambda: "team" in desk.cli(*asks).stdout)
     assert shared(laptop) == ([], ["report.txt (shared) manager"])
     laptop.must("decline", "report.txt (shared)")
     assert "declined" in laptop.must("shared")
@@ -88,6 +96,47 @@ def test_groups_and_declining(server: Any, device: Any) -> None:
     unknown = desk.cli("share", desk.path / "report.txt (shared)", "--with", "nobody")
     wrong = desk.cli("share", desk.path / "report.txt (shared)", "--with", "bob:king")
     assert [each.returncode for each in (unknown, wrong)] == [1, 2]
+    assert "satchel group add" in unknown.stderr
+
+
+def test_the_past_before_a_folder_was_shared_is_said_to_be_elsewhere(server: Any, device: Any) -> None:
+    server.add_user("bob")
+    desk, laptop = device("desk"), device("laptop", user="bob")
+    (desk.path / "thesis").mkdir()
+    (desk.path / "thesis/intro").write_text("before")
+    (desk.path / "thesis/gone").write_text("gone")
+    desk.wait()
+    before = json.loads(desk.must("versions", desk.path / "thesis/intro", "--json"))[0]["time"]
+    (desk.path / "thesis/gone").unlink()
+    desk.wait()
+    # Times are told in seconds: what comes now is to be of a later one.
+    assert eventually(lambda: time.time_ns() // 10**9 * 10**9 > parse(before))
+    (desk.path / "thesis/intro").write_text("while shared")
+    desk.must("share", desk.path / "thesis", "--with", "bob")
+    laptop.must("accept", "thesis")
+    laptop.sees("thesis/intro", "while shared")
+    assert eventually(lambda: len(desk.status()["spaces"]) == 2)
+
+    for verb, option, path in (
+        ("restore", "--at", "thesis/intro"),
+        ("rewind", "--to", "thesis"),
+        ("diff", "--from", "thesis/intro"),
+    ):
+        refused = desk.cli(verb, desk.path / path, option, before)
+        assert refused.returncode == 1
+        assert "thesis was not shared until 20" in refused.stderr
+        there = shlex.split(refused.stderr.rpartition(" from ")[2])[0]
+        assert (Path(there) / "intro").read_text() == "before"
+    refused = laptop.cli("rewind", laptop.path / "thesis", "--to", before)
+    assert "with the drive of who shared it" in refused.stderr
+    # What is listed and cannot be put back lies where it is said to.
+    assert "thesis/gone" in desk.must("trash", "list")
+    refused = desk.cli("trash", "restore", desk.path / "thesis/gone")
+    assert refused.returncode == 1
+    assert "removed before its folder was shared" in refused.stderr
+    assert Path(shlex.split(refused.stderr.rpartition(" from ")[2])[0]).read_text() == "gone"
+    desk.must("trash", "purge", desk.path / "thesis/gone", "--yes")
+    assert desk.must("trash", "list") == "The trash is empty.\n"
 
 
 def test_a_bounded_folder_takes_no_more(server: Any, device: Any) -> None:
