@@ -195,9 +195,9 @@ class Backups:
         for mirror in self._mirrors.values():
             other = mirror.backup.folder
             if _is_in(path, other) or _is_in(other, path):
-                what = "is" if path == other else "overlaps with what is"
+                what = "is" if path == other else f"overlaps with {os.fsdecode(other)}, which is"
                 where = os.fsdecode(self._tree.path_of(mirror.backup.node))
-                raise Refused(f"{os.fsdecode(path)} {what} backed up already, in {where}: {os.fsdecode(other)}")
+                raise Refused(f"{os.fsdecode(path)} {what} backed up already, in {where}.")
 
     def _check_target(self, target: bytes) -> None:
         parts = target.split(b"/")

@@ -198,6 +198,8 @@ def fstab(folder: str | None, link: bool) -> None:
     """Print the line of /etc/fstab that mounts this drive at DIR."""
     from fusefs.cli import fstab as table  # noqa: PLC0415
 
+    if folder is None and not link:
+        raise click.UsageError("Say at which DIR, or --link.")
     if link:
         click.echo("\n".join(str(made) for made in table.link()))
     if folder is not None:

@@ -107,6 +107,7 @@ def test_the_promised_commands_are_there() -> None:
     [
         ["dance"],
         ["mount"],
+        ["fstab"],
         ["login", "http://x"],
         ["wait", "--timeout", "soon"],
         ["wait", "--timeout", "-1"],

@@ -363,8 +363,10 @@ def test_what_cannot_be_a_backup_is_refused(device: Any, papers: Path, tmp_path:
     link.symlink_to(papers)
     desk.must("backup", "add", link, "--to", desk.path / "taken", "--into")
     for folder in (papers, papers / "sub"):
-        with pytest.raises(Refused, match="backed up already"):
+        with pytest.raises(Refused, match="backed up already, in taken") as refusal:
             add(desk, folder, to="elsewhere")
+        # Each folder is named once.
+        assert str(refusal.value).count(str(papers)) == (1 if folder == papers else 2)
     other = tmp_path / "other"
     other.mkdir()
     with pytest.raises(Refused, match="overlaps"):
