@@ -42,9 +42,12 @@ def confirm(would: str, does: str, otherwise: str) -> None:
 
 
 def path_in_mount(path: str) -> str:
-    """The path relative to the top of this device's mount, "" for the top; a symlink at its end is not followed."""
+    """The path relative to the top of this device's mount, "" for the top; a symlink at its end is not followed.
+
+    But a link of a search is: what was found is meant.
+    """
     mount = str(ask("ping")["mount"])
-    whole = os.path.abspath(path)
+    whole = _found(os.path.abspath(path))
     folder = os.path.realpath(os.path.dirname(whole))
     found = os.path.join(folder, os.path.basename(whole))
     if not found.startswith(mount + "/"):
@@ -54,11 +57,18 @@ def path_in_mount(path: str) -> str:
     return found[len(mount) + 1 :]
 
 
+def _found(path: str) -> str:
+    """Where a link of a search leads; any other path as it is."""
+    if "/.search/" in path and os.path.islink(path) and os.lstat(path).st_ino > NODE_MAX:
+        return os.path.realpath(path)
+    return path
+
+
 def live_node(path: str) -> NodeId:
     """What a path in the mount leads to; raises Refused, also for a state of the past."""
     path_in_mount(path)
     try:
-        node = os.lstat(path).st_ino
+        node = os.lstat(_found(os.path.abspath(path))).st_ino
     except OSError as error:
         raise Refused(f"{path}: {error.strerror}.") from error
     if node > NODE_MAX:

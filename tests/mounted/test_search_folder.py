@@ -47,6 +47,9 @@ def test_what_is_found_can_be_opened_and_written_to(device: Any) -> None:
     with (folder / "quarterly report.txt").open("a") as file:
         file.write(" and seals")
     assert real.read_text() == "of penguins and seals"
+    # For commands, too, it is the file.
+    desk.wait(".search/quarterly report/quarterly report.txt")
+    assert desk.must("versions", folder / "quarterly report.txt") == desk.must("versions", real)
     # A link follows its file, whatever the server knows of that.
     real.rename(desk.path / "renamed.txt")
     assert (folder / "quarterly report.txt").read_text() == "of penguins and seals"
