@@ -1,6 +1,8 @@
 """The virus scan as devices meet it: an infected file is listed and cannot be read, and everybody is told."""
 
+import hashlib
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,41 @@ def test_an_infected_file_is_listed_and_read_by_nobody(scanner: Scanner, server:
     laptop.must("guard", "allow", str(number))
     assert until(lambda: not is_refused(laptop.path / "work/renamed.com"), 10.0)
     assert (laptop.path / "work/renamed.com").read_bytes() == EICAR
+
+
+def test_what_was_cured_by_a_small_edit_can_be_read_again(scanner: Scanner, server: Any, device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    # One chunk: of a larger file others are refused with it, which are in the edited one, too.
+    start, end = random.Random(1).randbytes(150_000), random.Random(2).randbytes(150_000)
+    file = desk.path / "file"
+    file.write_bytes(start + PATTERN + end)
+    desk.in_step(laptop)
+    # Who reads it before it is scanned has it.
+    assert until(lambda: len(laptop.status()["events"]) == 1, 30.0)
+    assert is_refused(laptop.path / "file")
+    sent = desk.stats()["sent_bytes"]
+    with file.open("r+b") as opened:
+        opened.seek(len(start))
+        opened.write(bytes(len(PATTERN)))
+    desk.in_step(laptop)
+    # It went as a delta of the chunk in which the pattern is, which is given to nobody.
+    assert desk.stats()["sent_bytes"] - sent < 100_000
+    assert until(lambda: not is_refused(laptop.path / "file"), 30.0)
+    assert hashlib.sha256((laptop.path / "file").read_bytes()).digest() == _digest(start, bytes(len(PATTERN)), end)
+    assert len(laptop.status()["events"]) == 1
+    # The next edit of it is a delta again.
+    with file.open("r+b") as opened:
+        opened.seek(len(start))
+        opened.write(b"edited")
+    desk.in_step(laptop)
+    assert not is_refused(laptop.path / "file")
+    assert hashlib.sha256((laptop.path / "file").read_bytes()).digest() == _digest(
+        start, b"edited" + bytes(len(PATTERN) - 6), end
+    )
+
+
+def _digest(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def test_what_the_scanner_learns_is_found_in_what_is_there(server: Any, device: Any) -> None:
