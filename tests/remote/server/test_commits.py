@@ -415,7 +415,7 @@ async def test_the_quota_refuses_growth(ann: Any, build: Any, instance: Instance
     message = await refused(
         ann, QuotaExceeded, build.change(await ann.new_id(), build.file(b"b", content=Manifest(101, b"y" * 101)))
     )
-    assert "900 of 1000" in message
+    assert "900 bytes of 1000 bytes" in message
     space = await ann.space()
     assert (space.quota, space.used, space.free) == (1_000, 900, 100)
     rev = await ann.made(build.change(node, build.file(b"a", content=Manifest(1000, b"x" * 1000)), rev))
