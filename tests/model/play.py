@@ -36,7 +36,7 @@ STEPS_MAX = 300_000
 """Turns of tasks in one play: most take some thousands. One that goes round in no time is not ended by its clock."""
 CALM_SECONDS = 3
 """After so long nothing is on its way that was sent before the weather got better."""
-_LABEL = re.compile(rb" \((device |restored|\d{4}-\d\d-\d\dT)")
+_LABEL = re.compile(rb" \((device |restored|ignored here|\d{4}-\d\d-\d\dT)")
 """In names of what `resolve` and the trash put beside what has its name."""
 EXPECTED = (VolumeError, CacheError, RemoteError, trio.TooSlowError)
 
