@@ -95,12 +95,13 @@ def _settle_removal_here(record: Record, news: NodeVersion, there: NodeState) ->
 def _is_edit(state: NodeState, agreed: NodeState | None) -> bool:
     """Whether somebody would miss it: permissions, attributes and times alone do not keep a node from being removed.
 
-    Nor do names that only went: who took one of several away wants less of the node, not more.
+    Nor do names that only went: who took one of several away wants less of the node, not more. Nor a name that nobody
+    gave: what moves because two folders become one, or gets out of another's way, keeps its ctime.
     """
     return (
         agreed is None
         or state.content != agreed.content
-        or not set(state.names) <= set(agreed.names)
+        or (state.ctime_ns != agreed.ctime_ns and not set(state.names) <= set(agreed.names))
         or state.target != agreed.target
         or state.mounts != agreed.mounts
     )

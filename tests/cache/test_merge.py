@@ -154,25 +154,39 @@ def test_hard_links_made_and_removed_on_both_sides_all_count() -> None:
     assert after.local.names == (b, c, d)
 
 
-@pytest.mark.parametrize("there", [file(NEW), file(OLD, b"moved")])
+@pytest.mark.parametrize("there", [file(NEW), file(OLD, b"moved", ctime_ns=99)])
 def test_an_edit_elsewhere_outlives_a_removal_here(there: NodeState) -> None:
     assert settled(dirty(None, file(OLD)), news(there)).record == Record(rev=Rev(4), local=there)
 
 
-@pytest.mark.parametrize("there", [file(mode=0o600), file(mtime_ns=99), file(xattrs={b"a": b"1"})])
+@pytest.mark.parametrize(
+    "there", [file(mode=0o600), file(mtime_ns=99), file(xattrs={b"a": b"1"}), file(name=b"moved with its folder")]
+)
 def test_permissions_and_times_elsewhere_do_not_bring_a_node_back(there: NodeState) -> None:
     after = settled(dirty(None, file(OLD)), news(there)).record
     assert after == dirty(None, there, rev=Rev(4))
 
 
 @pytest.mark.parametrize(
-    "record", [dirty(file(NEW), file(OLD)), dirty(file(OLD), file(OLD), staged=9), dirty(file(name=b"moved"), file())]
+    "record",
+    [
+        dirty(file(NEW), file(OLD)),
+        dirty(file(OLD), file(OLD), staged=9),
+        dirty(file(name=b"moved", ctime_ns=99), file()),
+    ],
 )
 def test_an_edit_here_outlives_a_removal_elsewhere(record: Record) -> None:
     assert settled(record, news(None)).record == replace(record, rev=Rev(4), synced=None)
 
 
-@pytest.mark.parametrize("record", [dirty(file(mode=0o600), file()), dirty(folder(mtime_ns=99), folder())])
+@pytest.mark.parametrize(
+    "record",
+    [
+        dirty(file(mode=0o600), file()),
+        dirty(folder(mtime_ns=99), folder()),
+        dirty(file(name=b"moved with its folder"), file()),
+    ],
+)
 def test_permissions_and_times_here_do_not_keep_a_node_that_is_removed_elsewhere(record: Record) -> None:
     assert settled(record, news(None)).record is None
 
