@@ -241,6 +241,8 @@ class Doing:
             after = before[:size] + bytes(max(0, size - len(before)))
             self.ever.add(after)
             device.volume.set_attributes(node, Setting(size=size), handle)
+            # Who holds it open has the same content.
+            self.held = [(on, held, after if held.file is handle.file else data) for on, held, data in self.held]
             device.volume.flush(handle.file)
             assert await device.content(node) == after, f"node {node}: what was written is not read"
             if size >= 4:
@@ -280,7 +282,7 @@ class Doing:
         finally:
             self._note(device, node)
             device.volume.close(handle)
-        if not is_orphan:
+        if not is_orphan and len(data) >= 4:
             self.written[data] = f"node {node} on device {device.number}, held open"
             self._named(device, node)
             # It may have been written to again by another handle.
