@@ -27,6 +27,8 @@ class Scanner:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.place = str(folder / "socket")
+        # It locks its log: one that two share, as /dev/null would be, keeps the second from starting.
+        self._log = folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self._database = folder / "database"
         self._database.mkdir()
@@ -35,7 +37,7 @@ class Scanner:
         self._write_database()
         (folder / "clamd.conf").write_text(
             f"LocalSocket {self.place}\nDatabaseDirectory {self._database}\nForeground yes\nMaxThreads 2\nSelfCheck 0\n"
-            f"StreamMaxLength {LARGEST}\nPidFile {folder / 'pid'}\nConcurrentDatabaseReload no\nLogFile /dev/null\n"
+            f"StreamMaxLength {LARGEST}\nPidFile {folder / 'pid'}\nConcurrentDatabaseReload no\nLogFile {self._log}\n"
         )
 
     def start(self) -> None:
@@ -44,7 +46,7 @@ class Scanner:
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline, pause = time.monotonic() + _START_SECONDS, threading.Event()
         while not self._listens():
-            assert self._process.poll() is None, f"clamd ended with {self._process.returncode}"
+            assert self._process.poll() is None, f"clamd ended: {self._log.read_text()}"
             assert time.monotonic() < deadline, "clamd does not listen"
             pause.wait(0.05)
 

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -337,8 +338,13 @@ class Device:
 
 
 def complaints(lines: list[str], expected: list[str]) -> list[str]:
-    """Lines that tell of something wrong and were not expected."""
-    return [line for line in lines if COMPLAINTS.search(line) and not any(re.search(one, line) for one in expected)]
+    """Lines that tell of something wrong and were not expected, each with what follows it: a traceback's cause."""
+
+    def is_wrong(line: str) -> bool:
+        return bool(COMPLAINTS.search(line)) and not any(re.search(one, line) for one in expected)
+
+    found = [number for number, line in enumerate(lines) if is_wrong(line)]
+    return ["\n".join(lines[start:end]) for start, end in pairwise([*found, len(lines)])]
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from email.utils import formatdate
 from functools import lru_cache
@@ -12,7 +12,7 @@ import httptools
 from litestar.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from remote.server.http.lending import Inlet, Outlet
+from remote.server.http.lending import Inlet, InThread, Outlet
 
 HEAD_MAX = 64 << 10
 """Bytes of a request's line and headers; the parser alone would keep any number."""
@@ -33,17 +33,19 @@ class Lent:
         self.sent_bytes = 0
         self.received_bytes = 0
 
-    @contextmanager
-    def outlet(self) -> Iterator[Outlet]:
-        """Where to send, when the head of the answer is on its way; at its end, the body counts as sent."""
+    async def pour(self, pieces: Iterator[Sequence[bytes]], in_thread: InThread) -> None:
+        """Sends all pieces, read in threads, when the head of the answer was given to the loop; the body is then sent.
+
+        A client that went away ends it early, with the connection.
+        """
         try:
             with Outlet(self._connection.transport) as outlet:
                 try:
-                    yield outlet
+                    await outlet.pour(pieces, in_thread)
                 finally:
                     self.sent_bytes = outlet.sent_bytes
         except ConnectionError:
-            # The client went away: nobody reads the rest.
+            # Nobody reads the rest.
             self._connection.transport.abort()
         self._cycle.expected_content_length = 0
 

@@ -25,8 +25,7 @@ def pour_parts(instance: Instance, size: int, pieces: Iterator[Sequence[bytes]])
             while piece := await in_thread(lambda: b"".join(next(pieces, ()))):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         else:
-            with lent.outlet() as outlet:
-                await outlet.pour(pieces, in_thread)
+            await lent.pour(pieces, in_thread)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     return answer

@@ -5,9 +5,12 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from hashlib import sha256
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from remote.server.http.connections import Lent
 from remote.server.http.lending import TURN_BYTES, Inlet, Outlet
 
 MIB = 1 << 20
@@ -133,6 +136,18 @@ def test_a_client_that_goes_away_ends_it() -> None:
             client.close()
             with pytest.raises(ConnectionError):
                 await pouring
+
+    _run(test)
+
+
+def test_a_client_that_was_gone_before_it_began_is_no_fault() -> None:
+    async def test(transport: asyncio.Transport, _client: socket.socket) -> None:
+        connection: Any = SimpleNamespace(transport=transport)
+        cycle: Any = SimpleNamespace(expected_content_length=MIB)
+        transport.abort()
+        lent = Lent(connection, cycle)
+        await lent.pour(_pieces(1), asyncio.to_thread)
+        assert (lent.sent_bytes, cycle.expected_content_length) == (0, 0)
 
     _run(test)
 
