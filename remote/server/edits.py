@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
@@ -42,6 +42,8 @@ from remote.server.rewinding import act_tag
 from remote.server.rights import Right, member_space
 from remote.server.scanning.carrying import Carried
 from remote.server.states import decode_state, encode_state
+
+T = TypeVar("T")
 
 _TRIES = 5
 SERVER: Final = DeviceId(0)
@@ -146,7 +148,6 @@ class Edits:
         Without a condition only a new one: nothing is replaced that nobody spoke of.
         """
         fresh = await self._files.fresh_node(by.user)
-        reason = ""
 
         def plan(session: Session) -> Change:
             row = member_space(session, space, by.user, Right.WRITE)
@@ -158,15 +159,11 @@ class Edits:
             state = replace(there.state, content=manifest, mtime_ns=mtime_ns or now_ns, ctime_ns=now_ns)
             return Change(there.node, there.rev, now_ns, state)
 
-        for _ in range(_TRIES):
+        async def attempt() -> tuple[CommitAnswer, NodeId]:
             change = await self._database.read(plan)
-            answer = await self._commit(_device(by), space, Commit(by.op_id(), (change,)))
-            if answer.rev:
-                return change.node
-            if answer.held:
-                raise NotAllowed(answer.reason)
-            reason = answer.reason
-        raise InTheWay(f"{reason} Nothing was changed.")
+            return await self._commit(_device(by), space, Commit(by.op_id(), (change,))), change.node
+
+        return await _until_taken(attempt)
 
     async def room_for(self, by: By, space: SpaceId, at: Name, condition: Condition) -> int:
         """How many bytes a content of this name may have; raises as `put` would as things are now."""
@@ -307,23 +304,16 @@ class Edits:
 
     async def _do(self, by: By, space: SpaceId, planner: Planner) -> None:
         op_id = by.op_id()
-        reason = ""
 
         def planned(session: Session) -> list[Draft]:
             row = member_space(session, space, by.user, Right.WRITE)
             return planner(session, row, self._keyring.key(row))
 
-        for _ in range(_TRIES):
+        async def attempt() -> tuple[CommitAnswer | None, None]:
             drafts = await self._database.read(planned)
-            if not drafts:
-                return
-            answer = await self._take(by, space, op_id, drafts)
-            if answer.rev:
-                return
-            if answer.held:
-                raise NotAllowed(answer.reason)
-            reason = answer.reason
-        raise InTheWay(f"{reason} Nothing was changed.")
+            return await self._take(by, space, op_id, drafts) if drafts else None, None
+
+        await _until_taken(attempt)
 
     async def _take(self, by: By, space: SpaceId, op_id: bytes, drafts: list[Draft]) -> CommitAnswer:
         watch = _watch(by)
@@ -334,16 +324,12 @@ class Edits:
     async def _bring(self, by: By, planner: Callable[[Session, NodeId], _Bringing]) -> NodeId:
         first = await self._files.fresh_nodes(by.user, TREE_MAX + 1)
         op_id, removing_id = by.op_id(), by.op_id()
-        reason = ""
-        for _ in range(_TRIES):
+
+        async def attempt() -> tuple[CommitAnswer, NodeId]:
             planned = await self._database.read(lambda session: planner(session, first))
-            answer = await self._take_both(by, planned, op_id, removing_id)
-            if answer.rev:
-                return planned.made
-            if answer.held:
-                raise NotAllowed(answer.reason)
-            reason = answer.reason
-        raise InTheWay(f"{reason} Nothing was changed.")
+            return await self._take_both(by, planned, op_id, removing_id), planned.made
+
+        return await _until_taken(attempt)
 
     async def _take_both(self, by: By, planned: _Bringing, op_id: bytes, removing_id: bytes) -> CommitAnswer:
         """The answer that counts, of two commits in one transaction: a crash leaves both or none, and so a refusal."""
@@ -422,6 +408,22 @@ def check_put(session: Session, row: SpaceRow, key: SpaceKey, at: Name, conditio
 
 def _device(by: By) -> Device:
     return Device(by.user, DeviceId(0), "", b"")
+
+
+async def _until_taken(attempt: Callable[[], Awaitable[tuple[CommitAnswer | None, T]]]) -> T:
+    """What came of the first attempt that was taken, or had nothing to do: each plans anew, as others change things.
+
+    Raises NotAllowed for what waits for a yes, InTheWay when none was taken.
+    """
+    reason = ""
+    for _ in range(_TRIES):
+        answer, made = await attempt()
+        if answer is None or answer.rev:
+            return made
+        if answer.held:
+            raise NotAllowed(answer.reason)
+        reason = answer.reason
+    raise InTheWay(f"{reason} Nothing was changed.")
 
 
 def _watch(by: By) -> Watch:
