@@ -63,26 +63,23 @@ class Clamd:
 
     def ping(self) -> None:
         """Raises ScannerAway unless it answers."""
-        try:
-            with self._connected() as peer:
-                peer.sendall(b"zPING\0")
-                told = _answer(peer)
-        except OSError as error:
-            raise ScannerAway(f"The virus scanner does not answer: {error.strerror or error}.") from error
-        if told != "PONG":
+        if self._ask(b"zPING\0") != "PONG":
             raise ScannerAway("What answers there is no clamd.")
 
     def version(self) -> str:
         """Which program and patterns it scans with, as it tells it; another text when it has learnt new ones."""
-        try:
-            with self._connected() as peer:
-                peer.sendall(b"zVERSION\0")
-                told = _answer(peer)
-        except OSError as error:
-            raise ScannerAway(f"The virus scanner does not answer: {error.strerror or error}.") from error
+        told = self._ask(b"zVERSION\0")
         if not told:
             raise ScannerAway("The virus scanner does not say which version it is.")
         return told
+
+    def _ask(self, command: bytes) -> str:
+        try:
+            with self._connected() as peer:
+                peer.sendall(command)
+                return _answer(peer)
+        except OSError as error:
+            raise ScannerAway(f"The virus scanner does not answer: {error.strerror or error}.") from error
 
     @contextlib.contextmanager
     def _noted(self, peer: socket.socket) -> Iterator[None]:
