@@ -16,7 +16,7 @@ REACH_MAX = 1_000
 class SearchRequest(msgspec.Struct, frozen=True):
     """Files and folders of the user's spaces, the best `limit` (1-200) behind the first `offset`.
 
-    `query`: words, "words together", name:, type:, size:, before:, after:, on:, owner:, in:; see README.
+    `query`: words, "words together", name:, type:, size:, before:, after:, on:, owner:, in:; see docs/commands.md.
     `space`: only in this one; 0: in all. `local_offset_minutes`: of the time zone that days are meant in.
     """
 

@@ -101,7 +101,7 @@ def init(data: Path | None, key_file: Path | None) -> None:
     "config_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Further settings: mail, single sign-on, proxies (README.md).",
+    help="Further settings: mail, single sign-on, proxies (docs/server.md).",
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @job_options

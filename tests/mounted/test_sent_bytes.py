@@ -1,6 +1,6 @@
 """What a change of stored content sends, through a real mount, with everything counted that goes over the wire.
 
-SATCHEL_DELTA_MIB=1024 makes the files as large as the promises in README name them; usually they are smaller.
+SATCHEL_DELTA_MIB=1024 makes the files as large as the promises name them; usually they are smaller.
 """
 
 import os
