@@ -37,7 +37,8 @@ class Scanner:
         self._write_database()
         (folder / "clamd.conf").write_text(
             f"LocalSocket {self.place}\nDatabaseDirectory {self._database}\nForeground yes\nMaxThreads 2\nSelfCheck 0\n"
-            f"StreamMaxLength {LARGEST}\nPidFile {folder / 'pid'}\nConcurrentDatabaseReload no\nIdleTimeout 1\nLogFile {self._log}\n"
+            f"StreamMaxLength {LARGEST}\nPidFile {folder / 'pid'}\nConcurrentDatabaseReload no\n"
+            f"IdleTimeout 1\nLogFile {self._log}\n"
         )
 
     def start(self) -> None:
