@@ -33,6 +33,8 @@ BACKLOG = 2_048
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep an idle connection, so that it is they who close it."""
 STOP_SECONDS = 1
+UNTAKEN_SECONDS = 60
+"""After which a client that takes nothing of an answer is cut off: a few of them would keep all others away."""
 FIRST_THINNING_SECONDS = 300.0
 """After which a server that was just started thins history: it has other things to do first."""
 THINNING_SECONDS = 6 * 3_600.0
@@ -271,6 +273,8 @@ def _bound(listen: Listen) -> Generator[socket.socket, None, None]:
     with bound:
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Connections inherit it. The kernel alone knows of each byte that is taken, whoever sends it.
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNTAKEN_SECONDS * 1_000)
             bound.bind(address)
         except OSError as error:
             raise ListenTrouble(

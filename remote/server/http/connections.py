@@ -44,7 +44,7 @@ class Lent:
                     await outlet.pour(pieces, in_thread)
                 finally:
                     self.sent_bytes = outlet.sent_bytes
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
             # Nobody reads the rest.
             self._connection.transport.abort()
         self._cycle.expected_content_length = 0

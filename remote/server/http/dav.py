@@ -37,7 +37,6 @@ from remote.server.http.dav_nodes import (
     Provider,
     refusal,
 )
-from remote.server.http.streamed import unless_stalled
 from remote.server.instance import Instance
 
 log = logging.getLogger(__name__)
@@ -88,8 +87,7 @@ def webdav(instance: Instance) -> Any:
                 raise BadRequest("The connection ended in the middle of the body.")
             return message
 
-        # Each request has one of few threads, until its answer is taken.
-        await inner({**scope, "root_path": PATH}, received, unless_stalled(scope, send))  # type: ignore[arg-type]
+        await inner({**scope, "root_path": PATH}, received, send)  # type: ignore[arg-type]
 
     return answer
 

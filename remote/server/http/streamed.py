@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from contextlib import contextmanager
 from typing import Any
 
-from litestar.types import Message, Scope, Send
+from litestar.types import Scope
 
 from remote.protocol.errors import Busy, RemoteError
 from remote.protocol.sealing import Buffer
@@ -18,9 +18,6 @@ log = logging.getLogger(__name__)
 
 LOOKED_SECONDS, LOOKED_BYTES = 1.0, 16 << 20
 """So often it is looked whether he may."""
-STALL_SECONDS = 60.0
-SENT_AT_ONCE = 256 << 10
-"""So much goes within the time of a stall also over the slowest of lines."""
 
 
 class Streams:
@@ -48,11 +45,7 @@ class Streams:
 async def streamed(
     request: AnyRequest, pieces: Iterator[Buffer], streams: Streams, check: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[bytes]:
-    """Each piece when the one before it is on its way; a fault, or what `check` raises, ends the connection.
-
-    So does a client that takes nothing for STALL_SECONDS: else a few of them would keep all others away.
-    """
-    loop, abort = asyncio.get_running_loop(), abort_of(request.scope)
+    """Each piece when the one before it is on its way; a fault, or what `check` raises, ends the connection."""
     looked, sent = time.monotonic(), 0
     with streams.one_more():
         while (piece := await asyncio.to_thread(_next, pieces)) is not None:
@@ -65,28 +58,7 @@ async def streamed(
                     await _cut(request, error)
                     return
                 looked, sent = time.monotonic(), 0
-            for at in range(0, len(piece), SENT_AT_ONCE):
-                timer = loop.call_later(STALL_SECONDS, abort) if abort is not None else None
-                try:
-                    yield bytes(piece[at : at + SENT_AT_ONCE])
-                finally:
-                    if timer is not None:
-                        timer.cancel()
-
-
-def unless_stalled(scope: Scope, send: Send) -> Send:
-    """What sends the same, and ends the connection of a client that takes nothing of it for STALL_SECONDS."""
-    loop, abort = asyncio.get_running_loop(), abort_of(scope)
-
-    async def sent(message: Message) -> None:
-        timer = loop.call_later(STALL_SECONDS, abort) if abort is not None else None
-        try:
-            await send(message)
-        finally:
-            if timer is not None:
-                timer.cancel()
-
-    return sent
+            yield bytes(piece)
 
 
 def _next(pieces: Iterator[Buffer]) -> Buffer | None:

@@ -62,6 +62,7 @@ class Home:
         test = {name: value for name, value in os.environ.items() if name.startswith("SATCHEL_TEST")}
         self.environment = {**kept, **test, "SATCHEL_HOME": str(directory)}
         self.devices: list[Device] = []
+        self.serves_by = COMMAND
 
     def device(self, url: str, login: LoginAnswer | None = None) -> "Device":
         """A device on a connection of its own, closed at the end of the test."""
@@ -82,7 +83,7 @@ class Home:
     @contextmanager
     def serving(self, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         """A running server and its URL."""
-        command = [*COMMAND, "run", "--listen", "127.0.0.1:0", *words]
+        command = [*self.serves_by, "run", "--listen", "127.0.0.1:0", *words]
         process = subprocess.Popen(
             command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
