@@ -16,10 +16,10 @@ from remote.server.instance import InstanceTrouble
 from remote.server.jobs.chosen import SEARCHES, Choice, chosen
 from remote.server.keeping import COMMANDS, data_option, key_option
 from remote.server.keys import KeyTrouble
+from remote.server.listening import Listen, ListenTrouble, parse_listen
 from remote.server.places import default_data, default_key_file
 from remote.server.registry import ACCOUNT_COMMANDS
 from remote.server.scanning.clamd import Clamd
-from remote.server.serving import Listen, ListenTrouble, keep_memory, parse_listen, serve
 
 DEFAULT_LISTEN = "127.0.0.1:8750"
 
@@ -117,6 +117,9 @@ def run(
     choice: Choice,
 ) -> None:
     """Answer until SIGTERM or SIGINT."""
+    # The web framework takes as long to import as all the rest, and no other command needs it.
+    from remote.server.serving import keep_memory, serve  # noqa: PLC0415
+
     is_logged = log_format == "json"
     logs.begin(is_json=is_logged)
     config = read_config(config_file) if config_file is not None else Config()
