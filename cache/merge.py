@@ -53,7 +53,7 @@ def settle(record: Record | None, news: NodeVersion, edited_ns: int, is_kept_ali
         raise Contradiction(f"Node {news.node} cannot be a {named}: this device or the server is damaged.")
     if not record.is_dirty:
         if news.state is None and is_kept_alive and record.local is not None:
-            return Settled(replace(record, rev=news.rev, is_dirty=True, synced=None))
+            return Settled(replace(record, rev=news.rev, is_dirty=True, synced=None, is_spared=True))
         return Settled(_clean(record, news) if news.state is not None else None)
     if news.state is None:
         return _settle_removal_elsewhere(record, news, is_kept_alive)
@@ -81,8 +81,10 @@ def _settle_removal_elsewhere(record: Record, news: NodeVersion, is_kept_alive: 
     if not local.names and record.synced is not None:
         # Its names were another's already (see News): it has them still, if it lives.
         local = replace(local, names=record.synced.names)
-    is_edit = is_kept_alive or bool(record.staged) or _is_edit(local, record.synced)
-    return Settled(replace(record, rev=news.rev, local=local, synced=None) if is_edit else None)
+    is_edit = bool(record.staged) or (not record.is_spared and _is_edit(local, record.synced))
+    if not (is_edit or is_kept_alive):
+        return Settled(None)
+    return Settled(replace(record, rev=news.rev, local=local, synced=None, is_spared=not is_edit))
 
 
 def _settle_removal_here(record: Record, news: NodeVersion, there: NodeState) -> Settled:

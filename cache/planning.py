@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from cache import merge
 from cache.ignoring import Ignoring
 from cache.preparing import SMALL_BYTES, SMALL_FILES, Preparing
-from cache.pull import Mount
+from cache.pull import Mount, effects_of
 from cache.tree import Record, Tree
 from cache.troubles import Troubles
 from cache.upload import SMALL_FILE_MAX
@@ -82,6 +82,8 @@ class Planner:
 
     def _groups(self, dirty: list[tuple[NodeId, int]]) -> list[list[NodeId]]:
         dirty.sort(key=lambda pair: pair[1])
+        for node, _ in dirty:
+            self._drop_spared(node)
         # Half of a burst is on its way. Who needs one of these brings it in again (`merge.units`), and waits for it.
         waiting = [node for node, _ in dirty if not self._is_passing(node)]
         nodes = [node for node in waiting if not (self._drop_if_void(node) or self._put_by_if_ignored(node))]
@@ -127,6 +129,19 @@ class Planner:
                 edit.mark_clean(node)
             return True
         return False
+
+    def _drop_spared(self, folder: NodeId) -> None:
+        """A folder that lives on for what is in it goes when all of that went before it was sent, and one above it."""
+        while (record := self._tree.record(folder)) is not None and record.is_spared:
+            if self._tree.has_children(folder) or not self._tree.is_unknown_elsewhere(folder, record):
+                return
+            with self._tree.edit() as edit:
+                edit.drop(folder)
+                effects = effects_of(edit, is_event=True)
+            self._mount.show(effects)
+            if record.local is None or not record.local.names:
+                return
+            folder = record.local.names[0].parent
 
     def _put_by_if_ignored(self, node: NodeId) -> bool:
         if not self._ignoring.holds(node, self._tree.record(node)):
@@ -221,9 +236,27 @@ class Planner:
                     plan.large.append(node)
                 else:
                     plan.is_cut = True
+        plan.ready = self._without_spared(plan.ready)
         plan.small = small.batches
         plan.is_cut = plan.is_cut or small.is_full
         return plan
+
+    def _without_spared(self, groups: list[list[NodeId]]) -> list[list[NodeId]]:
+        """Without folders that live on only for what is not to be sent yet: it may go before, and they with it."""
+        spared = {node for group in groups for node in group if self._is_spared(node)}
+        if not spared:
+            return groups
+        needed: set[NodeId] = set()
+        kept: list[list[NodeId]] = []
+        for group in reversed(groups):
+            if not spared.issuperset(group) or needed.intersection(group):
+                kept.append(group)
+                needed.update(other for node in group for other in self._needs(node))
+        return kept[::-1]
+
+    def _is_spared(self, node: NodeId) -> bool:
+        record = self._tree.record(node)
+        return record is not None and record.is_spared
 
     def _waits(self, node: NodeId, is_any_waiting: bool) -> bool:
         """Whether the node cannot be sent now; `is_any_waiting`: there is news that could not be merged yet.

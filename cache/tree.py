@@ -56,6 +56,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     `overrides`: the rev whose content lost against the local one, to be marked as a conflict with the next commit.
     `space`: the space that the node belongs to, and `rev` with it; what is in a folder that mounts a space is of that
     space, the folder itself of the home.
+    `is_spared`: a folder that was removed elsewhere, and lives on for what is in it alone: nobody here renamed it.
     """
 
     rev: Rev
@@ -68,6 +69,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     is_listing: bool = False
     overrides: Rev = Rev(0)
     space: SpaceId = HOME
+    is_spared: bool = False
 
     @property
     def space_below(self) -> SpaceId:
@@ -101,6 +103,17 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
 def _slots(record: Record | None) -> tuple[Name, ...]:
     """Names that a dirty node has in the agreed view: taken on the server until its change is committed."""
     return record.synced.names if record is not None and record.is_dirty and record.synced is not None else ()
+
+
+def _is_still_spared(before: Record | None, after: Record) -> bool:
+    """Whether a folder that lives on for what is in it has no other reason: the server has it, or somebody moved it.
+
+    Who moves something changes its ctime; what merging moves keeps it.
+    """
+    if before is None or after.local is None or not after.is_dirty or after.synced is not None:
+        return False
+    was = before.local
+    return was is None or was.names == after.local.names or was.ctime_ns == after.local.ctime_ns
 
 
 def _is_indexed_alike(one: Record, other: Record) -> bool:
@@ -261,6 +274,8 @@ class Edit:
     def _replace(self, node: NodeId, before: Record | None, record: Record) -> None:
         if before is None:
             record = self._tree.placed(record, self)
+        if record.is_spared and not _is_still_spared(before, record):
+            record = msgspec.structs.replace(record, is_spared=False)
         if before is None or self._unindexed or not _is_indexed_alike(before, record):
             self._index_names(node, before, record.local)
             self._index_slots(node, before, record)

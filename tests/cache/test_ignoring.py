@@ -308,6 +308,25 @@ def test_a_folder_removed_elsewhere_stays_here_for_what_is_ignored_in_it() -> No
     in_world(scene)
 
 
+def test_a_folder_removed_elsewhere_goes_with_what_is_ignored_in_it() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"project")
+        inner = await make_folder(world.one, b"inner", folder)
+        await make(world.one, b".main.c.swp", b"unsaved", inner)
+        await settled(world)
+        await world.two.volume.rmdir(folder, b"inner")
+        await world.two.volume.rmdir(ROOT, b"project")
+        await settled(world)
+        assert world.one.tree.child(ROOT, b"project") == folder
+        # The editor is closed.
+        await world.one.volume.unlink(inner, b".main.c.swp")
+        await settled(world)
+        assert world.names() == set()
+        assert world.one.tree.child(ROOT, b"project") is None
+
+    in_world(scene)
+
+
 def test_what_is_ignored_gives_its_name_up_to_what_comes_from_elsewhere_and_is_still_ignored() -> None:
     async def scene(world: World) -> None:
         await make(world.one, FILE, b"*.txt\nbuild\n")

@@ -62,7 +62,19 @@ def test_a_clean_node_that_is_removed_elsewhere_is_forgotten() -> None:
 
 def test_a_folder_removed_elsewhere_lives_with_what_was_put_into_it_here() -> None:
     after = settled(Record(rev=Rev(3), local=folder(), is_listed=True), news(None), alive=True).record
-    assert after == Record(rev=Rev(4), local=folder(), is_dirty=True, is_listed=True)
+    assert after == Record(rev=Rev(4), local=folder(), is_dirty=True, is_listed=True, is_spared=True)
+
+
+@pytest.mark.parametrize("is_renamed", [True, False])
+def test_a_removed_folder_that_lives_for_what_is_in_it_has_no_other_reason_unless_it_was_renamed(
+    is_renamed: bool,
+) -> None:
+    here = folder(name=b"new", ctime_ns=20) if is_renamed else folder(mode=0o700, ctime_ns=20)
+    after = settled(dirty(here, folder()), news(None), alive=True).record
+    assert after is not None
+    assert after.is_spared is not is_renamed
+    # Nor has it one when it is heard of again.
+    assert settled(after, news(None, rev=5), alive=False).record == (replace(after, rev=5) if is_renamed else None)
 
 
 @pytest.mark.parametrize("newer", [True, False])

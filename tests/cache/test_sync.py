@@ -495,6 +495,77 @@ def test_a_folder_removed_elsewhere_lives_with_the_file_edited_in_it_here() -> N
     in_world(scene)
 
 
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_a_folder_removed_elsewhere_goes_when_what_was_edited_in_it_went_before_it_was_sent(is_moved: bool) -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"d")
+        inner = await make_folder(world.one, b"e", folder)
+        await world.quiet()
+        world.two.sync.hold("paused")
+        await make(world.two, b"f", b"unsent", inner)
+        await world.one.volume.rmdir(folder, b"e")
+        await world.one.volume.rmdir(ROOT, b"d")
+        await quiet(world.one)
+        await trio.sleep(1)
+        assert set(world.two.local()) >= {folder, inner}
+        if is_moved:
+            await world.two.volume.rename(inner, b"f", ROOT, b"f", 0)
+        else:
+            await world.two.volume.unlink(inner, b"f")
+        shown = len(world.two.shown)
+        world.two.sync.hold("")
+        await world.quiet()
+        assert world.names() == ({b"f"} if is_moved else set())
+        # The kernel, and programs that watch, are told.
+        assert {folder, inner} <= {node for effects in world.two.shown[shown:] for node in effects.events}
+        assert all(version.state is None for version in world.server.versions_of(folder)[1:])
+
+    in_world(scene)
+
+
+def test_a_folder_removed_elsewhere_stays_when_it_was_renamed_here_or_something_is_in_it() -> None:
+    async def scene(world: World) -> None:
+        folders = [await make_folder(world.one, name) for name in (b"renamed before", b"after", b"made in")]
+        await world.quiet()
+        world.two.sync.hold("paused")
+        await world.two.volume.rename(ROOT, b"renamed before", ROOT, b"1", 0)
+        for folder in folders:
+            await make(world.two, b"f", b"unsent", folder)
+        for name in (b"renamed before", b"after", b"made in"):
+            await world.one.volume.rmdir(ROOT, name)
+        await quiet(world.one)
+        await trio.sleep(1)
+        await world.two.volume.rename(ROOT, b"after", ROOT, b"2", 0)
+        await make_folder(world.two, b"empty", folders[2])
+        for folder in folders:
+            await world.two.volume.unlink(folder, b"f")
+        world.two.sync.hold("")
+        await world.quiet()
+        assert world.names() == {b"1", b"2", b"made in", b"empty"}
+
+    in_world(scene)
+
+
+def test_a_folder_removed_elsewhere_does_not_come_back_before_what_it_lives_for_is_sent() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"d")
+        await world.quiet()
+        world.two.wire.set_up(False)
+        node = await make(world.two, b"f", b"not to be sent as it is", folder)
+        world.two.syncs.hold_back(node, "half of it")
+        await world.one.volume.rmdir(ROOT, b"d")
+        await quiet(world.one)
+        world.two.wire.set_up(True)
+        await trio.sleep(60)
+        assert world.names() == set()
+        assert world.two.tree.child(ROOT, b"d") == folder
+        await world.two.volume.unlink(folder, b"f")
+        await world.quiet()
+        assert world.names() == set()
+
+    in_world(scene)
+
+
 def test_a_folder_removed_here_lives_with_what_was_put_into_it_elsewhere() -> None:
     async def scene(world: World) -> None:
         folder = await make_folder(world.one, b"d")

@@ -70,7 +70,7 @@ def test_long_plays_end_equal_and_lose_nothing() -> None:
     "seed",
     [
         *[22230, 301115, 301287, 400917, 401618, 402576, 403016, 410245, 413065, 421555, 503537, 506162, 513637],
-        *[538625, 539787, 600066, 602768, 804896],
+        *[538625, 539787, 600066, 602768, 804896, 811787],
     ],
 )
 def test_long_plays_that_failed_once(seed: int) -> None:
@@ -81,6 +81,7 @@ def test_long_plays_that_failed_once(seed: int) -> None:
     600066: a new name that is ignored was not sent of a file that the server had by a late commit.
     602768: a removed folder that came back for a file took another folder, in which the file is, with it.
     804896: a removed file came back, as its folder had become one with another of its name elsewhere.
+    811787: a removed folder came back empty, as something ignored had been in it until then.
     """
     long_play(seed)
 
