@@ -25,7 +25,7 @@ IMPATIENT = (
 )
 SIZE = 48 << 20
 """Beyond what the sockets hold, and what is sent between two looks at who may."""
-READ_SIZE = 24 << 20
+READ_SIZE = 12 << 20
 """What one answer may have of chunks; beyond what the sockets hold."""
 
 

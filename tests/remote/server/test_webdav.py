@@ -320,3 +320,74 @@ def test_moving_and_copying_over_something_is_one_commit(url: str, client: httpx
         before = rev()
         assert client.delete("/b").status_code == 204
         assert rev() == before + 1
+
+
+@pytest.mark.parametrize(
+    "given", ["Basic ####", "Basic //4=", "Basic bm9jb2xvbg==", "Basic", "Digest username=ann", "x"]
+)
+def test_a_sign_in_that_is_none_is_asked_for_again(url: str, given: str) -> None:
+    answer = httpx.get(f"{url}/", headers={"authorization": given})
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"].startswith("Basic")
+    assert "app token" in answer.text
+
+
+def test_what_browsers_see_is_ours(url: str, client: httpx.Client) -> None:
+    client.put("/a.txt", content=b"a").raise_for_status()
+    folder, missing = client.get("/"), client.get("/<script>missing</script>")
+    assert (folder.status_code, missing.status_code) == (403, 404)
+    assert "programs that speak WebDAV" in folder.text
+    assert "&lt;script&gt;missing" in missing.text
+    for answer in (folder, missing, client.put("/b.txt", content=b"b"), client.request("MKCOL", "/none/b")):
+        assert "wsgidav" not in answer.text.lower()
+        assert len(answer.headers.get_list("date")) == 1
+
+
+@pytest.mark.parametrize(
+    ("destination", "status"),
+    [
+        ("https://HOST/dav/b.txt", 201),
+        ("HTTP://HOST/dav/b.txt", 201),
+        ("/dav/b.txt", 201),
+        ("https://elsewhere.example/dav/b.txt", 502),
+        ("//elsewhere.example/dav/b.txt", 502),
+        ("http://HOST/v1/b.txt", 502),
+        ("http://HOST/davx/b.txt", 502),
+        ("file:///dav/b.txt", 502),
+        ("http://HOST/dav/../b.txt", 409),
+        ("http://HOST/dav/%2e%2e/b.txt", 409),
+        ("http://HOST/dav/b%00.txt", 403),
+        ("http://HOST/dav/b%ff.txt", 400),
+        ("http://[::1", 400),
+        ("", 502),
+    ],
+)
+def test_a_destination_is_in_the_drive_by_whatever_scheme_a_proxy_speaks(
+    url: str, client: httpx.Client, destination: str, status: int
+) -> None:
+    client.put("/a.txt", content=CONTENT).raise_for_status()
+    host = url.removeprefix("http://").removesuffix("/dav")
+    answer = client.request("MOVE", "/a.txt", headers={"destination": destination.replace("HOST", host)})
+    assert answer.status_code == status, answer.text
+    names = {"/a.txt": client.get("/a.txt").status_code, "/b.txt": client.get("/b.txt").status_code}
+    assert names == ({"/a.txt": 404, "/b.txt": 200} if status == 201 else {"/a.txt": 200, "/b.txt": 404})
+
+
+def test_a_name_that_is_no_text_replaces_no_other_file(client: httpx.Client) -> None:
+    client.put("/\N{REPLACEMENT CHARACTER}", content=b"mine").raise_for_status()
+    assert client.put("/%ff", content=b"other").status_code == 400
+    assert client.get("/%ff").status_code == 400
+    assert client.get("/\N{REPLACEMENT CHARACTER}").content == b"mine"
+
+
+def test_a_question_has_bounds(client: httpx.Client) -> None:
+    wanted = b"".join(b'<p%d xmlns="x:"/>' % number for number in range(100_000))
+    for method in ("PROPFIND", "PROPPATCH", "LOCK"):
+        answer = client.request(method, "/", headers={"depth": "0"}, content=wanted)
+        assert answer.status_code == 413
+        assert "bytes" in answer.text
+    for headers in ({"depth": "infinity"}, {}):
+        endless = client.request("PROPFIND", "/", headers=headers)
+        assert endless.status_code == 403
+        assert "propfind-finite-depth" in endless.text
+    assert client.request("PROPFIND", "/", headers={"depth": "1"}).status_code == 207
