@@ -329,16 +329,24 @@ class Pull:
     async def list_folder(self, folder: NodeId) -> None:
         """Returns when all children of the folder are known, or are another space's; raises RemoteError, NoSuchNode."""
         while not self._is_listed(folder) and self._is_own_folder(folder):
+            is_on_its_way = self._is_looked_through
+            self._waited_at = trio.current_time()
             running = self._listing.get(folder)
             if running is not None:
                 await running.wait()
                 continue
-            now = trio.current_time()
-            is_on_its_way = now < self._waited_at + _AHEAD_SECONDS
-            self._waited_at = now
             # Down a path each level is another wait, so what is below the next one comes along.
             await self.list_folders([folder], is_wanted=True, below=_AHEAD_BELOW if is_on_its_way else 0)
-            self.looked.set()
+
+    @property
+    def _is_looked_through(self) -> bool:
+        """Whether a program is on its way through the tree: it waited for a listing a moment ago."""
+        return trio.current_time() < self._waited_at + _AHEAD_SECONDS
+
+    @property
+    def is_listing_ahead(self) -> bool:
+        """Whether folders come now, or next, that a program on its way through the tree wants."""
+        return self._is_looked_through and bool(self._ahead or self._listing)
 
     async def list_ahead(self) -> None:
         """Lists what a program that waited for a listing is likely to look into next; raises RemoteError.
@@ -346,7 +354,7 @@ class Pull:
         A program that goes through a tree waits for a request for the first folders only, not for one for each.
         """
         self.looked = trio.Event()
-        while self._ahead and trio.current_time() < self._waited_at + _AHEAD_SECONDS:
+        while self._ahead and self._is_looked_through:
             folders = [self._ahead.popleft() for _ in range(min(len(self._ahead), _AHEAD_AT_ONCE))]
             wanted = [folder for folder in folders if self._is_worth_listing(folder)]
             failures: list[Exception] = []
@@ -383,7 +391,7 @@ class Pull:
     async def list_folders(self, folders: Sequence[NodeId], *, is_wanted: bool = False, below: int = 0) -> int:
         """Lists these folders whole; returns how many children came. For many, asks for many at once.
 
-        Those that programs wait for already are left out. `is_wanted`: so are these, and what is in them comes next.
+        Those that programs may wait for already are left out. `is_wanted`: so are these, and what is in them is next.
         `below`: about so many children of folders below each may come along.
         """
         folders = [folder for folder in folders if self._is_own_folder(folder)]
@@ -391,7 +399,8 @@ class Pull:
         left = dict.fromkeys(own, b"")
         found = 0
         try:
-            if is_wanted:
+            if is_wanted or len(own) == 1:
+                # Who wants one that is on its way by itself waits for that: to ask anew would take longer.
                 self._listing |= own
             self._mark(own)
             while left:
@@ -400,6 +409,7 @@ class Pull:
                     listing = await self.service.list_folders(self.home.space, queries)
                     if listing.rev > self._tree.cursor:
                         await self.catch_up()
+                    coming = {answer.folder for answer in listing.folders}
                     async with self.lock:
                         for answer in listing.folders:
                             if not self._is_own_folder(answer.folder):
@@ -413,13 +423,19 @@ class Pull:
                             if answer.folder in own and answer.folder not in left:
                                 own[answer.folder].set()
                             if is_wanted:
-                                self._ahead.extendleft(reversed(_folders_in(answer)))
+                                self._look_next([one for one in _folders_in(answer) if one not in coming])
         finally:
             for folder, event in own.items():
                 if self._listing.get(folder) is event:
                     del self._listing[folder]
                 event.set()
         return found
+
+    def _look_next(self, folders: Sequence[NodeId]) -> None:
+        """A program that looked into one folder is likely to look into these; those that it knew before come later."""
+        if folders:
+            self._ahead.extendleft(reversed(folders))
+            self.looked.set()
 
     def _may_take(self, folder: NodeId, rev: Rev) -> bool:
         """Whether to take in what came unasked: news of what is in the folder did not count until now."""

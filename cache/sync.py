@@ -401,6 +401,10 @@ class Sync:
         after, left = NodeId(0), -1
         while True:
             moved = self._moved
+            if self._pull.is_listing_ahead:
+                # The same folders would come twice, and later to who waits for them.
+                await trio.sleep(_WALK_PAUSE_SECONDS)
+                continue
             folders = self._tree.unlisted(_FOLDERS_AT_ONCE, after)
             if folders:
                 with self._connection() as connection:
