@@ -1,11 +1,10 @@
-"""The real process: commands, addresses, signals, locks, and kill -9 at any moment."""
+"""The real process: commands, addresses, signals, locks."""
 
 import datetime as dt
 import hashlib
 import http.client
 import ipaddress
 import os
-import random
 import re
 import secrets
 import signal
@@ -27,15 +26,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from remote.protocol.ids import ROOT, ChunkId, NodeId
+from remote.protocol.ids import ChunkId
 from remote.protocol.messages import (
-    SMALL_CHUNK_MAX,
     Changes,
-    ChunkPart,
-    Commit,
-    CommitAnswer,
-    GetAnswer,
-    GetRequest,
     LoginAnswer,
     LoginRequest,
     NodeRange,
@@ -45,7 +38,6 @@ from remote.protocol.messages import (
     WantAnswer,
     WantRequest,
 )
-from remote.protocol.nodes import Entry, Manifest
 from remote.protocol.parts import Head
 from remote.server import instance as instances
 
@@ -80,6 +72,11 @@ class Home:
             check=False,
         )
 
+    def close(self) -> None:
+        """Closes the connections of its devices."""
+        for device in self.devices:
+            device.http.close()
+
     @contextmanager
     def serving(self, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         """A running server and its URL."""
@@ -102,13 +99,17 @@ class Home:
 def home(tmp_path: Path) -> Iterator[Home]:
     home = Home(tmp_path / "home")
     yield home
-    for device in home.devices:
-        device.http.close()
+    home.close()
 
 
 @pytest.fixture
 def made(home: Home, cheap_passwords: None) -> Home:
     """An instance with the user ann, as the commands make it."""
+    return instance_of_ann(home)
+
+
+def instance_of_ann(home: Home) -> Home:
+    """The home, with a server's data that has this user."""
     data, key_file = home.directory / "server", home.directory / "server-key"
     instances.make(data, key_file)
     instances.add_account(data, key_file, "ann", "password")
@@ -517,89 +518,6 @@ def test_leftovers_of_a_kill_are_removed(made: Home) -> None:
         assert not draft.exists()
 
 
-class Worker(threading.Thread):
-    """Sends chunks and commits files that name them until the server is gone; remembers what was acknowledged."""
-
-    def __init__(self, build: Any, url: str, login: LoginAnswer, first: int, on_done: Callable[[], None]) -> None:
-        super().__init__()
-        self.build = build
-        self.url = url
-        self.login = login
-        self.next = first
-        self.on_done = on_done
-        self.done: dict[bytes, tuple[bytes, int]] = {}
-        self.open: tuple[bytes, Commit] | None = None
-
-    def run(self) -> None:
-        device = Device(self.url, self.login)
-        try:
-            while True:
-                self.once(device)
-                self.on_done()
-        except httpx.TransportError:
-            device.http.close()
-
-    def once(self, device: Device) -> None:
-        name = b"%d" % self.next
-        data = name * random.Random(self.next).randrange(1, 400)
-        is_large = self.next % 8 == 0
-        if is_large:
-            data *= SMALL_CHUNK_MAX // len(data) + 1
-        content = Manifest(5, entries=(Entry(hashlib.sha256(data).digest(), b"k" * 32, 5),))  # type: ignore[arg-type]
-        change = self.build.change(NodeId(self.next), self.build.file(name, ROOT, content))
-        self.next += 1
-        commit = Commit(secrets.token_bytes(16), (change,))
-        if is_large:
-            path = f"/v1/spaces/{self.login.home}/chunks/send"
-            body = Head.of(content.entries[0].id, data).pack() + data
-            assert device.http.post(path, content=body).status_code == 200
-        else:
-            device.in_space("chunks/put", PutRequest((data,)), object)
-        self.open = name, commit
-        answer = device.in_space("commits", commit, CommitAnswer)
-        assert answer.rev, answer.reason
-        self.done[name] = data, answer.rev
-        self.open = None
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_kill_at_any_moment_loses_nothing_acknowledged(made: Home, build: Any, seed: int) -> None:
-    kill_after = random.Random(seed).randrange(3, 120)
-    with made.serving() as (process, url):
-        login = made.device(url).login
-        leased = made.device(url, login).ask("/v1/ranges", None, NodeRange)
-        left = iter(range(kill_after))
-
-        def count() -> None:
-            if next(left, None) is None:
-                process.kill()
-
-        workers = [Worker(build, url, login, leased.first + at * 100_000, count) for at in range(4)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(DEADLINE_SECONDS)
-        assert process.wait(DEADLINE_SECONDS) == -signal.SIGKILL
-    with made.serving() as (_, url):
-        device = made.device(url, login)
-        raw = device.http.get(f"/v1/spaces/{login.home}/changes?since=0").content
-        commits = msgspec.msgpack.decode(raw, type=Changes).commits
-        assert [commit.rev for commit in commits] == list(range(1, len(commits) + 1))
-        revs = {change.state.names[0].name: change.rev for each in commits for change in each.changes if change.state}
-        for worker in workers:
-            for name, (data, rev) in worker.done.items():
-                assert revs[name] == rev
-                part = ChunkPart(hashlib.sha256(data).digest())  # type: ignore[arg-type]
-                assert device.in_space("chunks/get", GetRequest((part,)), GetAnswer).parts == (data,)
-            if worker.open is not None:
-                # Not acknowledged: taken or not, asking again gives one commit.
-                name, commit = worker.open
-                answer = device.in_space("commits", commit, CommitAnswer)
-                assert answer.rev == revs.get(name, answer.rev)
-                assert answer.rev
-    assert sum(len(worker.done) for worker in workers) >= kill_after
-
-
 def test_a_quota_can_be_set_while_it_runs(made: Home) -> None:
     with made.serving() as (_, url):
         assert made.run("user", "quota", "Ann", "12345").returncode == 0
@@ -629,79 +547,6 @@ def test_prometheus_reads_what_was_answered_and_how_long_it_took(made: Home) -> 
     assert 'satchel_request_seconds_count{method="POST",route="/v1/login"} 1.0' in found
     assert "nonsense" not in found
     assert re.search(r"satchel_free_bytes [\d.e+]+", found)
-
-
-def look_at_what_was_acknowledged(device: Device, workers: list[Worker]) -> int:
-    """How many files are there; each that is there has what was sent."""
-    raw = device.http.get(f"/v1/spaces/{device.login.home}/changes?since=0").content
-    commits = msgspec.msgpack.decode(raw, type=Changes).commits
-    assert [commit.rev for commit in commits] == list(range(1, len(commits) + 1))
-    there = {change.state.names[0].name for each in commits for change in each.changes if change.state}
-    found = 0
-    for worker in workers:
-        for name, (data, _) in worker.done.items():
-            if name in there:
-                part = ChunkPart(hashlib.sha256(data).digest())  # type: ignore[arg-type]
-                assert device.in_space("chunks/get", GetRequest((part,)), GetAnswer).parts == (data,)
-                found += 1
-    return found
-
-
-def test_a_backup_taken_while_it_is_used_restores_to_a_consistent_service(made: Home, build: Any) -> None:
-    target, again = str(made.directory / "backup"), str(made.directory / "again")
-    with made.serving() as (process, url):
-        login = made.device(url).login
-        leased = made.device(url, login).ask("/v1/ranges", None, NodeRange)
-        done = threading.Event()
-        workers = [Worker(build, url, login, leased.first + at * 100_000, done.set) for at in range(2)]
-        for worker in workers:
-            worker.start()
-        assert done.wait(DEADLINE_SECONDS)
-        for _ in range(2):
-            backed_up = made.run("backup", target)
-            assert (backed_up.returncode, backed_up.stderr) == (0, "")
-        process.kill()
-        for worker in workers:
-            worker.join(DEADLINE_SECONDS)
-    restored = made.run("restore", target, "--data", again)
-    assert (restored.returncode, restored.stderr) == (0, "")
-    looked = made.run("doctor", "--data", again)
-    assert looked.returncode == 0, looked.stdout
-    with made.serving("--data", again) as (_, url):
-        device = made.device(url, login)
-        assert 1 <= look_at_what_was_acknowledged(device, workers) <= sum(len(worker.done) for worker in workers)
-
-
-@pytest.mark.parametrize("seed", range(1))
-def test_collecting_that_is_killed_at_any_moment_takes_nothing_that_is_needed(
-    made: Home, build: Any, seed: int
-) -> None:
-    chance = random.Random(seed)
-    with made.serving() as (process, url):
-        login = made.device(url).login
-        leased = made.device(url, login).ask("/v1/ranges", None, NodeRange)
-        done = threading.Semaphore(0)
-        workers = [Worker(build, url, login, leased.first + at * 100_000, done.release) for at in range(2)]
-        for worker in workers:
-            worker.start()
-        litter = made.device(url, login)
-        for _ in range(4):
-            litter.in_space("chunks/put", PutRequest(tuple(os.urandom(2_000) for _ in range(300))), object)
-            collecting = subprocess.Popen([*COMMAND, "gc", "--grace", "2s"], env=made.environment)
-            for _ in range(chance.randrange(5, 60)):
-                assert done.acquire(timeout=DEADLINE_SECONDS)
-            collecting.kill()
-            collecting.wait(DEADLINE_SECONDS)
-        collected = made.run("gc", "--grace", "2s")
-        assert (collected.returncode, collected.stderr) == (0, "")
-        process.kill()
-        for worker in workers:
-            worker.join(DEADLINE_SECONDS)
-    with made.serving() as (_, url):
-        found = look_at_what_was_acknowledged(made.device(url, login), workers)
-        assert found == sum(len(worker.done) for worker in workers)
-    looked = made.run("doctor")
-    assert looked.returncode == 0, looked.stdout
 
 
 def test_commands_beside_the_server_tell_what_they_did(made: Home) -> None:
