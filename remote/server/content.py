@@ -4,6 +4,7 @@ For those who have no device of their own: links, and whatever else reads or wri
 here blocks on the disk and computes: call it from a thread.
 """
 
+import secrets
 from collections.abc import Iterator, Sequence
 
 from remote.protocol import cutting, deltas, manifests, sealing
@@ -41,6 +42,10 @@ class Contents:
         for at, entry in self._entries(space, manifest.entries, manifest.depth, start, stop):
             yield from self._stretch(space, entry, max(0, start - at), min(entry.length, stop - at))
 
+    def unguarded(self) -> "Unguarded":
+        """The same with what is given to nobody."""
+        return Unguarded(self._chunks, self._domain_secret)
+
     def writer(self, space: SpaceId) -> "Writer":
         """Takes content of any length."""
         return Writer(self._chunks, space, self._domain_secret)
@@ -51,27 +56,15 @@ class Contents:
         self._chunks.keep(space, [sealed])
         return Entry(sealed.id, sealed.key, sealed.length)
 
-    def freed(self, space: SpaceId, manifest: Manifest) -> Manifest | None:
-        """The same content, in which deltas of refused chunks are chunks of their own, readable in the space.
-
-        None when it holds refused chunks themselves.
-        """
-        entries: list[Entry] = []
+    def holds_refused(self, space: SpaceId, manifest: Manifest) -> bool:
+        """Whether chunks of it are given to nobody; those that deltas are of do not count."""
         try:
             self._chunks.check(space, [entry.id for entry in manifest.entries])
             for _, entry in self._entries(space, manifest.entries, manifest.depth, 0, manifest.size):
                 self._chunks.check(space, [entry.id])
-                is_freed = entry.base is not None and self._chunks.is_refused(space, entry.base.id)
-                entries.append(self._whole(space, entry) if is_freed else entry)
         except Infected:
-            return None
-        return self._built(space, manifest.size, entries)
-
-    def _whole(self, space: SpaceId, entry: Entry) -> Entry:
-        """A delta of a refused chunk as a chunk."""
-        assert entry.base is not None
-        plain = self._delta(space, entry, entry.base, 0, entry.length, self._chunks.read_refused(entry.base.id))
-        return self.as_chunk(space, plain)
+            return True
+        return False
 
     def joined(self, space: SpaceId, entries: Sequence[Entry]) -> Manifest:
         """The manifest of content that came in parts, of all their entries in order."""
@@ -111,22 +104,55 @@ class Contents:
         else:
             yield self._delta(space, entry, entry.base, start, stop)
 
-    def _delta(
-        self, space: SpaceId, entry: Entry, base: Base, start: int, stop: int, sealed_base: bytes = b""
-    ) -> bytes:
+    def _delta(self, space: SpaceId, entry: Entry, base: Base, start: int, stop: int) -> bytes:
         # As a chunk of its own a delta has no base.
         told = sealing.open_leaf(Entry(entry.id, entry.key, entry.length), self._sealed(space, entry.id))
         parts = tuple(deltas.cut_out(deltas.decode(entry, told), start, stop))
         whole: Buffer = b""
         if any(isinstance(part, deltas.Copy) for part in parts):
-            whole = sealing.open_chunk(
-                Entry(base.id, base.key, base.length), sealed_base or self._sealed(space, base.id)
-            )
+            whole = sealing.open_chunk(Entry(base.id, base.key, base.length), self._sealed(space, base.id))
         return b"".join(whole[part.start : part.stop] if isinstance(part, deltas.Copy) else part for part in parts)
 
     def _sealed(self, space: SpaceId, chunk: ChunkId) -> bytes:
         place = self._chunks.place(space, chunk)
         return self._chunks.read(place, 0, place.size)
+
+
+class Unguarded(Contents):
+    """The same with what is given to nobody: for the scanner, and to keep what that finds nothing in."""
+
+    def check(self, space: SpaceId, manifest: Manifest) -> None:
+        """Raises nothing."""
+
+    def freed(self, space: SpaceId, manifest: Manifest) -> Manifest:
+        """The same content, in which refused chunks, and deltas of such ones, are chunks that nothing else has.
+
+        What is refused stays so: other content that holds it may not have been looked at further.
+        """
+        secret = secrets.token_bytes(32)
+        entries = [
+            self._anew(space, entry, secret) if self._is_refused(space, entry) else entry
+            for _, entry in self._entries(space, manifest.entries, manifest.depth, 0, manifest.size)
+        ]
+        built, leaves = manifests.build(
+            manifest.size, entries, lambda plain: sealing.seal(plain, secret, sealing.Contexts())
+        )
+        self._chunks.keep(space, leaves)
+        return built
+
+    def _is_refused(self, space: SpaceId, entry: Entry) -> bool:
+        of = entry.id if entry.base is None else entry.base.id
+        return self._chunks.is_refused(space, entry.id) or self._chunks.is_refused(space, of)
+
+    def _anew(self, space: SpaceId, entry: Entry, secret: bytes) -> Entry:
+        plain = b"".join(self._stretch(space, entry, 0, entry.length))
+        sealed = sealing.seal(plain, secret, sealing.Contexts())
+        self._chunks.keep(space, [sealed])
+        return Entry(sealed.id, sealed.key, sealed.length)
+
+    def _sealed(self, space: SpaceId, chunk: ChunkId) -> bytes:
+        is_refused = self._chunks.is_refused(space, chunk)
+        return self._chunks.read_refused(chunk) if is_refused else super()._sealed(space, chunk)
 
 
 class Writer:

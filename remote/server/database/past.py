@@ -49,6 +49,19 @@ def then(session: Session, space: SpaceId, node: NodeId, rev: Rev) -> Then | Non
     return Then(found[0], found[1], found[2], found[3], bool(found[4])) if found else None
 
 
+def contents_after(session: Session, space: SpaceId, node: NodeId, rev: Rev, limit: int) -> list[bytes]:
+    """What the next versions of a file contain."""
+    found = session.rows(
+        "SELECT content_id FROM version WHERE space_id = ? AND node_id = ? AND rev > ? AND mark < 2"
+        " AND content_id IS NOT NULL ORDER BY rev LIMIT ?",
+        space,
+        node,
+        rev,
+        limit,
+    )
+    return [row[0] for row in found]
+
+
 def manifest(session: Session, space: SpaceId, content_id: bytes) -> bytes | None:
     """A sealed manifest."""
     found = session.row("SELECT body FROM manifest WHERE space_id = ? AND content_id = ?", space, content_id)

@@ -95,6 +95,10 @@ class Batch:
                 raise Stopped
             yield piece if isinstance(piece, bytes) else memoryview(piece)
 
+    def unguarded(self) -> "Batch":
+        """The same, whose content may be what is given to nobody."""
+        return Batch(self.space, self.key, self.changed, self._contents.unguarded(), self._stopping)
+
     def only(self, one: Changed) -> "Batch":
         """The same with one change."""
         return Batch(self.space, self.key, (one,), self._contents, self._stopping)

@@ -128,7 +128,7 @@ class Anew:
             return
         began = time.monotonic()
         try:
-            self._showing.show(Batch(space, key, (one,), self._contents, self._stopping), one)
+            self._showing.show(Batch(space, key, (one,), self._contents, self._stopping), one, is_new=False)
         except TooLarge:
             # Of what is there now that was noted when it came.
             return

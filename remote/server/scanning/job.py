@@ -57,7 +57,7 @@ class Scanning(Job):
         if known in self._clean:
             self._clean.move_to_end(known)
             return
-        if self._showing.show(batch, one):
+        if self._showing.show(batch, one, is_new=True):
             self._clean[known] = None
             if len(self._clean) > _CLEAN_MAX:
                 self._clean.popitem(last=False)

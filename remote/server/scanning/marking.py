@@ -1,7 +1,7 @@
 """Marking: what becomes of a file version in which a virus was found: it is refused, an event, and told to devices.
 
 Refused are its chunks, within its space. Those that the version before it has, too, are not: that one may be the cure;
-nor are those of what the file is now, unless something was found in that.
+nor are those of what the file was later and is now, unless something was found in that.
 Content that lies in the manifest itself becomes a chunk, and the file gets a commit that changes nothing else, so that
 every device hears of it in that form, and drops the bytes that came with the state.
 """
@@ -34,6 +34,8 @@ from remote.server.keys import SpaceKey
 from remote.server.past import Past
 from remote.server.states import encode_manifest, open_manifest
 
+_LATER_MAX: Final = 100
+"""Later versions of a file that are looked at for what they share with one in which something was found."""
 _TOLD_MAX: Final = 1_000
 """Files of one content, of which devices are told."""
 
@@ -99,12 +101,17 @@ def _chunks(session: Session, key: SpaceKey, infection: Infection, content: Mani
     space, node = infection.space, infection.found.node
     before = past_rows.then(session, space, node, Rev(infection.found.rev - 1))
     present = trees.node_row(session, space, node)
-    now = _entries_of(session, key, space, present.content_id if present is not None else None)
-    if own == now or any(refused_rows.is_known(session, space, chunk) for chunk in now):
-        now = set()
+    clean: set[ChunkId] = set()
+    for content_id in {
+        present.content_id if present is not None else None,
+        *past_rows.contents_after(session, space, node, infection.found.rev, _LATER_MAX),
+    }:
+        later = _entries_of(session, key, space, content_id)
+        if own != later and not any(refused_rows.is_known(session, space, chunk) for chunk in later):
+            clean |= later
     left = own - _entries_of(session, key, space, before.content_id if before is not None else None)
     # Where nothing is left, all of it is there, too: then that is infected as well.
-    return tuple(sorted(left - now or left or own))
+    return tuple(sorted(left - clean or left or own))
 
 
 def _entries_of(session: Session, key: SpaceKey, space: SpaceId, content_id: bytes | None) -> set[ChunkId]:

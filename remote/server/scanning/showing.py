@@ -1,7 +1,5 @@
 """Showing: one content is shown to the scanner, and marked when something is found in it."""
 
-from msgspec.structs import replace
-
 from remote.protocol.errors import Infected
 from remote.protocol.nodes import Manifest
 from remote.server.content import Contents
@@ -21,25 +19,30 @@ class Showing:
         self._clamd = clamd
         self._tell = tell
 
-    def show(self, batch: Batch, one: Changed) -> bool:
-        """Whether nothing was found; raises ScannerAway, TooLarge, and RemoteError for what cannot be read."""
+    def show(self, batch: Batch, one: Changed, *, is_new: bool) -> bool:
+        """Whether nothing was found; raises ScannerAway, TooLarge, and RemoteError for what cannot be read.
+
+        `is_new`: it may be the cure of what is refused, and is given out again when nothing is found in it.
+        """
         state = one.state
         assert state is not None
         assert state.content is not None
         content = state.content
-        freed = None
+        is_refused, holds_refused = False, False
         try:
             virus = self._clamd.scan(batch.content(state))
         except Infected:
-            freed = self._contents.freed(batch.space, content)
-            if freed is None:
-                # It was found before, under another name or in another version.
+            is_refused, holds_refused = True, self._contents.holds_refused(batch.space, content)
+            if holds_refused and not is_new:
                 return False
-            virus = self._clamd.scan(batch.content(replace(state, content=freed)))
+            virus = self._clamd.scan(batch.unguarded().content(state))
         if not virus:
-            if freed is not None:
-                self._free(batch, one, freed)
+            if is_refused:
+                self._free(batch, one, self._contents.unguarded().freed(batch.space, content))
             return True
+        if holds_refused:
+            # It was found before, under another name or in another version.
+            return False
         # Before it is noted, what is noted must be there.
         entry = self._contents.as_chunk(batch.space, content.inline) if content.inline else None
         infection = Infection(batch.space, one, virus, entry)

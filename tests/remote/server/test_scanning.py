@@ -446,6 +446,53 @@ async def test_a_file_that_was_cured_can_be_read_when_an_older_version_of_it_is_
     assert await download(ann, node) == (200, start + end)
 
 
+async def test_a_cure_of_what_was_infected_from_its_first_version_can_be_read(
+    ann: Any, instance: Instance, scan: Callable[[Any], None]
+) -> None:
+    start, end = os.urandom(2 << 20), os.urandom(2 << 20)
+    node = await bring(ann, "file", start + PATTERN + end)
+    first = (await ann.node(node)).rev
+    scan(ann)
+    assert (await download(ann, node))[0] == 403
+    refused = {entry.id for entry in (await content_of(ann, node)).entries}
+    await bring(ann, "file", start + end, **{"if-match": "*"})
+    came = {entry.id for entry in (await content_of(ann, node)).entries}
+    assert came & refused, "the cure has chunks of what it cures"
+    assert (await download(ann, node))[0] == 403
+    scan(ann)
+    assert await download(ann, node) == (200, start + end)
+    # Devices hear of it: by chunks that nothing else has, for what is refused stays so.
+    kept = {entry.id for entry in (await content_of(ann, node)).entries}
+    assert not kept & refused
+    assert came - refused <= kept
+    for chunk in kept:
+        assert await ann.get(ChunkPart(chunk))
+    assert (await download(ann, node, rev=first))[0] == 403
+    # The same in what is infected still is no cure.
+    await bring(ann, "file", start + PATTERN + end + b"more", **{"if-match": "*"})
+    scan(ann)
+    assert (await download(ann, node))[0] == 403
+    scan(ann)
+    assert len({event.event for event in await events(ann)}) <= 2
+
+
+async def test_a_clean_version_between_an_old_infected_one_and_the_present_can_be_read(
+    ann: Any, instance: Instance, running: Scanner
+) -> None:
+    pattern = b"satchel test pattern, between: " + os.urandom(16)
+    start, end = os.urandom(2 << 20), os.urandom(2 << 20)
+    contents = [start + pattern + end, start + end, os.urandom(2 << 20)]
+    revs = []
+    for content in contents:
+        node = await bring(ann, "file", content, **({"if-match": "*"} if revs else {}))
+        revs.append((await ann.node(node)).rev)
+    running.learn("Between", pattern)
+    made(instance, running).anew.go_through()
+    assert (await download(ann, node, rev=revs[0]))[0] == 403
+    assert await download(ann, node, rev=revs[1]) == (200, contents[1])
+    assert await download(ann, node) == (200, contents[2])
+
+
 def test_the_client_of_clamd(running: Scanner, tmp_path: Path) -> None:
     clamd = Clamd.at(running.place)
     clamd.ping()
