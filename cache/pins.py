@@ -1,7 +1,8 @@
 """Pins: what stays on this machine whatever the cache's limit: chosen nodes with all below them, also what comes.
 
 Keeps the chunks that belong to pinned files, for eviction to ask, and fetches those that are missing. Only what was
-edited or heard of is looked at again, however much is pinned.
+edited or heard of is looked at again, however much is pinned. A pin goes on to what takes the name of a node that is
+gone: most programs save a file as a new one, and give it the old one's name.
 """
 
 import logging
@@ -16,14 +17,16 @@ import trio
 
 from cache.errors import CacheError
 from cache.reader import Reader
-from cache.tree import Table, Tree, node_key
+from cache.tree import Table, Tree, name_key, node_key
 from remote.protocol.errors import RemoteError
 from remote.protocol.ids import ROOT, ChunkId, NodeId
-from remote.protocol.nodes import Entry, Kind, Manifest
+from remote.protocol.nodes import Entry, Kind, Manifest, Name, NodeState
 
 log = logging.getLogger(__name__)
 
 _SETTLE_SECONDS: Final = 1.0
+_SAVE_SECONDS: Final = 60.0
+"""An editor that moves the old file aside before it writes the new one removes the old one within such a time."""
 _AGAIN_SECONDS: Final = 60.0
 _SERVER_SECONDS: Final = 30.0
 _STEP: Final = 4 << 20
@@ -57,7 +60,13 @@ class Pins:
         self._tree = tree
         self._reader = reader
         self._list_folder = list_folder
-        self._pinned = {NodeId(int.from_bytes(key, "big")) for key, _ in tree.store.scan(Table.PINS)}
+        # Each with the name that it was last seen under, and for a while with the one before that.
+        self._pinned = {
+            NodeId(int.from_bytes(key, "big")): _place(value) for key, value in tree.store.scan(Table.PINS)
+        }
+        self._before: dict[NodeId, tuple[Name, float]] = {}
+        # Names of pinned nodes that are gone: whoever gets one is pinned instead.
+        self._vacant: dict[Name, NodeId] = {}
         # What is known of what is pinned: folders whose entries were looked at, and files.
         self._folders: set[NodeId] = set()
         self._files: dict[NodeId, _File] = {}
@@ -73,14 +82,13 @@ class Pins:
         self._watch()
 
     def pinned(self) -> list[NodeId]:
-        """The nodes that were pinned themselves."""
-        return sorted(self._pinned)
+        """The nodes that were pinned themselves, and are there."""
+        return sorted(node for node in self._pinned if self._state(node) is not None)
 
     def pin(self, node: NodeId) -> None:
         """Keeps the node's content, and that of everything below it, on this machine from now on."""
-        with self._tree.store.change() as change:
-            change.put(Table.PINS, node_key(node), b"")
-        self._pinned.add(node)
+        state = self._state(node)
+        self._put(node, state.names[0] if state is not None and state.names else None)
         self._look_again(node)
 
     def unpin(self, node: NodeId) -> bool:
@@ -88,9 +96,18 @@ class Pins:
         was_pinned = node in self._pinned
         with self._tree.store.change() as change:
             change.delete(Table.PINS, node_key(node))
-        self._pinned.discard(node)
+        self._pinned.pop(node, None)
         self._look_again(node)
         return was_pinned
+
+    def _put(self, node: NodeId, place: Name | None) -> None:
+        with self._tree.store.change() as change:
+            change.put(Table.PINS, node_key(node), name_key(place.parent, place.name) if place is not None else b"")
+        self._pinned[node] = place
+
+    def _state(self, node: NodeId) -> NodeState | None:
+        record = self._tree.record(node)
+        return record.local if record is not None else None
 
     def _look_again(self, node: NodeId) -> None:
         self._todo[node] = None
@@ -134,18 +151,18 @@ class Pins:
         for position, (node, file) in enumerate(list(self._files.items())):
             is_missing = node in self._missing or node in self._unkept
             lacking = file.manifest.size - self._reader.held_bytes(file.manifest) if is_missing else 0
-            for pin in self._pins_above(node, above):
+            for pin in self._pins_above(node, above) & sums.keys():
                 for index, more in enumerate((1, file.manifest.size, lacking > 0, lacking)):
                     sums[pin][index] += more
             if position % _PAUSE_EVERY == 0:
                 await trio.lowlevel.checkpoint()
-        return {pin: Kept(*counted) for pin, counted in sums.items() if pin in self._pinned}
+        return {pin: Kept(*sums[pin]) for pin in self.pinned() if pin in sums}
 
     def _pins_above(self, node: NodeId, above: dict[NodeId, frozenset[NodeId]]) -> frozenset[NodeId]:
         known = above.get(node)
         if known is not None:
             return known
-        found = {node} & self._pinned
+        found = {node} & self._pinned.keys()
         record = self._tree.record(node)
         above[node] = frozenset(found)
         if node != ROOT and record is not None and record.local is not None:
@@ -199,6 +216,7 @@ class Pins:
     async def _look_at(self, node: NodeId) -> None:
         record = self._tree.record(node)
         state = record.local if record is not None else None
+        self._follow(node, state)
         if record is None or state is None or not self._is_pinned(node):
             self._drop(node)
             if node in self._folders:
@@ -218,6 +236,50 @@ class Pins:
                 with self._patience():
                     chunks = await self._chunks_of(state.content)
                 self._keep(node, _File(state.content, chunks))
+
+    def _follow(self, node: NodeId, state: NodeState | None) -> None:
+        """Keeps in mind where a pinned node is, and pins what has its name when it is gone."""
+        if state is None:
+            if node in self._pinned:
+                self._succeed(node)
+            return
+        place = self._pinned.get(node)
+        if node in self._pinned and state.names:
+            self._fill_vacancy(node)
+            if state.names[0] != place:
+                if place is not None:
+                    self._before[node] = place, trio.current_time()
+                self._put(node, state.names[0])
+        for name in state.names if self._vacant else ():
+            if (gone := self._vacant.get(name)) is not None and gone != node:
+                self._hand_on(gone, node)
+
+    def _succeed(self, gone: NodeId) -> None:
+        """Finds who has the name of a pinned node that is gone."""
+        heir = self._tree.heir(gone)
+        if heir != gone:
+            self._hand_on(gone, heir)
+            return
+        place = self._pinned[gone]
+        before, moved_at = self._before.pop(gone, (None, 0.0))
+        if before is not None and trio.current_time() - moved_at > _SAVE_SECONDS:
+            before = None
+        for name in (place, before):
+            holder = self._tree.child(self._tree.heir(name.parent), name.name) if name is not None else None
+            if holder is not None:
+                self._hand_on(gone, holder)
+                return
+        if place is not None:
+            self._vacant[place] = gone
+
+    def _hand_on(self, gone: NodeId, heir: NodeId) -> None:
+        """What was pinned by a node that is gone is another from now on."""
+        self.pin(heir)
+        self.unpin(gone)
+        self._fill_vacancy(gone)
+
+    def _fill_vacancy(self, gone: NodeId) -> None:
+        self._vacant = {name: node for name, node in self._vacant.items() if node != gone}
 
     @contextmanager
     def _patience(self) -> Iterator[None]:
@@ -301,3 +363,8 @@ class Pins:
                 # What was removed or moved meanwhile need not be fetched.
                 await self._look_at_all()
         return True
+
+
+def _place(value: bytes) -> Name | None:
+    """The name in a row of the table; see cache/FORMAT.md."""
+    return Name(NodeId(int.from_bytes(value[:8], "big")), value[8:]) if value else None

@@ -207,3 +207,68 @@ def test_a_pinned_folder_that_cannot_be_listed_is_tried_again_once_a_minute() ->
         await third.stop()
 
     in_world(scene)
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_a_pinned_file_that_is_saved_as_a_new_one_stays_pinned(*, is_elsewhere: bool) -> None:
+    async def scene(world: World) -> None:
+        saver, pins = world.one if is_elsewhere else world.two, world.two.pins
+        first = await make(world.two, b"a", random.randbytes(LARGE))
+        await world.quiet()
+        pins.pin(first)
+        await settled(world, pins)
+        second = await make(saver, b"a.new", random.randbytes(2 * LARGE))
+        await saver.volume.rename(ROOT, b"a.new", ROOT, b"a", 0)
+        await settled(world, pins)
+        assert pins.pinned() == [second]
+        assert pins.kept() == Kept(1, 2 * LARGE)
+        # As vim does it.
+        await saver.volume.rename(ROOT, b"a", ROOT, b"a~", 0)
+        pins.notice()
+        await trio.sleep(3)
+        third = await make(saver, b"a", random.randbytes(3 * LARGE))
+        await saver.volume.unlink(ROOT, b"a~")
+        await settled(world, pins)
+        assert pins.pinned() == [third]
+        # And as who removes it first.
+        await saver.volume.unlink(ROOT, b"a")
+        await settled(world, pins)
+        assert pins.pinned() == []
+        assert pins.kept() == Kept()
+        fourth = await make(saver, b"a", random.randbytes(LARGE))
+        await settled(world, pins)
+        assert pins.pinned() == [fourth]
+        assert world.two.files.held_bytes(fourth) == LARGE
+        after_a_restart = Pins(world.two.tree, world.two.reader, world.two.pull.list_folder)
+        assert after_a_restart.pinned() == [fourth]
+        await saver.volume.rename(ROOT, b"a", ROOT, b"b", 0)
+        await settled(world, pins)
+        await make(saver, b"a", random.randbytes(LARGE))
+        await settled(world, pins)
+        assert pins.pinned() == [fourth], "what was moved takes its pin along"
+        world.nursery.cancel_scope.cancel()
+
+    in_world(scene)
+
+
+def test_what_was_pinned_without_the_server_stays_pinned_when_it_becomes_one_with_another() -> None:
+    async def scene(world: World) -> None:
+        world.two.wire.set_up(False)
+        file = await make(world.two, b"a", random.randbytes(LARGE))
+        folder = await make_folder(world.two, b"folder")
+        await make(world.two, b"b", random.randbytes(LARGE), folder)
+        theirs = [await make(world.one, b"a", random.randbytes(LARGE)), await make_folder(world.one, b"folder")]
+        await make(world.one, b"c", random.randbytes(LARGE), theirs[1])
+        await quiet(world.one)
+        pins = world.two.pins
+        for node in (file, folder):
+            pins.pin(node)
+        world.two.wire.set_up(True)
+        pins.retry()
+        await settled(world, pins)
+        await trio.sleep(100)
+        assert pins.pinned() == sorted(theirs)
+        assert pins.kept() == Kept(3, 3 * LARGE)
+        world.nursery.cancel_scope.cancel()
+
+    in_world(scene)
