@@ -331,19 +331,21 @@ class OpenFiles:
             file.is_orphan = True
 
     def revoke(self, nodes: Iterable[NodeId]) -> None:
-        """From now on whoever has these open is refused; what was written until now is in the tree."""
-        for node in nodes:
-            file = self._files.get(node)
-            if file is not None:
-                with suppress(DiskFull, NoSuchNode):
-                    self.flush(file)
-                record = self._record(file)
-                if record is not None and file.staging is not None and record.staged == file.staging.id:
-                    # The tree's from now on; what has no name any more goes with its last handle.
-                    file.staging = None
-                file.is_revoked = file.is_orphan = True
-                file.is_changed = False
-                file.state = replace(file.state, names=(), content=EMPTY)
+        """From now on whoever has these open is refused; what was written until now is in the tree.
+
+        Raises DiskFull when it cannot be: then nobody is refused, and it is to be tried again.
+        """
+        files = [self._files[node] for node in nodes if node in self._files]
+        for file in files:
+            self.flush(file)
+        for file in files:
+            record = self._record(file)
+            if record is not None and file.staging is not None and record.staged == file.staging.id:
+                # The tree's from now on; what has no name any more goes with its last handle.
+                file.staging = None
+            file.is_revoked = file.is_orphan = True
+            file.is_changed = False
+            file.state = replace(file.state, names=(), content=EMPTY)
 
     # Content
 

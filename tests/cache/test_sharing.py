@@ -1,6 +1,6 @@
 """Shared folders on devices: two of their owner and one of a guest, over the real server."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from remote.protocol.errors import Unreachable
 from remote.protocol.ids import ROOT, DeviceId, NodeId, SpaceId
 from remote.protocol.messages import Spaces
 from remote.protocol.sharing import PermitRequest, RevokeRequest, Shared, SharedSpaceRequest, ShareRequest, Wish
+from tests.cache.test_full_disk import full
 from tests.model.device import Device, Remote, Time, check_tree
 from tests.model.play import in_no_time, quiet
 from tests.model.server import GUESTS, SPACE, Server
@@ -640,6 +641,37 @@ def test_what_is_being_written_to_a_file_that_is_removed_elsewhere_is_kept_when_
         for device in friends.all:
             assert await device.content(await at(device, "thesis/box/intro")) == b"not flushed yet"
             assert [child.name for child in device.tree.children(await at(device, "thesis/box"))] == [b"intro"]
+        assert not friends.two.stagings.ids()
+
+    among_friends(scene)
+
+
+def test_what_is_being_written_to_such_a_file_is_kept_when_the_disk_is_full_just_then() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        await make(friends.one, b"intro", LONG, thesis)
+        await friends.quiet()
+        handle = await begin(friends.two, await at(friends.two, "thesis/intro"), b"not flushed yet")
+        await friends.one.volume.unlink(thesis, b"intro")
+        await friends.quiet(friends.one, friends.guest)
+        await trio.sleep(5)
+        grafts = friends.two.syncs.grafts
+        revoke = grafts.revoke
+
+        def revoke_on_a_full_disk(nodes: Iterable[NodeId]) -> None:
+            grafts.revoke = revoke
+            with full(friends.two.state):
+                revoke(nodes)
+
+        grafts.revoke = revoke_on_a_full_disk
+        friends.share(thesis)
+        friends.accept()
+        await trio.sleep(60)
+        assert grafts.revoke == revoke
+        end(friends.two, handle)
+        await friends.quiet()
+        for device in friends.all:
+            assert await device.content(await at(device, "thesis/intro")) == b"not flushed yet"
         assert not friends.two.stagings.ids()
 
     among_friends(scene)
