@@ -1,6 +1,7 @@
 """Standing: whether a person's work is safe, waiting until it is, and what was counted."""
 
 import json
+import re
 import sys
 from typing import Any, Final
 
@@ -23,8 +24,9 @@ BACKUP_STATES: Final = {
 }
 _LOST: Final = "an older edit of yours, kept on this machine until it is sent"
 _FIRST_SECONDS: Final = 2.0
-_AGAIN_SECONDS: Final = 30.0
+_AGAIN_SECONDS: Final = 5.0
 """So long is waited in silence, at first and later, before it is looked whether anything is in the way."""
+_DIGITS: Final = re.compile(r"[0-9.]+")
 _RATE_SHOWN: Final = 10_000
 """Bytes in a second: less comes down only to say that all is as it was."""
 
@@ -225,12 +227,15 @@ def wait(path: str | None, timeout: float | None) -> None:
     seconds = _FIRST_SECONDS if timeout is None else timeout
     answer = ask("wait", seconds=seconds + 30.0, path=relative, timeout=seconds)
     if timeout is None:
-        is_told = False
+        told = ""
         while not answer["sent"]:
-            if answer["reason"] and not is_told:
-                is_told = True
-                print(f"Waiting (for S seconds: --timeout S). {shown(answer['reason'])}", file=sys.stderr, flush=True)
-            answer = ask("wait", seconds=None, path=relative, timeout=None if is_told else _AGAIN_SECONDS)
+            reason = shown(answer["reason"])
+            # How long the server is silent by now is nothing new.
+            if reason and (new := _DIGITS.sub("", reason)) != told:
+                how = "Waiting" if told else "Waiting (for S seconds: --timeout S)"
+                print(f"{how}. {reason}", file=sys.stderr, flush=True)
+                told = new
+            answer = ask("wait", seconds=None, path=relative, timeout=_AGAIN_SECONDS)
     if answer["sent"]:
         return
     names = shown(", ".join(answer["paths"])) or "the last answer"

@@ -260,8 +260,11 @@ def test_without_the_server_it_mounts_at_once_and_says_that_it_waits(device: Any
         assert waiting.stderr is not None
         first = waiting.stderr.readline()
         assert first.startswith("Waiting (for S seconds: --timeout S). The server is away: "), first
+        desk.must("pause")
+        assert waiting.stderr.readline() == "Waiting. Sending is paused. Go on with: satchel resume\n"
         server.start()
-        assert waiting.stderr.read() == ""
+        desk.must("resume")
+        assert [line for line in waiting.stderr if "paused" in line] == []
     assert waiting.returncode == 0
     desk.wait()
     assert desk.cli("status").returncode == 0
