@@ -221,10 +221,26 @@ class GraftedActs:
         return self._into(done)
 
     async def undo(
-        self, space: SpaceId, rev: Rev = NOW, *, is_dry_run: bool, limit: int, event: int = 0, keeps_new: bool = False
+        self,
+        space: SpaceId,
+        rev: Rev = NOW,
+        *,
+        is_dry_run: bool,
+        limit: int,
+        event: int = 0,
+        keeps_new: bool = False,
+        passing: Sequence[NodeId] = (),
     ) -> Done:
         """See Acts."""
-        done = await self._acts.undo(space, rev, is_dry_run=is_dry_run, limit=limit, event=event, keeps_new=keeps_new)
+        done = await self._acts.undo(
+            space,
+            rev,
+            is_dry_run=is_dry_run,
+            limit=limit,
+            event=event,
+            keeps_new=keeps_new,
+            passing=list(map(self._border.out, passing)),
+        )
         return self._into(done)
 
     async def events(self, space: SpaceId, before: int = 0, limit: int = 100) -> Events:

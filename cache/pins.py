@@ -61,9 +61,7 @@ class Pins:
         self._reader = reader
         self._list_folder = list_folder
         # Each with the name that it was last seen under, and for a while with the one before that.
-        self._pinned = {
-            NodeId(int.from_bytes(key, "big")): _place(value) for key, value in tree.store.scan(Table.PINS)
-        }
+        self._pinned = {NodeId(int.from_bytes(key, "big")): _place(value) for key, value in tree.store.scan(Table.PINS)}
         self._before: dict[NodeId, tuple[Name, float]] = {}
         # Names of pinned nodes that are gone: whoever gets one is pinned instead.
         self._vacant: dict[Name, NodeId] = {}

@@ -153,7 +153,13 @@ class PastVerbs:
         event, keeps_new = int(fields.get("event") or 0), bool(fields.get("keep_new"))
         sight = self._drive.sights.named(fields)
         done = await sight.acts.undo(
-            sight.space, rev, is_dry_run=is_dry_run, limit=_LISTED_MAX, event=event, keeps_new=keeps_new
+            sight.space,
+            rev,
+            is_dry_run=is_dry_run,
+            limit=_LISTED_MAX,
+            event=event,
+            keeps_new=keeps_new,
+            passing=self._drive.backups.tops(),
         )
         return await self._told_done(done, sight, self._drive.sights.prefix(sight))
 

@@ -57,8 +57,10 @@ class Sending:
         ends_at = trio.current_time() + seconds
         while not await self._within_a_moment(node):
             self._check_there()
-            if self._drive.sync.standing().held or trio.current_time() >= ends_at:
-                why = self.in_the_way(node) or "satchel status says how far it is; try again when all is sent."
+            standing, why = self._drive.sync.standing(), self.in_the_way(node)
+            is_stuck = bool(why) and standing.pending_nodes <= standing.blocked
+            if standing.held or is_stuck or trio.current_time() >= ends_at:
+                why = why or "satchel status says how far it is; try again when all is sent."
                 raise Refused(f"{otherwise} {why}", Exit.PENDING)
 
     async def what_goes(self) -> None:

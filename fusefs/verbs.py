@@ -38,6 +38,7 @@ FILES_MAX: Final = 1_000
 _CONNECTIONS: Final = 64
 _REQUEST_SECONDS: Final = 10.0
 _LEAST_SECONDS: Final = 1.0
+_TAKEN: Final = "All of it is taken, but not on the server yet."
 _AWAY: Final = (Unreachable, TimeoutError, trio.TooSlowError)
 
 
@@ -378,7 +379,14 @@ class Verbs:
         return await self._drive.backups.remove(str(fields["folder"]))
 
     async def _backup_now(self, fields: Fields) -> object:
-        return await self._drive.backups.now(str(fields["folder"]), is_confirmed=bool(fields["yes"]))
+        return await self._drive.backups.now(str(fields["folder"]), self._taken, is_confirmed=bool(fields["yes"]))
+
+    async def _taken(self, node: NodeId) -> None:
+        """Returns when the server has what a backup took; raises Refused."""
+        try:
+            await self.sending.all_of(node, math.inf, _TAKEN)
+        except Unreachable as error:
+            raise Refused(f"{_TAKEN} {_why(error)}", Exit.PENDING) from None
 
     def _pinned_paths(self) -> list[str]:
         return [os.fsdecode(self._drive.tree.path_of(node)) or self._point for node in self._drive.pins.pinned()]

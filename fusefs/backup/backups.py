@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
@@ -31,7 +32,6 @@ _HOME: Final = b"Backups"
 _MOST: Final = 100
 _SHOWN: Final = 100
 _FORGOTTEN_AT_ONCE: Final = 200
-_AWAY_SECONDS: Final = 15.0
 
 Fields = dict[str, Any]  # JSON: see docs/status.md
 
@@ -97,6 +97,10 @@ class Backups:
         if found is not None and found[0] in self._mirrors:
             top, place = found
             self._mirrors[top].taking.note_sent(place, staging)
+
+    def tops(self) -> list[NodeId]:
+        """The folders of the drive in which they are kept."""
+        return [mirror.backup.node for mirror in self._mirrors.values()]
 
     # Commands
 
@@ -267,14 +271,14 @@ class Backups:
         self._chosen.remove(chosen)
         self._keep()
 
-    async def now(self, folder: str, *, is_confirmed: bool) -> Fields:
-        """Looks through a folder, and returns when the server has all of it; raises Refused."""
+    async def now(self, folder: str, sent: Callable[[NodeId], Awaitable[None]], *, is_confirmed: bool) -> Fields:
+        """Looks through a folder, and returns when the server has all of it, as `sent` does; raises Refused."""
         mirror = self._find(folder)
         await self._look_through(mirror, is_confirmed=is_confirmed)
         while True:
             # Of these, older content is on its way; what is there now is taken when that has arrived, and sent then.
             is_behind = bool(mirror.taking.behind)
-            await self._sent(mirror)
+            await sent(mirror.backup.node)
             if not is_behind:
                 return self._told(mirror)
             await self._look_through(mirror, is_confirmed=False)
@@ -291,22 +295,6 @@ class Backups:
                 raise Refused(f"{folder} is not backed up any more.")
         if mirror.paused:
             raise Refused(mirror.paused)
-
-    async def _sent(self, mirror: Mirror) -> None:
-        sync = self._volume.sync
-        if (held := sync.standing().held) and not self._tree.is_all_sent():
-            raise Refused(f"All of it is taken, but not on the server yet. {held}", Exit.PENDING)
-        # Whoever waits has reason to think that the server is there.
-        sync.retry_now()
-        while True:
-            with trio.move_on_after(_AWAY_SECONDS) as scope:
-                await sync.sent(mirror.backup.node)
-            if not scope.cancelled_caught:
-                return
-            standing = sync.standing()
-            if standing.held or not standing.is_online:
-                why = standing.held or f"The server is away: {standing.trouble}"
-                raise Refused(f"All of it is taken, but not on the server yet. {why}", Exit.PENDING)
 
 
 def _is_in(path: bytes, folder: bytes) -> bool:

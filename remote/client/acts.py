@@ -42,10 +42,21 @@ class Acts:
         return await self._session.ask(Done, "POST", f"v1/spaces/{space}/rewind", request)
 
     async def undo(
-        self, space: SpaceId, rev: Rev = NOW, *, is_dry_run: bool, limit: int, event: int = 0, keeps_new: bool = False
+        self,
+        space: SpaceId,
+        rev: Rev = NOW,
+        *,
+        is_dry_run: bool,
+        limit: int,
+        event: int = 0,
+        keeps_new: bool = False,
+        passing: Sequence[NodeId] = (),
     ) -> Done:
-        """Takes back what one commit did; NOW: the last one of this device, or that it asked for. Or a mass change."""
-        request = UndoRequest(os.urandom(_OP_ID_SIZE), rev, is_dry_run, limit, event, keeps_new)
+        """Takes back what one commit did; NOW: the last one of this device, or that it asked for. Or a mass change.
+
+        `passing`: see UndoRequest.
+        """
+        request = UndoRequest(os.urandom(_OP_ID_SIZE), rev, is_dry_run, limit, event, keeps_new, tuple(passing))
         return await self._session.ask(Done, "POST", f"v1/spaces/{space}/undo", request)
 
     async def events(self, space: SpaceId, before: int = 0, limit: int = 100) -> Events:

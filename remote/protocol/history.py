@@ -85,7 +85,8 @@ class UndoRequest(msgspec.Struct, frozen=True):
     """Take back what one commit did (`rev` 0: the last one of this device, or that it asked the server for).
 
     `event`: instead, what the device of a mass change did from its first rev to its last. With `keeps_new`, what the
-    device made then stays, where it is not in the way.
+    device made then stays, where it is not in the way. `passing`: without a rev, what lies in these folders is let be,
+    and a commit of the device that did nothing else is passed over: programs keep them, not people.
     """
 
     op_id: bytes
@@ -94,6 +95,7 @@ class UndoRequest(msgspec.Struct, frozen=True):
     limit: int = 100
     event: int = 0
     keeps_new: bool = False
+    passing: tuple[NodeId, ...] = ()
 
 
 class Done(msgspec.Struct, frozen=True):

@@ -145,9 +145,20 @@ class Acts(Protocol):
         ...
 
     async def undo(
-        self, space: SpaceId, rev: Rev = NOW, *, is_dry_run: bool, limit: int, event: int = 0, keeps_new: bool = False
+        self,
+        space: SpaceId,
+        rev: Rev = NOW,
+        *,
+        is_dry_run: bool,
+        limit: int,
+        event: int = 0,
+        keeps_new: bool = False,
+        passing: Sequence[NodeId] = (),
     ) -> Done:
-        """Takes back what one commit did; NOW: the last one of this device, or that it asked for. Or a mass change."""
+        """Takes back what one commit did; NOW: the last one of this device, or that it asked for. Or a mass change.
+
+        `passing`: see UndoRequest.
+        """
         ...
 
     async def events(self, space: SpaceId, before: int = 0, limit: int = 100) -> Events:

@@ -139,11 +139,10 @@ def plan_undo(
     check_op_id(request.op_id)
     check_rev("rev", request.rev)
     check_limit(request.limit, CHANGED_MAX)
-    rev = request.rev or past_rows.last_commit_of(
-        session, row.space, device.user, device.device, act_tag(device.device)
-    )
-    if not rev:
-        raise NotFound("This device has done nothing yet that could be undone.")
+    if request.rev:
+        rev, nodes = request.rev, past_rows.changed_by(session, row.space, request.rev)
+    else:
+        rev, nodes = _last_of(session, row, key, device, request.passing)
     if rev > row.head or rev <= row.floor:
         raise NotFound(f"{row.name} has no rev {rev} that could be undone: those are {row.floor + 1} to {row.head}.")
     if rev == 1:
@@ -151,7 +150,7 @@ def plan_undo(
     then, now = Past(session, row.space, key, Rev(rev - 1)), Past(session, row.space, key, NOW)
     targets: dict[NodeId, Target | None] = {}
     kept = 0
-    for node in past_rows.changed_by(session, row.space, rev):
+    for node in nodes:
         present = trees.node_row(session, row.space, node)
         if present is None or present.rev != rev:
             kept += 1
@@ -163,6 +162,39 @@ def plan_undo(
         targets[node] = None if was is None else Target(was.state, was.content_id, was.size)
     kept += leave_shared(session, row, now, targets)
     return plan_targets(session, row, now, targets, Asked(ROOT, rev, request.limit, now_ns), kept)
+
+
+def _last_of(
+    session: Session, row: SpaceRow, key: SpaceKey, device: Device, passing: Sequence[NodeId]
+) -> tuple[Rev, list[NodeId]]:
+    """The last commit of a device, or that it asked for, with what it did beside what lies in these folders."""
+    before, looked_at = Rev(row.head + 1), 0
+    while found := past_rows.last_commit_of(
+        session, row.space, device.user, device.device, act_tag(device.device), before
+    ):
+        before, doer = found
+        nodes = list(past_rows.changed_by(session, row.space, before))
+        if not passing or doer != device.device:
+            return before, nodes
+        looked_at += len(nodes)
+        then, after = Past(session, row.space, key, Rev(before - 1)), Past(session, row.space, key, before)
+        if own := [node for node in nodes if not _is_kept_in(passing, then, after, node)]:
+            return before, own
+        if looked_at > CHANGED_MAX:
+            raise NotFound("What this device did last are backups alone: say which rev, as satchel versions lists it.")
+    raise NotFound("This device has done nothing yet that could be undone.")
+
+
+def _is_kept_in(folders: Sequence[NodeId], then: Past, after: Past, node: NodeId) -> bool:
+    """Whether a commit changed a node within one of these folders, or made or touched one that leads there."""
+    was, there = then.node(node), after.node(node)
+    for folder in folders:
+        sides = [past.names_below(node, folder) for past, one in ((then, was), (after, there)) if one is not None]
+        if node != folder and sides and all(sides):
+            return True
+        if there is not None and node in (folder, *after.above(folder, ROOT)):
+            return was is None or was.state.names == there.state.names
+    return False
 
 
 def plan_back(

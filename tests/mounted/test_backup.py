@@ -465,9 +465,39 @@ def test_pause_and_the_server_away_hold_it_back_and_lose_nothing(device: Any, se
     server.stop()
     (papers / "file").write_text("2")
     desk.sees(f"{COPY}/file", "2")
+    with pytest.raises(Refused, match=r"All of it is taken, but not on the server yet. .*reach") as away:
+        now(desk, papers)
+    assert away.value.code == 6
     server.start()
     desk.wait()
     assert now(desk, papers)["state"] == "watching"
+
+
+def test_undo_takes_back_what_a_person_did_not_what_a_backup_did(device: Any, papers: Path) -> None:
+    desk = device("desk")
+    (desk.path / "own").write_text("first")
+    desk.wait()
+    (desk.path / "own").write_text("second")
+    desk.wait()
+    (papers / "file").write_text("1")
+    add(desk, papers)
+    now(desk, papers)
+    (papers / "file").write_text("22")
+    now(desk, papers)
+    assert "own" in desk.must("undo", "--dry-run")
+    desk.must("undo")
+    assert (desk.path / "own").read_text() == "first"
+    assert (desk.path / COPY / "file").read_text() == "22"
+
+
+def test_who_waits_for_a_backup_is_told_that_the_quota_has_no_room(device: Any, server: Any, papers: Path) -> None:
+    server.command("user", "quota", server.user, "1M", "--data", str(server.data))
+    desk = device("desk")
+    (papers / "large").write_bytes(random.randbytes(2 * MIB))
+    add(desk, papers)
+    with pytest.raises(Refused, match=r"All of it is taken, but not on the server yet. .*large: .*quota") as full:
+        now(desk, papers)
+    assert full.value.code == 6
 
 
 def test_what_changed_while_older_content_was_on_its_way_is_sent_too(device: Any, papers: Path) -> None:

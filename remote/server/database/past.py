@@ -68,17 +68,20 @@ def manifest(session: Session, space: SpaceId, content_id: bytes) -> bytes | Non
     return bytes(found[0]) if found else None
 
 
-def last_commit_of(session: Session, space: SpaceId, user: UserId, device: DeviceId, tag: bytes) -> Rev | None:
-    """The newest commit of the device, or of the server (device 0) with an op id that begins with these 8 bytes."""
+def last_commit_of(
+    session: Session, space: SpaceId, user: UserId, device: DeviceId, tag: bytes, before: Rev
+) -> tuple[Rev, DeviceId] | None:
+    """The newest commit before a rev of the device, or of the server (device 0) with an op id that begins with `tag`."""
     found = session.row(
-        "SELECT rev FROM journal WHERE space_id = ? AND rev > 0 AND user_id = ?"
+        "SELECT rev, device_id FROM journal WHERE space_id = ? AND rev > 0 AND rev < ? AND user_id = ?"
         " AND (device_id = ? OR (device_id = 0 AND substr(op_id, 1, 8) = ?)) ORDER BY rev DESC LIMIT 1",
         space,
+        before,
         user,
         device,
         tag,
     )
-    return Rev(found[0]) if found else None
+    return (Rev(found[0]), DeviceId(found[1])) if found else None
 
 
 def commit_row(session: Session, space: SpaceId, rev: Rev) -> Row | None:

@@ -218,6 +218,32 @@ async def test_differences_of_a_folder(ann: Any, build: Any, made: dict[str, Nod
         await diff(ann, ROOT, now + 1)
 
 
+async def test_what_is_kept_in_a_folder_by_a_program_is_passed_over(ann: Any, build: Any) -> None:
+    papers = await ann.new_folder(b"papers", await ann.new_folder(b"Backups"))
+    own, copy = await ann.new_id(), await ann.new_id()
+    last = await ann.made(
+        build.change(own, build.file(b"own", content=inline(b"person"))),
+        build.change(copy, build.file(b"a", papers, inline(b"1"))),
+    )
+    await ann.made(build.change(copy, build.file(b"a", papers, inline(b"22")), last))
+    found = await undo(ann, is_dry_run=True)
+    assert (found.of, whats(found.did)) == (last + 1, [("changed", b"Backups/papers/a")])
+    found = await undo(ann, passing=(papers,))
+    assert (found.of, whats(found.did)) == (last, [("removed", b"own")])
+    # What was taken back is an act of a person, wherever that is.
+    assert (await undo(ann, is_dry_run=True, passing=(papers,))).of == found.rev
+    assert whats((await undo(ann, last + 1, passing=(papers,))).did) == [("changed", b"Backups/papers/a")]
+
+
+async def test_what_a_person_moves_out_of_such_a_folder_is_not_passed_over(ann: Any, build: Any) -> None:
+    papers = await ann.new_folder(b"papers")
+    copy = await ann.new_file(b"a", papers, inline(b"1"))
+    moved = await ann.made(build.change(copy, build.file(b"a", content=inline(b"1")), await head(ann)))
+    assert (await undo(ann, is_dry_run=True, passing=(papers,))).of == moved
+    with pytest.raises(NotFound, match="nothing yet"):
+        await undo(ann, is_dry_run=True, passing=(ROOT,))
+
+
 async def test_what_cannot_be(ann: Any, bob: Any, build: Any, made: dict[str, NodeId]) -> None:
     for rev in (0, 10_000):
         with pytest.raises(NotFound):
