@@ -71,7 +71,7 @@ def manifest(session: Session, space: SpaceId, content_id: bytes) -> bytes | Non
 def last_commit_of(
     session: Session, space: SpaceId, user: UserId, device: DeviceId, tag: bytes, before: Rev
 ) -> tuple[Rev, DeviceId] | None:
-    """The newest commit before a rev of the device, or of the server (device 0) with an op id that begins with `tag`."""
+    """The newest commit before a rev of the device, or of the server (device 0) with an op id of this `tag`."""
     found = session.row(
         "SELECT rev, device_id FROM journal WHERE space_id = ? AND rev > 0 AND rev < ? AND user_id = ?"
         " AND (device_id = ? OR (device_id = 0 AND substr(op_id, 1, 8) = ?)) ORDER BY rev DESC LIMIT 1",
