@@ -7,11 +7,12 @@ programs, `merge` judges, `pull` and `push` carry out. Used from the event loop'
 import enum
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import msgspec
 
 from cache.errors import NoIdsLeft, NoSuchNode
+from cache.listings import Listings
 from cache.store import Change, Store
 from remote.protocol.ids import ROOT, NodeId, Rev, SpaceId
 from remote.protocol.nodes import ROOT_NAME, Kind, Name, NodeState, NodeVersion
@@ -523,6 +524,8 @@ class Tree:
         """Stagings that no record names any more: to be let go of when no program has them open."""
         self.touched: set[NodeId] | None = None
         """Nodes that were edited, for who sets it to a set to take them out; None: nobody wants to know."""
+        self.listings: Listings[Any] = Listings()
+        """What the mount remembers of entries (of its own type): a listing goes when a name or record in it changes."""
         self.members: Members | None = None
         """Which nodes are of shared spaces, while there are any."""
         self.heirs: dict[NodeId, NodeId] = {}
@@ -637,8 +640,13 @@ class Tree:
                 self._records.pop(node, None)
             else:
                 self._keep(node, record)
+        puts = edit.change.puts
+        if self.listings:
+            self.listings.drop(NodeId(int.from_bytes(key[:8], "big")) for key in puts.get(Table.NAMES, ()))
+            for record in records.values():
+                if record is not None and record.local is not None:
+                    self.listings.drop(name.parent for name in record.local.names)
         if self.members is not None:
-            puts = edit.change.puts
             self.members.note(puts.get(Table.DIRTY, {}), puts.get(Table.UNLISTED, {}))
 
     def dirty(self, limit: int = 1 << 62, after: NodeId = NodeId(0)) -> list[tuple[NodeId, int]]:  # noqa: B008

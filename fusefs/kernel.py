@@ -13,7 +13,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
 
 from cache.errors import NoSuchNode
-from cache.tree import Record
+from cache.listings import Listings
 from fusefs.attributes import Attributes, Caller, Setting
 from fusefs.errnos import errno_of
 from fusefs.errors import IsFolder, Overtaken, ReadOnly
@@ -23,7 +23,7 @@ from fusefs.searches import SEARCH_NAME, Searches
 from fusefs.turns import Turns
 from fusefs.versions import PastHandle, Versions
 from fusefs.virtual import SEARCHES, Virtual, is_virtual
-from fusefs.volume import Volume
+from fusefs.volume import NAMES_AT_ONCE, Volume
 from fusefs.xattrs import ExtendedAttributes
 from remote.protocol.cutting import Buffer
 from remote.protocol.ids import ROOT, NodeId
@@ -37,7 +37,6 @@ _BLOCK: Final = 4_096
 _TIME_MAX_NS: Final = (1 << 63) - 1
 _TASKS: Final = 64
 _ABSENT_MAX: Final = 100_000
-_MADE_MAX: Final = 8_192
 _DOTS: Final = frozenset((b".", b".."))
 
 
@@ -46,7 +45,11 @@ class _OpenFolder:
     """One opendir(): names as of its last rewind, so that offsets stay good while entries come and go."""
 
     inode: int
-    entries: list[tuple[bytes, int]]
+    entries: "list[Listed]"
+
+
+Listed = tuple[bytes, int, EntryAttributes | None]
+"""An entry of a folder: its name, its node and, if they stay as they are while the listing does, its attributes."""
 
 
 P = ParamSpec("P")
@@ -118,9 +121,9 @@ class Operations(pyfuse3.Operations):
         self._known: dict[int, int] = {}
         self.absent: set[Name] = set()
         """Names of which the kernel may remember that they lead nowhere."""
-        # What was listed lately, each with the record that it tells of: making it is most of what a listing costs.
-        self._made: dict[int, tuple[Record, EntryAttributes]] = {}
-        self._made_as_of = 0
+        # What was listed lately: to make it is most of what a listing costs.
+        self._listings: Listings[Listed] = volume.tree.listings
+        self._listed_as_of = 0
 
     def repeat(self, repeater: Repeater) -> None:
         """Who repeats changes from elsewhere answers the requests that come of it."""
@@ -360,46 +363,68 @@ class Operations(pyfuse3.Operations):
         assert isinstance(folder, _OpenFolder)
         if start_id == 0:
             folder.entries = await self._entries(folder.inode)
-        if self._made_as_of != self._volume.files.held_as_of or len(self._made) > _MADE_MAX:
-            self._made.clear()
-            self._made_as_of = self._volume.files.held_as_of
+        if is_virtual(folder.inode):
+            self._tell_virtual(folder, start_id, token)
+        else:
+            self._tell(folder, start_id, token)
+
+    def _tell(self, folder: _OpenFolder, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        entries, find = folder.entries, self._volume.files.find
+        is_kept = self._listings.is_kept(NodeId(folder.inode), entries)
+        for position in range(start_id, len(entries)):
+            name, inode, entry = entries[position]
+            if entry is None or not is_kept or find(NodeId(inode)) is not None:
+                try:
+                    entry = self._entry(NodeId(inode))
+                except NoSuchNode:
+                    continue
+                if is_kept and self._volume.is_settled(NodeId(inode)):
+                    entries[position] = (name, inode, entry)
+            if not pyfuse3.readdir_reply(token, name, entry, position + 1):
+                return
+            if name not in _DOTS:
+                self._asked(entry)
+
+    def _tell_virtual(self, folder: _OpenFolder, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         for position in range(start_id, len(folder.entries)):
-            name, inode = folder.entries[position]
+            name, inode, _ = folder.entries[position]
             try:
-                entry = self._shown(inode) if is_virtual(inode) else self._listed(NodeId(inode))
+                entry = self._shown(inode) if is_virtual(inode) else self._entry(NodeId(inode))
             except NoSuchNode:
                 continue
             if not pyfuse3.readdir_reply(token, name, entry, position + 1):
-                break
-            if name not in _DOTS:
-                if is_virtual(inode):
-                    self._virtual(inode).inodes.count(inode)
-                else:
-                    self._asked(entry)
+                return
+            if name in _DOTS:
+                continue
+            if is_virtual(inode):
+                self._virtual(inode).inodes.count(inode)
+            else:
+                self._asked(entry)
 
-    def _listed(self, node: NodeId) -> EntryAttributes:
-        record = self._volume.settled(node)
-        if record is None:
-            return self._entry(node)
-        made = self._made.get(node)
-        if made is not None and made[0] is record:
-            return made[1]
-        entry = self._entry(node)
-        self._made[node] = (record, entry)
-        return entry
-
-    async def _entries(self, inode: int) -> list[tuple[bytes, int]]:
+    async def _entries(self, inode: int) -> list[Listed]:
         if is_virtual(inode):
-            return [(b".", inode), (b"..", inode), *await self._virtual(inode).children(inode)]
-        node = NodeId(inode)
-        children = await self._volume.children(node)
-        dots = [(b".", node), (b"..", self._volume.parent(node))]
-        return [*dots, *((child.name, child.node) for child in children)]
+            children = await self._virtual(inode).children(inode)
+            return [(b".", inode, None), (b"..", inode, None), *((*child, None) for child in children)]
+        node, listings = NodeId(inode), self._listings
+        if self._listed_as_of != self._volume.files.held_as_of:
+            listings.clear()
+            self._listed_as_of = self._volume.files.held_as_of
+        kept = listings.get(node)
+        if kept is not None:
+            return kept
+        changes = self._volume.tree.store.changes
+        names = await self._volume.children(node)
+        entries: list[Listed] = [(b".", node, None), (b"..", self._volume.parent(node), None)]
+        entries += [(child.name, child.node, None) for child in names]
+        # No await from the last look at names to here. Of many names, the first may have changed since.
+        if len(names) < NAMES_AT_ONCE or changes == self._volume.tree.store.changes:
+            listings.keep(node, entries)
+        return entries
 
     async def releasedir(self, fh: int) -> None:
         folder = self._handles.pop(fh)
         if isinstance(folder, _OpenFolder) and is_virtual(folder.inode):
-            unseen = (inode for name, inode in folder.entries if name not in _DOTS)
+            unseen = (inode for name, inode, _ in folder.entries if name not in _DOTS)
             self._virtual(folder.inode).inodes.drop_unseen(unseen)
 
     @_waits

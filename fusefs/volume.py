@@ -46,7 +46,7 @@ from remote.protocol.nodes import (
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
 _REMOVED_KEPT: Final = 256
-_NAMES_AT_ONCE: Final = 4_000
+NAMES_AT_ONCE: Final = 4_000
 """Names of a folder that are looked up in one turn of the loop: 2 ms."""
 _WRITING: Final = 0o222
 _VIEWER: Final = "You may look at this shared folder, and change nothing in it."
@@ -108,9 +108,9 @@ class Volume:
         """The names in a folder, all of them; others have their turn while many are looked up."""
         await self.ensure_listed(folder)
         found: list[Child] = []
-        while len(page := self.tree.children(folder, found[-1].name if found else b"", _NAMES_AT_ONCE)):
+        while len(page := self.tree.children(folder, found[-1].name if found else b"", NAMES_AT_ONCE)):
             found += page
-            if len(page) < _NAMES_AT_ONCE:
+            if len(page) < NAMES_AT_ONCE:
                 break
             await trio.lowlevel.checkpoint()
         return found
@@ -164,17 +164,16 @@ class Volume:
             birth_ns=state.birth_ns,
         )
 
-    def settled(self, node: NodeId) -> Record | None:
-        """The record of a node that is no folder, if `attributes` stay as they are while it has this very record.
+    def is_settled(self, node: NodeId) -> bool:
+        """Whether `attributes` of a node that is no folder stay as they are while it has the same record.
 
-        And while the cache holds the same content: see `OpenFiles.held_as_of`.
+        And while no program has it open, and the cache holds the same content: see `OpenFiles.held_as_of`.
         """
         record = self.tree.record(node)
         if record is None or record.staged or self.tree.members is not None or self.files.find(node) is not None:
-            return None
+            return False
         state = record.local
-        is_settled = state is not None and state.kind is not Kind.FOLDER and not (state.content and state.content.depth)
-        return record if is_settled else None
+        return state is not None and state.kind is not Kind.FOLDER and not (state.content and state.content.depth)
 
     def _shown_mode(self, node: NodeId, state: NodeState) -> int:
         """Without the right to write where this user has none, so that access(2) says so."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.mounted.trees import until
+
 pytestmark = pytest.mark.mounted
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -123,3 +125,39 @@ def test_a_folder_can_be_emptied_while_it_is_read(folder: Path) -> None:
             os.unlink(folder / name)
     assert os.listdir(folder) == []
     folder.rmdir()
+
+
+def test_a_folder_that_is_listed_again_shows_what_changed_in_it(device: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    top = desk.path / "top"
+    top.mkdir()
+    for name in ("mode", "content", "moved", "gone", "open", "elsewhere"):
+        (top / name).write_bytes(b"first")
+    desk.wait()
+    assert until((laptop.path / "top/elsewhere").exists, 10)
+
+    def listed() -> dict[str, os.stat_result]:
+        with os.scandir(top) as entries:
+            return {entry.name: os.lstat(entry.path) for entry in entries}
+
+    assert listed() == listed()
+    (top / "mode").chmod(0o600)
+    (top / "content").write_bytes(b"second, longer")
+    (top / "moved").rename(top / "there")
+    (top / "gone").unlink()
+    (top / "new").symlink_to("mode")
+    fd = os.open(top / "open", os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(fd, b" and more")
+        seen = listed()
+        assert set(seen) == {"mode", "content", "there", "new", "open", "elsewhere"}
+        assert seen["mode"].st_mode & 0o777 == 0o600
+        assert (seen["content"].st_size, seen["open"].st_size) == (14, 14)
+        assert listed() == seen
+    finally:
+        os.close(fd)
+    assert listed()["open"].st_size == 14
+    (laptop.path / "top/elsewhere").write_bytes(b"third, longest")
+    (laptop.path / "top/mode").unlink()
+    laptop.wait()
+    assert until(lambda: "mode" not in (seen := listed()) and seen["elsewhere"].st_size == 14, 10)
