@@ -38,8 +38,8 @@ _PATIENCE: Final = 4
 """So many times that may come in while a frozen layer goes into LMDB; beyond, changes wait for the disk."""
 _PUTS_AT_ONCE: Final = 256
 """Puts into LMDB between two looks at what else is to be done."""
-_MAPPED_PAGES: Final = 32_768
-"""Pages of files that the process may have in its view before the store lets go of its own: 128 MiB."""
+_MAPPED_PAGES: Final = 10_240
+"""Pages of files, libraries too, that the process may have in its view before the store lets go of its own: 40 MiB."""
 _ABSENT_MAX: Final = 4_096
 """Keys of one table that are remembered as not being in the file."""
 _AGAIN_SECONDS: Final = 2.0
