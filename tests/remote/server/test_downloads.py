@@ -21,7 +21,7 @@ from remote.server import instance as instances
 from tests.remote.server.test_process import DEADLINE_SECONDS, Home, connections_of, make_certificate, wait_until
 
 IMPATIENT = (
-    "from remote.server import listening; listening.UNTAKEN_SECONDS = 1; from remote.server.main import main; main()"
+    "from remote.server import listening; listening.UNTAKEN_SECONDS = 3; from remote.server.main import main; main()"
 )
 SIZE = 48 << 20
 """Beyond what the sockets hold, and what is sent between two looks at who may."""
