@@ -32,7 +32,7 @@ from remote.server.http.api_previews import preview_routes
 from remote.server.http.api_search import search_routes
 from remote.server.http.api_sharing import sharing_routes
 from remote.server.http.described import api_page
-from remote.server.http.problems import STATUSES, AnyRequest
+from remote.server.http.problems import STATUSES, AnyRequest, completed, problem_of
 from remote.server.instance import Instance
 
 BODY_MAX = 64 << 10
@@ -69,7 +69,7 @@ def description() -> OpenAPIConfig:
     return OpenAPIConfig(
         title="Satchel",
         version=str(PROTOCOL_VERSION),
-        description="History of your spaces: versions, differences, rewind, undo, trash, and how much is kept.",
+        description="Your drive for programs: files, their history, search, previews, sharing, links and your account.",
         path="/docs",
         render_plugins=[_Page(path="/")],
         use_handler_docstrings=True,
@@ -85,12 +85,8 @@ class _Page(OpenAPIRenderPlugin):
         return api_page(openapi_schema)
 
 
-def _answer_error(_: AnyRequest, error: RemoteError) -> Response[Problem]:
-    seconds = getattr(error, "retry_after_seconds", 0.0)
-    response = Response(Problem(error.code, str(error), seconds), status_code=STATUSES[type(error)])
-    if error.code == "not-signed-in":
-        response.headers["WWW-Authenticate"] = "Bearer"
-    return response
+def _answer_error(request: AnyRequest, error: RemoteError) -> Response[Problem]:
+    return completed(request, error, Response(problem_of(error), status_code=STATUSES[type(error)]))
 
 
 def _answer_http_exception(_: AnyRequest, error: HTTPException) -> Response[Problem]:

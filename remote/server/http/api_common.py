@@ -1,5 +1,6 @@
 """What the modules of the JSON API share: who asks, what paths and ids are as text, and what every route may answer."""
 
+import asyncio
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from remote.protocol.ids import NodeId, SpaceId
 from remote.protocol.messages import Problem
 from remote.server.database.accounts import Device
 from remote.server.edits import Condition
-from remote.server.http.bodies import token_of
+from remote.server.http.bodies import STALL_SECONDS, token_of
 from remote.server.http.problems import AnyRequest
 from remote.server.instance import Instance
 from remote.server.limits import INT63, INT63_TOLD
@@ -107,7 +108,11 @@ async def checked_body(request: AnyRequest) -> None:
     if body is None:
         return
     try:
-        msgspec.json.decode(await request.body(), type=body.annotation)
+        async with asyncio.timeout(STALL_SECONDS):
+            told = await request.body()
+        msgspec.json.decode(told, type=body.annotation)
+    except TimeoutError:
+        raise BadRequest(f"The body did not arrive within {STALL_SECONDS} seconds.") from None
     except msgspec.MsgspecError as error:
         raise BadRequest(f"The body is not what {request.method} {request.url.path} takes: {error}") from None
     except RecursionError:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from litestar import Request, Response
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 # Of a request, nothing but its line is used here: user, auth and state may be of any type.
 AnyRequest = Request[Any, Any, Any]
+Answer = TypeVar("Answer")
 
 STATUSES: dict[type[RemoteError], int] = {
     BadRequest: 400,
@@ -73,12 +74,20 @@ def message_response(message: msgspec.Struct, status_code: int = 200) -> Respons
 
 def answer_remote_error(request: AnyRequest, error: RemoteError) -> Response[bytes]:
     """The error with its own code."""
+    return completed(request, error, message_response(problem_of(error), STATUSES[type(error)]))
+
+
+def problem_of(error: RemoteError) -> Problem:
+    """The error as it travels."""
+    return Problem(error.code, str(error), error.retry_after_seconds if isinstance(error, Busy) else 0.0)
+
+
+def completed(request: AnyRequest, error: RemoteError, response: Response[Answer]) -> Response[Answer]:
+    """An answer that tells of this error, with the headers that go with it; a fault of the server is logged."""
     if isinstance(error, ServerFault):
         log.error("%s %s failed: %s", request.method, _route(request), error)
-    retry_after_seconds = error.retry_after_seconds if isinstance(error, Busy) else 0.0
-    response = message_response(Problem(error.code, str(error), retry_after_seconds), STATUSES[type(error)])
-    if retry_after_seconds:
-        response.headers["Retry-After"] = str(max(1, round(retry_after_seconds)))
+    if isinstance(error, Busy) and error.retry_after_seconds:
+        response.headers["Retry-After"] = str(max(1, round(error.retry_after_seconds)))
     if isinstance(error, NotSignedIn):
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

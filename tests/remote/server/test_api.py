@@ -1,12 +1,18 @@
 """The JSON API: what it says of itself, and history from end to end as a script asks for it."""
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from remote.protocol.errors import ServerFault
 from remote.protocol.ids import ROOT
 from remote.protocol.nodes import Manifest
+from remote.server.http import api_common
+from remote.server.instance import Instance
+from remote.server.slowing import FAILURES_FREE
 
 pytestmark = pytest.mark.anyio
 
@@ -124,3 +130,36 @@ async def test_what_is_wrong_is_said(ann: Any, bob: Any) -> None:
     assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
     huge = await ann.http.post(script.space + "/undo", headers=script.headers, content=b" " * 100_000)
     assert huge.status_code == 413
+
+
+async def test_a_body_that_does_not_come_is_waited_for_no_longer_than_any(
+    http: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_common, "STALL_SECONDS", 0.01)
+
+    async def silent() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(30):
+        answer = await http.post("/api/v1/login", content=silent())
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad-request")
+
+
+async def test_who_asks_too_much_is_told_when_to_come_back(ann: Any) -> None:
+    wrong = {"user": ann.login.user_name, "password": "wrong", "device_name": "script"}
+    for _ in range(FAILURES_FREE):
+        assert (await ann.http.post("/api/v1/login", json=wrong)).status_code == 401
+    answer = await ann.http.post("/api/v1/login", json=wrong)
+    assert answer.status_code == 429
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+@pytest.mark.logs_errors("GET /api/v1/devices failed: The disk is full")
+async def test_a_fault_of_the_store_is_logged(ann: Any, instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise ServerFault("The disk is full.")
+
+    monkeypatch.setattr(instance.devices, "devices", full)
+    answer = await ann.raw("GET", "/api/v1/devices")
+    assert answer.status_code == 500
