@@ -79,6 +79,8 @@ class _Kept(msgspec.Struct, frozen=True, array_like=True):
     down: int = 0
     paused_until_ns: int = 0
     """By this machine's clock; 0: not paused, _FOR_EVER: until somebody resumes."""
+    paused_seconds: float = 0.0
+    """How long it was to be at first: a clock that is set back makes it no longer."""
 
 
 class Flow:
@@ -107,7 +109,8 @@ class Flow:
             if rate is not None and rate > RATE_MOST:
                 raise Refused(f"The most is {RATE_MOST >> 30}G in a second; 0 is for no limit.", Exit.USAGE)
         kept = self._kept
-        self._keep(_Kept(kept.up if up is None else up, kept.down if down is None else down, kept.paused_until_ns))
+        up, down = kept.up if up is None else up, kept.down if down is None else down
+        self._keep(msgspec.structs.replace(kept, up=up, down=down))
 
     def pause(self, seconds: float | None) -> None:
         """Sends nothing any more, for so long or until `resume`; raises Refused for longer than there can be."""
@@ -115,7 +118,7 @@ class Flow:
         if seconds is not None and not 0 <= seconds <= SECONDS_MOST:
             raise Refused(f"A pause lasts at most {SECONDS_MOST // 86_400:,} days.", Exit.USAGE)
         until_ns = _FOR_EVER if seconds is None else time.time_ns() + int(seconds * 1e9)
-        self._keep(msgspec.structs.replace(self._kept, paused_until_ns=until_ns))
+        self._keep(msgspec.structs.replace(self._kept, paused_until_ns=until_ns, paused_seconds=seconds or 0.0))
 
     def resume(self) -> None:
         """Sends again, also over the metered network that there is now."""
@@ -170,6 +173,9 @@ class Flow:
                 nursery.start_soon(metered.watch, self._take_metered)
             while True:
                 left = self._seconds_left()
+                if 0 < self._kept.paused_seconds < left < math.inf:
+                    self.pause(self._kept.paused_seconds)
+                    continue
                 if left <= 0:
                     self._keep(msgspec.structs.replace(self._kept, paused_until_ns=0))
                     continue
