@@ -55,6 +55,9 @@ DELTAS_KEPT: Final = 64
 AGAIN_SECONDS: Final = 0.5
 """For one read of a program the kernel reads ahead first, and when that fails once more: that must not wait again."""
 _LATE_KEPT: Final = 64
+SILENT_SECONDS: Final = 2.0
+"""What a read waits for a server that another waited for in vain: the kernel lets twelve of them wait at a time, and
+whoever reads or writes anything else stands in that row."""
 TAIL: Final = 1 << 20
 """Bytes at the end of a file that are fetched from where a program begins to read in them."""
 _TRIES: Final = 4
@@ -98,6 +101,8 @@ class Reader:
         self._held_lately: dict[Manifest, tuple[float, int]] = {}
         self._deltas: OrderedDict[Entry, tuple[deltas.Part, ...]] = OrderedDict()
         self._late: OrderedDict[bytes, float] = OrderedDict()
+        # Until when the server is taken for silent, if no more than so much has come from it.
+        self._silent_until, self._silent_as_of = -math.inf, 0
         self.counters: Final = Counters()
 
     @property
@@ -137,17 +142,27 @@ class Reader:
             self._note(manifest, offset, stop, cursor)
         first = manifest.entries[0].id if manifest.entries else b""
         is_again = trio.current_time() - self._late.pop(first, -math.inf) < AGAIN_SECONDS
-        with trio.move_on_after(0 if is_again else self._read_seconds + self.slack_seconds):
+        patience_seconds = self._read_seconds + self.slack_seconds
+        if is_silent := self._is_silent():
+            patience_seconds = min(patience_seconds, SILENT_SECONDS)
+        fetched_before = self.fetched_bytes
+        with trio.move_on_after(0 if is_again else patience_seconds):
             # Over a slow line all of a chunk could take longer than a read may wait.
             is_whole = cursor is not None and cursor.is_sequential and self._fetches.ahead_bytes >= AHEAD_MIN
             return await self._read(manifest, offset, stop, cursor, is_whole=is_whole)
         if not is_again:
             self._late[first] = trio.current_time()
+            if not is_silent and fetched_before == self.fetched_bytes:
+                self._silent_until, self._silent_as_of = trio.current_time() + patience_seconds, fetched_before
             while len(self._late) > _LATE_KEPT:
                 self._late.popitem(last=False)
         raise ContentUnavailable(
             f"A part of this file is only on the server, which did not answer within {self._read_seconds:g} s."
         )
+
+    def _is_silent(self) -> bool:
+        """Whether a read waited in vain lately, and nothing has come from the server since."""
+        return trio.current_time() < self._silent_until and self._silent_as_of == self.fetched_bytes
 
     async def entries(self, manifest: Manifest, height: int = 0) -> list[Entry]:
         """All entries of the content in order, leaves fetched as needed; none for inline content.

@@ -17,7 +17,7 @@ from cache.cursor import Cursor
 from cache.errors import ContentDamaged, ContentUnavailable
 from cache.eviction import Budget
 from cache.filling import FILL_SHARE, MISSES_MIN
-from cache.reader import TAIL, Reader
+from cache.reader import SILENT_SECONDS, TAIL, Reader
 from remote.protocol.cutting import cut
 from remote.protocol.errors import NotFound, Unreachable
 from remote.protocol.ids import ChunkId, SpaceId
@@ -358,15 +358,51 @@ def test_a_silent_server_is_waited_for_no_longer_than_said(tmp_path: Path, serve
                 with pytest.raises(ContentUnavailable):
                     await reader.read(manifest, 0, 500)
                 assert trio.current_time() == failed
-                # The program's next read waits like the first.
+                # The next reads wait for a moment only: of many programs, each would wait for all before it.
+                with pytest.raises(ContentUnavailable):
+                    await reader.read(manifest, 0, 1_000)
+                assert trio.current_time() - failed == pytest.approx(SILENT_SECONDS, abs=0.2)
+                clock.jump(15.0 - SILENT_SECONDS)
+                # Then one waits like the first, for the server may be there again.
+                failed = trio.current_time()
                 with pytest.raises(ContentUnavailable):
                     await reader.read(manifest, 0, 1_000)
                 assert trio.current_time() - failed >= 15.0
 
             nursery.start_soon(read)
-            for _ in range(2):
+            for seconds in (15.1, SILENT_SECONDS + 0.1, 15.1):
                 await trio.testing.wait_all_tasks_blocked()
-                clock.jump(15.1)
+                clock.jump(seconds)
+
+
+def test_a_server_that_answers_again_is_waited_for_as_before(tmp_path: Path, server: Server) -> None:
+    manifests = [server.manifest(bytes_of(1_000_000, seed=seed)) for seed in range(3)]
+    clock = trio.testing.MockClock()
+
+    async def main() -> None:
+        silence, asked, slowness = trio.Event(), trio.Event(), trio.Event()
+        server.before = lambda parts: silence.wait()
+
+        async def slow(parts: object) -> None:
+            asked.set()
+            await slowness.wait()
+
+        async with reading(tmp_path, server, read_seconds=15.0) as (reader, _), trio.open_nursery() as nursery:
+
+            async def read() -> None:
+                with pytest.raises(ContentUnavailable):
+                    await reader.read(manifests[0], 0, 1_000)
+                silence.set()
+                await reader.read(manifests[1], 0, 1_000)
+                server.before = slow
+                await reader.read(manifests[2], 0, 1_000)
+
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            clock.jump(15.1)
+            await asked.wait()
+            clock.jump(10.0)
+            slowness.set()
 
     trio.run(main, clock=clock)
 
