@@ -1,4 +1,4 @@
-"""Loads: the exerciser of this project, fio with verify, and the file stressors of stress-ng with --verify."""
+"""Loads: the exerciser and the twins of this project, fio with verify, and stress-ng for files with --verify."""
 
 import ctypes
 import errno
@@ -17,6 +17,7 @@ from tests.stress.exerciser import Exerciser, Mismatch
 from tests.stress.options import OPTION_SETS
 from tests.stress.result import Result
 from tests.stress.stage import Stage
+from tests.stress.twins import Twins
 
 SEND_SECONDS: Final = 600.0
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -44,6 +45,22 @@ def exercise(stage: Stage, options: str, sizes: Sizes) -> Iterator[Result]:
         yield Result("exerciser", options, amount, time.monotonic() - began, str(mismatch), is_well=False)
     else:
         yield Result("exerciser", options, amount, time.monotonic() - began, "all equal")
+
+
+def beside_a_disk(stage: Stage, options: str, sizes: Sizes) -> Iterator[Result]:
+    """Random programs in a drive and in a local folder."""
+    if os.geteuid() != 0:
+        yield Result("twins", options, "", 0.0, "only root can act as others")
+        return
+    began = time.monotonic()
+    device, other = (stage.device(*OPTION_SETS[options]) for _ in range(2))
+    amount = f"{sizes.steps:,} calls"
+    try:
+        Twins(device, stage.local, sizes.seed, has_owners="owners" in options, other=other).run(sizes.steps)
+    except Mismatch as mismatch:
+        yield Result("twins", options, amount, time.monotonic() - began, str(mismatch), is_well=False)
+    else:
+        yield Result("twins", options, amount, time.monotonic() - began, "all alike")
 
 
 JOBS: Final = {

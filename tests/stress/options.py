@@ -7,6 +7,7 @@ OPTION_SETS: Final = {
     # Little enough for eviction, and for writers to wait for uploads.
     "small cache": ("-o", "cache_size=16M"),
     "allow_other": ("-o", "allow_other"),
-    "owners=real": ("-o", "owners=real"),
+    # Others are let in, or there would be nothing to check.
+    "owners=real": ("-o", "owners=real,allow_other"),
     "sync=remote": ("-o", "sync=remote"),
 }

@@ -12,7 +12,7 @@ from typing import Final
 
 from tests.stress.crashes import kills, remounts
 from tests.stress.full import full_disk
-from tests.stress.loads import Sizes, exercise, fio, stressors
+from tests.stress.loads import Sizes, beside_a_disk, exercise, fio, stressors
 from tests.stress.options import OPTION_SETS
 from tests.stress.result import Result
 from tests.stress.stage import Stage, staged
@@ -20,6 +20,7 @@ from tests.stress.stage import Stage, staged
 Work = Callable[[Stage, str, Sizes], Iterator[Result]]
 ALL: Final[dict[str, Work]] = {
     "exerciser": exercise,
+    "twins": beside_a_disk,
     "fio": fio,
     "stress-ng": stressors,
     "kills": kills,
@@ -33,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tests/stress/run", description="Tries to break this checkout.")
     parser.add_argument("--only", default="", metavar="WORD", help=f"only this work: {', '.join(ALL)}")
     parser.add_argument("--options", default="", metavar="NAME", help=f"only these: {', '.join(OPTION_SETS)}")
-    parser.add_argument("--steps", type=int, default=20_000, help="steps of the exerciser with each set of options")
+    parser.add_argument("--steps", type=int, default=20_000, help="steps of the exerciser, and calls of the twins")
     parser.add_argument("--seconds", type=int, default=5, help="how long each stressor of stress-ng runs")
     parser.add_argument("--megabytes", type=int, default=64, help="size of each file of fio")
     parser.add_argument("--kills", type=int, default=20, help="how often a daemon is killed under load")
