@@ -28,6 +28,12 @@ def kind_of(mode: int) -> Kind | None:
     return _KINDS.get(stat.S_IFMT(mode) or stat.S_IFREG)
 
 
+def without_privileges(mode: int) -> int:
+    """Permission bits after somebody else than root changed the content: setuid goes, and setgid of programs."""
+    mode &= ~stat.S_ISUID
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+
+
 def file_mode(kind: Kind, bits: int) -> int:
     """st_mode: the type and the permission bits."""
     return _TYPES[kind] | bits
@@ -68,6 +74,13 @@ class Setting(Struct, frozen=True, gc=False):
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    ctime_ns: int | None = None
+    """What the kernel shows as the time of this change: of files it keeps times itself."""
+
+    @property
+    def is_written_back(self) -> bool:
+        """Whether the kernel tells of times that it set itself: of a write, a rename, a link."""
+        return self.mode is None and self.uid is None and self.gid is None and self.atime_ns is None
 
     def applied_to(self, state: NodeState) -> NodeState:
         """The state with this set; `size` is not the state's."""
@@ -78,6 +91,7 @@ class Setting(Struct, frozen=True, gc=False):
             gid=state.gid if self.gid is None else self.gid,
             atime_ns=state.atime_ns if self.atime_ns is None else self.atime_ns,
             mtime_ns=state.mtime_ns if self.mtime_ns is None else self.mtime_ns,
+            ctime_ns=state.ctime_ns if self.ctime_ns is None else self.ctime_ns,
         )
 
 

@@ -69,6 +69,8 @@ class OpenFile:
     """Monotonic seconds of the first and the last write since the last flush."""
     mtime_ns: int = 0
     """Time of the last write or utime that is not in the tree yet; 0: the tree knows."""
+    ctime_ns: int = 0
+    """What programs see as the time of its last change; 0: the tree knows."""
     is_refused: bool = False
     """The last write found no room."""
     is_cut: bool = False
@@ -583,13 +585,17 @@ class OpenFiles:
                 file.is_changed = False
                 return False
             now_ns = time.time_ns()
-            state = replace(record.local, mtime_ns=file.mtime_ns or record.local.mtime_ns, ctime_ns=now_ns)
+            known = record.local
+            # As with the mtime: what the kernel told before the bytes came stays, when it is young.
+            ctime_ns = known.ctime_ns if 0 <= now_ns - known.ctime_ns < _TICK_NS else now_ns
+            mtime_ns, ctime_ns = file.mtime_ns or known.mtime_ns, file.ctime_ns or ctime_ns
+            state = replace(known, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
             if staging is not None:
                 staging.flush(edit.change)
             staged = (staging.id, staging.size) if staging is not None else None
             edit.set_local(file.node, state, now_ns, staged=staged)
         file.is_changed = False
-        file.mtime_ns = 0
+        file.mtime_ns = file.ctime_ns = 0
         if file.is_cut:
             self.on_cut(file.node)
         return True

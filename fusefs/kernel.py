@@ -155,7 +155,9 @@ class Operations(pyfuse3.Operations):
         for inode, count in inode_list:
             if is_virtual(inode):
                 self._virtual(inode).inodes.forget(inode, count)
-            elif inode in self._known:
+                continue
+            self._volume.removed.forget(NodeId(inode))
+            if inode in self._known:
                 self._known[inode] -= count
                 if self._known[inode] <= 0:
                     del self._known[inode]
@@ -283,6 +285,7 @@ class Operations(pyfuse3.Operations):
             size=attr.st_size if fields.update_size else None,
             atime_ns=_bounded(attr.st_atime_ns) if fields.update_atime else None,
             mtime_ns=_bounded(attr.st_mtime_ns) if fields.update_mtime else None,
+            ctime_ns=_bounded(attr.st_ctime_ns) if fields.update_ctime else None,
         )
         handle = self._handles.get(fh) if fh is not None else None
         if setting.size is not None:
@@ -291,7 +294,7 @@ class Operations(pyfuse3.Operations):
             self._volume.set_attributes(NodeId(inode), setting, handle if isinstance(handle, Handle) else None)
             return self._entry(NodeId(inode))
         except NoSuchNode:
-            if setting != Setting(mtime_ns=setting.mtime_ns):
+            if setting != Setting(mtime_ns=setting.mtime_ns, ctime_ns=setting.ctime_ns):
                 raise
             # The kernel writes back the time of a file that was removed meanwhile, and does not look at the answer.
             # Were it refused, the next syncfs(2) of anybody would fail.
@@ -324,7 +327,9 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
-        return self._virtual(inode).xattrs(inode) if is_virtual(inode) else self._xattrs.names(NodeId(inode))
+        if is_virtual(inode):
+            return self._virtual(inode).xattrs(inode)
+        return self._xattrs.names(NodeId(inode), is_root=ctx.uid == 0)
 
     @_answers
     def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
@@ -448,6 +453,9 @@ class Operations(pyfuse3.Operations):
             return FileInfo(fh=self._keep(handle), keep_cache=True)
         is_truncating = bool(flags & os.O_TRUNC)
         handle = self._volume.open(NodeId(inode), is_writing=is_writing or is_truncating, is_truncating=is_truncating)
+        if is_truncating and ctx.uid != 0:
+            # Where it truncates by this and not by setattr, the kernel leaves it to us.
+            self._volume.drop_privileges(NodeId(inode))
         return self._opened(handle, flags)
 
     def _opened(self, handle: Handle, flags: int) -> FileInfo:

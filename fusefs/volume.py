@@ -16,7 +16,17 @@ from cache.errors import NoSuchNode
 from cache.pull import Difference, Effects
 from cache.syncs import Syncs
 from cache.tree import Child, Edit, LostEdit, Record, Tree
-from fusefs.attributes import Attributes, Caller, DiskRoom, Owner, Setting, blocks_of, file_mode, kind_of
+from fusefs.attributes import (
+    Attributes,
+    Caller,
+    DiskRoom,
+    Owner,
+    Setting,
+    blocks_of,
+    file_mode,
+    kind_of,
+    without_privileges,
+)
 from fusefs.errors import (
     Exists,
     Invalid,
@@ -32,6 +42,7 @@ from fusefs.errors import (
     TooManyNames,
 )
 from fusefs.handles import Handle, OpenFile, OpenFiles
+from fusefs.removed import Last, Removed
 from remote.protocol.ids import ROOT, NodeId, SpaceId
 from remote.protocol.nodes import (
     EMPTY,
@@ -45,7 +56,6 @@ from remote.protocol.nodes import (
 
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
-_REMOVED_KEPT: Final = 256
 NAMES_AT_ONCE: Final = 4_000
 """Names of a folder that are looked up in one turn of the loop: 2 ms."""
 _WRITING: Final = 0o222
@@ -82,8 +92,7 @@ class Volume:
         """Whether this user may change nothing in a space."""
         self.room: Callable[[], DiskRoom] = lambda: DiskRoom(0, 0)
         """What `df` is to show."""
-        # For programs that stand in them: the last ones, as nobody tells which.
-        self._removed_folders: dict[NodeId, NodeState] = {}
+        self.removed = Removed(tree)
 
     # Looking
 
@@ -136,14 +145,26 @@ class Volume:
             raise NoSuchNode(f"There is no node {node} here.")
         return record
 
+    def state(self, node: NodeId) -> NodeState:
+        """What a node is, or was when its last name went here; raises NoSuchNode."""
+        file = self.files.find(node)
+        if file is not None:
+            return self.files.state(file)
+        removed = self.removed.find(node)
+        if removed is not None:
+            return removed.state
+        state = self.record(node).local
+        assert state is not None
+        return state
+
     def attributes(self, node: NodeId) -> Attributes:
         """What stat(2) shows; raises NoSuchNode."""
         file = self.files.find(node)
         if file is not None:
             state, size = self.files.state(file), self.files.size(file)
             mtime_ns = file.mtime_ns or state.mtime_ns
-        elif (removed := self._removed_folder(node)) is not None:
-            state, size, mtime_ns = removed, 0, removed.mtime_ns
+        elif (removed := self.removed.find(node)) is not None:
+            state, size, mtime_ns = removed.state, removed.size, removed.state.mtime_ns
         else:
             record = self.record(node)
             assert record.local is not None
@@ -160,7 +181,7 @@ class Volume:
             blocks=blocks_of(self.files.held_about(node) if size else 0, size) if state.kind is Kind.FILE else 0,
             atime_ns=state.atime_ns,
             mtime_ns=mtime_ns,
-            ctime_ns=max(state.ctime_ns, file.mtime_ns if file is not None else 0),
+            ctime_ns=(file.ctime_ns if file is not None else 0) or state.ctime_ns,
             birth_ns=state.birth_ns,
         )
 
@@ -210,26 +231,17 @@ class Volume:
         if state.mounts:
             raise Mounted("This folder is shared with you. To have it no more: satchel leave.")
 
-    def _removed_folder(self, node: NodeId) -> NodeState | None:
-        """What a folder was when it was removed here; None when it was not, or is there again."""
-        if node not in self._removed_folders:
-            return None
-        record = self.tree.record(node)
-        if record is not None and record.local is not None:
-            self._removed_folders.pop(node, None)
-        return self._removed_folders.get(node)
-
     def _folder_links(self, node: NodeId) -> int:
         """Its name, its `.`, and the `..` of each folder in it; 1, which says nothing, while it is not listed."""
-        if self._removed_folder(node) is not None:
+        if self.removed.find(node) is not None:
             return 0
         record = self.tree.record(node)
         return 2 + self.tree.subfolders(node) if record is not None and record.is_listed else 1
 
     def target(self, node: NodeId) -> bytes:
         """Where a symlink points."""
-        state = self.record(node).local
-        if state is None or state.kind is not Kind.SYMLINK:
+        state = self.state(node)
+        if state.kind is not Kind.SYMLINK:
             raise Invalid("This is no symlink.")
         return state.target
 
@@ -433,17 +445,12 @@ class Volume:
         if names:
             edit.set_local(node, replace(state, names=names, ctime_ns=now_ns), now_ns)
             return
+        last = Last(replace(state, names=(), ctime_ns=now_ns), edit.get(node).size)
         if state.kind is Kind.FILE:
             self.files.prepare_to_orphan(node)
-            edit.on_kept.append(lambda: self.files.orphan(node, replace(state, ctime_ns=now_ns)))
-        elif state.kind is Kind.FOLDER:
-            edit.on_kept.append(lambda: self._note_removed_folder(node, replace(state, ctime_ns=now_ns)))
+            edit.on_kept.append(lambda: self.files.orphan(node, last.state))
+        edit.on_kept.append(lambda: self.removed.keep(node, last))
         edit.set_local(node, None, now_ns)
-
-    def _note_removed_folder(self, node: NodeId, state: NodeState) -> None:
-        self._removed_folders[node] = state
-        if len(self._removed_folders) > _REMOVED_KEPT:
-            del self._removed_folders[next(iter(self._removed_folders))]
 
     def after_removal(self) -> None:
         """To be called after an edit that took names."""
@@ -477,23 +484,44 @@ class Volume:
             if file.is_orphan:
                 return
             setting = Setting(mode=setting.mode, uid=setting.uid, gid=setting.gid, atime_ns=setting.atime_ns)
-        state = self.record(node).local
-        assert state is not None
+        state = self.state(node)
         changed = setting.applied_to(state)
-        if changed != state:
-            now_ns = time.time_ns()
+        is_as_wanted = replace(changed, ctime_ns=state.ctime_ns) == state
+        if changed == state or (is_as_wanted and not setting.is_written_back and not self.tree.is_dirty(node)):
+            # To give something to whom it belongs already is not worth a commit, whatever the kernel shows.
+            return
+        self.set_state(node, changed, ctime_ns=setting.ctime_ns)
+
+    def drop_privileges(self, node: NodeId) -> None:
+        """Somebody else than root changed the content of a file: it runs as nobody else any more."""
+        state = self.state(node)
+        mode = without_privileges(state.mode)
+        if mode != state.mode:
+            self.set_state(node, replace(state, mode=mode))
+
+    def set_state(self, node: NodeId, state: NodeState, *, ctime_ns: int | None = None) -> None:
+        """Gives a node other attributes, of which its ctime tells; also one whose last name is gone."""
+        now_ns = time.time_ns()
+        state = replace(state, ctime_ns=now_ns if ctime_ns is None else ctime_ns)
+        file = self.files.find(node)
+        if file is not None and file.is_orphan:
+            file.state = state
+        elif (removed := self.removed.find(node)) is not None:
+            self.removed.keep(node, Last(state, removed.size))
+        else:
             with self.tree.edit() as edit:
-                edit.set_local(node, replace(changed, ctime_ns=now_ns), now_ns)
+                edit.set_local(node, state, now_ns)
             self.wake()
 
     @staticmethod
     def _set_on_open_file(file: OpenFile, setting: Setting) -> None:
         if file.is_orphan:
-            file.state = replace(setting.applied_to(file.state), ctime_ns=time.time_ns())
+            file.state = replace(setting.applied_to(file.state), ctime_ns=setting.ctime_ns or time.time_ns())
             file.mtime_ns = setting.mtime_ns or file.mtime_ns
-        elif setting.mtime_ns is not None:
-            # Kept in memory until the flush that comes anyway: one edit for each written file, not two.
-            file.mtime_ns = setting.mtime_ns
+            return
+        # Kept in memory until the flush that comes anyway: one edit for each written file, not two.
+        file.mtime_ns = file.mtime_ns if setting.mtime_ns is None else setting.mtime_ns
+        file.ctime_ns = file.ctime_ns if setting.ctime_ns is None else setting.ctime_ns
 
     def _truncate(self, node: NodeId, size: int, file: OpenFile | None) -> None:
         state = self.files.state(file) if file is not None else self.record(node).local
@@ -503,6 +531,9 @@ class Volume:
                 if state and state.kind is Kind.FOLDER
                 else Invalid("Only files have a size that can be set.")
             )
+        if size == (self.files.size(file) if file is not None else self.record(node).size):
+            # Nothing to do, and no time to move: where one does, the kernel says so beside the size.
+            return
         handle = self.files.open(node, is_writing=True) if file is None else None
         target = handle.file if handle is not None else file
         assert target is not None

@@ -1,17 +1,17 @@
 """Extended attributes: those that programs give, and ours, which tell how a file stands."""
 
 import os
-import time
 from typing import Final
 
 from msgspec.structs import replace
 
-from fusefs.errors import NoAttribute, NoRoomForAttribute, NotPermitted, NotSupported
+from fusefs.errors import Invalid, NoAttribute, NoRoomForAttribute, NotPermitted, NotSupported
 from fusefs.volume import Volume
 from remote.protocol.ids import NodeId
-from remote.protocol.nodes import XATTR_NAME_MAX, XATTR_SIZE_MAX, XATTR_TOTAL_MAX, NodeState
+from remote.protocol.nodes import XATTR_NAME_MAX, XATTR_SIZE_MAX, XATTR_TOTAL_MAX
 
-_KEPT: Final = (b"user.", b"trusted.", b"security.")
+_TRUSTED: Final = b"trusted."
+_KEPT: Final = (b"user.", _TRUSTED, b"security.")
 
 
 class ExtendedAttributes:
@@ -24,54 +24,42 @@ class ExtendedAttributes:
         """The value of an extended attribute, ours included; None when there is no such attribute."""
         if name.startswith(b"user.satchel."):
             return self._own(node, name)
-        if name.startswith(b"system."):
-            raise NotSupported("Access control lists are not kept.")
-        return self._state(node).xattrs.get(name)
+        _check_name(name)
+        return self._volume.state(node).xattrs.get(name)
 
-    def names(self, node: NodeId) -> list[bytes]:
-        """Names of the attributes that programs gave; ours are not listed, so that copies do not carry them along."""
-        return sorted(self._state(node).xattrs)
+    def names(self, node: NodeId, *, is_root: bool) -> list[bytes]:
+        """Names of the attributes that programs gave; ours are not listed, so that copies do not carry them along.
+
+        Nor are those that only root can read, to others.
+        """
+        names = sorted(self._volume.state(node).xattrs)
+        return names if is_root else [name for name in names if not name.startswith(_TRUSTED)]
 
     def set(self, node: NodeId, name: bytes, value: bytes) -> None:
-        """Sets one; raises NotPermitted for ours, NotSupported for ACLs, NoRoomForAttribute."""
+        """Sets one; raises NotPermitted for ours, NotSupported for ACLs, Invalid, NoRoomForAttribute."""
         if name.startswith(b"user.satchel."):
             raise NotPermitted("These attributes tell how things are; they cannot be set.")
-        if not name.startswith(_KEPT):
-            raise NotSupported("Access control lists, and names of no kind that there is, are not kept.")
+        _check_name(name)
         self._volume.check_writable(node)
-        state = self._state(node)
+        state = self._volume.state(node)
         if len(name) > XATTR_NAME_MAX or len(value) > XATTR_SIZE_MAX:
             raise NoRoomForAttribute(f"An attribute has at most {XATTR_SIZE_MAX} bytes.")
         xattrs = {**state.xattrs, name: value}
         if sum(len(key) + len(item) for key, item in xattrs.items()) > XATTR_TOTAL_MAX:
             raise NoRoomForAttribute(f"All attributes of a node have at most {XATTR_TOTAL_MAX} bytes.")
-        self._put(node, state, xattrs)
+        self._volume.set_state(node, replace(state, xattrs=xattrs))
 
     def remove(self, node: NodeId, name: bytes) -> None:
-        """Removes one; raises NoAttribute, NotPermitted for ours."""
+        """Removes one; raises NoAttribute, NotPermitted for ours, NotSupported for ACLs, Invalid."""
         if name.startswith(b"user.satchel."):
             raise NotPermitted("These attributes tell how things are; they cannot be removed.")
+        _check_name(name)
         self._volume.check_writable(node)
-        state = self._state(node)
+        state = self._volume.state(node)
         if name not in state.xattrs:
             raise NoAttribute("There is no such attribute.")
-        self._put(node, state, {key: value for key, value in state.xattrs.items() if key != name})
-
-    def _put(self, node: NodeId, state: NodeState, xattrs: dict[bytes, bytes]) -> None:
-        file = self._volume.files.find(node)
-        now_ns = time.time_ns()
-        if file is not None and file.is_orphan:
-            file.state = replace(state, xattrs=xattrs, ctime_ns=now_ns)
-            return
-        with self._volume.tree.edit() as edit:
-            edit.set_local(node, replace(state, xattrs=xattrs, ctime_ns=now_ns), now_ns)
-        self._volume.wake()
-
-    def _state(self, node: NodeId) -> NodeState:
-        file = self._volume.files.find(node)
-        state = self._volume.files.state(file) if file is not None else self._volume.record(node).local
-        assert state is not None
-        return state
+        xattrs = {key: value for key, value in state.xattrs.items() if key != name}
+        self._volume.set_state(node, replace(state, xattrs=xattrs))
 
     def _own(self, node: NodeId, name: bytes) -> bytes | None:
         record = self._volume.record(node)
@@ -97,3 +85,10 @@ class ExtendedAttributes:
             case b"rev":
                 return b"%d" % record.rev
         return None
+
+
+def _check_name(name: bytes) -> None:
+    if not name.startswith(_KEPT):
+        raise NotSupported("Access control lists, and names of no kind that there is, are not kept.")
+    if name in _KEPT:
+        raise Invalid("A name is more than its kind.")

@@ -163,7 +163,10 @@ def test_setuid_and_setgid_end_with_a_write_and_a_chown_of_others(shared: Shared
     def cut() -> None:
         os.truncate(program, 10)
 
-    for act in (write, cut):
+    def empty() -> None:
+        os.close(os.open(program, os.O_WRONLY | os.O_TRUNC))
+
+    for act in (write, cut, empty):
         os.chmod(path, 0o6777)
         assert shared.as_user(BOB, BOB, act) == 0
         assert mode() == 0o777, act

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.mounted.posix.calls import LIBC, checked, fails
+from tests.mounted.posix.calls import LIBC, checked, fails, in_child
 
 pytestmark = pytest.mark.mounted
 
@@ -81,6 +81,13 @@ def test_what_is_not_there_and_what_cannot_be(file: Path) -> None:
             os.setxattr(path, name, ACL)
         with fails(errno.EOPNOTSUPP):
             os.getxattr(path, name)
+        with fails(errno.EOPNOTSUPP):
+            os.removexattr(path, name)
+    for act in (os.getxattr, os.removexattr):
+        with fails(errno.EOPNOTSUPP):
+            act(file, "nonsense")
+    with fails(errno.EINVAL):
+        os.setxattr(file, "user.", b"x")
     os.symlink("file", file.with_name("link"))
     with fails(errno.EPERM):
         os.setxattr(file.with_name("link"), "user.a", b"x", follow_symlinks=False)
@@ -99,6 +106,25 @@ def test_attributes_of_the_system_are_kept(file: Path) -> None:
     with open(file, "ab") as opened:
         opened.write(b"x")
     assert os.listxattr(file) == ["trusted.a"], "who changes a program takes its rights"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may set these")
+def test_who_cannot_read_an_attribute_does_not_see_its_name(device: Any) -> None:
+    drive = device("desk", mount=False).mount("-o", "allow_other").path
+    (drive / "file").touch()
+    for name in ("user.a", "trusted.a"):
+        os.setxattr(drive / "file", name, b"1")
+    os.chdir(drive)
+
+    def list_as_another() -> None:
+        os.setresuid(4711, 4711, 4711)
+        assert os.listxattr("file") == ["user.a"], "who copies attributes would fail at the others"
+
+    try:
+        assert in_child(list_as_another) == 0
+    finally:
+        os.chdir("/")
+    assert os.listxattr(drive / "file") == ["trusted.a", "user.a"]
 
 
 def test_attributes_go_with_the_node(device: Any) -> None:

@@ -93,6 +93,29 @@ def test_a_folder_that_was_removed_is_there_for_who_is_in_it(drive: Path) -> Non
         os.close(fd)
 
 
+def test_what_was_removed_is_there_for_who_holds_a_descriptor(drive: Path) -> None:
+    (drive / "file").write_bytes(b"content")
+    os.symlink("target", drive / "link")
+    os.mkfifo(drive / "pipe")
+    fds = {name: os.open(drive / name, os.O_PATH | os.O_NOFOLLOW) for name in ("file", "link")}
+    fds["pipe"] = os.open(drive / "pipe", os.O_RDWR)
+    for name in fds:
+        os.unlink(drive / name)
+    found = {name: os.fstat(fd) for name, fd in fds.items()}
+    assert {name: (state.st_nlink, state.st_size) for name, state in found.items()} == {
+        "file": (0, 7),
+        "link": (0, 6),
+        "pipe": (0, 0),
+    }
+    assert os.readlink(b"", dir_fd=fds["link"]) == b"target"
+    os.fchmod(fds["pipe"], 0o600)
+    os.utime(fds["pipe"], ns=(1, 2))
+    state = os.fstat(fds["pipe"])
+    assert (state.st_mode, state.st_mtime_ns) == (stat.S_IFIFO | 0o600, 2)
+    for fd in fds.values():
+        os.close(fd)
+
+
 def test_appends_of_two_programs_are_all_there(drive: Path) -> None:
     log = drive / "log"
 

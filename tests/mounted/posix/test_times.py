@@ -172,3 +172,34 @@ def test_a_write_within_the_tick_of_the_last_keeps_its_time(device: Any) -> None
     desk.wait()
     desk.remount()
     assert {path: path.stat().st_mtime_ns for path in paths} == shown
+
+
+def test_times_are_after_a_cold_mount_as_they_were_shown(device: Any) -> None:
+    """Of open files the kernel shows times of its own: git and backups take another ctime for a change."""
+    desk = device("desk")
+    (desk.path / "other").touch()
+    for what, act in (CHANGES_CONTENT | CHANGES_ELSE).items():
+        path = desk.path / what
+        path.write_bytes(b"content")
+        tick()
+        act(path)
+    shown = _times(desk.path)
+    desk.wait()
+    desk.remount()
+    assert _times(desk.path) == shown
+
+
+def test_a_file_cut_to_the_size_that_it_has_keeps_its_times(device: Any) -> None:
+    desk = device("desk")
+    (desk.path / "file").write_bytes(b"content")
+    tick()
+    os.truncate(desk.path / "file", 7)
+    shown = _times(desk.path)
+    desk.wait()
+    desk.remount()
+    assert _times(desk.path) == shown
+
+
+def _times(folder: Path) -> dict[str, tuple[int, int]]:
+    found = ((name, (folder / name).lstat()) for name in os.listdir(folder))
+    return {name: (state.st_mtime_ns, state.st_ctime_ns) for name, state in found}
