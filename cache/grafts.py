@@ -30,7 +30,7 @@ from cache.push import Push
 from cache.reader import Reader
 from cache.staging import Stagings
 from cache.sync import Sync
-from cache.tree import HOME, Tree
+from cache.tree import HOME, Edit, Table, Tree
 from cache.upload import Upload
 from remote.protocol.errors import NotFound, RemoteError
 from remote.protocol.ids import ROOT, NodeId, Rev, SpaceId
@@ -152,6 +152,14 @@ class Grafts:
         is_gone = any(gone.space == known.space for gone in self._gone)
         return self._is_mounted(known) and not is_gone and not rehoming.is_unfinished(self._tree, known.top)
 
+    def known(self) -> list[Known]:
+        """The shared spaces that were told of."""
+        return list(self._known.values())
+
+    def gone(self) -> list[Gone]:
+        """Those that are to be cleaned up."""
+        return list(self._gone)
+
     # For those who ask about a node
 
     def of(self, node: NodeId) -> Graft | None:
@@ -215,8 +223,7 @@ class Grafts:
                 await self._wanted.wait()
                 self._wanted = trio.Event()
                 try:
-                    await self._clean_up()
-                    await self._look()
+                    await self._clean_up_and_look()
                     failures = 0
                 except (RemoteError, CacheError, OSError) as error:
                     log.info("the list of spaces cannot be had now: %s", error)
@@ -229,6 +236,13 @@ class Grafts:
                     log.exception("keeping shared folders in step failed and goes on")
                     await trio.sleep(_AGAIN_SECONDS[1])
                     self._wanted.set()
+
+    async def _clean_up_and_look(self) -> None:
+        """Raises what failed of the one when the other is done as well."""
+        try:
+            await self._clean_up()
+        finally:
+            await self._look()
 
     async def _run_graft(self, graft: Graft) -> None:
         graft.ended = trio.Event()
@@ -253,7 +267,8 @@ class Grafts:
         for known in asked:
             # Of one whose folder is here, the home's journal says so.
             if known.space not in there and self._known.get(known.space) == known and self._is_unheard_of(known.top):
-                self._note_gone(known, None)
+                with self._tree.edit() as edit:
+                    self._note_gone(edit, known, None)
             elif self._shares().dirty.counts[known.space] and self._is_unheard_of(known.top):
                 # What is to be sent was known before it came into a folder that nobody looked into here.
                 await self._reach(known.top)
@@ -293,8 +308,13 @@ class Grafts:
 
     def _keep(self, known: Known) -> None:
         self._shares()
-        self._known[known.space] = known
-        self._tree.set_setting(_KNOWN, msgspec.msgpack.encode(list(self._known.values())))
+        with self._tree.edit() as edit:
+            self._remember(edit, {**self._known, known.space: known})
+
+    def _remember(self, edit: Edit, known: dict[SpaceId, Known]) -> None:
+        """These are the spaces that are known, when the edit is kept: no await until then."""
+        edit.change.put(Table.SETTINGS, self._tree.key_of(_KNOWN), msgspec.msgpack.encode(list(known.values())))
+        edit.on_kept.append(partial(setattr, self, "_known", known))
 
     def _begin(self, known: Known) -> None:
         graft = self._make(known)
@@ -445,8 +465,9 @@ class Grafts:
         await self._stop(known.space)
         ask = partial(self._common.service.nodes, self._common.home.space, as_of=as_of)
         part = Part(self._tree, known.space, known.top)
-        await rehoming.take_back(self._tree, self._common.mount.show, part, Rev(common + 1), ask, self.revoke)
-        self._forget(known.space)
+        forget = partial(self._forget, space=known.space)
+        show, rev = self._common.mount.show, Rev(common + 1)
+        await rehoming.take_back(self._tree, show, part, rev, ask, self.revoke, forget=forget)
 
     def _take_removals(self, top: NodeId) -> None:
         """What waits to be removed, as a program writes to it, waits no more: nobody can have its id in the space.
@@ -472,8 +493,8 @@ class Grafts:
         # What is being written and was removed elsewhere is kept as another file: to write on in this one is refused.
         nodes = part.all_nodes()
         self.revoke([one for one in nodes - told if self._is_written(one)])
-        await rehoming.unshare(self._tree, self._common.mount.show, part, nodes, versions, rev)
-        self._forget(space)
+        forget = partial(self._forget, space=space)
+        await rehoming.unshare(self._tree, self._common.mount.show, part, nodes, versions, rev, forget=forget)
 
     def _mounted_by(self, folder: NodeId) -> SpaceId:
         """The space that a folder mounts here; also when the news that it does waits for another's name."""
@@ -499,37 +520,41 @@ class Grafts:
         state = record.local or record.agreed
         assert state is not None
         known = self._known.get(space) or Known(space, top, _VIEWER)
-        self._note_gone(replace(known, top=top), state.names[0] if state.names else None)
         with self._tree.edit() as edit:
+            self._note_gone(edit, replace(known, top=top), state.names[0] if state.names else None)
             edit.forget_news(top)
             edit.drop(top)
         self._common.mount.show(
             Effects(frozenset(state.names if record.local is not None else ()), frozenset((top,)), frozenset())
         )
 
-    def _note_gone(self, known: Known, name: Name | None) -> None:
+    def _note_gone(self, edit: Edit, known: Known, name: Name | None) -> None:
         folder, called = (name.parent, name.name) if name is not None else (ROOT, known.name.encode())
-        self._gone.append(Gone(known.space, known.top, folder, called or b"shared"))
-        self._tree.set_setting(_GONE, msgspec.msgpack.encode(self._gone))
-        self._forget(known.space)
-        self._ask_for_list()
+        self._set_gone(edit, [*self._gone, Gone(known.space, known.top, folder, called or b"shared")])
+        self._forget(edit, known.space)
+        edit.on_kept.append(self._ask_for_list)
 
-    def _forget(self, space: SpaceId) -> None:
-        self._known.pop(space, None)
-        self._wake_waiting()
-        self._tree.set_setting(_KNOWN, msgspec.msgpack.encode(list(self._known.values())))
+    def _set_gone(self, edit: Edit, gone: list[Gone]) -> None:
+        edit.change.put(Table.SETTINGS, self._tree.key_of(_GONE), msgspec.msgpack.encode(gone))
+        edit.on_kept.append(partial(setattr, self, "_gone", gone))
+
+    def _forget(self, edit: Edit, space: SpaceId) -> None:
+        self._remember(edit, {one: known for one, known in self._known.items() if one != space})
+        edit.on_kept.append(self._wake_waiting)
 
     async def _clean_up(self) -> None:
         while self._gone:
             gone = self._gone[0]
+            # One at which this fails is tried again after the others.
+            self._gone = [*self._gone[1:], gone]
             await self._stop(gone.space)
             common = self._common
             leaving = Leaving(self._tree, common.stagings, common.chunks, common.mount.show, self.revoke)
             await leaving.clean_up(gone)
             await self.on_left()
             self._tell()
-            self._gone.pop(0)
-            self._tree.set_setting(_GONE, msgspec.msgpack.encode(self._gone))
+            with self._tree.edit() as edit:
+                self._set_gone(edit, [one for one in self._gone if one is not gone])
 
 
 async def _listed(_: NodeId) -> None:

@@ -77,7 +77,8 @@ class Leaving:
         chunks = [one for content in contents for one in self._below(content.entries, content.depth)]
         for ids in batches([one for one in dict.fromkeys(chunks) if one not in self.kept], _CHUNKS_AT_ONCE):
             await self.chunks.drop(ids)
-        drop_settings(self.tree, gone.space)
+        with self.tree.edit() as edit:
+            drop_settings(self.tree, edit, gone.space)
         log.info("space %d is not here any more: %d nodes are gone, %d files kept", gone.space, len(nodes), kept)
         return kept
 

@@ -107,7 +107,6 @@ class Part(Tree):
         self._whole = whole
         self._store: Store = whole.store
         self._records = whole._records
-        self.heirs = whole.heirs
         self.space = space
         self.top: Final = top
         if space != HOME:
@@ -167,6 +166,10 @@ class Part(Tree):
     def settle(self, edit: Edit, records: Mapping[NodeId, Record | None]) -> None:
         """See Tree."""
         self._whole.settle(edit, records)
+
+    def note_heir(self, node: NodeId, heir: NodeId) -> None:
+        """See Tree."""
+        self._whole.note_heir(node, heir)
 
     def lease(self, first: NodeId, count: int) -> None:
         """See Tree."""
@@ -333,12 +336,10 @@ def below(tree: Tree, top: NodeId) -> Iterator[NodeId]:
                     todo.append(node)
 
 
-def drop_settings(tree: Tree, space: SpaceId) -> None:
+def drop_settings(tree: Tree, edit: Edit, space: SpaceId) -> None:
     """Forgets what was kept of a space that is not mounted here any more."""
-    prefix = b"%x/" % space
-    with tree.store.change() as change:
-        for key, _ in tree.store.scan(Table.SETTINGS, prefix=prefix):
-            change.delete(Table.SETTINGS, key)
+    for key, _ in tree.store.scan(Table.SETTINGS, prefix=b"%x/" % space):
+        edit.change.delete(Table.SETTINGS, key)
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

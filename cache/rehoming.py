@@ -99,57 +99,54 @@ def is_unfinished(tree: Tree, top: NodeId) -> bool:
 
 
 async def unshare(
-    tree: Tree, show: Show, part: Part, nodes: Iterable[NodeId], versions: Sequence[NodeVersion], rev: Rev
+    tree: Tree,
+    show: Show,
+    part: Part,
+    nodes: Iterable[NodeId],
+    versions: Sequence[NodeVersion],
+    rev: Rev,
+    *,
+    forget: Callable[[Edit], None],
 ) -> None:
     """All nodes of a shared space become the home's, whose news of `rev` says what they are there.
 
-    What is gone there, and was edited here, is new in the home: nobody can have its id any more.
+    What is gone there, and was edited here, is new in the home: nobody can have its id any more. `forget`: what the
+    last edit does besides, with which the space is not known any more.
     """
     told = {version.node: version.state for version in versions if version.state is not None}
-    forget_unknown(tree, part)
     nodes = sorted(nodes)
     renewed = {node: tree.new_node() for node in nodes if node not in told and _is_edited(tree.record(node))}
-    for some in _in_turns(tree, nodes, renewed):
-        with tree.edit() as edit:
-            for node in some:
-                record = edit.record(node)
-                if record is None:
-                    continue
-                edit.forget_news(node)
-                if record.rev and node not in told and node not in renewed:
-                    edit.drop(node)
-                    continue
-                if node in renewed:
-                    _renew(edit, node, renewed, HOME)
-                    continue
-                local = _in_renewed(record.local, renewed)
-                # Mostly it is what it was: then there is no news of it.
-                is_news = record.is_dirty or local != told.get(node)
-                base = Rev(rev - is_news) if record.rev else Rev(0)
-                edit.put(node, replace(record, local=local, space=HOME, rev=base))
-            effects = effects_of(edit, is_event=True)
+
+    def become_the_homes(edit: Edit, node: NodeId, record: Record) -> None:
+        if record.rev and node not in told:
+            edit.drop(node)
+            return
+        local = _in_renewed(record.local, renewed)
+        # Mostly it is what it was: then there is no news of it.
+        is_news = record.is_dirty or local != told.get(node)
+        edit.put(node, replace(record, local=local, space=HOME, rev=Rev(rev - is_news) if record.rev else Rev(0)))
+
+    forget_unknown(tree, part)
+    for effects in _in_edits(tree, nodes, renewed, become_the_homes, is_event=True):
         show(effects)
         await trio.lowlevel.checkpoint()
-    _unmount(tree, part)
-
-
-def _unmount(tree: Tree, part: Part) -> None:
-    with tree.edit() as edit:
-        top = edit.record(part.top)
-        if top is not None:
-            edit.put(part.top, replace(top, local=_mounting(top.local, HOME), synced=_mounting(top.synced, HOME)))
-        # What was made meanwhile, in the folder itself.
-        for node in part.all_nodes():
-            edit.put(node, replace(edit.get(node), space=HOME))
-    drop_settings(tree, part.space)
+    _unmount(tree, part, forget)
 
 
 async def take_back(
-    tree: Tree, show: Show, part: Part, rev: Rev, ask: Ask, revoke: Callable[[Iterable[NodeId]], None]
+    tree: Tree,
+    show: Show,
+    part: Part,
+    rev: Rev,
+    ask: Ask,
+    revoke: Callable[[Iterable[NodeId]], None],
+    *,
+    forget: Callable[[Edit], None],
 ) -> None:
     """All of a shared space that the server does not have any more becomes the home's, to be set back from this rev.
 
     `ask` tells what the home has of nodes. What it never had gets another id: members made it with ids of their own.
+    `forget`: see `unshare`.
     """
     forget_unknown(tree, part)
     nodes = sorted(part.all_nodes())
@@ -159,7 +156,31 @@ async def take_back(
         unknown += [node for node, then in zip(some, answer.nodes, strict=True) if then is None]
     revoke(node for node in unknown if _has_rev(tree.record(node)))
     # No await from here to the first edit: who writes to one of these is refused from now on.
-    renewed = {node: tree.new_node() for node in unknown if _has_rev(tree.record(node))}
+    gone = {node for node in unknown if _has_rev(tree.record(node))}
+    renewed = {node: tree.new_node() for node in sorted(gone) if _is_shown(tree.record(node))}
+
+    def become_the_homes(edit: Edit, node: NodeId, record: Record) -> None:
+        if node in gone:
+            edit.drop(node)
+            return
+        local = _in_renewed(record.local, renewed)
+        edit.put(node, replace(record, local=local, space=HOME, rev=rev if record.rev else record.rev))
+
+    for effects in _in_edits(tree, nodes, renewed, become_the_homes, is_event=False):
+        show(effects)
+        await trio.lowlevel.checkpoint()
+    _unmount(tree, part, forget)
+
+
+def _in_edits(
+    tree: Tree,
+    nodes: Iterable[NodeId],
+    renewed: Mapping[NodeId, NodeId],
+    become_the_homes: Callable[[Edit, NodeId, Record], None],
+    *,
+    is_event: bool,
+) -> Iterator[Effects]:
+    """Nodes of a space become the home's, some at a time; what each edit shows differently."""
     for some in _in_turns(tree, nodes, renewed):
         with tree.edit() as edit:
             for node in some:
@@ -167,17 +188,24 @@ async def take_back(
                 if record is None:
                     continue
                 edit.forget_news(node)
-                if node in renewed and record.local is None:
-                    edit.drop(node)
-                elif node in renewed:
+                if node in renewed:
                     _renew(edit, node, renewed, HOME)
                 else:
-                    local = _in_renewed(record.local, renewed)
-                    edit.put(node, replace(record, local=local, space=HOME, rev=rev if record.rev else record.rev))
-            effects = effects_of(edit, is_event=False)
-        show(effects)
-        await trio.lowlevel.checkpoint()
-    _unmount(tree, part)
+                    become_the_homes(edit, node, record)
+            effects = effects_of(edit, is_event=is_event)
+        yield effects
+
+
+def _unmount(tree: Tree, part: Part, forget: Callable[[Edit], None]) -> None:
+    with tree.edit() as edit:
+        top = edit.record(part.top)
+        if top is not None:
+            edit.put(part.top, replace(top, local=_mounting(top.local, HOME), synced=_mounting(top.synced, HOME)))
+        # What was made meanwhile, in the folder itself.
+        for node in part.all_nodes():
+            edit.put(node, replace(edit.get(node), space=HOME))
+        drop_settings(tree, edit, part.space)
+        forget(edit)
 
 
 async def give_back(tree: Tree, part: Part, ask: Ask) -> None:
@@ -232,6 +260,10 @@ def _in_turns(tree: Tree, nodes: Iterable[NodeId], renewed: Mapping[NodeId, Node
 
 def _has_rev(record: Record | None) -> bool:
     return record is not None and bool(record.rev)
+
+
+def _is_shown(record: Record | None) -> bool:
+    return record is not None and record.local is not None
 
 
 def _is_edited(record: Record | None) -> bool:

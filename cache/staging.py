@@ -550,6 +550,10 @@ class Stagings:
         self._alive[staging_id] = staging
         return staging
 
+    def is_kept(self, staging_id: StagingId) -> bool:
+        """Whether a staging has a record, so that it is there after a restart."""
+        return self.store.has(self.records, staged.key_of(staging_id))
+
     def kept_size(self, staging_id: StagingId) -> int | None:
         """Bytes of content by the kept record, None when there is none."""
         value = self.store.get(self.records, staged.key_of(staging_id))

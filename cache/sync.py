@@ -13,7 +13,7 @@ import trio
 from cache.errors import CacheError, OpenHere
 from cache.pull import Pull
 from cache.push import AHEAD_NODES, ENOUGH_NODES, Push
-from cache.tree import Tree
+from cache.tree import Edit, Tree
 from remote.protocol.errors import BadRequest, NotAllowed, NotFound, NotSignedIn, RemoteError, Unreachable, Wiped
 from remote.protocol.ids import NodeId, Rev, SpaceId
 from remote.protocol.messages import Holding, PollAnswer
@@ -213,9 +213,9 @@ class Sync:
         lease = self._pull.lease
         lease.take(await self._pull.service.room(self._pull.home.space, lease.held(), wanted))
 
-    def hold_back(self, node: NodeId, sentence: str) -> None:
-        """Does not send this node as it is, until it is edited again: what is in it was not to be all."""
-        self._push.troubles.hold(node, sentence)
+    def hold_back(self, node: NodeId, sentence: str, edit: Edit) -> None:
+        """Does not send this node as the edit leaves it, until it is edited again: what is in it was not to be all."""
+        self._push.troubles.hold(node, sentence, edit)
 
     # The server's side
 

@@ -13,7 +13,7 @@ from cache.parts import Part
 from cache.pull import Pull
 from cache.push import Push
 from cache.sync import Standing, Stuck, Sync
-from cache.tree import HOME
+from cache.tree import HOME, Edit
 from cache.upload import Upload
 from remote.protocol.ids import ROOT, NodeId, SpaceId
 from remote.protocol.nodes import Kind
@@ -161,12 +161,13 @@ class Syncs:
         since = trio.current_time()
         for sync in self._concerned(node):
             sync.wake()
-        while True:
-            moved = self._moved
-            if await self._is_sent(self._tree.heir(node) if node is not None else None):
-                return
-            self.home.check_sign_in(since)
-            await moved.wait()
+        with self._tree.following():
+            while True:
+                moved = self._moved
+                if await self._is_sent(self._tree.heir(node) if node is not None else None):
+                    return
+                self.home.check_sign_in(since)
+                await moved.wait()
 
     async def _is_sent(self, node: NodeId | None) -> bool:
         if self._tree.is_all_sent():
@@ -190,6 +191,10 @@ class Syncs:
         Unreachable when the server is away for so long. Who asks after that is told at once, until it is back: a
         thousand files are not to wait a thousand times.
         """
+        with self._tree.following():
+            await self._deliver(node, away_seconds)
+
+    async def _deliver(self, node: NodeId, away_seconds: float) -> None:
         waiting = {node}
         record = self._tree.record(node)
         if record is not None and record.local is not None and record.local.kind is Kind.FOLDER:
@@ -229,9 +234,9 @@ class Syncs:
         """See Sync; for the home."""
         await self.home.ask_for_room(wanted)
 
-    def hold_back(self, node: NodeId, sentence: str) -> None:
+    def hold_back(self, node: NodeId, sentence: str, edit: Edit) -> None:
         """See Sync."""
-        self.of(node).hold_back(node, sentence)
+        self.of(node).hold_back(node, sentence, edit)
 
     def is_below(self, node: NodeId, top: NodeId) -> bool:
         """Whether the node is `top` or under it, here or in the agreed view."""

@@ -7,6 +7,7 @@ programs, `merge` judges, `pull` and `push` carry out. Used from the event loop'
 import enum
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, Protocol, Self
 
 import msgspec
@@ -501,7 +502,7 @@ class Edit:
 
     def succeed(self, node: NodeId, heir: NodeId) -> None:
         """What there was of a node goes on under another id, for those who wait for it (see Tree.heir)."""
-        self._tree.heirs[node] = heir
+        self.on_kept.append(lambda: self._tree.note_heir(node, heir))
 
     def differences(self) -> Iterator[tuple[NodeId, Record | None, Record | None]]:
         """Each node that was touched, with its record before and after."""
@@ -528,7 +529,9 @@ class Tree:
         """What the mount remembers of entries (of its own type): a listing goes when a name or record in it changes."""
         self.members: Members | None = None
         """Which nodes are of shared spaces, while there are any."""
-        self.heirs: dict[NodeId, NodeId] = {}
+        # Noted while somebody waits for nodes, and forgotten then.
+        self._heirs: dict[NodeId, NodeId] = {}
+        self._waiting = 0
         value = self.setting("sending")
         self.may_ignore = bool(store.count(Table.IGNORED))
         """Whether any node was ignored since the store was opened; spares looking in its table."""
@@ -547,10 +550,26 @@ class Tree:
         self.set_setting("sending", _encode(sorted(states)))
         self.sending = states
 
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """While this is entered, `heir` knows under which id a node goes on."""
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._heirs.clear()
+
+    def note_heir(self, node: NodeId, heir: NodeId) -> None:
+        """What there was of a node goes on under another id."""
+        if self._waiting:
+            self._heirs[node] = heir
+
     def heir(self, node: NodeId) -> NodeId:
         """The id under which a node goes on: another one if it changed its space, and nobody may have the old one."""
-        while node in self.heirs:
-            node = self.heirs[node]
+        while node in self._heirs:
+            node = self._heirs[node]
         return node
 
     def is_unknown_elsewhere(self, node: NodeId, record: Record) -> bool:

@@ -1,7 +1,8 @@
 """Troubles: what cannot be sent now, why, and when it is tried again."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
@@ -9,7 +10,8 @@ from typing import Final
 import msgspec
 import trio
 
-from cache.tree import Tree
+from cache.errors import DiskFull
+from cache.tree import Edit, Table, Tree
 from remote.protocol.errors import NotAllowed, QuotaExceeded, ServerFault
 from remote.protocol.ids import NodeId
 
@@ -51,6 +53,8 @@ class Troubles:
         self.nodes: dict[NodeId, Trouble] = {
             NodeId(node): _held(sentence, edited_ns) for node, (edited_ns, sentence) in held.items()
         }
+        # Whether the disk still has some that ended: they mean nothing there, as their nodes were edited or sent since.
+        self._is_stale = False
 
     def note(self, node: NodeId, error: Exception) -> None:
         """The node cannot be sent; each time in a row it is tried again later."""
@@ -58,10 +62,11 @@ class Troubles:
         sentence = str(error) or repr(error)
         self.nodes[node] = Trouble(sentence, tries, _later(tries), self._tree.edited_ns(node), error)
 
-    def hold(self, node: NodeId, sentence: str) -> None:
-        """The node is not to be sent as it is, also after a restart, until somebody edits it again."""
-        self.nodes[node] = _held(sentence, self._tree.edited_ns(node))
-        self._keep_held()
+    def hold(self, node: NodeId, sentence: str, edit: Edit) -> None:
+        """The node is not to be sent as this edit leaves it, also after a restart, until somebody edits it again."""
+        nodes = {**self.nodes, node: _held(sentence, edit.edited_ns(node))}
+        edit.change.put(Table.SETTINGS, self._tree.key_of(_HELD), _encoded(nodes))
+        edit.on_kept.append(lambda: self.nodes.update({node: nodes[node]}))
 
     def ask(self, nodes: Iterable[NodeId], sentence: str) -> None:
         """The server takes these when a person has said yes."""
@@ -97,15 +102,10 @@ class Troubles:
                 again_at = trio.current_time() + seconds
                 self.nodes[node] = Trouble(sentence, tries, again_at, self._tree.edited_ns(node))
 
-    def _keep_held(self) -> None:
-        held = {node: (each.edited_ns, each.sentence) for node, each in self.nodes.items() if each.is_held}
-        self._tree.set_setting(_HELD, msgspec.msgpack.encode(held))
-
     def end(self, node: NodeId) -> None:
         """The node was sent."""
         trouble = self.nodes.pop(node, None)
-        if trouble is not None and trouble.is_held:
-            self._keep_held()
+        self._is_stale = self._is_stale or (trouble is not None and trouble.is_held)
         self._refusals.pop(node, None)
 
     def end_lost(self, key: bytes) -> None:
@@ -116,6 +116,11 @@ class Troubles:
         """Troubles of nodes that are clean by now are over."""
         for node in [node for node in (*self.nodes, *self._refusals) if not self._tree.is_pending(node)]:
             self.end(node)
+        if self._is_stale:
+            # On a full disk, the next time.
+            with suppress(DiskFull):
+                self._tree.set_setting(_HELD, _encoded(self.nodes))
+                self._is_stale = False
 
     def holds_back(self, node: NodeId, now: float) -> bool:
         """Whether the node is not to be tried yet."""
@@ -158,6 +163,11 @@ class Troubles:
 
 def _held(sentence: str, edited_ns: int) -> Trouble:
     return Trouble(sentence, 0, math.inf, edited_ns, QuotaExceeded(sentence))
+
+
+def _encoded(nodes: Mapping[NodeId, Trouble]) -> bytes:
+    held = {node: (each.edited_ns, each.sentence) for node, each in nodes.items() if each.is_held}
+    return msgspec.msgpack.encode(held)
 
 
 def _node_of(key: bytes) -> NodeId:

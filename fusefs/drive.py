@@ -26,7 +26,7 @@ from cache.recovery import agree_on_sizes, recover
 from cache.staging import Stagings
 from cache.store import Store
 from cache.syncs import Syncs
-from cache.tree import Table, Tree
+from cache.tree import Edit, Table, Tree
 from cache.upload import Upload
 from fusefs.announcer import Announcer
 from fusefs.attributes import DiskRoom, Owner
@@ -249,11 +249,12 @@ class Drive:
             return DiskRoom(room.used + room.free, room.free)
         return DiskRoom(room.quota, max(0, min(room.free, left)))
 
-    def _hold_back(self, node: NodeId) -> None:
+    def _hold_back(self, node: NodeId, edit: Edit) -> None:
         self.sync.hold_back(
             node,
             "A write to it was refused, as the quota is used up: what there is of it stays here, and the server keeps "
             "what it had. Make room and write it again; or touch it, to send it as it is.",
+            edit,
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -21,7 +21,7 @@ from cache.eviction import Budget
 from cache.lease import Lease
 from cache.reader import Reader
 from cache.staging import Staging, StagingId, Stagings
-from cache.tree import HOME, Record, Tree
+from cache.tree import HOME, Edit, Record, Tree
 from fusefs.errors import Invalid, OverQuota, TooLarge
 from fusefs.quota import Quota
 from fusefs.siblings import Siblings
@@ -109,7 +109,7 @@ class OpenFiles:
         self.quota.lease.unflushed_bytes = self._unflushed_growth
         self.quotas: dict[SpaceId, Quota] = {}
         """Of shared spaces; they count for their owners."""
-        self.on_cut: Callable[[NodeId], None] = lambda _: None
+        self.on_cut: Callable[[NodeId, Edit], None] = lambda _node, _edit: None
         """Told of a file that was flushed although its last write was refused: it is not to be seen elsewhere."""
         self.is_online: Callable[[], bool] = lambda: True
         """Whether the server can be reached: then what was written is being sent, which makes room."""
@@ -264,6 +264,9 @@ class OpenFiles:
 
     def discard(self, staging: Staging) -> None:
         """Lets go of content that no name leads to any more; when the disk is full, with what is let go of next."""
+        if not self._stagings.is_kept(staging.id):
+            staging.remove()
+            return
         try:
             with self._tree.store.change() as change:
                 staging.discard(change)
@@ -594,10 +597,10 @@ class OpenFiles:
                 staging.flush(edit.change)
             staged = (staging.id, staging.size) if staging is not None else None
             edit.set_local(file.node, state, now_ns, staged=staged)
+            if file.is_cut:
+                self.on_cut(file.node, edit)
         file.is_changed = False
         file.mtime_ns = file.ctime_ns = 0
-        if file.is_cut:
-            self.on_cut(file.node)
         return True
 
     async def sync(self, file: OpenFile) -> None:

@@ -12,6 +12,7 @@ from cache.ignoring import FILE
 from cache.layer import Puts
 from cache.lives import Lives
 from cache.store import Store
+from cache.troubles import Troubles
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.messages import Life
 from tests.cache.test_tree import opened
@@ -127,5 +128,44 @@ def test_rules_that_could_not_be_kept_hold_from_then_on() -> None:
         await trio.sleep(1)
         await world.quiet()
         assert b"b.own" in world.names()
+
+    in_world(scene)
+
+
+def test_content_that_was_never_kept_is_gone_with_its_last_handle() -> None:
+    async def scene(world: World) -> None:
+        for data in (b"short", bytes(range(256)) * 1_000):
+            node = await make(world.one, b"a")
+            handle = await begin(world.one, node, data)
+            await world.one.volume.unlink(ROOT, b"a")
+            with full(world.one.state):
+                end(world.one, handle)
+            assert not world.one.stagings.total_bytes
+            assert not list((world.one.folder / "staging").iterdir())
+
+    in_world(scene)
+
+
+def test_what_is_not_to_be_sent_as_it_is_is_not_after_a_restart_either() -> None:
+    async def scene(world: World) -> None:
+        node = await make(world.one, b"a", b"before")
+        await world.quiet()
+        one = world.one
+        one.files.on_cut = lambda cut, edit: one.syncs.hold_back(cut, "The end of it is missing.", edit)
+        handle = await begin(one, node, b"half of it")
+        handle.file.is_cut = True
+        with full(one.state), pytest.raises(DiskFull):
+            one.volume.flush(handle.file)
+        end(one, handle)
+        await trio.sleep(10)
+        await one.kill()
+        await one.start(world.nursery)
+        await trio.sleep(10)
+        assert await world.two.content(node) == b"before"
+        await write(one, node, b"all of it")
+        await world.quiet()
+        assert await world.two.content(node) == b"all of it"
+        # Nor is anything said of it any more.
+        assert not Troubles(one.tree).nodes
 
     in_world(scene)

@@ -10,8 +10,9 @@ import trio.testing
 from msgspec.structs import replace
 
 from cache import rehoming
-from cache.errors import NoSuchNode
+from cache.errors import DiskFull, NoSuchNode
 from cache.grafts import VIEWER
+from cache.leaving import Gone, Leaving
 from cache.pull import Effects
 from cache.tree import Edit
 from fusefs.errors import Mounted, OtherSpace, ReadOnly
@@ -820,6 +821,62 @@ def test_a_removed_file_that_is_open_in_a_folder_which_is_taken_away_leaves_noth
         end(guest, handle)
         assert not guest.stagings.total_bytes
         assert not guest.tree.children(ROOT)
+
+    among_friends(scene)
+
+
+def test_a_folder_that_cannot_be_cleaned_up_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean_up = Leaving.clean_up
+    stuck: list[SpaceId] = []
+
+    async def clean_most_up(self: Leaving, gone: Gone) -> int:
+        if gone.space in stuck:
+            raise DiskFull("This disk is full.")
+        return await clean_up(self, gone)
+
+    monkeypatch.setattr("cache.leaving.Leaving.clean_up", clean_most_up)
+
+    async def scene(friends: Friends) -> None:
+        await shared_thesis(friends)
+        stuck.append(friends.space)
+        friends.revoke()
+        await trio.sleep(10)
+        poems = await make_folder(friends.one, b"poems")
+        await make(friends.one, b"poem", b"Tiger, tiger", poems)
+        await friends.quiet(friends.one)
+        friends.share(poems)
+        friends.accept()
+        await trio.sleep(60)
+        # The list of spaces is taken in all the same.
+        assert await friends.guest.content(await at(friends.guest, "poems/poem")) == b"Tiger, tiger"
+        friends.revoke()
+        await trio.sleep(60)
+        assert [gone.space for gone in friends.guest.grafts.gone()] == stuck
+        stuck.clear()
+        await trio.sleep(60)
+        assert not friends.guest.grafts.gone()
+        assert {record.space for _, record in friends.guest.records()} == {0}
+
+    among_friends(scene)
+
+
+def test_a_folder_that_is_left_while_the_disk_is_full_is_left_when_there_is_room() -> None:
+    async def scene(friends: Friends) -> None:
+        await shared_thesis(friends)
+        guest = friends.guest
+        handle = await begin(guest, await at(guest, "thesis/intro"), b"being written")
+        guest.fill(1.0)
+        friends.revoke()
+        await trio.sleep(60)
+        # It is there as it was, also for a restart.
+        assert not guest.grafts.gone()
+        assert [one.space for one in guest.grafts.known()] == [friends.space]
+        guest.fill(0)
+        await trio.sleep(60)
+        assert not guest.grafts.known()
+        assert not guest.grafts.gone()
+        assert await guest.content(await at(guest, "thesis (unsent)/intro")) == b"being written"
+        end(guest, handle)
 
     among_friends(scene)
 

@@ -552,7 +552,8 @@ def test_a_folder_removed_elsewhere_does_not_come_back_before_what_it_lives_for_
         await world.quiet()
         world.two.wire.set_up(False)
         node = await make(world.two, b"f", b"not to be sent as it is", folder)
-        world.two.syncs.hold_back(node, "half of it")
+        with world.two.tree.edit() as edit:
+            world.two.syncs.hold_back(node, "half of it", edit)
         await world.one.volume.rmdir(ROOT, b"d")
         await quiet(world.one)
         world.two.wire.set_up(True)

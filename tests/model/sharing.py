@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import trio
 from msgspec.structs import replace
 
+from cache.grafts import Known
+from cache.leaving import Gone
 from remote.protocol.errors import BadRequest, NotAllowed, RemoteError
 from remote.protocol.ids import ROOT, DeviceId, NodeId, SpaceId
 from remote.protocol.nodes import Kind, Name, NodeState
@@ -39,6 +42,9 @@ BEGINNING = ["create", "create", "mkdir", "mkdir", "symlink", "link"]
 GROUPS = ["gather", "gather", "scatter", "disband", "admit", "admit", "admit", "dismiss", "accept", "accept"]
 GROUPS_FROM = 3_101
 """Plays of lesser seeds have no groups, as they had none when they failed."""
+FULL = ["full", "full"]
+FULL_FROM = 10_000
+"""Disks of lesser seeds are never full."""
 SHARING = ["share", "share", "share", "accept", "accept", "leave", "revoke", "permit", "end", "transfer"]
 WORLD = ["wait", "wait", "wait", "wait", "offline", "online", "online", "look", "pause", "hold", "hold", "release"]
 WEATHER = ["weather", "kill", "kill", "restart", "crash"]
@@ -145,7 +151,12 @@ class SharingPlay(Play):
         """See Doing."""
 
     def _check_states(self, device: Device) -> None:
-        """See Play."""
+        """What is known of shared folders is what a restart would find."""
+        grafts = device.grafts
+        for name, kind, here in (("spaces", Known, grafts.known()), ("gone", Gone, grafts.gone())):
+            value = device.tree.setting(name)
+            kept = msgspec.msgpack.decode(value, type=list[kind]) if value else []  # type: ignore[valid-type]
+            assert sorted(map(str, here)) == sorted(map(str, kept)), f"device {device.number}: {name}"
 
     def _has_come(self, node: NodeId) -> bool:
         """See Doing."""
@@ -154,8 +165,9 @@ class SharingPlay(Play):
     # What must be true
 
     async def settle(self) -> None:
-        """Everybody comes online, may write, and does what is left to do."""
+        """Everybody comes online, may write, has room on the disk, and does what is left to do."""
         for device in self.devices:
+            device.fill(0)
             device.wire.calm()
         for device, handle, data in list(self.held):
             await self._let_go(device, handle, data)
@@ -247,7 +259,7 @@ def sharing_play(seed: int) -> None:
     rng = random.Random(seed)
     devices = rng.choice((2, 3, 3, 4))
     sharing = SHARING * rng.choice((1, 2)) + (GROUPS if seed >= GROUPS_FROM else [])
-    verbs = EDITS + sharing + WORLD + (WEATHER if rng.random() < 0.7 else [])
+    verbs = EDITS + sharing + WORLD + (WEATHER if rng.random() < 0.7 else []) + (FULL if seed >= FULL_FROM else [])
 
     def some(verbs: list[str], count: int) -> list[Step]:
         return [
