@@ -13,6 +13,7 @@ from cache.layer import Puts
 from cache.lives import Lives
 from cache.store import Store
 from cache.troubles import Troubles
+from fusefs.volume import Setting
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.messages import Life
 from tests.cache.test_tree import opened
@@ -76,6 +77,29 @@ def test_a_file_whose_removal_failed_keeps_what_is_written_to_it_while_it_is_ope
         end(world.one, handle)
         await world.quiet()
         assert await world.two.content(node) == b"written"
+
+    in_world(scene)
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_truncate_that_failed_is_done_when_there_is_room(is_open: bool) -> None:
+    async def scene(world: World) -> None:
+        one = world.one
+        node = await make(one, b"a", b"before")
+        await world.quiet()
+        handle = one.volume.open(node, is_writing=True, is_truncating=False) if is_open else None
+        one.fill(1.0)
+        if handle is None:
+            with pytest.raises(DiskFull):
+                one.volume.set_attributes(node, Setting(size=3), None)
+        else:
+            one.volume.set_attributes(node, Setting(size=3), handle)
+            with pytest.raises(DiskFull):
+                one.volume.close(handle)
+        one.fill(0)
+        await trio.sleep(2)
+        await world.quiet()
+        assert await world.two.content(node) == b"bef"
 
     in_world(scene)
 
