@@ -2,8 +2,9 @@
 
 from msgspec.structs import replace
 
+from cache.edit import Edit
 from cache.merge import touched
-from cache.tree import Edit, Record
+from cache.records import Record
 from remote.protocol.ids import NodeId, Rev
 from remote.protocol.nodes import NodeState, NodeVersion
 

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from cache import rehoming
 from cache.ahead import Ahead
 from cache.chunks import Chunks
+from cache.edit import Edit
 from cache.errors import CacheError
 from cache.grafted import Grafted
 from cache.ignoring import Ignoring
@@ -28,9 +29,10 @@ from cache.polls import Polls
 from cache.pull import Clock, Effects, Home, Mount, Pull, effects_of
 from cache.push import Push
 from cache.reader import Reader
+from cache.records import HOME, Table
 from cache.staging import Stagings
 from cache.sync import Sync
-from cache.tree import HOME, Edit, Table, Tree
+from cache.tree import Tree
 from cache.upload import Upload
 from remote.protocol.errors import NotFound, RemoteError
 from remote.protocol.ids import ROOT, NodeId, Rev, SpaceId

@@ -19,8 +19,9 @@ from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 from cache.errors import CacheError
 from cache.merge import ASIDE
 from cache.reader import Reader
+from cache.records import Record, Table
 from cache.staging import StagingId, Stagings
-from cache.tree import Record, Table, Tree
+from cache.tree import Tree
 from remote.protocol.ids import ROOT, NodeId
 from remote.protocol.nodes import EMPTY, Kind, Manifest, Name
 

@@ -13,7 +13,8 @@ import msgspec
 from msgspec.structs import replace
 
 from cache.errors import DiskFull
-from cache.tree import Record, Tree
+from cache.records import Record
+from cache.tree import Tree
 from remote.protocol.ids import NodeId
 from remote.protocol.messages import Holding, Room
 

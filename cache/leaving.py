@@ -17,12 +17,14 @@ import trio
 from msgspec.structs import replace
 
 from cache.chunks import Chunks
+from cache.edit import Edit
 from cache.merge import free_name, labelled
 from cache.parts import Part, batches, drop_settings
 from cache.pull import Effects, effects_of
+from cache.records import HOME, LostEdit, Record
 from cache.rehoming import forget_unknown, unsent
 from cache.staging import StagingId, Stagings
-from cache.tree import HOME, Edit, LostEdit, Record, Tree
+from cache.tree import Tree
 from remote.protocol.errors import ChunkDamaged
 from remote.protocol.ids import ROOT, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.manifests import decode_leaf

@@ -11,7 +11,8 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from cache.tree import Record, Tree
+from cache.records import Record
+from cache.tree import Tree
 from remote.protocol.ids import Rev
 from remote.protocol.messages import Life
 from remote.protocol.nodes import NodeState

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from cache.errors import Contradiction
-from cache.tree import HOME, Record
+from cache.records import HOME, Record
 from remote.protocol.ids import NodeId
 from remote.protocol.nodes import NAME_MAX, Kind, Name, NodeState, NodeVersion
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
+from cache.edit import Edit
 from cache.merge import ASIDE, free_name, labelled, settle
-from cache.tree import Edit, LostEdit, Record
+from cache.records import LostEdit, Record
 from remote.protocol.ids import ROOT, NodeId
 from remote.protocol.nodes import Kind, Name, NodeState, NodeVersion
 

@@ -12,8 +12,10 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from cache.edit import Edit
+from cache.records import HOME, LostEdit, Record, Table, sending_of
 from cache.store import Store
-from cache.tree import HOME, Edit, LostEdit, Record, Table, Tree, sending_of
+from cache.tree import Tree
 from remote.protocol.ids import ROOT, NodeId, SpaceId
 from remote.protocol.nodes import Kind, NodeState, NodeVersion
 

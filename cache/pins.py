@@ -17,7 +17,8 @@ import trio
 
 from cache.errors import CacheError
 from cache.reader import Reader
-from cache.tree import Table, Tree, name_key, node_key
+from cache.records import Table, name_key, node_key
+from cache.tree import Tree
 from remote.protocol.errors import RemoteError
 from remote.protocol.ids import ROOT, ChunkId, NodeId
 from remote.protocol.nodes import Entry, Kind, Manifest, Name, NodeState

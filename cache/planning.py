@@ -11,7 +11,8 @@ from cache import merge
 from cache.ignoring import Ignoring
 from cache.preparing import SMALL_BYTES, SMALL_FILES, Preparing
 from cache.pull import Mount, effects_of
-from cache.tree import Record, Tree
+from cache.records import Record
+from cache.tree import Tree
 from cache.troubles import Troubles
 from cache.upload import SMALL_FILE_MAX
 from remote.protocol.ids import NodeId

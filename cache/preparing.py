@@ -13,8 +13,9 @@ import trio
 
 from cache.errors import CacheError, ContentDamaged
 from cache.prepared import Prepared
+from cache.records import LostEdit, Record
 from cache.staging import Staging, StagingId, Stagings
-from cache.tree import LostEdit, Record, Tree
+from cache.tree import Tree
 from cache.troubles import Troubles
 from cache.upload import SMALL_FILE_MAX, Upload
 from remote.protocol.errors import Busy, NotAllowed, NotFound, NotSignedIn, RemoteError, ServerFault, Unreachable

@@ -16,11 +16,13 @@ import trio
 from msgspec.structs import replace
 
 from cache import answered, news
+from cache.edit import Edit
 from cache.errors import NoSuchNode
 from cache.lease import Lease
 from cache.lives import Lives, set_back
+from cache.records import Record
 from cache.staging import Staging
-from cache.tree import Edit, Record, Tree
+from cache.tree import Tree
 from remote.protocol.errors import CursorTooOld, NotFound
 from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import FolderListing, FolderQuery, JournalCommit, Space

@@ -19,9 +19,10 @@ from cache.planning import Planner
 from cache.prepared import Prepared
 from cache.preparing import ITS_FAULT, NOT_ITS_FAULT, Preparing
 from cache.pull import Pull
+from cache.records import LostEdit, Record, Table
 from cache.resending import ContentLost, Resending
 from cache.staging import Stagings
-from cache.tree import LostEdit, Record, Table, Tree
+from cache.tree import Tree
 from cache.troubles import Troubles
 from cache.upload import Upload
 from remote.protocol.errors import ChunkMissing, CursorTooOld, NotAllowed, RemoteError, ServerFault

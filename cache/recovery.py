@@ -9,8 +9,9 @@ import logging
 from msgspec.structs import replace
 
 from cache.errors import ContentDamaged
+from cache.records import LostEdit
 from cache.staging import StagingId, Stagings
-from cache.tree import LostEdit, Tree
+from cache.tree import Tree
 from remote.protocol.ids import NodeId
 
 log = logging.getLogger(__name__)

@@ -11,11 +11,13 @@ from typing import Final
 import trio
 from msgspec.structs import replace
 
+from cache.edit import Edit
 from cache.lives import set_back
 from cache.merge import free_name
 from cache.parts import Part, batches, below, drop_settings, is_folder
 from cache.pull import Effects, effects_of
-from cache.tree import HOME, Edit, Record, Table, Tree
+from cache.records import HOME, Record, Table
+from cache.tree import Tree
 from remote.protocol.ids import NodeId, Rev, SpaceId
 from remote.protocol.messages import Nodes
 from remote.protocol.nodes import Name, NodeState, NodeVersion

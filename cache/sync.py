@@ -10,10 +10,11 @@ from typing import Final
 
 import trio
 
+from cache.edit import Edit
 from cache.errors import CacheError, OpenHere
 from cache.pull import Pull
 from cache.push import AHEAD_NODES, ENOUGH_NODES, Push
-from cache.tree import Edit, Tree
+from cache.tree import Tree
 from remote.protocol.errors import BadRequest, NotAllowed, NotFound, NotSignedIn, RemoteError, Unreachable, Wiped
 from remote.protocol.ids import NodeId, Rev, SpaceId
 from remote.protocol.messages import Holding, PollAnswer

@@ -7,13 +7,14 @@ from typing import Final
 
 import trio
 
+from cache.edit import Edit
 from cache.grafts import Common, Graft, Grafts
 from cache.lease import Lease
 from cache.parts import Part
 from cache.pull import Pull
 from cache.push import Push
+from cache.records import HOME
 from cache.sync import Standing, Stuck, Sync
-from cache.tree import HOME, Edit
 from cache.upload import Upload
 from remote.protocol.ids import ROOT, NodeId, SpaceId
 from remote.protocol.nodes import Kind

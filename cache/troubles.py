@@ -10,8 +10,10 @@ from typing import Final
 import msgspec
 import trio
 
+from cache.edit import Edit
 from cache.errors import DiskFull
-from cache.tree import Edit, Table, Tree
+from cache.records import Table
+from cache.tree import Tree
 from remote.protocol.errors import NotAllowed, QuotaExceeded, ServerFault
 from remote.protocol.ids import NodeId
 

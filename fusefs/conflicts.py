@@ -9,8 +9,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from cache.merge import cut, free_name, labelled
+from cache.records import LostEdit
 from cache.staging import StagingId, Stagings
-from cache.tree import LostEdit
 from fusefs import moments
 from fusefs.errors import Invalid, NoEntry
 from fusefs.lookback import Lookback

@@ -24,8 +24,9 @@ import trio
 
 from cache.chunks import open_store
 from cache.errors import CacheError, StoreInUse
+from cache.records import STATE_TABLES
 from cache.store import Store
-from cache.tree import STATE_TABLES, Tree
+from cache.tree import Tree
 from fusefs import kernel, logs, mounts
 from fusefs.clearing import clear
 from fusefs.control import Exit, Refused

@@ -10,6 +10,7 @@ import trio
 
 from cache.ahead import Ahead
 from cache.chunks import Chunks
+from cache.edit import Edit
 from cache.errors import CacheError, DiskFull, OpenHere
 from cache.eviction import Budget
 from cache.grafts import Common, Graft
@@ -22,11 +23,12 @@ from cache.polls import Polls
 from cache.pull import Clock, Effects, Home
 from cache.push import Push
 from cache.reader import Reader
+from cache.records import Table
 from cache.recovery import agree_on_sizes, recover
 from cache.staging import Stagings
 from cache.store import Store
 from cache.syncs import Syncs
-from cache.tree import Edit, Table, Tree
+from cache.tree import Tree
 from cache.upload import Upload
 from fusefs.announcer import Announcer
 from fusefs.attributes import DiskRoom, Owner

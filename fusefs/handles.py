@@ -16,12 +16,14 @@ from msgspec.structs import replace
 
 from cache.ahead import Ahead
 from cache.cursor import Cursor
+from cache.edit import Edit
 from cache.errors import ContentDamaged, DiskFull, NoSuchNode
 from cache.eviction import Budget
 from cache.lease import Lease
 from cache.reader import Reader
+from cache.records import HOME, Record
 from cache.staging import Staging, StagingId, Stagings
-from cache.tree import HOME, Edit, Record, Tree
+from cache.tree import Tree
 from fusefs.errors import Invalid, OverQuota, TooLarge
 from fusefs.quota import Quota
 from fusefs.siblings import Siblings

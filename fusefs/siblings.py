@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from cache.reader import PREFETCH_COUNT, Reader
-from cache.tree import Child, Tree
+from cache.records import Child
+from cache.tree import Tree
 from remote.protocol.ids import ROOT, NodeId
 from remote.protocol.nodes import Entry, Kind, Name, NodeState
 

@@ -10,7 +10,7 @@ import trio
 
 from cache.grafts import Graft
 from cache.merge import is_touch
-from cache.tree import Record
+from cache.records import Record
 from fusefs.drive import Drive
 from fusefs.guard_verbs import Waiting
 from fusefs.settings import Account

@@ -12,10 +12,12 @@ from typing import Final
 import trio
 from msgspec.structs import replace
 
+from cache.edit import Edit
 from cache.errors import NoSuchNode
 from cache.pull import Difference, Effects
+from cache.records import Child, LostEdit, Record
 from cache.syncs import Syncs
-from cache.tree import Child, Edit, LostEdit, Record, Tree
+from cache.tree import Tree
 from fusefs.attributes import (
     Attributes,
     Caller,

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
+from cache.records import LostEdit, Record
 from cache.staging import Staging, Stagings
-from cache.tree import LostEdit, Record
 from fusefs.backup import disk
 from fusefs.backup.disk import Extras, Look
 from fusefs.backup.entries import Entries, Entry, FolderId, Place

@@ -8,8 +8,8 @@ from typing import Final, NamedTuple, NewType
 
 import msgspec
 
+from cache.records import Table
 from cache.store import Change, Store
-from cache.tree import Table
 from remote.protocol.ids import NodeId
 from remote.protocol.nodes import Kind
 

@@ -11,8 +11,9 @@ from functools import partial
 import trio
 
 from cache.errors import CacheError, StoreInUse
+from cache.records import STATE_TABLES
 from cache.store import Store
-from cache.tree import STATE_TABLES, Tree
+from cache.tree import Tree
 from fusefs.clearing import clear
 from fusefs.cli.asking import daemon, places
 from fusefs.control import Exit, Refused

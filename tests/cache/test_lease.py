@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from cache.lease import Lease
+from cache.records import STATE_TABLES
 from cache.store import Store
-from cache.tree import STATE_TABLES, Tree
+from cache.tree import Tree
 from remote.protocol.ids import Rev
 from remote.protocol.messages import Holding, Room
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from cache.errors import Contradiction
 from cache.merge import Settled, first_batch, free_name, settle, touched, units
-from cache.tree import Record
+from cache.records import Record
 from remote.protocol.ids import ROOT, ChunkId, NodeId, Rev
 from remote.protocol.nodes import EMPTY, Entry, Kind, Manifest, Name, NodeState, NodeVersion
 

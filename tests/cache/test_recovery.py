@@ -6,10 +6,11 @@ import pytest
 import trio
 from msgspec.structs import replace
 
+from cache.records import STATE_TABLES, Record, Table
 from cache.recovery import agree_on_sizes, recover
 from cache.staging import StagingId, Stagings
 from cache.store import Store
-from cache.tree import STATE_TABLES, Record, Table, Tree
+from cache.tree import Tree
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.nodes import Kind, Manifest, Name, NodeState
 

@@ -8,7 +8,7 @@ import trio
 
 from cache.errors import ContentUnavailable
 from cache.lives import Lives
-from cache.tree import LostEdit
+from cache.records import LostEdit
 from remote.protocol.ids import ROOT, Rev
 from remote.protocol.messages import Life
 from tests.model.device import Device

@@ -10,11 +10,11 @@ import trio.testing
 from msgspec.structs import replace
 
 from cache import rehoming
+from cache.edit import Edit
 from cache.errors import DiskFull, NoSuchNode
 from cache.grafts import VIEWER
 from cache.leaving import Gone, Leaving
 from cache.pull import Effects
-from cache.tree import Edit
 from fusefs.errors import Mounted, OtherSpace, ReadOnly
 from remote.protocol.errors import Unreachable
 from remote.protocol.ids import ROOT, DeviceId, NodeId, SpaceId

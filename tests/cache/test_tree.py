@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from cache.errors import NoIdsLeft
+from cache.records import STATE_TABLES, LostEdit, Record, Table
 from cache.store import Store
-from cache.tree import STATE_TABLES, LostEdit, Record, Table, Tree
+from cache.tree import Tree
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.nodes import EMPTY, Kind, Name, NodeState, NodeVersion
 from tests.cache.kills import abandon

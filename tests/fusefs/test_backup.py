@@ -22,9 +22,10 @@ from msgspec.structs import replace
 from cache.chunks import Chunks, open_store
 from cache.eviction import Budget
 from cache.ignoring import Ignoring
+from cache.records import STATE_TABLES, Table
 from cache.staging import Staging, StagingId, Stagings
 from cache.store import Store
-from cache.tree import STATE_TABLES, Table, Tree
+from cache.tree import Tree
 from fusefs.backup.backup import Backup, Chosen
 from fusefs.backup.backups import Backups
 from fusefs.backup.copying import Copying

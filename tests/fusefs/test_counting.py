@@ -6,8 +6,9 @@ import pytest
 import trio
 
 from cache.reader import Counters
+from cache.records import STATE_TABLES
 from cache.store import Store
-from cache.tree import STATE_TABLES, Tree
+from cache.tree import Tree
 from fusefs import counting
 from fusefs.cli.standing import _shown
 from fusefs.counting import TURN_MS, Counting

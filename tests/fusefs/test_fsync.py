@@ -11,10 +11,11 @@ from msgspec.structs import replace
 
 from cache.chunks import Chunks, open_store
 from cache.eviction import Budget
+from cache.records import STATE_TABLES, Table
 from cache.recovery import recover
 from cache.staging import StagingId, Stagings
 from cache.store import Store
-from cache.tree import STATE_TABLES, Table, Tree
+from cache.tree import Tree
 from fusefs.attributes import Caller
 from fusefs.handles import OpenFiles
 from fusefs.volume import Volume

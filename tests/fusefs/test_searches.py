@@ -7,8 +7,9 @@ import pytest
 import trio
 import trio.testing
 
+from cache.records import STATE_TABLES
 from cache.store import Store
-from cache.tree import STATE_TABLES, Tree
+from cache.tree import Tree
 from fusefs.errors import NoEntry
 from fusefs.searches import REMEMBERED_MAX, Searches
 from remote.protocol.ids import NodeId, SpaceId

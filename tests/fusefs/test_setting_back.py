@@ -11,10 +11,11 @@ from msgspec.structs import replace
 from cache.chunks import Chunks, open_store
 from cache.errors import DiskFull
 from cache.eviction import Budget
+from cache.records import STATE_TABLES, Record, Table
 from cache.staging import StagingId, Stagings
 from cache.store import Store
 from cache.syncs import Syncs
-from cache.tree import STATE_TABLES, Record, Table, Tree
+from cache.tree import Tree
 from fusefs.conflicts import Conflicts, beside
 from fusefs.errors import NameTooLong, NotSent
 from fusefs.handles import OpenFiles

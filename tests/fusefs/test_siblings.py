@@ -7,8 +7,9 @@ from typing import cast
 import pytest
 
 from cache.reader import Reader
+from cache.records import STATE_TABLES, Record
 from cache.store import Store
-from cache.tree import STATE_TABLES, Record, Tree
+from cache.tree import Tree
 from fusefs.siblings import Siblings
 from remote.protocol.ids import ROOT, ChunkId, NodeId, Rev
 from remote.protocol.nodes import Entry, Kind, Manifest, Name, NodeState

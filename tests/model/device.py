@@ -28,10 +28,11 @@ from cache.polls import Polls
 from cache.pull import Clock, Effects, Home
 from cache.push import Push
 from cache.reader import Reader
+from cache.records import STATE_TABLES, Table
 from cache.staging import Stagings
 from cache.store import Store
 from cache.syncs import Syncs
-from cache.tree import STATE_TABLES, Table, Tree
+from cache.tree import Tree
 from fusefs import conflicts
 from fusefs.face import Face
 from fusefs.handles import OpenFiles
