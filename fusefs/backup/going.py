@@ -4,6 +4,7 @@ Nothing goes when all of it is gone at once: then the folder is another one, or 
 """
 
 import os
+import shlex
 from functools import partial
 from typing import Final
 
@@ -85,7 +86,7 @@ class Going:
         if is_something and not is_confirmed:
             raise Vanished(
                 f"{os.fsdecode(self._backup.folder)} has nothing of what it had. Is its disk mounted? If all of it is "
-                f"to go from the drive, too: satchel backup now --yes {os.fsdecode(self._backup.folder)}"
+                f"to go from the drive, too: satchel backup now --yes {shlex.quote(os.fsdecode(self._backup.folder))}"
             )
 
     async def remove(self, place: Place, entry: Entry) -> None:

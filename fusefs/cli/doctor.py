@@ -15,7 +15,7 @@ from typing import Final
 
 from fusefs import mounts
 from fusefs.cli.asking import daemon, places
-from fusefs.cli.showing import shown
+from fusefs.cli.showing import shown, word
 from fusefs.control import Exit, Refused
 from fusefs.mounts import Pulse
 from fusefs.settings import Account, Choices, Places, SettingsError, load_account, load_choices
@@ -201,12 +201,12 @@ def _mounts() -> Iterator[Finding]:
                     "mount",
                     False,
                     f"{mount.point} is left from a daemon that was killed.",
-                    f"satchel mount {mount.point} mounts over it; satchel umount {mount.point} takes it away",
+                    "satchel mount {0} mounts over it; satchel umount {0} takes it away".format(word(mount.point)),
                 )
             case Pulse.SILENT:
                 cure = "See its log; kill its daemon, mount again"
                 if not mounts.has_daemon(mount.point):
-                    cure = f"Its daemon was killed and waits in the kernel: satchel umount {mount.point} ends it"
+                    cure = f"Its daemon was killed and waits in the kernel: satchel umount {word(mount.point)} ends it"
                 yield Finding("mount", False, f"{mount.point} does not answer.", cure)
             case Pulse.ALIVE:
                 yield Finding("mount", True, f"{mount.point} answers")

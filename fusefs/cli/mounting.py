@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from fusefs import mounts
 from fusefs.cli.asking import ask, daemon, places
-from fusefs.cli.showing import shown
+from fusefs.cli.showing import shown, word
 from fusefs.control import DaemonEnded, Exit, NoDaemon, Refused
 from fusefs.mounts import Busy, Pulse
 from fusefs.settings import Places, load_account
@@ -82,7 +82,7 @@ def _is_mounted(point: str) -> bool:
     if running["mount"] != point:
         raise Refused(
             f"This device is mounted at {running['mount']} already. Unmount that first "
-            f"(satchel umount {running['mount']}), or use another SATCHEL_HOME for a second device."
+            f"(satchel umount {word(running['mount'])}), or use another SATCHEL_HOME for a second device."
         )
     if not mounts.is_ours_at(point):
         _await_end(point, int(running["pid"]))
@@ -238,4 +238,6 @@ def _umount_foreign(point: str, *, is_lazy: bool) -> None:
         mounts.unmount(point, is_lazy=is_lazy)
     except Busy as error:
         programs = ", ".join(mounts.users(point)) or "programs that you may not see"
-        raise Refused(f"{point} is in use by {programs}. Close them, or: satchel umount --lazy {point}") from error
+        raise Refused(
+            f"{point} is in use by {programs}. Close them, or: satchel umount --lazy {word(point)}"
+        ) from error

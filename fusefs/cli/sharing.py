@@ -2,11 +2,10 @@
 
 import json
 import os
-import shlex
 
 from fusefs.cli.asking import await_sent, confirm, live_node
 from fusefs.cli.server import asked_server, chosen, signed_in_account
-from fusefs.cli.showing import shown
+from fusefs.cli.showing import shown, word
 from fusefs.control import Exit, Refused
 from remote.client.account import AccountService
 from remote.protocol.ids import NodeId, SpaceId
@@ -30,7 +29,7 @@ def share(path: str, wishes: tuple[str, ...], *, as_json: bool) -> None:
         print(f"{shown(path)} is in a new folder beside it now, {shown(made.name)}, which is shared.")
         path = os.path.join(os.path.dirname(path.rstrip("/")), made.name)
     who = ", ".join(f"{shown(wish.who)} ({wish.role})" for wish in wanted)
-    print(f"{shown(made.name)} is shared with {who}. Who did not accept yet: satchel share {shlex.quote(shown(path))}")
+    print(f"{shown(made.name)} is shared with {who}. Who did not accept yet: satchel share {word(path)}")
 
 
 def who(path: str, *, as_json: bool) -> None:
@@ -49,9 +48,9 @@ def who(path: str, *, as_json: bool) -> None:
     if found is None:
         above = _shared_above(path)
         if above is None:
-            print(f"{shown(path)} is not shared. To share it: satchel share {shown(path)} --with NAME")
+            print(f"{shown(path)} is not shared. To share it: satchel share {word(path)} --with NAME")
         else:
-            print(f"{shown(path)} is in a shared folder. Who has that: satchel share {shown(above)}")
+            print(f"{shown(path)} is in a shared folder. Who has that: satchel share {word(above)}")
         return
     width = max(len(shown(member.who)) for member in members)
     for member in members:
@@ -165,7 +164,7 @@ def groups(*, as_json: bool) -> None:
 def add_group(name: str) -> None:
     """Makes a group; raises Refused."""
     asked_server(lambda service: service.sharing.make_group(name))
-    print(f"The group {shown(name)} is made. To put somebody into it: satchel group member {shown(name)} USER")
+    print(f"The group {shown(name)} is made. To put somebody into it: satchel group member {word(name)} USER")
 
 
 def remove_group(name: str) -> None:

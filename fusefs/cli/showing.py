@@ -14,6 +14,11 @@ def shown(text: str) -> str:
     return _UNSHOWN.sub(_escape, text)
 
 
+def word(text: str) -> str:
+    """The same as one word of a shell's line, for commands that are printed to be copied."""
+    return shlex.quote(shown(text))
+
+
 def shown_lines(text: str) -> str:
     """The same for text that may have lines."""
     return "\n".join(shown(line) for line in text.split("\n"))
@@ -21,7 +26,7 @@ def shown_lines(text: str) -> str:
 
 def in_option(mount: str, path: str) -> str:
     """What a command must be told of the shared folder at this path of the mount; nothing for the home."""
-    return f" --in {shlex.quote(os.path.join(mount, path))}" if path else ""
+    return f" --in {word(os.path.join(mount, path))}" if path else ""
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -16,6 +16,7 @@ from cache.store import Store
 from cache.tree import Tree
 from fusefs.clearing import clear
 from fusefs.cli.asking import daemon, places
+from fusefs.cli.showing import word
 from fusefs.control import Exit, Refused
 from fusefs.settings import IDENTITY, Account, Places, load_account, remove_account, save_account
 from remote.client import service as client
@@ -45,11 +46,11 @@ def login(
         before = load_account(here.account_file)
         if before is None or before.identity != account.identity:
             mount = running["mount"]
-            raise Refused(f"{mount} is mounted for another account. Unmount it first: satchel umount {mount}")
+            raise Refused(f"{mount} is mounted for another account. Unmount it first: satchel umount {word(mount)}")
     save_account(here.account_file, account)
     print(f"Signed in to {account.url} as {account.user_name}; this device is called {account.device_name}.")
     if running is not None:
-        mount = running["mount"]
+        mount = word(running["mount"])
         print(f"The mount still uses the old sign-in. Mount again: satchel umount {mount} && satchel mount {mount}")
 
 
@@ -181,7 +182,7 @@ def logout() -> None:
     here = places()
     running = daemon()
     if running is not None:
-        raise Refused(f"{running['mount']} is still mounted. Unmount it first: satchel umount {running['mount']}")
+        raise Refused(f"{running['mount']} is still mounted. Unmount it first: satchel umount {word(running['mount'])}")
     account = load_account(here.account_file)
     if account is None:
         print("Nobody is signed in on this device.")

@@ -25,6 +25,9 @@ def test_a_folder_is_shared_accepted_left_and_ended(server: Any, device: Any) ->
     (desk.path / "thesis").mkdir()
     (desk.path / "thesis" / "intro.txt").write_text("Call me Ishmael.")
     assert "not shared" in desk.must("share", desk.path / "thesis")
+    (desk.path / "my thesis").mkdir()
+    told = desk.must("share", desk.path / "my thesis")
+    assert told.strip().endswith(f"satchel share '{desk.path}/my thesis' --with NAME"), "it can be copied as it is"
     assert "bob (viewer)" in desk.must("share", desk.path / "thesis", "--with", "bob:viewer")
     assert "has not accepted" in desk.must("share", desk.path / "thesis")
     assert "is in a shared folder" in desk.must("share", desk.path / "thesis" / "intro.txt")
