@@ -303,9 +303,10 @@ def _chmod(what: str | int, mode: int) -> object:
 
 def _chown(what: str | int, uid: int, gid: int, *, is_following: bool = True) -> object:
     found = _found(what, is_following=is_following)
-    if uid in (-1, found.st_uid) and gid in (-1, found.st_gid):
-        return SO
-    return os.chown(what, uid, gid, **_following(what, is_following=is_following))
+    if uid not in (-1, found.st_uid) or gid not in (-1, found.st_gid):
+        # Without real owners the drive may show another than it was given to: no answer tells whether this was done.
+        os.chown(what, uid, gid, **_following(what, is_following=is_following))
+    return None
 
 
 def _set_times(what: str | int, times: list[int] | None, *, is_following: bool = True) -> object:
