@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -57,7 +57,6 @@ class Leaving:
     """Tells the mount what it shows differently."""
     revoke: Callable[[Iterable[NodeId]], None] = lambda _: None
     """Refuses these files to those who have them open; what they wrote until now is put into the tree first."""
-    kept: set[ChunkId] = field(default_factory=set)
 
     async def clean_up(self, gone: Gone) -> int:
         """Takes away all that is left of the space; returns how many files were kept. May be called again."""
@@ -76,8 +75,9 @@ class Leaving:
                 effects = effects_of(edit, is_event=True)
             self.show(effects)
             await trio.lowlevel.checkpoint()
-        chunks = [one for content in contents for one in self._below(content.entries, content.depth)]
-        for ids in batches([one for one in dict.fromkeys(chunks) if one not in self.kept], _CHUNKS_AT_ONCE):
+        needed = set(self._chunks_of(self._unsent_contents()))
+        chunks = [one for one in dict.fromkeys(self._chunks_of(contents)) if one not in needed]
+        for ids in batches(chunks, _CHUNKS_AT_ONCE):
             await self.chunks.drop(ids)
         with self.tree.edit() as edit:
             drop_settings(self.tree, edit, gone.space)
@@ -88,6 +88,21 @@ class Leaving:
         records = (self.tree.record(node) for node in nodes)
         states = (state for record in records if record is not None for state in (record.local, record.synced))
         return [state.content for state in states if state is not None and state.content is not None]
+
+    def _unsent_contents(self) -> Iterator[Manifest]:
+        """What files that are not sent are made of, or lie on: those kept from here too, also before a restart."""
+        lost = [(one.state, one.staged) for _, _, one in self.tree.lost()]
+        records = [self.tree.record(node) for node, _ in (*self.tree.dirty(), *self.tree.ignored())]
+        for state, staged in (*lost, *((one.local, one.staged) for one in records if one is not None)):
+            if state is not None and state.content is not None:
+                yield state.content
+            base = self.stagings.base_of(StagingId(staged)) if staged else None
+            if base is not None:
+                yield base
+
+    def _chunks_of(self, contents: Iterable[Manifest]) -> Iterator[ChunkId]:
+        for content in contents:
+            yield from self._below(content.entries, content.depth)
 
     def _below(self, entries: Iterable[Entry], depth: int) -> Iterator[ChunkId]:
         for entry in entries:
@@ -166,11 +181,6 @@ class Leaving:
         local = replace(state, names=(Name(folder, name),), ctime_ns=now_ns)
         edit.put(node, Record(Rev(0), local, is_dirty=True, staged=staged, staged_size=size))
         edit.mark_dirty(node, now_ns)
-        if state.content is not None:
-            self.kept.update(self._below(state.content.entries, state.content.depth))
-        base = self.stagings.base_of(StagingId(staged)) if staged else None
-        if base is not None:
-            self.kept.update(self._below(base.entries, base.depth))
         return node
 
 

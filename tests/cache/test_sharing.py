@@ -881,6 +881,41 @@ def test_a_folder_that_is_left_while_the_disk_is_full_is_left_when_there_is_room
     among_friends(scene)
 
 
+def test_what_was_not_sent_keeps_what_it_lies_on_also_when_cleaning_up_is_cut_off() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await shared_thesis(friends)
+        await make(friends.one, b"same as figures", LONG, thesis)
+        await friends.quiet()
+        guest = friends.guest
+        figures = await at(guest, "thesis/tables/figures")
+        assert await guest.content(figures) == LONG
+        guest.wire.set_up(False)
+        handle = guest.volume.open(figures, is_writing=True, is_truncating=False)
+        await guest.files.write(handle.file, 10, b"never sent")
+        end(guest, handle)
+        show = guest.face.show
+
+        def show_once(effects: Effects) -> None:
+            show(effects)
+            if any(name.name == b"thesis (unsent)" for name in effects.names):
+                guest.fill(1.0)
+
+        # All that shared folders show goes by the mount's method.
+        guest.face.show = show_once  # type: ignore[method-assign]
+        friends.revoke()
+        guest.wire.calm()
+        await trio.sleep(60)
+        assert guest.grafts.gone()
+        guest.sync.hold("paused")
+        guest.fill(0)
+        await trio.sleep(60)
+        assert not guest.grafts.gone()
+        kept = await at(guest, "thesis (unsent)/tables/figures")
+        assert await guest.content(kept) == LONG[:10] + b"never sent" + LONG[20:], "what it lies on is gone"
+
+    among_friends(scene)
+
+
 def test_a_server_put_back_to_before_a_folder_was_shared_has_all_of_it_again_from_its_owner() -> None:
     async def scene(friends: Friends) -> None:
         thesis = await make_folder(friends.one, b"thesis")
