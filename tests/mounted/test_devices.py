@@ -105,3 +105,17 @@ def test_own_device_and_unknown_ones_are_refused(device: Any) -> None:
     assert [entry["name"] for entry in json.loads(desk.must("devices", "--json"))] == ["big desk"]
     assert json.loads((desk.home / "state" / "account.json").read_text())["device_name"] == "big desk"
     assert (unknown.returncode, "satchel devices lists what there is" in unknown.stderr) == (1, True)
+
+
+def test_of_two_devices_with_one_name_none_is_signed_out_by_it(device: Any) -> None:
+    desk, laptop = device("desk", mount=False), device("laptop", mount=False)
+    desk.must("devices", "rename", "laptop", "vm")
+    desk.must("devices", "rename", "desk", "vm")
+    listed = {entry["is_this"]: str(entry["device"]) for entry in json.loads(desk.must("devices", "--json"))}
+    for words in (("sign-out", "vm"), ("wipe", "--yes", "vm"), ("rename", "vm", "other")):
+        refused = desk.cli("devices", *words)
+        assert refused.returncode == 1
+        assert all(number in refused.stderr for number in listed.values())
+    laptop.must("devices")
+    desk.must("devices", "sign-out", listed[False])
+    assert laptop.cli("devices").returncode == 4

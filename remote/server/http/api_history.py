@@ -45,7 +45,6 @@ from remote.server.instance import Instance
 from remote.server.limits import INT63, INT63_TOLD
 
 _LISTED = 100
-Number = SpaceNumber
 Before = Annotated[
     int, QueryParameter(name="before", ge=0, le=INT63_TOLD, description="Removed before this rev; 0: all.")
 ]
@@ -64,8 +63,6 @@ Since = Annotated[
     ),
 ]
 To = Annotated[str, QueryParameter(name="to", max_length=100, description="The same; empty: now.")]
-
-
 Id = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,19}$", max_length=19)]
 
 
@@ -255,7 +252,7 @@ def _reading(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
         return [Space(str(one.space), one.name, one.role, one.head, one.quota, one.used) for one in found.spaces]
 
     @get("/spaces/{space:int}/versions", summary="What a path was, newest first")
-    async def versions(request: AnyRequest, space: Number, path: Path = "", limit: Limit = 1_000) -> list[Version]:
+    async def versions(request: AnyRequest, space: SpaceNumber, path: Path = "", limit: Limit = 1_000) -> list[Version]:
         device, of = await device_of(instance, request), SpaceId(space)
         node = await acts.find(device, of, path.encode())
         found = await answers.history(device, of, HistoryRequest(node, NOW, limit))
@@ -264,7 +261,7 @@ def _reading(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
         return [_version(one) for one in decoded.versions]
 
     @get("/spaces/{space:int}/moments", summary="When a folder, or anything below it, changed, newest first")
-    async def moments(request: AnyRequest, space: Number, path: Path = "", limit: Limit = 1_000) -> list[Moment]:
+    async def moments(request: AnyRequest, space: SpaceNumber, path: Path = "", limit: Limit = 1_000) -> list[Moment]:
         device, of = await device_of(instance, request), SpaceId(space)
         node = await acts.find(device, of, path.encode())
         found = await answers.moments(device, of, MomentsRequest(node, limit))
@@ -272,7 +269,7 @@ def _reading(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
 
     @get("/spaces/{space:int}/diff", summary="What differs in a folder between two times")
     async def diff(
-        request: AnyRequest, space: Number, since: Since, path: Path = "", to: To = "", limit: Limit = 1_000
+        request: AnyRequest, space: SpaceNumber, since: Since, path: Path = "", to: To = "", limit: Limit = 1_000
     ) -> Differences:
         device, of = await device_of(instance, request), SpaceId(space)
         node = await acts.find(device, of, path.encode())
@@ -280,13 +277,13 @@ def _reading(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
         return _differences(await acts.diff(device, of, wanted))
 
     @get("/spaces/{space:int}/trash", summary="What was removed and can be brought back, newest first")
-    async def trash(request: AnyRequest, space: Number, before: Before = 0, limit: Limit = 100) -> Trash:
+    async def trash(request: AnyRequest, space: SpaceNumber, before: Before = 0, limit: Limit = 100) -> Trash:
         wanted = TrashRequest(Rev(before), limit)
         found = await acts.trash(await device_of(instance, request), SpaceId(space), wanted)
         return Trash([_removed(one) for one in found.removed], found.next)
 
     @get("/spaces/{space:int}/retention", summary="How much of the past is kept")
-    async def retention(request: AnyRequest, space: Number) -> Retention:
+    async def retention(request: AnyRequest, space: SpaceNumber) -> Retention:
         return await acts.retention(await device_of(instance, request), SpaceId(space), RetentionRequest())
 
     return [login, spaces, versions, moments, diff, trash, retention]
@@ -296,14 +293,14 @@ def _acting(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
     acts = instance.acts
 
     @post("/spaces/{space:int}/rewind", status_code=200, summary="Make a tree what it was")
-    async def rewind(request: AnyRequest, space: Number, data: JSONBody[Rewind]) -> Done:
+    async def rewind(request: AnyRequest, space: SpaceNumber, data: JSONBody[Rewind]) -> Done:
         device, of = await device_of(instance, request), SpaceId(space)
         node = await acts.find(device, of, data.path.encode())
         to = await acts.rev_of(device, of, data.to)
         return _done(await acts.rewind(device, of, RewindRequest(_op_id(), node, to, data.dry_run, _LISTED)))
 
     @post("/spaces/{space:int}/restore", status_code=200, summary="Bring a path back as it was, or beside what it is")
-    async def restore(request: AnyRequest, space: Number, data: JSONBody[Restore]) -> Done:
+    async def restore(request: AnyRequest, space: SpaceNumber, data: JSONBody[Restore]) -> Done:
         device, of = await device_of(instance, request), SpaceId(space)
         path = b"/".join(names_of(data.path))
         to = await acts.rev_of(device, of, data.to)
@@ -312,12 +309,12 @@ def _acting(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
         return _done(await acts.restore(device, of, wanted, first))
 
     @post("/spaces/{space:int}/undo", status_code=200, summary="Take back what a rev did")
-    async def undo(request: AnyRequest, space: Number, data: JSONBody[Undo]) -> Done:
+    async def undo(request: AnyRequest, space: SpaceNumber, data: JSONBody[Undo]) -> Done:
         wanted = UndoRequest(_op_id(), Rev(data.rev), data.dry_run, _LISTED, data.event, data.keep_new)
         return _done(await acts.undo(await device_of(instance, request), SpaceId(space), wanted))
 
     @post("/spaces/{space:int}/trash/restore", status_code=200, summary="Bring removed things back")
-    async def put_back(request: AnyRequest, space: Number, data: JSONBody[Nodes]) -> Done:
+    async def put_back(request: AnyRequest, space: SpaceNumber, data: JSONBody[Nodes]) -> Done:
         wanted = PutBackRequest(_op_id(), _nodes(data.nodes), limit=_LISTED)
         return _done(await acts.put_back(await device_of(instance, request), SpaceId(space), wanted))
 
@@ -328,16 +325,16 @@ def _forgetting(instance: Instance) -> list[Any]:  # Any: handlers of several ki
     acts = instance.acts
 
     @put("/spaces/{space:int}/retention", summary="Set how much of the past is kept")
-    async def set_retention(request: AnyRequest, space: Number, data: JSONBody[Retention]) -> Retention:
+    async def set_retention(request: AnyRequest, space: SpaceNumber, data: JSONBody[Retention]) -> Retention:
         return await acts.retention(await device_of(instance, request), SpaceId(space), RetentionRequest(data))
 
     @post("/spaces/{space:int}/trash/purge", status_code=200, summary="Forget removed things for good")
-    async def purge_trash(request: AnyRequest, space: Number, data: JSONBody[PurgeTrash]) -> Purged:
+    async def purge_trash(request: AnyRequest, space: SpaceNumber, data: JSONBody[PurgeTrash]) -> Purged:
         wanted = PurgeRequest(_nodes(data.nodes), Rev(data.before), data.dry_run)
         return await acts.purge(await device_of(instance, request), SpaceId(space), wanted)
 
     @post("/spaces/{space:int}/purge", status_code=200, summary="Forget for good what a path was before now")
-    async def purge_path(request: AnyRequest, space: Number, data: JSONBody[PurgePath]) -> Purged:
+    async def purge_path(request: AnyRequest, space: SpaceNumber, data: JSONBody[PurgePath]) -> Purged:
         device, of = await device_of(instance, request), SpaceId(space)
         node = await acts.find(device, of, data.path.encode())
         return await acts.purge(device, of, PurgeRequest((node,), NOW, data.dry_run))
@@ -374,7 +371,7 @@ def _conflict_routes(instance: Instance) -> list[Any]:  # Any: handlers of sever
 
     @get("/spaces/{space:int}/conflicts", summary="Edits that lost against others, and that nobody has settled")
     async def conflicts(
-        request: AnyRequest, space: Number, after: AfterFile = "0", after_rev: AfterRev = 0
+        request: AnyRequest, space: SpaceNumber, after: AfterFile = "0", after_rev: AfterRev = 0
     ) -> Conflicts:
         device = await device_of(instance, request)
         wanted = ConflictsRequest(NodeId(min(int(after), INT63)), Rev(after_rev))
@@ -385,7 +382,7 @@ def _conflict_routes(instance: Instance) -> list[Any]:  # Any: handlers of sever
         return Conflicts(told, decoded.more)
 
     @post("/spaces/{space:int}/conflicts/settle", status_code=200, summary="Settle a conflict for all devices")
-    async def settle(request: AnyRequest, space: Number, data: JSONBody[Settle]) -> Settle:
+    async def settle(request: AnyRequest, space: SpaceNumber, data: JSONBody[Settle]) -> Settle:
         device, of, node = await device_of(instance, request), SpaceId(space), file_id(data.file)
         if data.keep == "lost":
             await instance.edits.take_lost(By(device.user, device.device), of, node, Rev(data.rev))

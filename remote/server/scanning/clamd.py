@@ -32,7 +32,7 @@ class Clamd:
         self._path = path
         self._address = address
         self._lock = threading.Lock()
-        self._asked: socket.socket | None = None
+        self._asked: set[socket.socket] = set()
         self._is_closed = False
 
     @classmethod
@@ -54,32 +54,24 @@ class Clamd:
             raise ScannerAway(f"The virus scanner does not answer: {error.strerror or error}.") from error
 
     def close(self) -> None:
-        """Ends what is going on, from another thread; nothing is scanned any more."""
+        """Ends what is going on, from another thread; nothing is asked any more."""
         with self._lock:
             self._is_closed = True
-            if self._asked is not None:
+            for peer in self._asked:
                 with contextlib.suppress(OSError):
-                    self._asked.shutdown(socket.SHUT_RDWR)
-
-    def ping(self) -> None:
-        """Raises ScannerAway unless it answers."""
-        if self._ask(b"zPING\0") != "PONG":
-            raise ScannerAway("What answers there is no clamd.")
+                    peer.shutdown(socket.SHUT_RDWR)
 
     def version(self) -> str:
         """Which program and patterns it scans with, as it tells it; another text when it has learnt new ones."""
-        told = self._ask(b"zVERSION\0")
+        try:
+            with self._connected() as peer, self._noted(peer):
+                peer.sendall(b"zVERSION\0")
+                told = _answer(peer)
+        except OSError as error:
+            raise ScannerAway(f"The virus scanner does not answer: {error.strerror or error}.") from error
         if not told:
             raise ScannerAway("The virus scanner does not say which version it is.")
         return told
-
-    def _ask(self, command: bytes) -> str:
-        try:
-            with self._connected() as peer:
-                peer.sendall(command)
-                return _answer(peer)
-        except OSError as error:
-            raise ScannerAway(f"The virus scanner does not answer: {error.strerror or error}.") from error
 
     @contextlib.contextmanager
     def _noted(self, peer: socket.socket) -> Iterator[None]:
@@ -87,12 +79,12 @@ class Clamd:
         with self._lock:
             if self._is_closed:
                 raise ScannerAway("The server stops.")
-            self._asked = peer
+            self._asked.add(peer)
         try:
             yield
         finally:
             with self._lock:
-                self._asked = None
+                self._asked.discard(peer)
 
     def _connected(self) -> socket.socket:
         if self._address is not None:

@@ -2,9 +2,11 @@
 
 import io
 import os
+import socket
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -495,7 +497,6 @@ async def test_a_clean_version_between_an_old_infected_one_and_the_present_can_b
 
 def test_the_client_of_clamd(running: Scanner, tmp_path: Path) -> None:
     clamd = Clamd.at(running.place)
-    clamd.ping()
     before = clamd.version()
     running.learn("More", os.urandom(16))
     assert clamd.version() != before
@@ -505,10 +506,22 @@ def test_the_client_of_clamd(running: Scanner, tmp_path: Path) -> None:
     with pytest.raises(TooLarge):
         clamd.scan(bytes(1 << 20) for _ in range(20))
     with pytest.raises(ScannerAway):
-        Clamd.at(str(tmp_path / "nobody")).ping()
+        Clamd.at(str(tmp_path / "nobody")).version()
     for wrong in ("localhost", "localhost:0", ":5", "x:70000"):
         with pytest.raises(ValueError, match="neither"):
             Clamd.at(wrong)
     clamd.close()
     with pytest.raises(ScannerAway):
         clamd.scan([b"x"])
+
+
+def test_a_scanner_that_does_not_say_its_version_holds_up_no_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as thread:
+        host, port = silent.getsockname()
+        clamd = Clamd(address=(host, port))
+        asked = thread.submit(clamd.version)
+        with silent.accept()[0] as peer:
+            assert peer.recv(100) == b"zVERSION\0"
+            clamd.close()
+            with pytest.raises(ScannerAway):
+                asked.result(30)
