@@ -24,6 +24,7 @@ import xxhash
 from cache import blobs
 from cache.blobs import BlobId, Blobs
 from cache.errors import StoreDamaged
+from cache.order import Order
 from cache.places import BLOB, CHUNK, PAGE, SMALL, SUM, Place, key_of, number_of, pack_sums, small_cost
 from cache.plain import Known, PlainHashes
 from cache.store import Change, Store
@@ -40,8 +41,6 @@ SMALL_MAX: Final = 64 << 10
 SMALL_BYTES_PER_CHECKPOINT: Final = 4 << 20
 BLOB_BYTES_PER_CHECKPOINT: Final = 256 << 20
 THREADS: Final = 6
-_YOUNG_SHARE: Final = 20
-"""One part in so many of the chunks came in just now."""
 
 _CHUNKS, _SMALL, _BLOBS, _QUEUE, _PLAIN, _PLAIN_QUEUE, _FACTS = range(len(TABLES))
 
@@ -113,12 +112,7 @@ class Chunks:
         """Whether a chunk is to stay, spare or not."""
         used = store.get(_FACTS, _USED)
         self._used = int.from_bytes(used, "little") if used is not None else 0
-        oldest = store.scan(_QUEUE, limit=1)
-        newest = store.last(_QUEUE)
-        self._next_position = number_of(newest[0]) + 1 if newest else 1
-        # One byte for each position from _first_position on: read since the hand passed by.
-        self._first_position = number_of(oldest[0][0]) if oldest else 1
-        self._visited = bytearray(self._next_position - self._first_position)
+        self.order: Final = Order(store, _QUEUE)
         last_blob = store.last(_BLOBS)
         self._next_blob = max(number_of(last_blob[0]) + 1 if last_blob else 1, time.time_ns())
         self._first_new_blob = self._next_blob
@@ -189,7 +183,7 @@ class Chunks:
             if found != SUM.unpack_from(value, CHUNK.size + 8 * frame)[0]:
                 self._damage(entry.id, [frame], is_zero=not any(view[at : at + FRAME]))
                 return None
-        self._visit(position)
+        self.order.visit(position)
         return data if stop - start == len(data) else view[start - begin : stop - begin]
 
     async def read_slow(self, entry: Entry, start: int, stop: int) -> Buffer | None:
@@ -220,7 +214,7 @@ class Chunks:
             if now is not None and now.blob == place.blob:
                 self._damage(entry.id, [first + frame for frame in bad], is_zero=not any(data))
             return None
-        self._visit(place.position)
+        self.order.visit(place.position)
         return data if stop - start == len(data) else memoryview(data)[start - begin : stop - begin]
 
     async def content(self, chunk_id: ChunkId) -> Buffer | None:
@@ -264,10 +258,10 @@ class Chunks:
         """Keeps content of a small chunk in the store."""
         if self.store.has(_SMALL, chunk_id):
             return
-        value = SMALL.pack(self._next_position, xxhash.xxh3_64_intdigest(plain)) + plain
+        value = SMALL.pack(self.order.next, xxhash.xxh3_64_intdigest(plain)) + plain
         with self.store.change() as change:
             change.put(_SMALL, chunk_id, value)
-            self._enqueue(change, chunk_id)
+            self.order.add(change, chunk_id)
             self._account(change, small_cost(len(value)))
         self._unsaved_small += len(value)
         self._keep_pace()
@@ -334,8 +328,8 @@ class Chunks:
             allocated, count = BLOB.unpack(row) if row is not None else (0, 0)
             if place is None:
                 sums = bytes(8 * frame_count(entry.length))
-                place = Place(self._next_position, draft.blob, slot.offset, entry.length, 0, sums)
-                self._enqueue(change, entry.id)
+                place = Place(self.order.next, draft.blob, slot.offset, entry.length, 0, sums)
+                self.order.add(change, entry.id)
                 count += 1
             while slot.written:
                 # A thread may be adding to it.
@@ -372,9 +366,9 @@ class Chunks:
                 if frame_sums is None or entry.id in self._holds or self.held(entry) == whole(entry):
                     continue
                 self._remove(change, entry.id, empty, {})
-                place = Place(self._next_position, blob, offset, entry.length, whole(entry), pack_sums(frame_sums))
+                place = Place(self.order.next, blob, offset, entry.length, whole(entry), pack_sums(frame_sums))
                 change.put(_CHUNKS, entry.id, place.pack())
-                self._enqueue(change, entry.id)
+                self.order.add(change, entry.id)
                 kept += 1
             change.put(_BLOBS, key_of(blob), BLOB.pack(allocated, kept))
             self._account(change, allocated)
@@ -436,36 +430,10 @@ class Chunks:
             chunk_id, weight = self._spare.popitem(last=False)
             self._spare_bytes -= weight
             position = self._position(chunk_id)
-            is_wanted = position is None or self._is_visited(position) or chunk_id in self._holds
+            is_wanted = position is None or self.order.is_visited(position) or chunk_id in self._holds
             if not is_wanted and not self.is_pinned(chunk_id):
                 found.append(chunk_id)
         return found
-
-    def queue(self, after: int, limit: int) -> list[tuple[int, ChunkId]]:
-        """Chunks in the order in which they came in, after a position; for eviction."""
-        found = self.store.scan(_QUEUE, key_of(after + 1), limit=limit)
-        return [(number_of(key), ChunkId(value)) for key, value in found]
-
-    @property
-    def count(self) -> int:
-        """How many chunks are held, whole or in part."""
-        return self.store.count(_QUEUE)
-
-    @property
-    def newest(self) -> int:
-        """The position of the chunk that came in last."""
-        return self._next_position - 1
-
-    def take_visited(self, position: int) -> bool:
-        """Whether the chunk was read since this was last asked."""
-        if not self._is_visited(position):
-            return False
-        self._visited[position - self._first_position] = 0
-        return True
-
-    def _is_visited(self, position: int) -> bool:
-        at = position - self._first_position
-        return 0 <= at < len(self._visited) and bool(self._visited[at])
 
     def _position(self, chunk_id: ChunkId) -> int | None:
         """Where the chunk stands in the queue; None when nothing of it is held."""
@@ -547,19 +515,8 @@ class Chunks:
         if xxhash.xxh3_64_intdigest(plain) != expected:
             self._lose(chunk_id, "its bytes in the store were changed")
             return None
-        self._visit(position)
+        self.order.visit(position)
         return plain
-
-    def _visit(self, position: int) -> None:
-        at = position - self._first_position
-        # Who reads a chunk part by part when it has just come in wants it once, not again.
-        if 0 <= at < len(self._visited) - self.count // _YOUNG_SHARE:
-            self._visited[at] = 1
-
-    def _enqueue(self, change: Change, chunk_id: ChunkId) -> None:
-        change.put(_QUEUE, key_of(self._next_position), chunk_id)
-        self._next_position += 1
-        self._visited.append(0)
 
     def _account(self, change: Change, more: int) -> None:
         self._used += more
@@ -580,13 +537,13 @@ class Chunks:
         small = change.get(_SMALL, chunk_id)
         if small is not None:
             change.delete(_SMALL, chunk_id)
-            change.delete(_QUEUE, key_of(SMALL.unpack_from(small)[0]))
+            self.order.remove(change, SMALL.unpack_from(small)[0])
             self._account(change, -small_cost(len(small)))
         place = self._place(chunk_id) if change.get(_CHUNKS, chunk_id) is not None else None
         if place is None:
             return
         change.delete(_CHUNKS, chunk_id)
-        change.delete(_QUEUE, key_of(place.position))
+        self.order.remove(change, place.position)
         row = change.get(_BLOBS, key_of(place.blob))
         if row is None:
             return

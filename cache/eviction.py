@@ -58,7 +58,7 @@ class Budget:
         self._floor_bytes = floor_bytes
         self._reserved = 0
         # Up to this position chunks have stood their trial: what is there at the start has.
-        self._border = chunks.newest
+        self._border = chunks.order.newest
         chunks.is_pinned = pinned
         chunks.spare_limit_bytes = int(limit_bytes * SPARE_SHARE)
         self._proven_bytes = chunks.used_bytes
@@ -104,7 +104,7 @@ class Budget:
         async with self._one_at_a_time:
             if (
                 self._stuck is not None
-                and self._stuck[0] == self._chunks.newest
+                and self._stuck[0] == self._chunks.order.newest
                 and trio.current_time() < self._stuck[1]
             ):
                 raise DiskFull(self._why(n))
@@ -123,7 +123,7 @@ class Budget:
                 elif rounds > 2:
                     # To look through a large cache again and again for nothing would take all of this processor.
                     now = trio.current_time()
-                    self._stuck = self._chunks.newest, now + 10 * (now - begun)
+                    self._stuck = self._chunks.order.newest, now + 10 * (now - begun)
                     raise DiskFull(self._why(n))
                 await trio.lowlevel.checkpoint()
 
@@ -203,19 +203,19 @@ class Budget:
         on_trial = self._chunks.used_bytes - self._proven_bytes
         if on_trial > TRIAL_SHARE * self._chunks.used_bytes:
             victims = self._judge(lacking)
-            if victims or self._border < self._chunks.newest:
+            if victims or self._border < self._chunks.order.newest:
                 return victims, False
         return self._choose_proven(lacking)
 
     def _judge(self, lacking: int) -> list[ChunkId]:
         """Of the next chunks on trial, those that were not wanted again."""
         victims: list[ChunkId] = []
-        rows = self._chunks.queue(self._border, STEP)
+        rows = self._chunks.order.after(self._border, STEP)
         for position, chunk_id in rows:
             self._border = position
             weight = self._chunks.weight(chunk_id)
             is_known = self._failed.pop(chunk_id, self) is None
-            if self._is_kept(chunk_id) or self._chunks.take_visited(position) or is_known:
+            if self._is_kept(chunk_id) or self._chunks.order.take_visited(position) or is_known:
                 self._proven_bytes += weight
                 continue
             victims.append(chunk_id)
@@ -223,18 +223,18 @@ class Budget:
             lacking -= weight
             if lacking <= 0:
                 break
-        while len(self._failed) > max(_REMEMBERED_MIN, 2 * self._chunks.count):
+        while len(self._failed) > max(_REMEMBERED_MIN, 2 * self._chunks.order.count):
             self._failed.popitem(last=False)
         if not rows:
-            self._border = self._chunks.newest
+            self._border = self._chunks.order.newest
         return victims
 
     def _choose_proven(self, lacking: int) -> tuple[list[ChunkId], bool]:
         victims: list[ChunkId] = []
-        rows = [row for row in self._chunks.queue(self._hand, STEP) if row[0] <= self._border]
+        rows = [row for row in self._chunks.order.after(self._hand, STEP) if row[0] <= self._border]
         for position, chunk_id in rows:
             self._hand = position
-            if self._is_kept(chunk_id) or self._chunks.take_visited(position):
+            if self._is_kept(chunk_id) or self._chunks.order.take_visited(position):
                 continue
             victims.append(chunk_id)
             weight = self._chunks.weight(chunk_id)
@@ -246,7 +246,7 @@ class Budget:
         is_end = lacking > 0 and len(rows) < STEP
         # While others come in as fast, the hand would never reach the end, and what was read once long ago would stay
         # for ever.
-        if is_end or self._dropped > self._chunks.count:
+        if is_end or self._dropped > self._chunks.order.count:
             self._hand = 0
             self._dropped = 0
         return victims, is_end

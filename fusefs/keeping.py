@@ -35,7 +35,7 @@ class Keeping:
             "limit_bytes": budget.limit_bytes,
             "unsent_bytes": self._stagings.total_bytes,
             "pinned_bytes": self._pins.kept().size_bytes,
-            "chunks": self._chunks.count,
+            "chunks": self._chunks.order.count,
             "disk_bytes": total,
             "disk_free_bytes": free,
             "floor_bytes": floor,

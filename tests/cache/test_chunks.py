@@ -340,7 +340,7 @@ def test_dropping_gives_room_back_but_not_what_is_used(held: Chunks) -> None:
     assert held.used_bytes == used - freed == on_disk(held.directory)
     trio.run(held.drop, [entries[2].id, entries[2].id])
     assert held.used_bytes == 0
-    assert held.queue(0, 10) == []
+    assert held.order.after(0, 10) == []
 
 
 def test_what_a_kill_leaves_is_swept(home: Path) -> None:

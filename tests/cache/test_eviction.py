@@ -15,6 +15,7 @@ from cache import eviction
 from cache.chunks import Chunks, open_store, whole
 from cache.errors import DiskFull
 from cache.eviction import Budget
+from cache.order import Order
 from cache.places import room_for
 from remote.protocol.ids import ChunkId
 from remote.protocol.nodes import Entry
@@ -202,19 +203,19 @@ def test_a_full_disk_pushes_clean_chunks_out(world: World, monkeypatch: pytest.M
 def test_a_large_cache_is_not_searched_in_vain_again_and_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = trio.testing.MockClock()
     looks = 0
-    real = Chunks.queue
+    real = Order.after
 
-    def slow(self: Chunks, after: int, limit: int) -> list[tuple[int, ChunkId]]:
+    def slow(self: Order, position: int, limit: int) -> list[tuple[int, ChunkId]]:
         nonlocal looks
         looks += 1
         clock.jump(0.1)
-        return real(self, after, limit)
+        return real(self, position, limit)
 
     async def main() -> None:
         for number in range(3):
             world.pins.add((await world.add(number)).id)
         world.dirty = 800_000
-        monkeypatch.setattr(Chunks, "queue", slow)
+        monkeypatch.setattr(Order, "after", slow)
         for _ in range(10):
             with pytest.raises(DiskFull):
                 await world.budget.make_room(PIECE)
@@ -278,7 +279,7 @@ def test_used_never_passes_the_limit_whatever_happens(
                         world.dirty = number * 30_000
             except DiskFull:
                 continue
-            rows = world.chunks.queue(0, 100)
+            rows = world.chunks.order.after(0, 100)
             if rows and step in {"read", "pin"}:
                 chosen = rows[number % len(rows)][1]
                 world.pins.add(chosen) if step == "pin" else world.chunks.read(Entry(chosen, b"", 1), 0, 1)
@@ -287,7 +288,9 @@ def test_used_never_passes_the_limit_whatever_happens(
                 world.budget.notice()
             assert world.chunks.used_bytes + world.dirty <= 1_200_000
         on_disk = sum(path.stat().st_blocks * 512 for path in (home / "blobs").rglob("*") if path.is_file())
-        small = sum(world.chunks.weight(chunk_id) for _, chunk_id in world.chunks.queue(0, 1_000) if is_small(chunk_id))
+        small = sum(
+            world.chunks.weight(chunk_id) for _, chunk_id in world.chunks.order.after(0, 1_000) if is_small(chunk_id)
+        )
         assert world.chunks.used_bytes == on_disk + small
 
     def is_small(chunk_id: ChunkId) -> bool:
