@@ -195,7 +195,9 @@ class Large:
         holes = [(start, stop - start) for start, stop in staging.holes()]
         try:
             if old is None:
-                old = [Leaf(entry) if base.depth else entry for entry in await self._reader.entries(base, height=1)]
+                old = [
+                    Leaf(entry) if base.depth else entry for entry in await self._reader.leaves.entries(base, height=1)
+                ]
             old = await self._opened(old, size, dirty)
             await self._bring(attempt, old, dirty, holes)
             manifest = await self._manifest(attempt)
@@ -228,7 +230,7 @@ class Large:
         holes = [(start, stop - start) for start, stop in staging.holes()]
         try:
             old: list[Item] = [
-                Leaf(entry) if base.depth else entry for entry in await self._reader.entries(base, height=1)
+                Leaf(entry) if base.depth else entry for entry in await self._reader.leaves.entries(base, height=1)
             ]
             old = await self._opened(old, size, dirty)
             front = _Cut(old, base_size, Extents(dirty), _behind(dirty, most))
@@ -254,7 +256,7 @@ class Large:
                 batch = dict(islice(ids.items(), at, at + _RENEWED_AT_ONCE))
                 missing |= await self._service.wanted(self._space, batch)
             if depth and not missing:
-                level = [entry for leaf in level for entry in await self._reader.leaf(leaf)]
+                level = [entry for leaf in level for entry in await self._reader.leaves.leaf(leaf)]
         return missing
 
     async def _opened(self, items: Sequence[Item], size: int, dirty: Sequence[Range]) -> list[Item]:
@@ -275,7 +277,7 @@ class Large:
                     wanted.add(index)
         for index, item in enumerate(items):
             if isinstance(item, Leaf) and index in wanted:
-                opened += await self._reader.leaf(item.entry)
+                opened += await self._reader.leaves.leaf(item.entry)
             else:
                 opened.append(item)
         return opened
@@ -285,7 +287,7 @@ class Large:
         for index, patch in patches.find(old, size, dirty):
             parts: tuple[deltas.Part, ...] = (deltas.Copy(0, patch.entry.length),)
             if patch.entry.base is not None:
-                parts = await self._reader.delta(patch.entry)
+                parts = await self._reader.leaves.delta(patch.entry)
             if patches.is_worth(patch.parts(parts, lambda _, length: bytes(length)), patch.size):
                 found[index] = _Delta(patch, parts)
         return found
@@ -353,7 +355,7 @@ class Large:
         while (index := unsettled(items)) is not None:
             leaf = items[index]
             assert isinstance(leaf, Leaf)
-            items[index : index + 1] = await self._reader.leaf(leaf.entry)
+            items[index : index + 1] = await self._reader.leaves.leaf(leaf.entry)
 
         def seal_leaf(data: bytes) -> Sealed:
             sealed = seal(data, self._secret)

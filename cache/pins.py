@@ -139,7 +139,7 @@ class Pins:
         missing: list[int] = []
         for position, node in enumerate((*self._missing, *self._unkept)):
             manifest = self._files[node].manifest
-            missing.append(manifest.size - (self._reader.held_bytes(manifest) if position < _MEASURED else 0))
+            missing.append(manifest.size - (self._reader.held.bytes_of(manifest) if position < _MEASURED else 0))
         return Kept(len(self._files), self._bytes, sum(map(bool, missing)), sum(missing))
 
     async def kept_below(self) -> dict[NodeId, Kept]:
@@ -149,7 +149,7 @@ class Pins:
         above: dict[NodeId, frozenset[NodeId]] = {}
         for position, (node, file) in enumerate(list(self._files.items())):
             is_missing = node in self._missing or node in self._unkept
-            lacking = file.manifest.size - self._reader.held_bytes(file.manifest) if is_missing else 0
+            lacking = file.manifest.size - self._reader.held.bytes_of(file.manifest) if is_missing else 0
             for pin in self._pins_above(node, above) & sums.keys():
                 for index, more in enumerate((1, file.manifest.size, lacking > 0, lacking)):
                     sums[pin][index] += more
@@ -310,7 +310,7 @@ class Pins:
             found.update(entry.id for entry in level if not entry.is_hole)
             found.update(entry.base.id for entry in level if entry.base is not None)
             if depth:
-                level = [below for entry in level for below in await self._reader.leaf(entry)]
+                level = [below for entry in level for below in await self._reader.leaves.leaf(entry)]
         return frozenset(found)
 
     def _keep(self, node: NodeId, file: _File) -> None:
@@ -318,7 +318,7 @@ class Pins:
         self._files[node] = file
         self._bytes += file.manifest.size
         self._chunks.update(file.chunks)
-        if self._reader.held_bytes(file.manifest) < file.manifest.size:
+        if self._reader.held.bytes_of(file.manifest) < file.manifest.size:
             self._missing[node] = None
 
     def _drop(self, node: NodeId) -> None:
@@ -355,7 +355,7 @@ class Pins:
                 return False
             if self._files.get(node) is file:
                 self._missing.pop(node, None)
-                if self._reader.held_bytes(file.manifest) < file.manifest.size:
+                if self._reader.held.bytes_of(file.manifest) < file.manifest.size:
                     # No room: to fetch it again and again would keep nothing either.
                     self._unkept.add(node)
             if self._tree.touched:

@@ -11,47 +11,34 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final
 
 import trio
 
 from cache.chunks import Chunks
 from cache.cursor import AHEAD_MIN, Cursor
-from cache.errors import CacheError, ContentDamaged, ContentUnavailable
+from cache.errors import CacheError, ContentUnavailable
 from cache.eviction import Budget
 from cache.fetch import Fetch
 from cache.fetching import Fetches
 from cache.filling import FILL_SHARE, Misses, fill
+from cache.held import Held
+from cache.leaves import Leaves
 from cache.pieces import (
     GROUP_BYTES,
     Piece,
     base_of,
-    complete,
-    covering,
-    delta_chunk,
     in_groups,
-    needed_below,
-    pieces_of,
 )
-from remote.protocol import deltas
-from remote.protocol.errors import ChunkDamaged
 from remote.protocol.ids import SpaceId
-from remote.protocol.manifests import decode_leaf, overlapping, starts
-from remote.protocol.messages import BELOW_MAX
 from remote.protocol.nodes import Entry, Manifest
 from remote.protocol.sealing import FRAME, Buffer
 from remote.protocol.service import Service
 
 READ_SECONDS: Final = 15.0
-_HELD_SECONDS: Final = 1.0
-_HELD_SAMPLE: Final = 2_048
-"""So many chunks, evenly spread, tell how much of long content is held, and for so long."""
-_HELD_KEPT: Final = 64
 PREFETCH_COUNT: Final = 256
 PREFETCH_MAX: Final = 256 << 10
 """Bytes of content up to which a chunk is worth fetching because its siblings are read."""
-LEAVES_KEPT: Final = 512
-DELTAS_KEPT: Final = 64
 AGAIN_SECONDS: Final = 0.5
 """For one read of a program the kernel reads ahead first, and when that fails once more: that must not wait again."""
 _LATE_KEPT: Final = 64
@@ -70,11 +57,6 @@ class Counters:
 
     hits: int = 0
     misses: int = 0
-
-
-class _Leaf(NamedTuple):
-    entries: tuple[Entry, ...]
-    starts: list[int]
 
 
 class Reader:
@@ -96,10 +78,8 @@ class Reader:
         self._read_seconds = read_seconds
         self.slack_seconds = 0.0
         """How much longer a read waits for the server while what comes in is limited."""
-        self._leaves: OrderedDict[bytes, _Leaf] = OrderedDict()
-        # When it was counted, and what came of it.
-        self._held_lately: dict[Manifest, tuple[float, int]] = {}
-        self._deltas: OrderedDict[Entry, tuple[deltas.Part, ...]] = OrderedDict()
+        self.leaves: Final = Leaves(chunks, self._fetches)
+        self.held: Final = Held(chunks, self.leaves)
         self._late: OrderedDict[bytes, float] = OrderedDict()
         # Until when the server is taken for silent, if no more than so much has come from it.
         self._silent_until, self._silent_as_of = -math.inf, 0
@@ -121,7 +101,7 @@ class Reader:
             return b""
         if cursor is not None:
             self._note(manifest, offset, stop, cursor)
-        pieces = self._find(manifest, offset, stop)
+        pieces = self.leaves.find(manifest, offset, stop)
         if pieces is None:
             return None
         found = []
@@ -164,117 +144,6 @@ class Reader:
         """Whether a read waited in vain lately, and nothing has come from the server since."""
         return trio.current_time() < self._silent_until and self._silent_as_of == self.fetched_bytes
 
-    async def entries(self, manifest: Manifest, height: int = 0) -> list[Entry]:
-        """All entries of the content in order, leaves fetched as needed; none for inline content.
-
-        With `height` those that stand for the leaves so far above; for content without such leaves, all entries.
-        """
-        level = list(manifest.entries)
-        for _ in range(manifest.depth - height):
-            below: list[Entry] = []
-            for entry in level:
-                below += await self.leaf(entry)
-            level = below
-        return level
-
-    async def leaf(self, entry: Entry) -> tuple[Entry, ...]:
-        """The entries of one leaf."""
-        leaf = self._leaf(entry) or await self._fetch_leaf(entry)
-        return leaf.entries
-
-    async def delta(self, entry: Entry) -> tuple[deltas.Part, ...]:
-        """The parts of an entry with a base."""
-        parts = self._delta(entry)
-        return (
-            parts
-            if parts is not None
-            else self._take_delta(entry, await self._fetches.want_leaf(delta_chunk(entry)).wait())
-        )
-
-    def held_entry(self, manifest: Manifest, offset: int) -> tuple[int, Entry] | None:
-        """The entry of the content at this offset, with its start; None without one, or when its leaf is not here."""
-        if not 0 <= offset < manifest.size:
-            return None
-        start, entries = 0, manifest.entries
-        for depth in range(manifest.depth, -1, -1):
-            found = next(overlapping(entries, offset - start, offset - start + 1), None)
-            if found is None or found[1].is_hole:
-                return None
-            start += found[0]
-            if not depth:
-                return start, found[1]
-            entries = tuple(self._below(found[1]))
-        return None
-
-    def held_bytes(self, manifest: Manifest) -> int:
-        """Bytes of the content that can be read without the server; what lies below a leaf that is not here cannot."""
-        if manifest.inline:
-            return manifest.size
-        entries = self._chunk_entries(manifest)
-        return self._held(entries) + sum(entry.length for entry in entries if entry.is_hole)
-
-    def held_about(self, manifest: Manifest) -> int:
-        """Bytes of the content that lie on this machine, without holes, for who asks often, as stat(2) does.
-
-        Of long content it is an estimate, a second old at the most.
-        """
-        if manifest.inline:
-            return manifest.size
-        if not manifest.depth:
-            return self._held(manifest.entries)
-        now = trio.current_time()
-        counted_at, held = self._held_lately.get(manifest, (-_HELD_SECONDS, 0))
-        if now - counted_at >= _HELD_SECONDS:
-            entries = self._chunk_entries(manifest)
-            step = len(entries) // _HELD_SAMPLE + 1
-            held = self._held(entries[::step]) * step
-            if len(self._held_lately) >= _HELD_KEPT:
-                self._held_lately.clear()
-            self._held_lately[manifest] = (now, held)
-        return held
-
-    @property
-    def held_as_of(self) -> int:
-        """Grows whenever any content comes or goes."""
-        return self._chunks.store.changes
-
-    def _chunk_entries(self, manifest: Manifest) -> Sequence[Entry]:
-        """The entries of all chunks, but those below leaves that are not here."""
-        level: Sequence[Entry] = manifest.entries
-        for _ in range(manifest.depth):
-            level = [entry for above in level for entry in self._below(above)]
-        return level
-
-    def _below(self, above: Entry) -> Sequence[Entry]:
-        """The entries of a leaf that is here."""
-        try:
-            leaf = None if above.is_hole else self._leaf(above)
-        except ContentDamaged:
-            return ()
-        return leaf.entries if leaf is not None else ()
-
-    def _held(self, entries: Iterable[Entry]) -> int:
-        held = 0
-        for entry in entries:
-            if entry.base is not None:
-                held += self._held_of_delta(entry)
-                continue
-            frames = 0 if entry.is_hole else self._chunks.held(entry)
-            if frames:
-                held += min(entry.length, frames.bit_count() * FRAME)
-        return held
-
-    def _held_of_delta(self, entry: Entry) -> int:
-        """Bytes of a delta's content that are here; none when it is not known what it is made of."""
-        try:
-            parts = self._delta(entry)
-        except ContentDamaged:
-            return 0
-        return sum(
-            self._chunks.held_bytes(piece.entry, piece.start, piece.stop) if isinstance(piece, Piece) else len(piece)
-            for piece in pieces_of(entry, parts or (), 0, entry.length)
-        )
-
     def prefetch(self, entries: Iterable[Entry]) -> None:
         """Begins to fetch small chunks that are likely to be read next, many in one request; waits for nothing.
 
@@ -283,121 +152,6 @@ class Reader:
         small = (entry for entry in entries if entry.length <= PREFETCH_MAX and entry.base is None)
         for group in in_groups(islice(small, PREFETCH_COUNT)):
             self._fetches.want_ahead(group)
-
-    # Where content lies
-
-    def _find(self, manifest: Manifest, start: int, stop: int) -> list[Piece | Buffer] | None:
-        """The pieces of [start, stop), inline bytes as they are; None when a leaf must be fetched first."""
-        if manifest.inline:
-            return [complete(manifest.inline[start:stop], start, stop)]
-        pieces: list[Piece | Buffer] = []
-        if not self._collect(manifest.entries, None, manifest.depth, start, stop, pieces):
-            return None
-        return covering(pieces, start, stop)
-
-    def _collect(
-        self,
-        entries: Sequence[Entry],
-        offsets: Sequence[int] | None,
-        depth: int,
-        start: int,
-        stop: int,
-        pieces: list[Piece | Buffer],
-    ) -> bool:
-        for at, entry in overlapping(entries, start, stop, offsets):
-            inner_start, inner_stop = max(0, start - at), min(entry.length, stop - at)
-            if entry.base is not None:
-                parts = self._delta(entry)
-                if parts is None:
-                    return False
-                pieces += pieces_of(entry, parts, inner_start, inner_stop)
-                continue
-            if depth == 0 or entry.is_hole:
-                pieces.append(Piece(entry, inner_start, inner_stop))
-                continue
-            leaf = self._leaf(entry)
-            if leaf is None or not self._collect(leaf.entries, leaf.starts, depth - 1, inner_start, inner_stop, pieces):
-                return False
-        return True
-
-    async def _find_slowly(
-        self, manifest: Manifest, start: int, stop: int, most_below: int = BELOW_MAX
-    ) -> list[Piece | Buffer]:
-        """The pieces of [start, stop), with the leaves on the way fetched, those of one level side by side.
-
-        `most_below`: bytes of the content below a leaf that come along with it.
-        """
-        level: list[tuple[int, Entry]] = list(overlapping(manifest.entries, start, stop))
-        for depth in range(manifest.depth, 0, -1):
-            fetches = [
-                (entry, self._fetches.want_leaf(entry, needed_below(at, entry, depth, start, stop, most_below)))
-                for at, entry in level
-                if not entry.is_hole and self._leaf(entry) is None
-            ]
-            leaves = {entry.id: self._take_leaf(entry, await fetch.wait()) for entry, fetch in fetches}
-            below: list[tuple[int, Entry]] = []
-            for at, entry in level:
-                if entry.is_hole:
-                    below.append((at, entry))
-                    continue
-                leaf = leaves.get(entry.id) or self._leaf(entry) or await self._fetch_leaf(entry)
-                below += [
-                    (at + inner, one) for inner, one in overlapping(leaf.entries, start - at, stop - at, leaf.starts)
-                ]
-            level = below
-        for _, entry in level:
-            if entry.base is not None and self._delta(entry) is None:
-                self._fetches.want_leaf(delta_chunk(entry))
-        pieces: list[Piece | Buffer] = []
-        for at, entry in level:
-            inner_start, inner_stop = max(0, start - at), min(entry.length, stop - at)
-            if entry.base is None:
-                pieces.append(Piece(entry, inner_start, inner_stop))
-            else:
-                pieces += pieces_of(entry, await self.delta(entry), inner_start, inner_stop)
-        return covering(pieces, start, stop)
-
-    def _leaf(self, entry: Entry) -> _Leaf | None:
-        leaf = self._leaves.get(entry.id)
-        if leaf is not None:
-            self._leaves.move_to_end(entry.id)
-            return leaf
-        data = self._chunks.read_leaf(entry.id)
-        return self._take_leaf(entry, data) if data is not None else None
-
-    def _take_leaf(self, entry: Entry, data: Buffer) -> _Leaf:
-        try:
-            entries = decode_leaf(data)
-        except ChunkDamaged as fault:
-            raise ContentDamaged(f"The list of the parts of this file is damaged: {fault}") from fault
-        leaf = _Leaf(entries, starts(entries))
-        if leaf.starts[-1] != entry.length:
-            raise ContentDamaged("The list of the parts of this file does not add up to its size.")
-        self._leaves[entry.id] = leaf
-        if len(self._leaves) > LEAVES_KEPT:
-            self._leaves.popitem(last=False)
-        return leaf
-
-    async def _fetch_leaf(self, entry: Entry) -> _Leaf:
-        return self._take_leaf(entry, await self._fetches.want_leaf(entry).wait())
-
-    def _delta(self, entry: Entry) -> tuple[deltas.Part, ...] | None:
-        parts = self._deltas.get(entry)
-        if parts is not None:
-            self._deltas.move_to_end(entry)
-            return parts
-        data = self._chunks.read_leaf(entry.id)
-        return self._take_delta(entry, data) if data is not None else None
-
-    def _take_delta(self, entry: Entry, data: Buffer) -> tuple[deltas.Part, ...]:
-        try:
-            parts = deltas.decode(entry, data)
-        except ChunkDamaged as fault:
-            raise ContentDamaged(f"A part of this file is damaged: {fault}") from fault
-        self._deltas[entry] = parts
-        if len(self._deltas) > DELTAS_KEPT:
-            self._deltas.popitem(last=False)
-        return parts
 
     # Reading
 
@@ -412,10 +166,10 @@ class Reader:
         self, manifest: Manifest, start: int, stop: int, cursor: Cursor | None, *, is_whole: bool
     ) -> Buffer:
         end = self._end_of_fetch(manifest, start, stop) if cursor is not None and not is_whole else stop
-        pieces = self._find(manifest, start, end)
+        pieces = self.leaves.find(manifest, start, end)
         is_miss = pieces is None
         if pieces is None:
-            pieces = await self._find_slowly(manifest, start, end)
+            pieces = await self.leaves.find_slowly(manifest, start, end)
         # All fetches begin before the first is waited for.
         begun = [
             bool(self._fetches.want(*piece, is_whole=is_whole))
@@ -423,7 +177,7 @@ class Reader:
             if isinstance(piece, Piece) and not piece.entry.is_hole
         ]
         if end > stop:
-            pieces = self._find(manifest, start, stop) or await self._find_slowly(manifest, start, stop)
+            pieces = self.leaves.find(manifest, start, stop) or await self.leaves.find_slowly(manifest, start, stop)
         if is_miss or any(begun):
             self.counters.misses += 1
             if cursor is not None and not cursor.is_sequential:
@@ -493,7 +247,9 @@ class Reader:
     async def _read_ahead(self, manifest: Manifest, start: int, stop: int, cursor: Cursor) -> None:
         try:
             # Of a copy or a new version most is here, below leaves that are not: little must come along with those.
-            pieces = self._find(manifest, start, stop) or await self._find_slowly(manifest, start, stop, FRAME)
+            pieces = self.leaves.find(manifest, start, stop) or await self.leaves.find_slowly(
+                manifest, start, stop, FRAME
+            )
         except CacheError:
             return  # whoever reads there is told
         entries = [piece.entry for piece in pieces if isinstance(piece, Piece)]
@@ -522,7 +278,7 @@ class Reader:
 
     async def _fill(self, manifest: Manifest, misses: Misses) -> None:
         try:
-            entries = await self.entries(manifest)
+            entries = await self.leaves.entries(manifest)
             chunks = dict.fromkeys(base_of(entry) if entry.base else entry for entry in entries if not entry.is_hole)
             await fill(self._fetches, in_groups(chunks), sum(entry.length for entry in chunks), misses)
         except CacheError:

@@ -42,7 +42,7 @@ async def tell(reader: Reader, old: Manifest, size: int, offset: int, data: Buff
             content = reader.try_read(old, start, entry.length)
             parts: tuple[deltas.Part, ...] = (deltas.Copy(0, entry.length),)
             if content is not None and entry.base is not None:
-                parts = await reader.delta(entry)
+                parts = await reader.leaves.delta(entry)
         except CacheError:
             continue
         if content is None:
@@ -68,7 +68,7 @@ def _candidates(reader: Reader, old: Manifest, size: int, offset: int, length: i
     for at, is_start in [(offset - shift, True) for shift in shifts] + [
         (offset + length - shift, False) for shift in shifts
     ]:
-        found = reader.held_entry(old, at if is_start else at - 1)
+        found = reader.leaves.entry_at(old, at if is_start else at - 1)
         if found is None:
             continue
         start, entry = found

@@ -372,16 +372,16 @@ class OpenFiles:
 
     def held_bytes(self, node: NodeId) -> int:
         """Bytes of a file's content that can be read without the server."""
-        return self._held(node, self._reader.held_bytes)
+        return self._held(node, self._reader.held.bytes_of)
 
     def held_about(self, node: NodeId) -> int:
-        """Bytes of a file's content that lie on this machine, sent or not, about (see Reader.held_about)."""
-        return self._held(node, self._reader.held_about)
+        """Bytes of a file's content that lie on this machine, sent or not, about (see Held.about)."""
+        return self._held(node, self._reader.held.about)
 
     @property
     def held_as_of(self) -> int:
         """Grows whenever any content comes into the cache or goes."""
-        return self._reader.held_as_of
+        return self._reader.held.as_of
 
     def _held(self, node: NodeId, held_of: Callable[[Manifest], int]) -> int:
         file = self._files.get(node)

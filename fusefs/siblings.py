@@ -111,4 +111,4 @@ class Siblings:
         content = state.content
         if content is None or content.size > SMALL or len(content.entries) != 1 or content.depth:
             return None
-        return content.entries[0] if self._reader.held_bytes(content) < content.size else None
+        return content.entries[0] if self._reader.held.bytes_of(content) < content.size else None

@@ -217,7 +217,7 @@ class Versions:
             gid=self._owner.gid if self._owner else state.gid,
             rdev=state.rdev,
             size=len(state.target) if state.kind is Kind.SYMLINK else content.size,
-            blocks=blocks_of(self._reader.held_about(content), content.size) if state.kind is Kind.FILE else 0,
+            blocks=blocks_of(self._reader.held.about(content), content.size) if state.kind is Kind.FILE else 0,
             atime_ns=state.atime_ns,
             mtime_ns=state.mtime_ns,
             ctime_ns=state.ctime_ns,

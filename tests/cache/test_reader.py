@@ -159,10 +159,10 @@ async def test_tree_manifests_are_walked_and_their_leaves_kept(tmp_path: Path, s
         assert reader.try_read(manifest, 5_000_000, 100) is None
         for start in (0, 5_000_000, manifest.size - 10_000):
             assert await reader.read(manifest, start, 9_000) == content[start : start + 9_000]
-        assert await reader.entries(manifest) == entries
+        assert await reader.leaves.entries(manifest) == entries
         assert await reader.read(manifest, 0, manifest.size) == content
         count = len(server.requests)
-        reader._leaves.clear()
+        reader.leaves._leaves.clear()
         assert reader.try_read(manifest, 0, manifest.size) == content, "leaves are cached like chunks"
         assert len(server.requests) == count
     async with reading(tmp_path, server) as (again, _):
