@@ -8,6 +8,7 @@ What cannot be had raises: no read is short, or made of zeros, for that.
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -262,7 +263,16 @@ class Reader:
         # Each request has its price on both sides; in long steps there are enough of them at a time all the same.
         for group in in_groups(entries, max(GROUP_BYTES, (stop - start) // _GROUPS_OF_A_STEP)):
             self._fetches.want_ahead(group, is_wanted)
+        if stop < manifest.size:
+            # The leaves of the next step, or it would begin with a round trip in which nothing else comes.
+            next_stop = min(manifest.size, stop + cursor.window)
+            self._fetches.start_task(partial(self._find_ahead, manifest, stop, next_stop))
         await self._chunks.warm(entries)
+
+    async def _find_ahead(self, manifest: Manifest, start: int, stop: int) -> None:
+        with suppress(CacheError):  # whoever reads there is told
+            if self.leaves.find(manifest, start, stop) is None:
+                await self.leaves.find_slowly(manifest, start, stop, FRAME)
 
     def _note_miss(self, manifest: Manifest, misses: Misses) -> None:
         """A read in no order needed the server: with the last of many, the whole file begins to be fetched."""

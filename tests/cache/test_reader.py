@@ -13,10 +13,11 @@ import trio.testing
 
 from cache import filling
 from cache.chunks import Chunks, open_store, whole
-from cache.cursor import Cursor
+from cache.cursor import AHEAD_MIN, Cursor
 from cache.errors import ContentDamaged, ContentUnavailable
 from cache.eviction import Budget
 from cache.filling import FILL_SHARE, MISSES_MIN
+from cache.pieces import Piece
 from cache.reader import SILENT_SECONDS, TAIL, Reader
 from remote.protocol.cutting import cut
 from remote.protocol.errors import NotFound, Unreachable
@@ -167,6 +168,29 @@ async def test_tree_manifests_are_walked_and_their_leaves_kept(tmp_path: Path, s
         assert len(server.requests) == count
     async with reading(tmp_path, server) as (again, _):
         assert again.try_read(manifest, 5_000_000, 100) == content[5_000_000:5_000_100]
+
+
+async def test_the_leaves_of_the_next_step_ahead_come_with_this_one(tmp_path: Path, server: Server) -> None:
+    parts = [bytes_of(30_000 + number, number) for number in range(600)]
+    entries = [Entry(one.id, one.key, one.length) for one in map(server.store, parts)]
+    manifest = build(sum(entry.length for entry in entries), entries, server.store)[0]
+    assert manifest.depth == 1
+    content, cursor = b"".join(parts), Cursor()
+    async with reading(tmp_path, server) as (reader, chunks):
+        at = 0
+        while cursor.window < 4 * AHEAD_MIN:
+            assert await reader.read(manifest, at, FRAME, cursor) == content[at : at + FRAME], f"wrong bytes at {at}"
+            await settled(reader)
+            at += FRAME
+        step = cursor.window - FRAME
+        found = reader.leaves.find(manifest, cursor.ahead, cursor.ahead + step)
+        assert found is not None, "the next step would wait for a leaf"
+        last = found[-1]
+        assert isinstance(last, Piece)
+        assert not chunks.held(last.entry), "its content comes when it is its turn"
+        requests = len(server.requests)
+        assert reader.leaves.find(manifest, 0, cursor.ahead) is not None
+        assert len(server.requests) == requests
 
 
 async def test_a_small_read_of_a_cold_chunk_fetches_its_frames_only(tmp_path: Path, server: Server) -> None:
