@@ -287,6 +287,9 @@ class Fetches:
                 assert fetch.plain is not None
                 self._chunks.add_small(fetch.entry.id, fetch.plain)
             self._land(fetch)
+            if not fetch.is_awaited:
+                # It lies in the cache, and the rest of its answer may be long in coming.
+                fetch.plain = None
 
     async def _keep(self, fetch: Fetch) -> None:
         """Puts content into the cache that readers have already."""

@@ -193,6 +193,17 @@ async def test_the_leaves_of_the_next_step_ahead_come_with_this_one(tmp_path: Pa
         assert len(server.requests) == requests
 
 
+async def test_what_was_fetched_ahead_lies_in_the_cache_not_in_memory(tmp_path: Path, server: Server) -> None:
+    content = bytes_of(3_000_000)
+    manifest = server.manifest(content)
+    async with reading(tmp_path, server) as (reader, _):
+        came = await reader._fetches.fetch_ahead(manifest.entries)
+        assert [fetch.entry for fetch in came] == list(manifest.entries)
+        assert all(fetch.plain is None for fetch in came), "a long answer would hold all of it to its end"
+        assert await reader.read(manifest, 0, manifest.size) == content, "not the content"
+        assert len(server.requests) == 1
+
+
 async def test_a_small_read_of_a_cold_chunk_fetches_its_frames_only(tmp_path: Path, server: Server) -> None:
     content = bytes_of(3_000_000)
     manifest = server.manifest(content)
