@@ -353,9 +353,11 @@ class Push:
         for node in lost:
             log.warning("node %d: the server lost its content, and not all of it is here", node)
             self.troubles.note(node, ContentLost(_LOST))
-        for change, key in zip(sent.commit.changes, sent.lost, strict=False) if lost else ():
+        for change, key in zip(sent.commit.changes, sent.lost, strict=False):
+            if change.node not in lost:
+                continue
             record = self._tree.record(change.node)
-            if change.node in lost and (record is None or record.local is None):
+            if record is None or record.local is None:
                 # Nobody can make a version of it, and who removed the file wants none.
                 self._drop_lost(key)
             else:

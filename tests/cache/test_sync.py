@@ -15,10 +15,12 @@ from cache.errors import DiskFull
 from cache.layer import Puts
 from cache.pull import Effects
 from cache.push import LOST_AT_ONCE
+from cache.records import LostEdit
+from cache.resending import ContentLost
 from cache.sync import BULK_SECONDS, DEBOUNCE_SECONDS
 from fusefs.volume import RENAME_EXCHANGE
 from remote.protocol.errors import ServerFault
-from remote.protocol.ids import NOW, ROOT, DeviceId, NodeId, Rev, SpaceId
+from remote.protocol.ids import NOW, ROOT, ChunkId, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Change, Changes, Commit, CommitAnswer, FolderQuery, JournalCommit, Listing
 from remote.protocol.nodes import Kind, Name
 from tests.model.device import Device, check_tree
@@ -837,6 +839,31 @@ def test_the_server_lacking_chunks_gets_them_again() -> None:
         node = await make(world.one, b"a", b"x" * 5_000)
         await world.quiet()
         assert await world.two.content(node) == b"x" * 5_000
+
+    in_world(scene)
+
+
+def test_of_edits_that_lost_only_those_are_in_trouble_of_which_the_server_lost_the_content() -> None:
+    async def scene(world: World) -> None:
+        one = world.one
+        nodes = [await make(one, name, random.Random(name).randbytes(100_000)) for name in (b"a", b"b")]
+        await world.quiet()
+        gone, there = [record.local for node in nodes if (record := one.tree.record(node)) is not None]
+        assert gone is not None
+        assert gone.content is not None
+        assert there is not None
+        nowhere = replace(gone.content.entries[0], id=ChunkId(bytes(32)))
+        gone = replace(gone, content=replace(gone.content, entries=(nowhere,)))
+        with one.tree.edit() as edit:
+            for node, state in zip(nodes, (gone, there), strict=True):
+                edit.keep_lost(node, LostEdit(state, state.ctime_ns))
+        one.syncs.wake()
+        await trio.sleep(0.9)
+        # The other is a version at once, and nobody who waits for it is told that it is lost.
+        assert [node for node in nodes if one.tree.has_lost(node)] == nodes[:1]
+        one.push.troubles.raise_first(nodes[1:])
+        with pytest.raises(ContentLost):
+            one.push.troubles.raise_first(nodes[:1])
 
     in_world(scene)
 
