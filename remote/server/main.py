@@ -83,9 +83,11 @@ def cli() -> None:
 def init(data: Path | None, key_file: Path | None) -> None:
     """Make a new instance, and its master key where there is none."""
     data, key_file = data or default_data(), key_file or default_key_file()
+    had_key = key_file.exists()
     if instance.make(data, key_file):
         click.echo(f"Made an instance in {data}.")
-        click.echo(f"Its master key is {key_file}: keep a copy elsewhere; without it nothing can be read.")
+        whence = ", which was there: another instance may have it, too" if had_key else ""
+        click.echo(f"Its master key is {key_file}{whence}. Keep a copy elsewhere: without it no content can be read.")
     else:
         click.echo(f"There is an instance in {data} already; nothing was changed.")
 

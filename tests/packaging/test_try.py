@@ -23,9 +23,11 @@ class Machine:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SATCHEL_HOME", "XDG_"))}
         self.environment = kept | {"HOME": str(home)} | environment
 
-    def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         command = [TRY, *arguments]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300, check=False)
+        return subprocess.run(
+            command, env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+        )
 
     def start(self, *arguments: str | Path) -> dict[str, str]:
         """What a successful start printed as JSON, which is all that it printed."""
@@ -87,7 +89,7 @@ def test_files_come_back_after_a_stop_and_after_a_kill_of_everything(machine: Ma
     assert machine.start(folder) == first
     assert (folder / "letter").read_text() == "dear reader"
 
-    assert machine.run("stop").returncode == 0
+    assert machine.run("stop", cwd=folder).returncode == 0, "it stands in its own way"
     assert not is_mounted(folder)
     assert machine.processes() == []
     assert machine.start() == first
