@@ -238,7 +238,7 @@ def test_logs_as_json_say_who_asked_for_what_and_no_secrets(home: Home, tmp_path
         desk = Machine(tmp_path / "desk", url)
         assert desk.login("--device-name", "desk").returncode == 0
         token = desk.must("token", "add", "phone", "--scope", "webdav").strip()
-        httpx.request("PROPFIND", f"{url}/dav/secret-name/", auth=("ann", token))
+        httpx.request("PROPFIND", f"{url}/dav/secret-name/", auth=("ann", token), headers={"depth": "0"})
         httpx.get(f"{url}/s/a-secret-of-a-link/name?password=hunter2")
         httpx.get(f"{url}/nowhere/at-all")
         httpx.get(f"{url}/v1/health", headers={"x-forwarded-for": "192.0.2.7"})
@@ -249,7 +249,7 @@ def test_logs_as_json_say_who_asked_for_what_and_no_secrets(home: Home, tmp_path
     assert ("POST", "/v1/login", 200, "ann") in routes
     assert ("POST", "/v1/tokens/make", 200, "ann") in routes
     assert ("GET", "/s/{secret}/{path}", 404, "") in routes
-    assert [route[2:] for route in routes if route[0] == "PROPFIND"] == [(404, "ann")]
+    assert [route[1:] for route in routes if route[0] == "PROPFIND"] == [("/dav", 404, "ann")]
     assert ("GET", "(none)", 404, "") in routes
     assert all(line["seconds"] > 0 and line["time"] for line in lines)
     assert [line["route"] for line in lines if line["address"] == "192.0.2.7"] == ["/v1/health"]
