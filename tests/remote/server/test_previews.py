@@ -16,9 +16,10 @@ from remote.protocol.errors import BadRequest, NotFound
 from remote.protocol.history import Purged, PurgeRequest
 from remote.protocol.ids import NodeId, SpaceId
 from remote.server.instance import Instance
-from remote.server.jobs.confined import CONTENT_MAX, Confined
+from remote.server.jobs.confined import CONTENT_MAX, Confined, Limits
 from remote.server.jobs.following import Follower
 from remote.server.jobs.running import catch_up
+from remote.server.jobs.tasks.small import LENGTH
 from remote.server.previews.asking import FOLDER
 from remote.server.previews.shelf import Shelf, Shown
 
@@ -130,6 +131,16 @@ async def test_a_picture_is_turned_as_the_camera_says(ann: Any) -> None:
     exif[0x0112] = 6
     node = await bring(ann, "turned.jpg", picture(400, 200, exif=exif))
     assert (await asked(ann, node)).size == (128, 256)
+
+
+def test_a_large_picture_is_in_memory_once() -> None:
+    content = picture(6_400, 6_400, "PNG", compress_level=1)
+    # 156 MiB of it, and what the process takes besides; a second one would not fit.
+    made = Confined(Limits(memory_bytes=320 << 20)).run("picture", [content], "image", "128,256")
+    for size in (128, 256):
+        (length,) = LENGTH.unpack_from(made)
+        png, made = made[LENGTH.size : LENGTH.size + length], made[LENGTH.size + length :]
+        assert Image.open(io.BytesIO(png)).size == (size, size)
 
 
 async def test_what_is_no_picture_has_none_and_is_not_tried_again(ann: Any, instance: Instance, tmp_path: Path) -> None:

@@ -61,9 +61,11 @@ def _image(content: io.RawIOBase, size: int) -> Image.Image:
         raise TooManyPixels(f"{picture.width} x {picture.height} pixels are more than {PIXELS_MAX:,}")
     # A JPEG can be read at an eighth of its size: less memory, and much less time.
     picture.draft(None, (2 * size, 2 * size))
-    turned = ImageOps.exif_transpose(picture)
-    has_alpha = turned.mode in {"RGBA", "LA", "PA"} or "transparency" in turned.info
-    return turned.convert("RGBA" if has_alpha else "RGB")
+    # In place, and converted only where it must be: each copy of a large picture is half of the memory that there is.
+    ImageOps.exif_transpose(picture, in_place=True)
+    has_alpha = picture.mode in {"RGBA", "LA", "PA"} or "transparency" in picture.info
+    mode = "RGBA" if has_alpha else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def _pdf(content: io.RawIOBase, size: int) -> Image.Image:

@@ -17,8 +17,10 @@ def pngs(picture: Image.Image, sizes: Sequence[int]) -> bytes:
 
 
 def _png(picture: Image.Image, size: int) -> bytes:
-    small = picture.copy()
-    small.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    share = min(1.0, size / max(picture.size))
+    shape = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
+    # The copy, of a small one: what stands for an open file wants more than this process may to save itself.
+    small = picture.resize(shape, Image.Resampling.LANCZOS, reducing_gap=2.0) if share < 1 else picture.copy()
     body = io.BytesIO()
     small.save(body, "PNG")
     return body.getvalue()
