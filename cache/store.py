@@ -124,6 +124,8 @@ class Store:
         self._absent: list[set[bytes]] = []
         self._is_empty: list[bool] = []
         self._is_kept = False
+        self.is_short = False
+        """A change was not made, or not taken into LMDB, for want of room: until who makes room sets it back."""
         self._is_full = trio.Event()
         self._is_changed = trio.Event()
         self._not_before = 0.0
@@ -340,7 +342,11 @@ class Store:
         if _is_full(self._active, _PATIENCE):
             self._wait_for_the_disk()
         if self._journal is not None:
-            size_bytes = self._journal.append(self._sequence + 1, puts)
+            try:
+                size_bytes = self._journal.append(self._sequence + 1, puts)
+            except DiskFull:
+                self.is_short = True
+                raise
         else:
             size_bytes = sum(len(value) for values in puts.values() for value in values.values() if value is not None)
         self._sequence += 1
@@ -498,6 +504,7 @@ class Store:
             return True
         if not self._not_before:
             log.warning("%s cannot be written just now: %s", self._path, commit.error)
+        self.is_short = True
         self._not_before = time.monotonic() + _AGAIN_SECONDS
         # After some failures LMDB refuses everything until it is opened anew.
         self._open_again()

@@ -5,6 +5,7 @@ import logging
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
@@ -58,6 +59,9 @@ from remote.protocol.messages import Room
 from remote.protocol.service import Acts, Service
 
 log = logging.getLogger(__name__)
+
+_CHANGES_BYTES: Final = 4 << 20
+"""What changes to the tree may take on the disk until they are in LMDB, and some more."""
 
 
 @dataclass(frozen=True)
@@ -279,6 +283,15 @@ class Drive:
             nursery.start_soon(self.backups.run)
             task_status.started()
 
+    async def _make_room_for_changes(self) -> None:
+        """Drops clean chunks: on a full disk nothing could be sent any more, as what the server says is kept, too."""
+        self.state.is_short = False
+        before = self.chunks.used_bytes
+        with suppress(DiskFull):  # what there was to drop is dropped
+            await self.budget.make_room(_CHANGES_BYTES)
+        if self.chunks.used_bytes < before:
+            self.sync.retry_now()
+
     async def _keep_up(self) -> None:
         """Once a second while anything goes on: what is written to and not closed, and what is counted."""
         was_online = False
@@ -290,6 +303,8 @@ class Drive:
                 if self.files.flush_closed() or self.files.flush_long_open():
                     self.volume.wake()
                 self.counting.keep()
+            if self.state.is_short:
+                await self._make_room_for_changes()
             self.pins.notice()
             if self.sync.is_online and not was_online:
                 self.pins.retry()

@@ -16,6 +16,7 @@ from tests.mounted.trees import until
 pytestmark = pytest.mark.mounted
 
 MIB = 1 << 20
+LEFT_BYTES = 128 << 10
 
 
 def test_the_cache_is_told_trimmed_and_bounded(device: Any, server: Any) -> None:
@@ -104,6 +105,27 @@ def test_on_a_disk_that_is_full_nothing_that_was_closed_is_lost(tmp_path: Path, 
             (desk.path / f"{number}").write_bytes(bytes([number]) * MIB)
         desk.wait()
         assert {f"{number}" for number in (*range(closed), *range(64, 128))} <= set(os.listdir(desk.path))
+        desk.umount()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+def test_what_fills_the_disk_is_sent_without_anybody_making_room(tmp_path: Path, device: Any, server: Any) -> None:
+    with small_disk(tmp_path / "desk"):
+        desk = device("desk")
+        desk.expects("Logging error", "Traceback", "No space left")
+        server.stop()
+        closed = fill(desk.path)
+        desk.kill()
+        disk = os.statvfs(desk.home)
+        with (desk.home / "others").open("wb") as others:
+            # Hardly more is left than the next changes take.
+            os.posix_fallocate(others.fileno(), 0, disk.f_bavail * disk.f_frsize - LEFT_BYTES)
+        desk.mount()
+        server.start()
+        desk.wait()
+        assert desk.status()["pending"]["count"] == 0
+        for number in range(closed):
+            assert (desk.path / f"{number}").read_bytes() == bytes([number]) * MIB
         desk.umount()
 
 
