@@ -278,7 +278,7 @@ class Part(Tree):
         return super().lost_count() if self._shares is None else len(self.lost())
 
     def nodes(self, limit: int = 1 << 62, after: NodeId = _FIRST) -> list[NodeId]:
-        """See Tree. Of a shared space all are looked for each time: who asks for some at a time asks rarely."""
+        """See Tree. Of a shared space all are looked for each time: who wants them some at a time asks for `pages`."""
         if self.space != HOME:
             return [node for node in sorted(self.all_nodes()) if node > after][:limit]
         if self._shares is None:
@@ -291,6 +291,10 @@ class Part(Tree):
                 break
             after = some[-1]
         return found[:limit]
+
+    def pages(self, size: int) -> Iterator[Sequence[NodeId]]:
+        """See Tree. Of a shared space all are looked for once, when the first are asked for."""
+        return super().pages(size) if self.space == HOME else batches(sorted(self.all_nodes()), size)
 
     def all_nodes(self) -> set[NodeId]:
         """The nodes of a shared space that have a record, those removed here too; not the folder that mounts it."""

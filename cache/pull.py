@@ -557,9 +557,7 @@ class Pull:
             if self.mounts is not None:
                 await self.mounts.set_back(common, as_of)
             waiting = {version.node for version in self._tree.news() if version.rev > common}
-            after = NodeId(0)
-            while nodes := self._tree.nodes(_ASKED_AT_ONCE, after):
-                after = nodes[-1]
+            for nodes in self._tree.pages(_ASKED_AT_ONCE):
                 asked = [node for node in nodes if self._rev_of(node) > common or node in waiting]
                 then = (await self.service.nodes(self.home.space, asked, as_of)).nodes if asked else ()
                 with self._tree.edit() as edit:
@@ -618,9 +616,7 @@ class Pull:
 
     def _known(self) -> Iterator[list[NodeId]]:
         """The nodes that the server knows or may know, some at a time."""
-        after = NodeId(0)
-        while nodes := self._tree.nodes(_ASKED_AT_ONCE, after):
-            after = nodes[-1]
+        for nodes in self._tree.pages(_ASKED_AT_ONCE):
             yield [node for node in nodes if self._knows(node)]
 
     def _knows(self, node: NodeId) -> bool:

@@ -5,7 +5,7 @@ loop's thread only.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
@@ -269,6 +269,13 @@ class Tree:
         """Nodes that have a record, by id, from the one after `after` on."""
         found = self._store.scan(Table.NODES, node_key(NodeId(after + 1)), limit=limit)
         return [NodeId(int.from_bytes(key, "big")) for key, _ in found]
+
+    def pages(self, size: int) -> Iterator[Sequence[NodeId]]:
+        """Nodes that have a record, by id, so many at a time; the tree may change in between."""
+        after = NodeId(0)
+        while nodes := self.nodes(size, after):
+            after = nodes[-1]
+            yield nodes
 
     def unlisted(self, limit: int = 1 << 62, after: NodeId = NodeId(0)) -> list[NodeId]:  # noqa: B008
         """Folders of which children may be unknown here, by id, from the one after `after` on."""

@@ -14,6 +14,7 @@ from cache.edit import Edit
 from cache.errors import DiskFull, NoSuchNode
 from cache.grafts import VIEWER
 from cache.leaving import Gone, Leaving
+from cache.parts import Part
 from cache.pull import Effects
 from fusefs.errors import Mounted, OtherSpace, ReadOnly
 from remote.protocol.errors import Unreachable
@@ -540,6 +541,28 @@ def test_what_is_being_written_to_a_file_that_is_removed_elsewhere_is_kept_when_
     among_friends(scene)
 
 
+def test_who_goes_through_a_shared_folder_looks_for_what_is_in_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(friends: Friends) -> None:
+        await shared_thesis(friends)
+        part = friends.guest.grafts.all[friends.space].part
+        looked: list[Part] = []
+        all_nodes = Part.all_nodes
+
+        def look(self: Part) -> set[NodeId]:
+            looked.append(self)
+            return all_nodes(self)
+
+        monkeypatch.setattr(Part, "all_nodes", look)
+        pages = [list(page) for page in part.pages(2)]
+        assert looked == [part]
+        assert [node for page in pages for node in page] == part.nodes()
+        assert [len(page) for page in pages] == [2, 1]
+        home = Part(friends.guest.tree)
+        assert [node for page in home.pages(1) for node in page] == home.nodes()
+
+    among_friends(scene)
+
+
 def test_indexes_follow_a_folder_that_begins_to_mount_a_space() -> None:
     async def scene(friends: Friends) -> None:
         await shared_thesis(friends)
@@ -709,6 +732,8 @@ def test_who_waits_for_an_edit_of_a_file_that_gets_another_id_waits_for_that(*, 
             nursery.start_soon(wait_for, two.syncs.delivered(intro, 100))
         # The root, and the file.
         assert waited == [2, 2]
+        # Where it went on is remembered for those who wait only.
+        assert two.tree.heir(intro) == intro
         if handle is not None:
             with pytest.raises(NoSuchNode):
                 await two.files.write(handle.file, 0, b"and again")
