@@ -140,7 +140,7 @@ class Drive:
         self.grafts, push = self.sync.grafts, self.sync.push
         self.grafts.revoke = self.files.revoke
         self.pins = Pins(self.tree, self.reader, self.sync.list_folder)
-        self.files.is_online = lambda: self.sync.may_send
+        self.files.room.is_online = lambda: self.sync.may_send
         self.ahead = self._make_ahead(self.sync.upload, push, traffic)
         self.flow = Flow(self.tree, traffic, self.sync, self.reader, heeds_metered=choices.metered == "pause-uploads")
         self.volume = Volume(
@@ -208,7 +208,7 @@ class Drive:
         quota.is_online, quota.ask = lambda: graft.sync.is_online, graft.sync.ask_for_room
         graft.lease.on_more, graft.lease.on_lost = graft.push.retry_all, self._note_loss
         graft.ahead = self._ahead(graft.upload, graft.push)
-        self.files.aheads[graft.known.space] = graft.ahead
+        self.files.room.aheads[graft.known.space] = graft.ahead
 
     async def _deliver(self, node: NodeId) -> None:
         """Returns when the server has what was closed or synced, with `sync=remote`."""
@@ -227,8 +227,8 @@ class Drive:
     def _make_ahead(self, upload: Upload, push: Push, traffic: Traffic) -> Ahead:
         """What makes room for programs that write more than the cache holds."""
         ahead = self._ahead(upload, push)
-        self.files.uploaded = lambda: traffic.sent_bytes
-        self.files.ahead = ahead
+        self.files.room.uploaded = lambda: traffic.sent_bytes
+        self.files.room.ahead = ahead
         return ahead
 
     def _ahead(self, upload: Upload, push: Push) -> Ahead:

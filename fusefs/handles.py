@@ -7,15 +7,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-import trio
 from msgspec.structs import replace
 
-from cache.ahead import Ahead
-from cache.cursor import Cursor
 from cache.edit import Edit
 from cache.errors import ContentDamaged, DiskFull, NoSuchNode
 from cache.eviction import Budget
@@ -25,7 +21,9 @@ from cache.records import HOME, Record
 from cache.staging import Staging, StagingId, Stagings
 from cache.tree import Tree
 from fusefs.errors import Invalid, OverQuota, TooLarge
+from fusefs.opened import Handle, OpenFile
 from fusefs.quota import Quota
+from fusefs.room import Room
 from fusefs.siblings import Siblings
 from remote.protocol.cutting import Buffer
 from remote.protocol.ids import NodeId, SpaceId
@@ -34,62 +32,11 @@ from remote.protocol.nodes import EMPTY, FILE_SIZE_MAX, Manifest, NodeState
 log = logging.getLogger(__name__)
 
 SIZE_MAX: Final = FILE_SIZE_MAX
-_ROOM_SECONDS: Final = 60.0
-_ROOM_AWAY_SECONDS: Final = 3.0
-"""How long a writer waits for uploads to make room: with the server, and without it, when it is to say so soon."""
-_ROOM_MOST_SECONDS: Final = 3_600.0
-"""However much is sent meanwhile."""
-_ROOM_LOOK_SECONDS: Final = 1.0
-_ROOM_SENT: Final = 16 << 10
-"""Who asks the server for news sends a little, too."""
 _OPEN_SECONDS: Final = 30.0
 _PAUSE_SECONDS: Final = 5.0
 """A file that was written to for so long without a flush is flushed at the next pause of so long."""
 _TICK_NS: Final = 10**9
 """No tick of the kernel's clock for times of files is longer, and no bytes come to us so long after it, but rarely."""
-
-
-@dataclass
-class OpenFile:
-    """One file while programs have it open, however often."""
-
-    node: NodeId
-    state: NodeState
-    """As it was when last seen in the tree: all there is of it once its last name is gone."""
-    handles: int = 0
-    writers: int = 0
-    staging: Staging | None = None
-    is_orphan: bool = False
-    is_revoked: bool = False
-    """Its folder is not this user's any more: there is nothing to read in it, or to write to."""
-    is_changed: bool = False
-    """Written to since the last flush."""
-    is_told: bool = False
-    """Flushed at least once, or somebody waits for it: others may see what there is of it."""
-    changed_at: float = 0.0
-    written_at: float = 0.0
-    """Monotonic seconds of the first and the last write since the last flush."""
-    mtime_ns: int = 0
-    """Time of the last write or utime that is not in the tree yet; 0: the tree knows."""
-    ctime_ns: int = 0
-    """What programs see as the time of its last change; 0: the tree knows."""
-    is_refused: bool = False
-    """The last write found no room."""
-    is_cut: bool = False
-    """The last write was refused for the quota: what there is of it was not to be all."""
-    is_helpless: bool = False
-    """It found none although what is written to the file was being sent."""
-
-
-@dataclass
-class Handle:
-    """One open() of a file."""
-
-    file: OpenFile
-    is_writing: bool
-    is_direct: bool = False
-    """Its writes come straight from the program, which can be told of each of them."""
-    cursor: Cursor = field(default_factory=Cursor)
 
 
 class OpenFiles:
@@ -102,7 +49,6 @@ class OpenFiles:
         self._tree = tree
         self._stagings = stagings
         self._reader = reader
-        self._budget = budget
         self._siblings = Siblings(tree, reader)
         self._files: dict[NodeId, OpenFile] = {}
         self.fetched: set[NodeId] = set()
@@ -113,17 +59,7 @@ class OpenFiles:
         """Of shared spaces; they count for their owners."""
         self.on_cut: Callable[[NodeId, Edit], None] = lambda _node, _edit: None
         """Told of a file that was flushed although its last write was refused: it is not to be seen elsewhere."""
-        self.is_online: Callable[[], bool] = lambda: True
-        """Whether the server can be reached: then what was written is being sent, which makes room."""
-        self.uploaded: Callable[[], int] = lambda: 0
-        """Grows while something is being sent."""
-        self.ahead: Ahead | None = None
-        """Makes room by sending what is being written."""
-        self.aheads: dict[SpaceId, Ahead] = {}
-        """The same for files of shared spaces."""
-        # A write waited for room in vain, and nothing was sent since.
-        self._is_full = False
-        self._full = ""
+        self.room = Room(tree, stagings, budget)
         # Orphans whose node came back from elsewhere, and was opened anew.
         self._left_behind: list[OpenFile] = []
         # Open files that went with news, with content that may be sent as another's.
@@ -141,11 +77,6 @@ class OpenFiles:
         quota = self.quotas[space] = Quota(lease)
         lease.unflushed_bytes = partial(self._unflushed_growth, space)
         return quota
-
-    @property
-    def full(self) -> str:
-        """Why programs cannot write, a sentence; empty when they can."""
-        return self._full if self._is_full else ""
 
     def find(self, node: NodeId) -> OpenFile | None:
         """The file, when a program has it open."""
@@ -447,7 +378,7 @@ class OpenFiles:
         _check_not_revoked(file)
         if offset + len(data) > SIZE_MAX:
             raise TooLarge(f"A file has at most {SIZE_MAX} bytes.")
-        await self._make_room(file, len(data))
+        await self.room.make(file, len(data))
         if is_direct:
             await self._check_quota(file, offset + len(data))
         staging = self._stage(file)
@@ -456,8 +387,7 @@ class OpenFiles:
         self.quota_of(file.node).grew(staging.size - size_before)
         file.is_cut = False
         self._note_change(file)
-        if (ahead := self._ahead_of(file)) is not None and not file.is_orphan:
-            ahead.note(file.node, staging)
+        self.room.note(file)
         if staging.is_crowded:
             await self._thin(staging)
         return len(data)
@@ -477,67 +407,6 @@ class OpenFiles:
                 continue
             total += self.size(file) - (record.size if record is not None else 0)
         return total
-
-    async def _make_room(self, file: OpenFile, n: int) -> None:
-        if self._budget.has_room(n):
-            file.is_refused = self._is_full = False
-            return
-        own_bytes = file.staging.dirty_bytes if file.staging is not None else 0
-        can_help = self._can_help(file)
-        # To wait for room that only this file takes is in vain when it cannot be sent. And after one write was refused
-        # the file is not whole: were each of the thousands that follow to wait, it would look like a hang.
-        # The kernel writes one file back after the other: the wait of the first is that of all.
-        is_in_vain = file.is_refused or self._is_full or own_bytes >= self._stagings.total_bytes
-        if can_help:
-            is_in_vain = file.is_helpless
-        try:
-            await self._wait_for_room(file, n, 0.0 if is_in_vain else _ROOM_SECONDS)
-        except DiskFull as error:
-            if not self._is_full:
-                log.warning("programs cannot write: %s", error)
-            self._full = str(error)
-            if not self.is_online():
-                self._full += " Nothing is sent now, which would make room."
-            file.is_refused = self._is_full = True
-            file.is_helpless = file.is_helpless and self._can_help(file)
-            raise
-        file.is_refused = file.is_helpless = self._is_full = False
-
-    def _can_help(self, file: OpenFile) -> bool:
-        """Whether room comes of sending what is written to this file."""
-        ahead = self._ahead_of(file)
-        if ahead is None or file.is_orphan or not self.is_online():
-            return False
-        return ahead.can_help(file.node, file.staging)
-
-    def _ahead_of(self, file: OpenFile) -> Ahead | None:
-        if not self.aheads:
-            return self.ahead
-        record = self._tree.record(file.node)
-        return self.aheads.get(record.space, self.ahead) if record is not None else self.ahead
-
-    async def _wait_for_room(self, file: OpenFile, n: int, seconds: float) -> None:
-        """Returns when there is room; raises DiskFull when nothing was sent for so long, sooner without the server."""
-        moved, since = self.uploaded(), trio.current_time()
-        limit = since + _ROOM_MOST_SECONDS
-        was_away = False
-        while True:
-            # Whether it can be reached is found out again and again while it is away.
-            was_away = was_away or not self.is_online()
-            if (ahead := self._ahead_of(file)) is not None and file.staging is not None and not file.is_orphan:
-                ahead.note(file.node, file.staging)
-            left = min(seconds, _ROOM_AWAY_SECONDS if not self.is_online() else seconds) - (trio.current_time() - since)
-            try:
-                await self._budget.wait_for_room(n, max(0.0, min(_ROOM_LOOK_SECONDS, left)))
-            except DiskFull:
-                now = trio.current_time()
-                if self.is_online() and self.uploaded() - moved >= _ROOM_SENT and now < limit:
-                    moved, since = self.uploaded(), now
-                elif left <= _ROOM_LOOK_SECONDS:
-                    file.is_helpless = not was_away and self.is_online()
-                    raise
-            else:
-                return
 
     async def _thin(self, staging: Staging) -> None:
         async def read_base(offset: int, length: int) -> bytes:
@@ -622,7 +491,7 @@ class OpenFiles:
 
     def let_go(self, node: NodeId, staging: Staging, content: Manifest) -> None:
         """The server has this content: the next write begins a new staging over it."""
-        self._is_full = False
+        self.room.sent()
         for stray in [stray for stray in self._strays if stray.staging is staging]:
             self._strays.remove(stray)
             stray.staging, stray.state = None, replace(stray.state, content=content)

@@ -17,7 +17,7 @@ from cache.listings import Listings
 from fusefs.attributes import Attributes, Caller, Setting
 from fusefs.errnos import errno_of
 from fusefs.errors import IsFolder, Overtaken, ReadOnly
-from fusefs.handles import Handle
+from fusefs.opened import Handle
 from fusefs.repeater import Repeater
 from fusefs.searches import SEARCH_NAME, Searches
 from fusefs.turns import Turns

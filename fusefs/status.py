@@ -80,7 +80,7 @@ class Status:
                 "blocked": standing.blocked,
                 "files": listed,
             },
-            "full": drive.files.full,
+            "full": drive.files.room.full,
             "stuck": [
                 {"path": os.fsdecode(one.path), "sentence": one.sentence, "seconds": _seconds(one.seconds)}
                 for one in [one for one in standing.stuck if not one.asks][:_STUCK_MAX]

@@ -43,7 +43,8 @@ from fusefs.errors import (
     ReadOnly,
     TooManyNames,
 )
-from fusefs.handles import Handle, OpenFile, OpenFiles
+from fusefs.handles import OpenFiles
+from fusefs.opened import Handle, OpenFile
 from fusefs.removed import Last, Removed
 from remote.protocol.ids import ROOT, NodeId, SpaceId
 from remote.protocol.nodes import (

@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from fusefs.errors import VolumeError
-from fusefs.handles import Handle
+from fusefs.opened import Handle
 from fusefs.volume import RENAME_EXCHANGE, Caller, Setting
 from fusefs.xattrs import ExtendedAttributes
 from remote.protocol.ids import ROOT, NodeId, Rev

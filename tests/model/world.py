@@ -6,7 +6,7 @@ from pathlib import Path
 
 import trio
 
-from fusefs.handles import Handle
+from fusefs.opened import Handle
 from fusefs.volume import Caller
 from remote.protocol.ids import ROOT, NodeId
 from tests.model.device import Device, Time, check_tree
