@@ -366,6 +366,9 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         folder = self._handles[fh]
         assert isinstance(folder, _OpenFolder)
+        if self._listed_as_of != self._volume.files.held_as_of:
+            self._listings.clear()
+            self._listed_as_of = self._volume.files.held_as_of
         if start_id == 0:
             folder.entries = await self._entries(folder.inode)
         if is_virtual(folder.inode):
@@ -410,11 +413,7 @@ class Operations(pyfuse3.Operations):
         if is_virtual(inode):
             children = await self._virtual(inode).children(inode)
             return [(b".", inode, None), (b"..", inode, None), *((*child, None) for child in children)]
-        node, listings = NodeId(inode), self._listings
-        if self._listed_as_of != self._volume.files.held_as_of:
-            listings.clear()
-            self._listed_as_of = self._volume.files.held_as_of
-        kept = listings.get(node)
+        node, kept = NodeId(inode), self._listings.get(NodeId(inode))
         if kept is not None:
             return kept
         changes = self._volume.tree.store.changes
@@ -423,7 +422,7 @@ class Operations(pyfuse3.Operations):
         entries += [(child.name, child.node, None) for child in names]
         # No await from the last look at names to here. Of many names, the first may have changed since.
         if len(names) < NAMES_AT_ONCE or changes == self._volume.tree.store.changes:
-            listings.keep(node, entries)
+            self._listings.keep(node, entries)
         return entries
 
     async def releasedir(self, fh: int) -> None:
