@@ -20,10 +20,11 @@ from fusefs.errors import IsFolder, Overtaken, ReadOnly
 from fusefs.opened import Handle
 from fusefs.repeater import Repeater
 from fusefs.searches import SEARCH_NAME, Searches
+from fusefs.shown import NAMES_AT_ONCE
 from fusefs.turns import Turns
 from fusefs.versions import PastHandle, Versions
 from fusefs.virtual import SEARCHES, Virtual, is_virtual
-from fusefs.volume import NAMES_AT_ONCE, Volume
+from fusefs.volume import Volume
 from fusefs.xattrs import ExtendedAttributes
 from remote.protocol.cutting import Buffer
 from remote.protocol.ids import ROOT, NodeId

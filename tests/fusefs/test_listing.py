@@ -14,7 +14,7 @@ from tests.model.world import World, in_world, make, make_folder
 
 
 def test_names_that_are_looked_up_in_parts_are_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fusefs.volume.NAMES_AT_ONCE", 3)
+    monkeypatch.setattr("fusefs.shown.NAMES_AT_ONCE", 3)
 
     async def scene(world: World) -> None:
         for count in (0, 1, 3, 7):
