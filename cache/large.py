@@ -1,11 +1,10 @@
 """Large: what changed in a staging of any size becomes chunks and deltas that the server holds, in bounded memory."""
 
 import os
-from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, islice
 from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
@@ -13,75 +12,32 @@ from weakref import WeakKeyDictionary
 import trio
 
 from cache import patches
-from cache.blobs import Sums, sums_of
+from cache.batches import Attempt, Batches, Piece
 from cache.chunks import Chunks
 from cache.errors import CacheError
 from cache.extents import Extents
 from cache.patches import Item, Patch
-from cache.plain import Known
 from cache.prepared import Own, Prepared
 from cache.reader import Reader
-from cache.similar import tell
 from cache.staging import Staging, StagingId, Stretch
 from remote.protocol import deltas
 from remote.protocol.cutting import Buffer, Span, recut
 from remote.protocol.errors import RemoteError
-from remote.protocol.ids import ChunkId, PlainHash, SpaceId
+from remote.protocol.ids import ChunkId, SpaceId
 from remote.protocol.manifests import Leaf, build, starts, unsettled
-from remote.protocol.nodes import Base, Entry, Manifest
-from remote.protocol.sealing import Sealed, plain_hash, seal
+from remote.protocol.nodes import Entry, Manifest
+from remote.protocol.sealing import Sealed, seal
 from remote.protocol.service import Service
 
 _BATCH_BYTES: Final = 5 << 20
 """Content that is sealed and sent together: the server waits once for its disk."""
 _SENDERS: Final = 3
 """Batches of a file that are at work at a time: most of them only wait for the server."""
-_SEALERS: Final = 2
-"""Batches that are hashed and sealed at a time: these take twice their size of memory."""
-_UNSENT_MAX: Final = 256 << 10
 _LEAVES_KEPT: Final = 64
-_SUMS_KEPT: Final = 4_096
-"""Chunks of one file whose sums are kept until it is the cache's; others are read once more for them."""
 _RENEWED_AT_ONCE: Final = 1_000
 _HOLE: Final = (ChunkId(b""), b"")
-_NO_HASH: Final = PlainHash(b"")
 
 Range = tuple[int, int]
-
-
-@dataclass
-class _Piece:
-    """Content to be sealed, of a chunk or (with `base`) of a delta."""
-
-    position: int
-    """Where its entry belongs in the list of entries."""
-    offset: int
-    length: int
-    data: Buffer
-    base: Base | None = None
-    hash: PlainHash = _NO_HASH
-
-
-@dataclass
-class _Attempt:
-    """What one staging comes to: `items` holds None where a piece is still to be sealed."""
-
-    staging: Staging
-    base: Manifest
-    size: int
-    stretches: list[Stretch]
-    fd: int
-    replaced: Callable[[], Manifest | None]
-    """The content of the file in whose place this one was put, if there is such."""
-    items: list[Item | None] = field(default_factory=list)
-    unsent: dict[ChunkId, bytes] = field(default_factory=dict)
-    """Small sealed chunks, to be sent together."""
-    unsent_length: int = 0
-    """Bytes of content of batches that are done but for some of `unsent`."""
-    small: dict[ChunkId, Buffer] = field(default_factory=dict)
-    """Content of leaves and deltas, to be kept here."""
-    sums: dict[ChunkId, Sums] = field(default_factory=dict)
-    """Of chunks that were read here: to keep them, nobody needs to read them again."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +107,7 @@ class Large:
         self._space = space
         self._secret = secret
         self._reader = reader
-        self._chunks = chunks
-        self._sealers = trio.CapacityLimiter(_SEALERS)
+        self._batches = Batches(service, space, secret, reader, chunks)
         self._earlier: WeakKeyDictionary[Staging, _Earlier] = WeakKeyDictionary()
         self.done_bytes: dict[StagingId, int] = {}
         """Content that the server has of those that are being prepared."""
@@ -176,6 +131,12 @@ class Large:
         finally:
             del self.done_bytes[staging.id]
 
+    def _counter(self, staging: Staging) -> Callable[[int], None]:
+        def count(length: int) -> None:
+            self.done_bytes[staging.id] += length
+
+        return count
+
     async def _prepare(self, staging: Staging, replaced: Callable[[], Manifest | None]) -> Prepared:
         earlier = self._earlier.pop(staging, None)
         old: list[Item] | None = None
@@ -191,7 +152,7 @@ class Large:
         mark = staging.marks
         base, size = staging.base, staging.size
         fd = staging.open_file() if staging.path is not None else -1
-        attempt = _Attempt(staging, base, size, staging.plan_read(0, size), fd, replaced)
+        attempt = Attempt(staging, base, size, staging.plan_read(0, size), fd, self._counter(staging), replaced)
         holes = [(start, stop - start) for start, stop in staging.holes()]
         try:
             if old is None:
@@ -226,7 +187,7 @@ class Large:
         if staging.path is None or not dirty:
             return None
         fd = staging.open_file()
-        attempt = _Attempt(staging, base, size, staging.plan_read(0, size), fd, lambda: None)
+        attempt = Attempt(staging, base, size, staging.plan_read(0, size), fd, self._counter(staging), lambda: None)
         holes = [(start, stop - start) for start, stop in staging.holes()]
         try:
             old: list[Item] = [
@@ -294,7 +255,7 @@ class Large:
 
     async def _bring(
         self,
-        attempt: _Attempt,
+        attempt: Attempt,
         old: list[Item],
         dirty: Sequence[Range],
         holes: Sequence[Range],
@@ -305,13 +266,13 @@ class Large:
         patched = [(index, delta.patch) for index, delta in found.items()]
         items, left = patches.apply(old, attempt.size, dirty, patched)
         ranges = [(start, stop - start) for start, stop in left]
-        send, receive = trio.open_memory_channel[list[_Piece]](0)
+        send, receive = trio.open_memory_channel[list[Piece]](0)
 
         def read(offset: int, length: int) -> Buffer:
             return self._read_in_thread(attempt, offset, length)
 
         def work() -> None:
-            batch: list[_Piece] = []
+            batch: list[Piece] = []
             batched = 0
             spans = recut(patches.lengths(items), attempt.size, ranges, holes, read)
             for span, data in spans if front is None else front.of(spans):
@@ -319,7 +280,7 @@ class Large:
                 delta = found.get(span.kept) if span.kept is not None else None
                 if delta is not None:
                     plain = deltas.encode(delta.patch.base, delta.patch.parts(delta.parts, read))
-                    batch.append(_Piece(position, span.offset, span.length, plain, delta.patch.base))
+                    batch.append(Piece(position, span.offset, span.length, plain, delta.patch.base))
                 elif span.kept is not None:
                     attempt.items.append(items[span.kept])
                     continue
@@ -327,7 +288,7 @@ class Large:
                     attempt.items.append(Entry(*_HOLE, span.length))
                     continue
                 else:
-                    batch.append(_Piece(position, span.offset, span.length, data))
+                    batch.append(Piece(position, span.offset, span.length, data))
                 attempt.items.append(None)
                 batched += len(batch[-1].data)
                 if batched >= _BATCH_BYTES:
@@ -340,17 +301,17 @@ class Large:
             async with send:
                 await trio.to_thread.run_sync(work)
 
-        async def send_all(batches: trio.MemoryReceiveChannel[list[_Piece]]) -> None:
+        async def send_all(batches: trio.MemoryReceiveChannel[list[Piece]]) -> None:
             async with batches:
                 async for batch in batches:
-                    await self._send(batch, attempt)
+                    await self._batches.send(batch, attempt)
 
         async with trio.open_nursery() as nursery, receive:
             nursery.start_soon(cut_all)
             for _ in range(_SENDERS):
                 nursery.start_soon(send_all, receive.clone())
 
-    async def _manifest(self, attempt: _Attempt) -> Manifest:
+    async def _manifest(self, attempt: Attempt) -> Manifest:
         items = [item for item in attempt.items if item is not None]
         while (index := unsettled(items)) is not None:
             leaf = items[index]
@@ -365,91 +326,12 @@ class Large:
         manifest, leaves = await trio.to_thread.run_sync(build, attempt.size, items, seal_leaf)
         attempt.items = list(items)
         attempt.unsent.update((leaf.id, leaf.data) for leaf in leaves)
-        await self._flush(attempt)
+        await self._batches.flush(attempt)
         while len(attempt.small) > _LEAVES_KEPT:
             attempt.small.popitem()
         return manifest
 
-    async def _send(self, batch: list[_Piece], attempt: _Attempt) -> None:
-        """Makes the server hold these pieces, sealing only those that it does not hold yet."""
-        whole = [piece for piece in batch if piece.base is None]
-        length = sum(piece.length for piece in batch)
-        async with self._sealers:
-            sums = await trio.to_thread.run_sync(_look_at, whole)
-            known = {piece.hash: self._chunks.known_plain(piece.hash) for piece in whole}
-            missing = await self._missing([found for found in known.values() if found is not None])
-            todo = {piece.hash: piece for piece in whole if known[piece.hash] in missing}
-            told = await self._told(todo, attempt)
-            todo = {digest: piece for digest, piece in todo.items() if digest not in told}
-            sealed = await trio.to_thread.run_sync(_seal_all, list(todo.values()), self._secret)
-            for piece in batch:
-                if piece.base is not None:
-                    await self._add_delta(piece, piece.base, attempt)
-            # What was read of the file is not needed any more: sending may take long.
-            batch.clear()
-            for piece in whole:
-                piece.data = b""
-        if sealed:
-            await self._service.send_chunks(self._space, {one.id: one.data for one in sealed.values()})
-        for digest, one in sealed.items():
-            self._chunks.note_plain(digest, Known(one.id, one.key, len(one.data)))
-        for piece, piece_sums in zip(whole, sums, strict=True):
-            entry = told.get(piece.hash) or _entry(piece, sealed, known)
-            attempt.items[piece.position] = entry
-            if len(attempt.sums) < _SUMS_KEPT:
-                attempt.sums[entry.id] = piece_sums
-        attempt.unsent_length += length
-        if not attempt.unsent or sum(map(len, attempt.unsent.values())) > _UNSENT_MAX:
-            await self._flush(attempt)
-
-    async def _missing(self, known: Sequence[Known]) -> set[Known | None]:
-        """Those of these chunks and deltas that the server does not have (any more), and None."""
-        sizes = {one.id: one.sealed_size for one in known}
-        # How large a base is when sealed is not known; nobody asks for it who has its delta.
-        sizes |= {one.base.id: one.base.length for one in known if one.base is not None}
-        gone = await self._service.wanted(self._space, sizes) if sizes else set()
-        lost = {one for one in known if one.id in gone or (one.base is not None and one.base.id in gone)}
-        return {None, *lost}
-
-    async def _told(self, pieces: dict[PlainHash, _Piece], attempt: _Attempt) -> dict[PlainHash, Entry]:
-        """Entries of those chunks that are hardly other than one of the old content, or not at all."""
-        old = attempt.base if attempt.base.size else attempt.replaced()
-        found: dict[PlainHash, Entry] = {}
-        if old is None:
-            return found
-        for digest, piece in pieces.items():
-            one = await tell(self._reader, old, attempt.size, piece.offset, piece.data)
-            if one is not None:
-                found[digest] = one.same or self._delta(one.delta, piece.length, one.base, attempt)
-            if one is not None and one.same is None:
-                self._note_delta(digest, found[digest])
-        return found
-
-    async def _add_delta(self, piece: _Piece, base: Base, attempt: _Attempt) -> None:
-        """Puts a delta in its place; what it makes is known from then on, so that a copy of it is not sent."""
-        entry = attempt.items[piece.position] = self._delta(piece.data, piece.length, base, attempt)
-        whole = Manifest(base.length, entries=(Entry(base.id, base.key, base.length),))
-        content = self._reader.try_read(whole, 0, base.length)
-        if content is not None:
-            self._note_delta(await trio.to_thread.run_sync(_hash_of, entry, piece.data, content), entry)
-
-    def _delta(self, data: Buffer, length: int, base: Base, attempt: _Attempt) -> Entry:
-        one = seal(data, self._secret)
-        attempt.unsent[one.id] = one.data
-        attempt.small[one.id] = data
-        return Entry(one.id, one.key, length, base)
-
-    def _note_delta(self, digest: PlainHash, entry: Entry) -> None:
-        self._chunks.note_plain(digest, Known(entry.id, entry.key, entry.length, entry.base))
-
-    async def _flush(self, attempt: _Attempt) -> None:
-        unsent, attempt.unsent = attempt.unsent, {}
-        length, attempt.unsent_length = attempt.unsent_length, 0
-        if unsent:
-            await self._service.send_chunks(self._space, unsent)
-        self.done_bytes[attempt.staging.id] += length
-
-    def _read_in_thread(self, attempt: _Attempt, offset: int, length: int) -> Buffer:
+    def _read_in_thread(self, attempt: Attempt, offset: int, length: int) -> Buffer:
         stretches = attempt.stretches
         parts: list[Buffer] = []
         index = bisect_right(stretches, offset, key=lambda stretch: stretch.offset) - 1
@@ -483,42 +365,7 @@ def _behind(dirty: Sequence[Range], most: int) -> int:
     return dirty[-1][1]
 
 
-def _look_at(pieces: Sequence[_Piece]) -> list[Sums]:
-    """Gives the pieces their hashes, and returns the sums by which the cache knows their bytes."""
-    sums: list[Sums] = []
-    for piece in pieces:
-        piece.hash = plain_hash(piece.data)
-        sums.append(array("Q", sums_of(piece.data)))
-    return sums
-
-
-def _seal_all(pieces: Sequence[_Piece], secret: bytes) -> dict[PlainHash, Sealed]:
-    """The pieces, sealed; each lets go of what was read of the file at once: memory is for what is to be sent."""
-    sealed: dict[PlainHash, Sealed] = {}
-    for piece in pieces:
-        sealed[piece.hash] = seal(piece.data, secret, known_hash=piece.hash)
-        piece.data = b""
-    return sealed
-
-
-def _entry(piece: _Piece, sealed: dict[PlainHash, Sealed], known: dict[PlainHash, Known | None]) -> Entry:
-    one = sealed.get(piece.hash)
-    if one is not None:
-        return Entry(one.id, one.key, piece.length)
-    found = known[piece.hash]
-    assert found is not None, "what is not sealed here was known"
-    return Entry(found.id, found.key, piece.length, found.base)
-
-
-def _hash_of(entry: Entry, delta: Buffer, base: Buffer) -> PlainHash:
-    """The plain hash of what the delta makes of its base: of what is sent, whatever was written since."""
-    parts = deltas.decode(entry, bytes(delta))
-    return plain_hash(
-        b"".join(part if isinstance(part, bytes) else bytes(base[part.start : part.stop]) for part in parts)
-    )
-
-
-def _own_chunks(attempt: _Attempt, items: Sequence[Item]) -> list[Own]:
+def _own_chunks(attempt: Attempt, items: Sequence[Item]) -> list[Own]:
     """Chunks that lie in the staging's own file as they are."""
     lengths = (entry.length for entry in patches.lengths(items))
     return [
