@@ -399,6 +399,10 @@ class OpenFiles:
             file.is_cut = True
             raise
 
+    def note_time(self, file: OpenFile) -> None:
+        """A file was written to now, and nobody else will say so."""
+        file.mtime_ns = file.ctime_ns = time.time_ns()
+
     def _unflushed_growth(self, space: SpaceId = HOME) -> int:
         total = 0
         for file in self.changed():

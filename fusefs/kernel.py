@@ -464,9 +464,11 @@ class Operations(pyfuse3.Operations):
         Not what is also opened to be read: it may be mapped, which needs the page cache.
         """
         is_near = self._volume.files.quota_of(handle.file.node).is_near
-        is_direct = flags & os.O_ACCMODE == os.O_WRONLY and is_near
-        handle.is_direct = is_direct or bool(flags & os.O_DIRECT)
-        return FileInfo(fh=self._keep(handle), keep_cache=True, direct_io=is_direct)
+        # Of writes past it the kernel takes no setuid and setgid away.
+        has_privileges = is_near and self._volume.has_privileges(handle.file)
+        handle.is_past_cache = flags & os.O_ACCMODE == os.O_WRONLY and is_near and not has_privileges
+        handle.is_direct = handle.is_past_cache or bool(flags & os.O_DIRECT)
+        return FileInfo(fh=self._keep(handle), keep_cache=True, direct_io=handle.is_past_cache)
 
     @_waits
     async def read(self, fh: int, off: int, size: int) -> Buffer:  # type: ignore[override]  # any buffer is taken
@@ -481,7 +483,11 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         handle = self._written(fh)
         self._volume.check_writable(handle.file.node)
-        return await self._volume.files.write(handle.file, off, buf, is_direct=handle.is_direct)
+        written = await self._volume.files.write(handle.file, off, buf, is_direct=handle.is_direct)
+        if handle.is_past_cache:
+            self._volume.files.note_time(handle.file)
+            handle.has_written = True
+        return written
 
     @_waits
     async def flush(self, fh: int) -> None:

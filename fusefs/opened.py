@@ -48,4 +48,7 @@ class Handle:
     is_writing: bool
     is_direct: bool = False
     """Its writes come straight from the program, which can be told of each of them."""
+    is_past_cache: bool = False
+    """The kernel notes nothing of its writes, not even their time."""
+    has_written: bool = False
     cursor: Cursor = field(default_factory=Cursor)

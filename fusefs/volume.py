@@ -355,6 +355,11 @@ class Volume(Shown):
             return
         self.set_state(node, changed, ctime_ns=setting.ctime_ns)
 
+    def has_privileges(self, file: OpenFile) -> bool:
+        """Whether a file runs as somebody else, which ends when it is written to."""
+        mode = self.files.state(file).mode
+        return without_privileges(mode) != mode
+
     def drop_privileges(self, node: NodeId) -> None:
         """Somebody else than root changed the content of a file: it runs as nobody else any more."""
         state = self.state(node)
@@ -497,6 +502,9 @@ class Volume(Shown):
         self.files.close(handle)
         if was_changed or handle.is_writing:
             self.wake()
+        if handle.has_written:
+            # The kernel still has the old times, and no answer gives it others: it is to forget the file.
+            self._show(Effects(frozenset(), frozenset({handle.file.node}), frozenset()))
 
 
 def check_name(name: bytes) -> None:

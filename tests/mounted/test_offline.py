@@ -3,7 +3,10 @@
 import errno
 import os
 import shutil
+import signal
+import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,3 +164,20 @@ def test_a_whole_folder_made_offline_arrives(device: Any, server: Any, tmp_path:
     server.start()
     desk.in_step(laptop, timeout=RETURN_SECONDS)
     assert differences(entries(source), entries(laptop.path / "copy")) == []
+
+
+def test_a_program_that_waits_for_content_can_be_ended_at_once(device: Any, server: Any) -> None:
+    laptop, desk = device("laptop"), device("desk")
+    (laptop.path / "file").write_bytes(Noise(1).part(0, 3_000_000))
+    laptop.in_step(desk)
+    assert (desk.path / "file").stat().st_size == 3_000_000
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        program = subprocess.Popen(["cat", desk.path / "file"], stdout=subprocess.DEVNULL)
+        state = Path(f"/proc/{program.pid}/stat")
+        assert until(lambda: state.read_text().rpartition(")")[2].split()[0] == "D", 5.0), "it waits"
+        program.terminate()
+        assert program.wait(5.0) == -signal.SIGTERM
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    assert (desk.path / "file").read_bytes() == Noise(1).part(0, 3_000_000)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.mounted.posix.calls import in_child
 from tests.mounted.trees import until
 
 pytestmark = pytest.mark.mounted
@@ -75,6 +76,35 @@ def test_write_says_when_the_quota_ends_and_the_server_keeps_the_old_file(device
     desk.in_step(laptop)
     assert (laptop.path / "old").read_bytes() == b"x" * 7 * MB
     assert desk.status()["stuck"] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as others")
+def test_where_it_may_end_a_write_still_tells_its_time_and_takes_setuid(device: Any, server: Any) -> None:
+    set_quota(server, 10 * MB)
+    desk = device("desk", mount=False).mount("-o", "owners=real,allow_other")
+    for name in ("file", "program"):
+        (desk.path / name).write_bytes(b"content")
+    desk.wait()
+    os.utime(desk.path / "file", ns=(1, 1))
+    os.chmod(desk.path / "program", 0o4777)  # noqa: S103 - that it is permissive is what is tested
+
+    def write(path: Path) -> None:
+        fd = os.open(path, os.O_WRONLY)
+        assert os.write(fd, b"c") == 1
+        os.close(fd)
+
+    write(desk.path / "file")
+    assert until(lambda: (desk.path / "file").stat().st_mtime_ns > 1, 10.0)
+    os.chdir(desk.path)
+    try:
+        assert in_child(lambda: (os.setuid(4711), write(Path("program")))) == 0
+    finally:
+        os.chdir("/")
+    assert (desk.path / "program").stat().st_mode & 0o7777 == 0o777
+    shown = {name: (desk.path / name).stat().st_mtime_ns for name in ("file", "program")}
+    desk.wait()
+    desk.remount()
+    assert {name: (desk.path / name).stat().st_mtime_ns for name in shown} == shown
 
 
 def test_without_the_server_a_device_writes_what_it_holds_of_the_quota(device: Any, server: Any) -> None:

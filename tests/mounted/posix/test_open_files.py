@@ -203,6 +203,7 @@ def test_direct_reads_and_writes_see_one_content(drive: Path) -> None:
         file.write(b"c" * 4_096)
     assert os.preadv(fd, [buffer], 0) == 8_192
     assert buffer[:] == b"c" * 4_096 + b"a" * 4_096
+    assert os.pread(fd, 5, 4_094) == b"ccaaa", "no alignment is asked for"
     os.close(fd)
 
 
