@@ -22,8 +22,9 @@ class Fetched:
 
     def __init__(self) -> None:
         self.steps: list[list[bytes]] = []
+        self.held = self
 
-    def held_bytes(self, content: Manifest) -> int:
+    def bytes_of(self, content: Manifest) -> int:
         return 0
 
     def prefetch(self, entries: Iterable[Entry]) -> None:
