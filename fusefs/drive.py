@@ -31,6 +31,7 @@ from cache.store import Store
 from cache.syncs import Syncs
 from cache.tree import Tree
 from cache.upload import Upload
+from fusefs.across import Across
 from fusefs.announcer import Announcer
 from fusefs.attributes import DiskRoom, Owner
 from fusefs.backup.backups import Backups
@@ -163,6 +164,7 @@ class Drive:
         self.history, self.restore, self.conflicts = self._past_of(lookback, service, self.space, ROOT)
         home = Sight(self.space, ROOT, self.tree, lookback, self.history, self.restore, self.conflicts, acts)
         self.sights = Sights(home, self.grafts, self.past, acts, self._past_of, seconds)
+        self.across = Across(self.volume, self.sights, service, self.past, seconds)
         self.versions = Versions(lambda folder: self.sights.below(folder).lookback, self.reader, owner)
         self._beat = Beat()
         self._lost = trio.Event()

@@ -24,10 +24,11 @@ _RESTORED_NS: Final = 1_000_000_000
 
 @dataclass(frozen=True)
 class Old:
-    """One version of a path; `name` is what it was called then, empty for a removal."""
+    """One version of a path, which is a version of `node`; `name` is what it was called then, empty for a removal."""
 
     name: bytes
     version: Version
+    node: NodeId
 
 
 class History:
@@ -62,18 +63,22 @@ class History:
         """Versions of what has this path, or had it last, newest first; raises NoEntry, RemoteError."""
         parts = [part for part in path.split(b"/") if part]
         folder, node = await self._find(parts)
-        found = await self._of_node(node)
+        found = await self.of_node(node)
         if folder is None or (found and _kind(found) is Kind.FOLDER):
             return found
-        name = Name(folder, parts[-1])
-        seen = {node}
+        return await self.with_older(found, Name(folder, parts[-1]))
+
+    async def with_older(self, found: Sequence[Old], name: Name) -> list[Old]:
+        """These versions of one node, and those of the nodes that had this name before it; raises RemoteError."""
+        found = list(found)
+        seen = {old.node for old in found}
         # Programs that save by renaming a new file over the old one make a new node each time.
         while len(seen) < _NODES_MAX and len(found) < VERSIONS_MAX:
             older = await self._holder_before(name, found)
             if older is None or older in seen:
                 break
             seen.add(older)
-            found += await self._of_node(older)
+            found += await self.of_node(older)
         # A file that another replaced was not removed, for who looks at the name.
         held = {old.version.rev for old in found if old.version.state}
         found = [old for old in found if old.version.state or old.version.rev not in held]
@@ -82,13 +87,17 @@ class History:
 
     async def moments(self, path: bytes) -> Sequence[Moment]:
         """When a folder or anything below it changed, newest first."""
-        _, node = await self._find([part for part in path.split(b"/") if part])
+        return await self.moments_of(await self.find(path))
+
+    async def moments_of(self, node: NodeId) -> Sequence[Moment]:
+        """The same of a folder by its id."""
         return (await self._service.moments(self._space, node, VERSIONS_MAX)).moments
 
-    async def _of_node(self, node: NodeId) -> list[Old]:
+    async def of_node(self, node: NodeId) -> list[Old]:
+        """The versions of one node alone, newest first; raises RemoteError."""
         answer = await self._service.history(self._space, node, NOW, VERSIONS_MAX)
         return [
-            Old(version.state.names[0].name if version.state and version.state.names else b"", version)
+            Old(version.state.names[0].name if version.state and version.state.names else b"", version, node)
             for version in answer.versions
         ]
 
@@ -98,19 +107,19 @@ class History:
         oldest = min(held, key=lambda version: version.rev, default=None)
         if oldest is None or oldest.state is None or oldest.rev <= 1:
             return None
-        holder = await self._holder_at(name, Rev(oldest.rev - 1))
+        holder = await self.holder_at(name, Rev(oldest.rev - 1))
         if holder is not None or oldest.edited_ns - oldest.state.birth_ns < _RESTORED_NS:
             return holder
         # It was brought back: between that and its removal nobody had the name.
         answer = await self._service.moments(self._space, name.parent, _MOMENTS_MAX)
         for moment in [one for one in answer.moments if one.rev < oldest.rev - 1][:_MOMENTS_BEFORE]:
-            holder = await self._holder_at(name, moment.rev)
+            holder = await self.holder_at(name, moment.rev)
             if holder is not None:
                 return holder
         return None
 
-    async def _holder_at(self, name: Name, rev: Rev) -> NodeId | None:
-        """Who had the name as of a rev."""
+    async def holder_at(self, name: Name, rev: Rev) -> NodeId | None:
+        """Who had the name as of a rev, if somebody had."""
         try:
             children = await self._lookback.children_at(name.parent, rev)
         except (NoEntry, NotFolder):

@@ -5,28 +5,33 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import trio
 
 from fusefs import moments
+from fusefs.across import Elsewhere
 from fusefs.control import Exit, Refused
 from fusefs.drive import Drive
 from fusefs.errors import Invalid, NoEntry
 from fusefs.history import Old
+from fusefs.restore import Restored, Way
 from fusefs.sending import Sending
 from fusefs.sights import Fields, Sight
 from remote.protocol.errors import NotFound
 from remote.protocol.history import DIFFERENCES_MAX, TRASH_MAX, Difference, Differences, Done, Removed
-from remote.protocol.ids import NOW, ROOT, NodeId, Rev
+from remote.protocol.ids import NO_SPACE, NOW, NOWHERE, ROOT, NodeId, Rev
 from remote.protocol.messages import Moment, Version
-from remote.protocol.nodes import Kind
+from remote.protocol.nodes import Kind, Name, NodeState
 
 _SHOWN_SECONDS: Final = 60.0
 _LOOKED_SECONDS: Final = 0.02
 _CLOCKS_DIFFER_NS: Final = 60_000_000_000
 _LISTED_MAX: Final = 1_000
 _TRASH_NOTE: Final = re.compile(rb"\.Trash(-\d+|/\d+)/info/")
+_ELSEWHERE: Final = re.compile(r"(home|shared\d{1,5}):([1-9]\d{0,17})")
+"""A rev of another space, as `versions` shows it."""
 _REMOVED_MAX: Final = 10_000
 """Removed things that one command looks at."""
 
@@ -39,6 +44,7 @@ class PastVerbs:
         self._drive = drive
         self._sending = sending
         self._lookup = lookup
+        self._across = drive.across
         self.verbs: dict[str, Callable[[Fields], Awaitable[object]]] = {
             "versions": self._versions,
             "restore": self._restore,
@@ -63,6 +69,11 @@ class PastVerbs:
             others = await sight.history.moments(path)
             shown += [_told_moment(one) for one in others if one.rev not in own]
             shown.sort(key=lambda one: int(one["rev"]), reverse=True)
+        for one in await self._across.of_path(sight, path):
+            shown = [told for told in shown if told["rev"] not in one.left or told["space"]]
+            shown += [told(old, one) for old in one.versions]
+            shown += [_told_moment(moment, one) for moment in one.moments]
+            shown.sort(key=lambda one: int(one["time_ns"]), reverse=True)
         return shown
 
     async def _restore(self, fields: Fields) -> object:
@@ -72,14 +83,36 @@ class PastVerbs:
         if at is None and is_copy:
             raise Refused("Say which version the copy is to be of: --at TIME or --at REV.", Exit.USAGE)
         sight, below = self._drive.sights.of_path(path)
-        rev = await self.rev(str(at), sight) if at is not None else None
+        elsewhere = _ELSEWHERE.fullmatch(str(at))
+        rev = await self.rev(str(at), sight) if at is not None and elsewhere is None else None
         with suppress(NoEntry):
             await self._sending.all_of(await self._lookup(path))
-        if rev is None:
-            rev = await self._before_removal(path)
-        restored = await sight.restore.path(below, rev, is_copy=is_copy)
-        there = self._drive.sights.prefix(sight) + restored.path
-        return {"rev": restored.rev, "nodes": restored.nodes, "path": os.fsdecode(there.rstrip(b"/"))}
+        if elsewhere is not None:
+            rev = Rev(int(elsewhere[2]))
+            restored, prefix = await self._restore_from(path, elsewhere[1], rev, is_copy=is_copy)
+        else:
+            if rev is None:
+                rev = await self._before_removal(path)
+            prefix = self._drive.sights.prefix(sight)
+            restored = await sight.restore.path(below, rev, is_copy=is_copy)
+        return {
+            "rev": restored.rev,
+            "nodes": restored.nodes,
+            "path": os.fsdecode((prefix + restored.path).rstrip(b"/")),
+            "left": [os.fsdecode(name) for name in restored.left],
+        }
+
+    async def _restore_from(self, path: bytes, word: str, rev: Rev, *, is_copy: bool) -> tuple[Restored, bytes]:
+        """What a path was in another space, and what stands before the path of it; raises Refused."""
+        sight, below = self._drive.sights.of_path(path)
+        name = os.fsdecode(path)
+        for one in await self._across.of_path(sight, below):
+            old = next((old for old in one.versions if old.version.rev <= rev), None)
+            if one.word == word and old is not None:
+                folder, _, last = path.rstrip(b"/").rpartition(b"/")
+                at = Name(await self._lookup(folder), last)
+                return await one.restore.node(old.node, rev, at, is_copy=is_copy), folder + b"/" if folder else b""
+        raise Refused(f"{name} has no version {word}:{rev}. Nothing was done: satchel versions lists those it has.")
 
     async def _before_removal(self, path: bytes) -> Rev:
         """The last rev at which something that is removed was there."""
@@ -194,15 +227,45 @@ class PastVerbs:
         """The newest of each of these paths, there again."""
         await self._sending.what_goes()
         sight, removed = await self._removed_together(fields)
-        for one in removed:
-            if sight is self._drive.sights.home and self._drive.sights.of_path(one.path)[0] is not sight:
-                there = self._sending.shown(f".versions/rev-{one.rev - 1}/{os.fsdecode(one.path)}")
-                raise Refused(
-                    f"{os.fsdecode(one.path)} was removed before its folder was shared, and is in the history of your "
-                    f"home, not of that folder. Nothing was done. It can be copied from {there}"
-                )
-        done = await sight.acts.put_back(sight.space, [one.node for one in removed], limit=_LISTED_MAX)
-        return await self._told_done(done, sight, self._drive.sights.prefix(sight))
+        places = {one.node: await self._place_now(sight, one) for one in removed}
+        below = {node: self._drive.sights.below(place[0].parent) for node, place in places.items()}
+        over = [one for one in removed if below[one.node].space != sight.space]
+        nodes = [one.node for one in removed if one not in over]
+        told: Fields = {"added": 0, "differences": []}
+        if nodes:
+            done = await sight.acts.put_back(sight.space, nodes, limit=_LISTED_MAX)
+            told = await self._told_done(done, sight, self._drive.sights.prefix(sight))
+        for one in over:
+            restored = await self._put_over(sight, one, *places[one.node])
+            told["added"] += restored.nodes
+            told["in"] = os.fsdecode(self._drive.sights.prefix(below[one.node]).rstrip(b"/"))
+            told["differences"].append({"what": "added", "kind": one.kind, "path": os.fsdecode(restored.path)})
+        return told
+
+    async def _place_now(self, sight: Sight, one: Removed) -> tuple[Name, Way]:
+        """Where something removed belongs: its name in the nearest folder that is there still, and those between."""
+        way: list[tuple[bytes, NodeState]] = []
+        node, rev = one.node, Rev(one.rev - 1)
+        while True:
+            state = await sight.lookback.state_at(node, rev)
+            if state is None or not state.names:
+                raise Refused(f"What {os.fsdecode(one.path)} was is not known any more.")
+            way.append((state.names[0].name, state))
+            node = state.names[0].parent
+            record = self._drive.tree.record(node)
+            if node in {ROOT, sight.top} or (record is not None and record.local is not None):
+                way.reverse()
+                return Name(node, way[-1][0]), way[:-1]
+
+    async def _put_over(self, sight: Sight, one: Removed, at: Name, way: Way) -> Restored:
+        """Brings back into a shared folder what was removed before that was shared."""
+        live: NodeId | None = at.parent
+        for part in [*(part for part, _ in way), at.name]:
+            live = await self._drive.volume.find(live, part) if live is not None else None
+        restored = await sight.restore.node(one.node, Rev(one.rev - 1), at, way=way, is_copy=live is not None)
+        path = self._drive.tree.path_of(at.parent) + b"/" + restored.path
+        await self._sending.all_of(await self._lookup(path))
+        return replace(restored, path=path)
 
     async def _trash_purge(self, fields: Fields) -> object:
         """Forgets what was removed: the newest of each of these paths, or all that was before a time or rev."""
@@ -239,7 +302,17 @@ class PastVerbs:
         path = os.fsencode(str(fields["path"]))
         node = await self._lookup_or_refuse(path)
         await self._sending.all_of(node)
-        return await self._purged(self._drive.sights.of_path(path)[0], [node], NOW, fields)
+        sight, below = self._drive.sights.of_path(path)
+        there = await self._across.of_path(sight, below)
+        told = await self._purged(sight, [node], NOW, fields)
+        for one in there:
+            nodes = list({old.node for old in one.versions if old.version.state and old.version.state.content})
+            if nodes:
+                is_dry_run = bool(fields.get("dry_run"))
+                found = await sight.acts.purge(one.space, nodes, NOW, is_dry_run=is_dry_run)
+                told["versions"] += found.versions
+                told["size_bytes"] += found.size
+        return told
 
     async def _purged(self, sight: Sight, nodes: list[NodeId], before: Rev, fields: Fields) -> Fields:
         is_dry_run = bool(fields.get("dry_run"))
@@ -312,9 +385,10 @@ class PastVerbs:
         home = self._drive.sights.home
         name = os.fsdecode(self._drive.sights.prefix(sight).rstrip(b"/"))
         since = f"{name} was not shared"
+        oldest = (await sight.history.moments(b""))[-1:]
         # Of a long history only the newest are listed: the first rev alone is known to be the first.
-        for first in [one for one in await sight.history.moments(b"") if one.rev == 1]:
-            since += f" until {moments.iso(first.time_ns)}"
+        if oldest and oldest[0].rev == 1:
+            since += f" until {moments.iso(oldest[0].time_ns)}"
         path: bytes | None = None
         with suppress(NoEntry):
             rev = await home.lookback.rev_at(time_ns)
@@ -326,12 +400,14 @@ class PastVerbs:
         return Refused(f"{since}. What was in it at that time can be copied from {there}")
 
 
-def told(old: Old) -> Fields:
-    """A version, as JSON."""
+def told(old: Old, there: Elsewhere | None = None) -> Fields:
+    """A version, as JSON; `there`: of another space."""
     version = old.version
     state = version.state
     return {
         "rev": version.rev,
+        "space": there.space if there is not None else NO_SPACE,
+        "at": _at(version.rev, there),
         "time_ns": version.time_ns,
         "time": moments.iso(version.time_ns),
         "edited_ns": version.edited_ns,
@@ -346,12 +422,19 @@ def told(old: Old) -> Fields:
 
 def told_version(version: Version) -> Fields:
     """A version without its name, as JSON."""
-    return told(Old(b"", version))
+    return told(Old(b"", version, NOWHERE))
 
 
-def _told_moment(moment: Moment) -> Fields:
+def _at(rev: Rev, there: Elsewhere | None) -> str:
+    """What `restore --at` takes for a version."""
+    return f"{there.word}:{rev}" if there is not None else str(rev)
+
+
+def _told_moment(moment: Moment, there: Elsewhere | None = None) -> Fields:
     return {
         "rev": moment.rev,
+        "space": there.space if there is not None else NO_SPACE,
+        "at": _at(moment.rev, there),
         "time_ns": moment.time_ns,
         "time": moments.iso(moment.time_ns),
         "edited_ns": moment.time_ns,

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,8 @@ from fusefs.volume import Volume, check_name
 from remote.protocol.ids import NO_SPACE, ROOT, NodeId, Rev
 from remote.protocol.nodes import Kind, Name, NodeState
 
+Way = Sequence[tuple[bytes, NodeState]]
+"""Names of folders, each in the one before, and what they were."""
 _STEPS: Final = 200
 TRIES: Final = 5
 """How often what programs write meanwhile is sent first."""
@@ -31,6 +34,8 @@ class Restored:
     rev: Rev
     path: bytes
     """What is so again; the copy, when one was asked for."""
+    left: tuple[bytes, ...] = ()
+    """Names of shared folders, which were let be."""
 
 
 class StaysHere(NotSent):
@@ -68,10 +73,36 @@ class Restore:
         if not parts:
             if is_copy:
                 raise Invalid("The whole drive has nothing beside it: copy it out of .versions.")
-            return Restored(await self._content(folder, node, rev), rev, path)
+            return await self._into(folder, node, rev, path)
         name = await self._name_beside(folder, parts[-1], rev) if is_copy else parts[-1]
-        count = await self._put(folder, name, node, state, rev)
-        return Restored(count, rev, b"/".join([*parts[:-1], name]))
+        left: list[bytes] = []
+        count = await self._put(folder, name, node, state, rev, left)
+        return Restored(count, rev, b"/".join([*parts[:-1], name]), tuple(left))
+
+    async def node(self, node: NodeId, rev: Rev, at: Name, *, way: Way = (), is_copy: bool = False) -> Restored:
+        """Makes what has this name what a node of this past was as of `rev`; the path of what is so is told below it.
+
+        `way`: folders below `at.parent` that lead there, made when they are gone. Raises NoEntry, ReadOnly.
+        """
+        state = await self._lookback.state_at(node, rev)
+        if state is None:
+            raise NoEntry(f"{os.fsdecode(at.name)} did not exist at that time. satchel versions shows when it did.")
+        self._volume.check_writable_in(at.parent)
+        folder = at.parent
+        for part, was in way:
+            folder = await self._folder(folder, part, was)
+        name = await self._name_beside(folder, at.name, rev) if is_copy else at.name
+        path = b"/".join([*(part for part, _ in way), name])
+        live = await self._volume.find(folder, name)
+        if live is not None and self._mounts(live) and state.kind is Kind.FOLDER:
+            return await self._into(live, node, rev, path)
+        left: list[bytes] = []
+        return Restored(await self._put(folder, name, node, state, rev, left), rev, path, tuple(left))
+
+    async def _into(self, live: NodeId, node: NodeId, rev: Rev, path: bytes) -> Restored:
+        """What was in a folder, in a live one."""
+        left: list[bytes] = []
+        return Restored(await self._content(live, node, rev, left), rev, path, tuple(left))
 
     async def _name_beside(self, folder: NodeId, name: bytes, rev: Rev) -> bytes:
         """A free name that says which version it is."""
@@ -90,7 +121,9 @@ class Restore:
         except NoEntry:
             return self.make(parent, name, state)
 
-    async def _put(self, parent: NodeId, name: bytes, node: NodeId, state: NodeState, rev: Rev) -> int:
+    async def _put(
+        self, parent: NodeId, name: bytes, node: NodeId, state: NodeState, rev: Rev, left: list[bytes]
+    ) -> int:
         live = await self._as_sent(parent, name)
         # No await from here to the edit: what programs make of it meanwhile would be lost.
         if live is None:
@@ -98,7 +131,7 @@ class Restore:
         else:
             live = await self._set_back(parent, name, live, state)
         if state.kind is Kind.FOLDER:
-            return 1 + await self._content(live, node, rev)
+            return 1 + await self._content(live, node, rev, left)
         return 1
 
     async def _as_sent(self, parent: NodeId, name: bytes) -> NodeId | None:
@@ -126,13 +159,24 @@ class Restore:
         if scope.cancelled_caught:
             raise not_sent(name)
 
-    async def _content(self, live: NodeId, node: NodeId, rev: Rev) -> int:
-        """Brings back what was in a folder, into the live one."""
+    def _mounts(self, node: NodeId) -> bool:
+        """Whether this is a shared folder now."""
+        record = self._volume.tree.record(node)
+        return record is not None and record.local is not None and bool(record.local.mounts)
+
+    async def _content(self, live: NodeId, node: NodeId, rev: Rev, left: list[bytes]) -> int:
+        """Brings back what was in a folder, into the live one; `left` gets the names of what is let be.
+
+        Shared folders are: what is in them is for all their members, and has a past of its own.
+        """
         count = 0
         for position, (name, child) in enumerate(await self._lookback.children_at(node, rev)):
-            if child.state is not None:
+            there = await self._volume.find(live, name)
+            if self._mounts(child.node) or (there is not None and self._mounts(there)):
+                left.append(name)
+            elif child.state is not None:
                 with suppress(StaysHere):
-                    count += await self._put(live, name, child.node, child.state, rev)
+                    count += await self._put(live, name, child.node, child.state, rev, left)
             if position % _STEPS == 0:
                 await trio.lowlevel.checkpoint()
         return count

@@ -27,7 +27,11 @@ def versions(path: str, *, as_json: bool) -> None:
         mark = "   (lost against another edit)" if one["is_conflict"] else ""
         who = f"  {' on '.join(part for part in (one['user'], one['device']) if part)}" if one["user"] else ""
         name = f"  as {one['name']}" if one["name"] not in ("", os.path.basename(path.rstrip("/"))) else ""
-        print(shown(f"{one['rev']:>8}  {when}  {what:>10}{who}{name}{mark}"))
+        print(shown(f"{one['at']:>8}  {when}  {what:>10}{who}{name}{mark}"))
+    if any(one["space"] for one in found):
+        print(
+            "home:REV: before its folder was shared; shared1:REV: while it was. satchel restore --at takes these, too."
+        )
 
 
 def restore(path: str, at: str | None, *, is_copy: bool) -> None:
@@ -37,5 +41,8 @@ def restore(path: str, at: str | None, *, is_copy: bool) -> None:
         what = os.path.join(str(ask("ping")["mount"]), found["path"])
         print(shown(f"{what} is {path} as of rev {found['rev']}; {path} stays as it is."))
         return
+    if found["left"]:
+        names = ", ".join(found["left"][:10]) + (" and more" if len(found["left"]) > 10 else "")
+        print(shown(f"Left as they are, being shared folders, which are gone back to by themselves: {names}"))
     what = f"{path} and what is below it ({found['nodes']} in all) are" if found["nodes"] > 1 else f"{path} is"
     print(f"{shown(what)} as of rev {found['rev']} again; the states until now are kept as versions.")

@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from remote.protocol.errors import NotFound, TooLarge
+from remote.protocol.errors import InTheWay, NotFound, TooLarge
 from remote.protocol.history import CHANGED_MAX, TRASH_MAX, PutBackRequest, Removed, Trash, TrashRequest
 from remote.protocol.ids import NOW, DeviceId, NodeId, Rev, UserId
 from remote.protocol.nodes import NAME_MAX, Kind, Name
@@ -67,6 +67,11 @@ class Bin:
         then = self.before(row.rev).node(node)
         return Gone(node, row.rev, then) if then is not None else None
 
+    def has_moved(self, node: NodeId) -> bool:
+        """Whether it is in another space now."""
+        row = trees.node_row(self._session, self._row.space, node)
+        return row is not None and row.state is None and bool(row.parent)
+
     def commit(self, rev: Rev) -> tuple[int, UserId, DeviceId]:
         """When, by whom and on which device a rev was made."""
         if rev not in self._times:
@@ -78,7 +83,8 @@ class Bin:
         """Whether it is to be listed: not with its folder, and not replaced."""
         for name in gone.then.state.names:
             folder = trees.node_row(self._session, self._row.space, name.parent)
-            if folder is not None and folder.state is None and self._went_together(gone.rev, folder.rev):
+            is_removed = folder is not None and folder.state is None and not folder.parent
+            if folder is not None and is_removed and self._went_together(gone.rev, folder.rev):
                 return False
             if trees.holder(self._session, self._row.space, name.parent, name.name) is not None:
                 return False
@@ -152,6 +158,7 @@ def plan_put_back(session: Session, row: SpaceRow, key: SpaceKey, request: PutBa
         top = bin_.find(node)
         if top is None:
             raise NotFound(f"Node {node} is not removed, or nothing of it is kept.")
+        _refuse_shared(bin_, top)
         for one in bin_.with_all_in_it(top):
             back.setdefault(one.node, one.then)
         # Where it was must be there again, too.
@@ -162,6 +169,22 @@ def plan_put_back(session: Session, row: SpaceRow, key: SpaceKey, request: PutBa
         free = tuple(free_name(session, row, name, taken) for name in names)
         back[node] = Then(then.rev, replace(then.state, names=free), then.content_id, then.size)
     return plan_back(session, row, key, back, now_ns, request.limit)
+
+
+def _refuse_shared(bin_: Bin, gone: Gone) -> None:
+    """Raises InTheWay for what was in a folder that is another space's now: ids are alive in one space only."""
+    folder = gone.then.state.names[0].parent
+    while (there := bin_.now.node(folder)) is None:
+        above = bin_.find(folder)
+        if above is None:
+            break
+        folder = above.then.state.names[0].parent
+    if bin_.has_moved(folder) if there is None else there.state.mounts:
+        path = bin_.before(gone.rev).path(gone.then.state.names[0]).decode(errors="backslashreplace")
+        raise InTheWay(
+            f"{path} was in a folder that is shared now, and cannot be put back there by the server. Nothing was done. "
+            "On a device, `satchel trash restore` brings it back; or copy what it was out of the history of your home."
+        )
 
 
 def bring_folders(bin_: Bin, folder: NodeId, back: dict[NodeId, Then]) -> None:

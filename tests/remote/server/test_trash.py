@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from remote.protocol.errors import NotFound
+from remote.protocol.errors import InTheWay, NotFound
 from remote.protocol.history import Done, PutBackRequest, Removed, Trash, TrashRequest
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.nodes import EMPTY, Kind, Manifest, Name
+from remote.protocol.sharing import Shared, ShareRequest, Wish
 from remote.server import trash as trash_module
 
 pytestmark = pytest.mark.anyio
@@ -113,3 +114,20 @@ async def test_hard_links_come_back_where_there_are_folders(ann: Any, build: Any
     await remove(ann, build, two)
     await put_back(ann, node)
     assert (await ann.names(one), await ann.names(ROOT)) == ([b"a"], [b"one"])
+
+
+async def test_what_was_in_a_folder_that_is_shared_now_is_refused_with_what_to_do(
+    ann: Any, bob: Any, build: Any
+) -> None:
+    top = await ann.new_folder(b"work")
+    deep = await ann.new_folder(b"deep", top)
+    gone = [await ann.new_file(b"gone", parent) for parent in (top, deep)]
+    for node in gone:
+        await remove(ann, build, node)
+    await ann.ask("POST", "/v1/shares/make", ShareRequest(ann.home, top, (Wish("bob", "editor"),)), Shared)
+    assert {one.node for one in await listed(ann)} == set(gone)
+    head = (await ann.space()).head
+    for node in gone:
+        with pytest.raises(InTheWay, match=r"gone was in a folder that is shared now.*satchel trash restore"):
+            await put_back(ann, node)
+    assert (await ann.space()).head == head
