@@ -18,6 +18,9 @@ SPACES_MAX: Final = 200
 """Spaces in one poll; those beyond are asked about each by itself, every now and then (see Sync)."""
 
 
+_AGAIN_SECONDS_MAX: Final = 15.0
+
+
 @dataclass(eq=False)
 class _Waiter:
     space: SpaceId
@@ -46,6 +49,8 @@ class Polls:
         self._told: dict[SpaceId, Rev] = {}
         self._leader: _Waiter | None = None
         self._asking: trio.CancelScope | None = None
+        # Answers in a row that told no more than that the list of spaces is old.
+        self._vain = 0
 
     def forget(self, space: SpaceId) -> None:
         """Nobody asks about this space any more."""
@@ -95,6 +100,9 @@ class Polls:
             self._leader = self._asking = None
 
     async def _ask(self, wait_seconds: int) -> None:
+        if self._vain > 1:
+            # A space that is gone is still asked about, as the home cannot hear so yet (its disk may be full).
+            await trio.sleep(min(2.0 ** min(self._vain - 2, 10), _AGAIN_SECONDS_MAX))
         cursors = dict(list(self._told.items())[:SPACES_MAX])
         # Who has its answer goes on from there, though it had no turn yet.
         cursors |= {one.space: one.cursor for one in self._waiting.values() if not one.is_done}
@@ -109,6 +117,7 @@ class Polls:
         except Exception as error:  # noqa: BLE001 - raised by all who wait
             self._end_all(None, error)
             return
+        self._vain = self._vain + 1 if answer.spaces_changed and not answer.heads else 0
         if answer.spaces_changed:
             # Not looked at until the new list is here: each poll would be answered at once.
             self.serial = 0

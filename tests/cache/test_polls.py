@@ -129,6 +129,29 @@ def test_a_list_of_spaces_that_is_old_is_told_of_once() -> None:
     on_the_test_clock(scene)
 
 
+def test_a_list_that_stays_old_is_told_of_now_and_then() -> None:
+    async def scene(server: Server, polls: Polls, nursery: trio.Nursery) -> None:
+        server.serial = 3
+
+        def take_an_old_list() -> None:
+            polls.serial = 2
+
+        polls.on_spaces_changed = take_an_old_list
+        take_an_old_list()
+        with trio.move_on_after(60):
+            while True:
+                await polls.poll({ONE: server.heads[ONE]}, 30)
+        assert 3 <= len(server.asked) <= 12
+        # News is heard all the same, and at once when the list is as it should be.
+        polls.on_spaces_changed = lambda: None
+        polls.serial = 3
+        server.heads[ONE] = Rev(6)
+        with trio.fail_after(20):
+            assert (await polls.poll({ONE: Rev(5)}, 30)).heads == {ONE: 6}
+
+    on_the_test_clock(scene)
+
+
 def test_all_hear_that_the_server_is_away() -> None:
     async def scene(server: Server, polls: Polls, nursery: trio.Nursery) -> None:
         failed: list[SpaceId] = []
