@@ -96,7 +96,7 @@ class Status:
             "cache": {"bytes": drive.budget.used_bytes, "limit_bytes": drive.budget.limit_bytes},
             "pinned": [os.fsdecode(drive.tree.path_of(node)) or self._point for node in drive.pins.pinned()],
             "kept": asdict(drive.pins.kept()),
-            "backups": drive.backups.told(),
+            "backups": await drive.backups.told(),
             "spaces": [
                 {
                     "name": self._account.user_name,

@@ -368,8 +368,7 @@ class Verbs:
         return self._drive.flow.told()
 
     async def _backups(self, _: Fields) -> object:
-        await trio.lowlevel.checkpoint()
-        return self._drive.backups.told()
+        return await self._drive.backups.told()
 
     async def _backup_add(self, fields: Fields) -> object:
         folder, to, name = (str(fields[word]) for word in ("folder", "to", "name"))

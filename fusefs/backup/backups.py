@@ -32,6 +32,8 @@ _HOME: Final = b"Backups"
 _MOST: Final = 100
 _SHOWN: Final = 100
 _FORGOTTEN_AT_ONCE: Final = 200
+_CHECKED_SECONDS: Final = 1.0
+"""How long who asks waits for a look at the folders."""
 
 Fields = dict[str, Any]  # JSON: see docs/status.md
 
@@ -104,8 +106,13 @@ class Backups:
 
     # Commands
 
-    def told(self) -> list[Fields]:
+    async def told(self) -> list[Fields]:
         """How each of them stands, by name."""
+        # A disk that hangs keeps nobody waiting.
+        with trio.move_on_after(_CHECKED_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for mirror in self._mirrors.values():
+                    nursery.start_soon(mirror.check)
         return sorted((self._told(mirror) for mirror in self._mirrors.values()), key=lambda one: str(one["folder"]))
 
     def _told(self, mirror: Mirror) -> Fields:

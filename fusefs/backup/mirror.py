@@ -134,6 +134,20 @@ class Mirror:
         self._everything_at = 0.0
         self.hints.changed.set()
 
+    async def check(self) -> None:
+        """Returns when it pauses if its folder is gone: the kernel tells nobody that one above it was moved."""
+        if self.paused or self.is_working:
+            return
+        try:
+            await self._ground.in_thread(partial(disk.find, self.backup.folder, self.backup.inode))
+        except Vanished:
+            moved = self.moved
+            self._everything_at = self._again_at = 0.0
+            self.hints.changed.set()
+            await moved.wait()
+        except OSError as error:
+            log.info("%s could not be looked at: %s", os.fsdecode(self.backup.folder), error)
+
     async def run(self) -> None:
         """Keeps at it until cancelled."""
         with self.scope:

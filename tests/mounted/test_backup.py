@@ -263,6 +263,25 @@ def test_ignored_names_are_not_taken(device: Any, papers: Path) -> None:
     settled(desk, lambda _: (desk.path / COPY / "build/x").exists())
 
 
+def test_a_folder_that_was_moved_away_is_not_told_to_be_up_to_date(device: Any, tmp_path: Path) -> None:
+    desk = device("desk")
+    folder = tmp_path / "above" / "papers"
+    folder.mkdir(parents=True)
+    (folder / "thesis").write_text("years")
+    add(desk, folder)
+    now(desk, folder)
+    for moved in (folder, folder.parent):
+        moved.rename(tmp_path / "away")
+        found = desk.cli("backup", "status")
+        assert found.returncode == 1, found.stdout
+        assert "paused" in found.stdout
+        assert "is not there" in found.stdout
+        assert "paused" in desk.must("status")
+        assert (desk.path / COPY / "thesis").read_text() == "years"
+        (tmp_path / "away").rename(moved)
+        settled(desk, lambda one: one["state"] == "watching")
+
+
 def test_a_folder_that_vanished_takes_nothing_away(device: Any, papers: Path, tmp_path: Path) -> None:
     desk = device("desk")
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", papers], check=True)
