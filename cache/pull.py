@@ -20,7 +20,7 @@ from cache.edit import Edit
 from cache.errors import NoSuchNode
 from cache.lease import Lease
 from cache.lives import Lives, set_back
-from cache.records import Record
+from cache.records import Record, Table
 from cache.staging import Staging
 from cache.tree import Tree
 from remote.protocol.errors import CursorTooOld, NotFound
@@ -43,6 +43,7 @@ _AHEAD_BELOW: Final = 1_000
 _AHEAD_MAX: Final = 4_096
 _AHEAD_SECONDS: Final = 1.0
 """For so long after a program waited for a listing it is taken to be on its way through the tree."""
+_SET_BACK: Final = "set-back"
 _CURSOR: Final = "cursor"
 
 
@@ -574,12 +575,18 @@ class Pull:
                     if version.rev > common and edit.record(version.node) is None:
                         edit.forget_news(version.node)
                 self._tree.set_cursor(max(common, space.floor), edit)
+                now_ns = time.time_ns()
+                edit.change.put(Table.SETTINGS, self._tree.key_of(_SET_BACK), now_ns.to_bytes(8, "big"))
             # With the cursor: who asked with the old one finds it changed.
             self.set_backs += 1
             # Revs of the lost life, which are greater than what comes now.
             self._recent.clear()
             self.lives.heard(space.lives)
         return True
+
+    def set_back_ns(self) -> int:
+        """When it was noticed last, by this machine's clock, that the server was put back; 0: never."""
+        return int.from_bytes(self._tree.setting(_SET_BACK) or b"", "big")
 
     def _rev_of(self, node: NodeId) -> Rev:
         record = self._tree.record(node)

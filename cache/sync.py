@@ -68,6 +68,8 @@ class Standing:
     """How many of them the quota has no room for."""
     blocked: int = 0
     """How many of them are not being sent now, these included."""
+    set_back_ns: int = 0
+    """When it was noticed last that the server was put back to an older state; 0: never."""
 
 
 class Sync:
@@ -159,6 +161,7 @@ class Sync:
             asked=self._push.troubles.asked(),
             no_room=self._push.troubles.no_room(),
             blocked=self._push.troubles.blocked(),
+            set_back_ns=self._pull.set_back_ns(),
         )
 
     def hold(self, reason: str) -> None:

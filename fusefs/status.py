@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
@@ -11,6 +12,7 @@ import trio
 from cache.grafts import Graft
 from cache.merge import is_touch
 from cache.records import Record
+from fusefs import moments
 from fusefs.drive import Drive
 from fusefs.guard_verbs import Waiting
 from fusefs.settings import Account
@@ -26,6 +28,8 @@ _CONFLICTS_AGAIN_SECONDS: Final = 5.0
 """How long the server is waited for, and how long its answer will do."""
 _IGNORED_MAX: Final = 10_000
 """Ignored files whose bytes are added up: beyond that it is a lower bound."""
+_SET_BACK_TOLD_NS: Final = 24 * 3_600 * 10**9
+"""How long it is told that the server was put back."""
 
 Fields = dict[str, Any]  # JSON: see docs/status.md
 
@@ -112,9 +116,17 @@ class Status:
                 },
                 *map(self._told_space, drive.grafts.all.values()),
             ],
+            "set_back": self._set_back(),
             "unlisted_folders": standing.unlisted_folders,
             "rev": standing.cursor,
         }
+
+    def _set_back(self) -> str:
+        """When the server was put back to an older state, as long as that is news: in the home or a shared space."""
+        drive = self._drive
+        standings = [drive.sync.standing(), *(graft.sync.standing() for graft in drive.grafts.all.values())]
+        newest = max(one.set_back_ns for one in standings)
+        return moments.iso(newest) if 0 <= time.time_ns() - newest < _SET_BACK_TOLD_NS else ""
 
     def _told_space(self, graft: Graft) -> Fields:
         """A shared space; `free_bytes` is what its owner has left."""

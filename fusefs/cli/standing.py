@@ -63,6 +63,9 @@ def told(found: dict[str, Any], *, with_files: bool = True) -> list[str]:
         lines.append(f"  Paused  {found['paused']['reason']}")
     if found["full"]:
         lines.append(f"  Full    programs cannot write: {found['full']}")
+    if found["set_back"]:
+        lines.append(f"  Server  it was put back to an older state (noticed {found['set_back']}):")
+        lines.append("          what it lost and is here is sent again; what was removed since then is there again")
     lines += _up(found, with_files=with_files)
     if found["online"] and found["rates"]["down"] >= _RATE_SHOWN:
         lines.append(f"  Down    {shown_size(found['rates']['down'])} a second")

@@ -77,6 +77,7 @@ STANDING: dict[str, Any] = {
     ],
     "rev": 1,
     "unlisted_folders": 0,
+    "set_back": "",
 }
 FILE = {"path": "a", "bytes": 4_000_000, "sent_bytes": 1_000_000, "state": "sending"}
 PENDING: dict[str, Any] = {

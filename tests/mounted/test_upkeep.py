@@ -75,11 +75,16 @@ def test_what_a_server_put_back_from_a_backup_lost_comes_back_from_the_device(
     laptop.sees("before", "changed after", seconds=30)
     desk.wait()
     assert desk.status()["stuck"] == []
+    # Nobody reads a log: it is told, also after mounting again.
+    assert desk.status()["set_back"]
+    assert "was put back to an older state" in desk.must("status")
+    assert laptop.status()["set_back"] == ""
     # A rev that is given again is not what it was in what the server lost.
     (desk.path / "folder" / "newer").write_text("newer")
     (desk.path / "folder" / "after").unlink()
     desk.wait()
     desk.remount()
+    assert desk.status()["set_back"]
     now = desk.status()["rev"]
     assert now >= lost
     for rev in range(2, now + 1):
