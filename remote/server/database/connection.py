@@ -308,9 +308,15 @@ def derived_session(path: Path, tables: Iterable[str], *, writes: bool) -> Itera
         raise DerivedDamaged(f"{path} is damaged: {error}.") from error
 
 
+def make_private(path: Path) -> None:
+    """An empty file that only this user may read, in which SQLite then makes a database; its journals are like it."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
 def copy_database(source: Path, target: Path) -> None:
     """The database as it is at one moment, in a file of its own, durable; others go on reading and writing."""
     target.unlink(missing_ok=True)
+    make_private(target)
     reading = sqlite3.connect(source, timeout=BUSY_SECONDS, isolation_level=None)
     writing = sqlite3.connect(target, isolation_level=None)
     try:
@@ -345,6 +351,7 @@ def faults(session: Session) -> list[str]:
 
 def make_tables(path: Path, fill: Job[None]) -> None:
     """A new database with all tables and what `fill` writes; the caller gives it its name when this returns."""
+    make_private(path)
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -367,6 +374,7 @@ def upgrade_tables(path: Path, spare: Path, statements: Iterable[str], note: Job
     try:
         connection.execute("PRAGMA synchronous = FULL")
         spare.unlink(missing_ok=True)
+        make_private(spare)
         connection.execute("VACUUM INTO ?", (str(spare),))
         connection.execute("BEGIN IMMEDIATE")
         for statement in statements:

@@ -8,6 +8,9 @@ A backup is a directory:
 
 Objects never change, so the next backup copies only what is new. Collecting waits meanwhile: what the copy of the
 database names is not removed before it is copied. A new copy replaces the old one when all of its objects are there.
+
+The database names all users and files: it and backup.json are for the one who makes the backup only (0600), whatever
+the directory is, which keeps its mode when it was there, as it may be a disk's; what is made below it is 0700.
 """
 
 import hashlib
@@ -24,7 +27,7 @@ from remote.server.database import accounts as account_rows
 from remote.server.database import chunks as chunk_rows
 from remote.server.database import upkeep as rows
 from remote.server.database.chunks import Place
-from remote.server.database.connection import Session, copied_session, copy_database, faults
+from remote.server.database.connection import Session, copied_session, copy_database, faults, make_private
 from remote.server.database.schema import FORMAT
 from remote.server.instance import DATABASE, Beside, InstanceTrouble, only_one
 from remote.server.keys import read_master_key, refuse_inside, sync_folder
@@ -167,6 +170,8 @@ def _about(directory: Path) -> About | None:
 
 def _write_about(target: Path, about: About) -> None:
     draft = target / f"{_ABOUT}.new"
+    draft.unlink(missing_ok=True)
+    make_private(draft)
     with open(draft, "wb") as file:
         file.write(msgspec.json.encode(about))
         file.flush()

@@ -317,6 +317,31 @@ async def test_a_backup_restores_to_the_same_service(
         assert all(finding.is_good for finding in standing.look(restored))
 
 
+async def test_only_who_makes_a_backup_may_read_the_database_in_it(ann: Any, beside: Beside, tmp_path: Path) -> None:
+    await keep(ann, b"one", LARGE, small(1))
+    backup, again = tmp_path / "backup", tmp_path / "again"
+    for folder in (backup, again):
+        folder.mkdir()
+        folder.chmod(0o755)
+    backing.back_up(beside, backup)
+    for name in ("satchel.backup", "backup.json"):
+        # As earlier versions left them.
+        (backup / name).chmod(0o644)
+    (backup / "backup.json.new").touch(0o644)
+    backing.back_up(beside, backup)
+    backing.restore(backup, again, tmp_path / "key")
+    private = {
+        backup / "satchel.backup",
+        backup / "backup.json",
+        again / "satchel.db",
+        tmp_path / "data" / "satchel.db",
+    }
+    assert {path: oct(path.stat().st_mode & 0o777) for path in private} == dict.fromkeys(private, "0o600")
+    folders = [path for top in (backup, again) for path in top.rglob("*") if path.is_dir()]
+    assert folders
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}
+
+
 async def test_a_backup_forgets_what_was_collected(ann: Any, beside: Beside, tmp_path: Path) -> None:
     await send(ann, LARGE)
     backing.back_up(beside, tmp_path / "backup")
