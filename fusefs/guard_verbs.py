@@ -140,4 +140,5 @@ def told(event: Event, space: bytes) -> Fields:
         "examples": [os.fsdecode(space + path) for path in event.examples],
         "allowed_until": moments.iso(event.until_ns) if event.until_ns else "",
         "detail": event.detail,
+        "taken": event.taken,
     }

@@ -131,14 +131,17 @@ def sentence(event: dict[str, Any], mount: str) -> str:
     parts = [f"{event[what]:,} {what}" for what in ("removed", "overwritten") if event[what]]
     who = event["device"] or "the server"
     number = _number(event, mount)
+    before = f", which also brings back the {event['taken']:,} that went before" if event["taken"] else ""
     ends = {
         "told": f"To take that back: satchel undo --event {number}; if it was meant: satchel events done {number}",
-        "held": f"Waits for your yes: satchel guard allow {number}, or satchel guard refuse {number}",
+        "held": f"Waits for your yes: satchel guard allow {number}, or satchel guard refuse {number}{before}",
         "allowed": f"You said yes. To take it back: satchel undo --event {number}",
         "done": "Seen to.",
         "undone": "Taken back.",
     }
-    what = f"{', '.join(parts)} by {who} ({event['user']})"
+    # What is held comes commit by commit: nobody knows all of it yet.
+    least = "at least " if event["state"] == "held" else ""
+    what = f"{least}{', '.join(parts)} by {who} ({event['user']})"
     return f"Event {event['event']}, {event['began']}: {what}. {ends[event['state']]}"
 
 

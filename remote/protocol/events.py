@@ -34,7 +34,8 @@ class Event(msgspec.Struct, frozen=True):
     """Something that members are to know of, with who did it.
 
     A mass change: the commits of that device from `from_rev` to `to_rev` (0: none was taken yet). `removed`,
-    `overwritten`: how many files and links; of one that is held what the largest refused commit would do.
+    `overwritten`: how many files and links; of one that is held at least so many: what was taken before
+    (`taken`, both together), and what the largest refused commit would do.
     `examples`: paths of some. `until_ns`: until when it is allowed.
     An infection: the rev that brought it, its `node`, its path as the only example, and what was found as `detail`.
     """
@@ -54,6 +55,7 @@ class Event(msgspec.Struct, frozen=True):
     until_ns: int = 0
     node: NodeId = NOWHERE
     detail: str = ""
+    taken: int = 0
 
 
 class Events(msgspec.Struct, frozen=True):

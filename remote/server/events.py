@@ -34,7 +34,7 @@ from remote.server.database.accounts import Device
 from remote.server.database.connection import Database, Session
 from remote.server.database.events import EventRow
 from remote.server.database.spaces import SpaceRow
-from remote.server.guard import ALLOWED_NS, check_guard, guard_of, total
+from remote.server.guard import ALLOWED_NS, check_guard, guard_of, taken_before
 from remote.server.limits import INT63, check_limit
 from remote.server.mail import Mail
 from remote.server.reading import Authors
@@ -57,12 +57,17 @@ class EventAnswers:
     async def announce(self, space: SpaceId, event: EventRow) -> None:
         """Tells of an event that begins: in the log, and by mail to whose device it was."""
         log_event(space, event)
-        self._tell(event, (await self._database.read(lambda session: _told(event, Authors(session)))).device_name)
+        self._tell(
+            event,
+            (await self._database.read(lambda session: _told(session, space, event, Authors(session)))).device_name,
+        )
 
     def announce_now(self, space: SpaceId, event: EventRow) -> None:
         """The same, from a thread."""
         log_event(space, event)
-        self._tell(event, self._database.read_now(lambda session: _told(event, Authors(session))).device_name)
+        self._tell(
+            event, self._database.read_now(lambda session: _told(session, space, event, Authors(session))).device_name
+        )
 
     def _tell(self, event: EventRow, device_name: str) -> None:
         if event.kind == INFECTED:
@@ -84,7 +89,7 @@ class EventAnswers:
         def read(session: Session, row: SpaceRow) -> Events:
             found = event_rows.events(session, row.space, request.before or INT63, request.limit + 1)
             authors = Authors(session)
-            told = tuple(_told(one, authors) for one in found[: request.limit])
+            told = tuple(_told(session, row.space, one, authors) for one in found[: request.limit])
             return Events(told, more=len(found) > request.limit)
 
         return await self._ask(device, space, Right.READ, read)
@@ -106,12 +111,13 @@ class EventAnswers:
                 event_rows.put_event(session, row.space, replace(event, state=ALLOWED))
                 return Done()
             if request.says == DONE:
-                close(session, row.space, event, DONE)
+                # What became of it says more than that somebody has seen it.
+                if event.state != UNDONE and (event.state, event.kind) != (ALLOWED, INFECTED):
+                    close(session, row.space, event, DONE)
                 return Done()
             if event.state != HELD:
                 raise InTheWay(f"Event {event.event} waits for no yes: it is {_WORDS.get(event.state, event.state)}.")
-            burst = event_rows.burst(session, row.space, event.user, event.device)
-            removed, overwritten = total(burst) if burst is not None else (0, 0)
+            removed, overwritten = taken_before(session, row.space, event)
             until_ns = time.time_ns() + ALLOWED_NS
             allowed = replace(event, state=ALLOWED, until_ns=until_ns, removed=removed, overwritten=overwritten)
             event_rows.put_event(session, row.space, allowed)
@@ -183,7 +189,7 @@ def log_event(space: SpaceId, event: EventRow) -> None:
     )
 
 
-def _told(row: EventRow, authors: Authors) -> Event:
+def _told(session: Session, space: SpaceId, row: EventRow, authors: Authors) -> Event:
     return Event(
         row.event,
         row.kind,
@@ -199,6 +205,7 @@ def _told(row: EventRow, authors: Authors) -> Event:
         row.until_ns,
         row.node,
         row.detail,
+        sum(taken_before(session, space, row)) if row.state == HELD else 0,
     )
 
 

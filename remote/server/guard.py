@@ -35,9 +35,11 @@ SECONDS_MAX: Final = 7 * 24 * 3_600
 _EXAMPLES: Final = 5
 _DEPTH_MAX: Final = 5_000
 _HELD_REASON: Final = (
-    "This would remove or overwrite {count} files of {space} at once, and it was chosen that such a thing waits for a "
-    "yes. Nothing of it is lost. If it was meant: satchel guard allow. If not: satchel guard refuse."
+    "This device would remove or overwrite {count:,} files or more of {space} in a short time, and it was chosen that "
+    "such a thing waits for a yes. Nothing of what waits is lost{taken}. If it was meant: satchel guard allow. If not: "
+    "satchel guard refuse."
 )
+_TAKEN: Final = "; {count:,} went before that, and a no brings these back, too"
 
 
 class Tree(Protocol):
@@ -173,22 +175,32 @@ def look(
         # What was taken before belongs to it; of this commit that is to be seen.
         earlier = Rev(0) if first_rev(new) == rev else first_rev(new)
         event = replace(event, from_rev=earlier, to_rev=earlier)
-        kept = new if may_go_on else burst or BurstRow(now_ns, Rev(0), 0, 0, Rev(0), 0, 0)
+        without = replace(new, removed=new.removed - counts[0], overwritten=new.overwritten - counts[1])
+        kept = new if may_go_on else without
         event_rows.put_burst(session, row.space, user, device, replace(kept, event=event.event))
         event_rows.drop_events(session, row.space, event.event - EVENTS_KEPT)
     elif may_go_on:
         event = replace(event, removed=event.removed + counts[0], overwritten=event.overwritten + counts[1])
     if may_go_on:
         state = TOLD if event.state == HELD else event.state
-        taken = replace(event, state=state, ended_ns=now_ns, from_rev=event.from_rev or rev, to_rev=rev)
-        event_rows.put_event(session, row.space, taken)
-        watch.event = taken if begins else None
+        now = replace(event, state=state, ended_ns=now_ns, from_rev=event.from_rev or rev, to_rev=rev)
+        event_rows.put_event(session, row.space, now)
+        watch.event = now if begins else None
         return None
-    removed, overwritten = max(event.removed, counts[0]), max(event.overwritten, counts[1])
+    taken = taken_before(session, row.space, event)
+    removed = max(event.removed, taken[0] + counts[0])
+    overwritten = max(event.overwritten, taken[1] + counts[1])
     held = replace(event, state=HELD, ended_ns=now_ns, removed=removed, overwritten=overwritten)
     event_rows.put_event(session, row.space, held)
     watch.event = held if begins else None
-    return Held(nodes, _HELD_REASON.format(count=f"{sum(counts):,}", space=row.name))
+    before = _TAKEN.format(count=sum(taken)) if sum(taken) else ""
+    return Held(nodes, _HELD_REASON.format(count=guard.count, space=row.name, taken=before))
+
+
+def taken_before(session: Session, space: SpaceId, event: EventRow) -> tuple[int, int]:
+    """How much was removed and overwritten before the rest of an event was held."""
+    burst = event_rows.burst(session, space, event.user, event.device)
+    return total(burst) if burst is not None and burst.event == event.event else (0, 0)
 
 
 def _is_over(event: EventRow, now_ns: int, window_ns: int) -> bool:

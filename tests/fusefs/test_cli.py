@@ -242,16 +242,19 @@ def test_status_tells_what_waits_for_a_yes_and_what_happened() -> None:
         "began": "2026-11-21T10:15:30Z",
         "removed": 1_200,
         "overwritten": 0,
+        "taken": 0,
     }
     asked = {"count": 700, "sentence": "Say yes."}
-    events = [event, {**event, "event": 4, "state": "held"}, {**event, "event": 5, "state": "held", "device": "x"}]
+    held = {**event, "state": "held"}
+    events = [event, {**held, "event": 4}, {**held, "event": 5, "device": "x", "taken": 499}]
     text = "\n".join(told({**STANDING, "asked": asked, "events": events}))
     assert "700 changes wait for your yes: Say yes." in text
     assert "Event 3, 2026-11-21T10:15:30Z: 1,200 removed by desk (ann)." in text
     assert "satchel undo --event 3" in text
     # What is held here is told by what waits; what is held elsewhere, there.
     assert "Event 4" not in text
-    assert "Waits for your yes: satchel guard allow 5" in text
+    assert "Event 5, 2026-11-21T10:15:30Z: at least 1,200 removed by x (ann). Waits for your yes" in text
+    assert "satchel guard allow 5, or satchel guard refuse 5, which also brings back the 499 that went before" in text
 
 
 def test_status_tells_how_fast_how_long_and_how_far() -> None:
@@ -400,6 +403,7 @@ def test_an_event_of_a_shared_folder_tells_what_to_type_anywhere() -> None:
         "device": "desk",
         "began": "2026-11-21T10:15:30Z",
         "removed": 1_200,
+        "taken": 0,
         "overwritten": 0,
     }
     text = "\n".join(told({**STANDING, "mount": "/mnt", "events": [event]}))

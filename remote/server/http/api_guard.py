@@ -27,7 +27,8 @@ Before = Annotated[
 class Event(msgspec.Struct):
     """Something to know of: a mass change, by the commits `from_rev` to `to_rev` of one device.
 
-    `state`: told, held (it waits for a yes), allowed, done or undone. `examples`: paths of some.
+    `state`: told, held (it waits for a yes), allowed, done or undone. `examples`: paths of some. While it
+    is held, `taken` of its files went before, and `removed` and `overwritten` are at least so many.
     """
 
     event: int
@@ -45,6 +46,7 @@ class Event(msgspec.Struct):
     allowed_until: str
     node: str
     detail: str
+    taken: int
 
 
 class Events(msgspec.Struct):
@@ -120,4 +122,5 @@ def _told(one: messages.Event) -> Event:
         allowed_until=iso(one.until_ns) if one.until_ns else "",
         node=str(one.node) if one.node else "",
         detail=one.detail,
+        taken=one.taken,
     )

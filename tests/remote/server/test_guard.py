@@ -266,6 +266,8 @@ async def test_with_ask_nothing_goes_on_before_a_yes(
     answer = await remove(ann, build, files[3:])
     assert (answer.rev, set(answer.held)) == (0, set(files[3:]))
     assert "satchel guard allow" in answer.reason
+    assert "3 went before that, and a no brings these back, too" in answer.reason
+    assert (await events(ann))[0].taken == 3
     assert await tree(ann) == before
     # In small steps neither, however long it waits; what loses nothing goes on, and so do others.
     assert (await remove(ann, build, files[3:4])).held == (files[3],)
@@ -293,6 +295,31 @@ async def test_with_ask_nothing_goes_on_before_a_yes(
 
 def poll_now(ann: Any) -> PollRequest:
     return PollRequest({ann.home: Rev(0)}, 1)
+
+
+async def test_what_went_long_before_is_no_part_of_what_is_held(
+    ann: Any, build: Any, instance: Instance, files: list[NodeId]
+) -> None:
+    await guard(ann, mode="ask", count=10)
+    await remove(ann, build, files[:3])
+    sql = "UPDATE burst SET began_ns = began_ns - ? WHERE space_id = ?"
+    instance.database.write_now(lambda session: session.run(sql, 3_600 * 10**9, ann.home))
+    answer = await remove(ann, build, files[3:15])
+    assert answer.held
+    assert "went before" not in answer.reason
+    (event,) = await events(ann)
+    assert (event.state, event.removed, event.taken) == ("held", 12, 0)
+    # Of several commits that wait, each is told of by the largest.
+    await remove(ann, build, files[3:])
+    assert (await events(ann))[0].removed == 17
+
+
+async def test_that_it_was_seen_takes_no_outcome_away(ann: Any, build: Any, files: list[NodeId]) -> None:
+    await guard(ann, count=5)
+    await remove(ann, build, files[:5])
+    await undo(ann, 1)
+    await says(ann, 1, DONE)
+    assert (await events(ann))[0].state == "undone"
 
 
 async def test_a_yes_is_over_after_an_hour(
