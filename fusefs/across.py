@@ -55,6 +55,13 @@ class Across:
             return [found] if found is not None else []
         return await self._while_shared(await sight.history.of_path(path))
 
+    def mounted(self, space: SpaceId, top: NodeId, life: int) -> Lookback:
+        """The past of a space that this folder of the home mounts, or did in that life of the home."""
+        for sight in self._sights.all():
+            if (sight.space, sight.top) == (space, top):
+                return sight.lookback
+        return Lookback(Grafted(self._service, top), space, self._past, lambda _: life, self._seconds)
+
     async def _before_sharing(self, sight: Sight, node: NodeId) -> Elsewhere | None:
         """Of what is in a shared folder: in the home, if that had the folder before it was shared."""
         home = self._sights.home
@@ -100,7 +107,7 @@ class Across:
             seen.add(space)
             life = home.lookback.life_at(rev)
             service = Grafted(self._service, top)
-            lookback = Lookback(service, space, self._past, lambda _, life=life: life, self._seconds)  # type: ignore[misc]
+            lookback = self.mounted(space, top, life)
             history = History(self._volume, lookback, service, space, top)
             left = frozenset({older.version.rev}) if older is not None and older.version.state is None else frozenset()
             with suppress(NotFound, NotAllowed):

@@ -165,7 +165,8 @@ class Drive:
         home = Sight(self.space, ROOT, self.tree, lookback, self.history, self.restore, self.conflicts, acts)
         self.sights = Sights(home, self.grafts, self.past, acts, self._past_of, seconds)
         self.across = Across(self.volume, self.sights, service, self.past, seconds)
-        self.versions = Versions(lambda folder: self.sights.below(folder).lookback, self.reader, owner)
+        below = self.sights.below
+        self.versions = Versions(lambda folder: below(folder).lookback, self.across.mounted, self.reader, owner)
         self._beat = Beat()
         self._lost = trio.Event()
         self.counting = Counting(self.tree, traffic, self.reader.counters)

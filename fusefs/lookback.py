@@ -9,7 +9,7 @@ import trio
 from cache.past import Past
 from fusefs.errors import NoEntry, NotFolder
 from remote.protocol.errors import NotFound
-from remote.protocol.ids import NOW, NOWHERE, NodeId, Rev, SpaceId
+from remote.protocol.ids import NOW, NOWHERE, ROOT, NodeId, Rev, SpaceId
 from remote.protocol.messages import Conflict, FolderQuery, Moments
 from remote.protocol.nodes import NodeState, NodeVersion
 from remote.protocol.service import Service
@@ -57,6 +57,14 @@ class Lookback:
         if moment.rev == 0:
             raise NoEntry("Nothing existed at that time: satchel versions shows when it did.")
         return moment.rev
+
+    async def time_of(self, rev: Rev) -> int:
+        """When the commit of a rev was, in ns; raises NoEntry for one that is older than the latest thousands."""
+        found = (await self.moments(ROOT, ())).moments
+        later = [one.time_ns for one in found if one.rev >= rev]
+        if not later or (len(later) == len(found) == _MOMENTS_MAX):
+            raise NoEntry(f"When rev {rev} was is not known any more: ask for its time.")
+        return later[-1]
 
     async def state_at(self, node: NodeId, rev: Rev) -> NodeState | None:
         """A node's state as of a rev, None when it did not exist."""

@@ -20,7 +20,7 @@ from fusefs.errors import Invalid, IsFolder, NoEntry
 from fusefs.lookback import Lookback
 from fusefs.virtual import PAST, Inodes
 from remote.protocol.cutting import Buffer
-from remote.protocol.ids import NodeId, Rev
+from remote.protocol.ids import NodeId, Rev, SpaceId
 from remote.protocol.messages import Version
 from remote.protocol.nodes import EMPTY, NAME_MAX, Kind, NodeState
 
@@ -29,6 +29,8 @@ CONFLICTS_NAME: Final = b"conflicts"
 _REV_NAME: Final = re.compile(rb"rev-([1-9]\d{0,17})")
 """Also a rev leads to its state."""
 _FOR_EVER_SECONDS: Final = 3_600.0
+FOUNDED: Final = Rev(2)
+"""The first rev of a shared space that has what its folder had."""
 _SETTLED_NS: Final = 5_000_000_000
 """A moment younger than this may still get commits, by clocks that differ."""
 
@@ -50,6 +52,17 @@ class PastNode:
     space: Lookback
     life: int
     """The run of the server that gave this rev."""
+    time_ns: int = 0
+    """The time that was asked for, at which shared folders below are shown; 0: a rev was."""
+
+
+@dataclass(frozen=True)
+class PastMount:
+    """A folder that was a shared one, as its space was at that time; that is found out when somebody looks into it."""
+
+    node: NodeId
+    mounts: SpaceId
+    within: PastNode
 
 
 @dataclass(frozen=True)
@@ -69,11 +82,11 @@ class LostNode:
     space: Lookback
 
 
-_What = MomentsFolder | PastNode | ConflictsFolder | LostNode
+_What = MomentsFolder | PastNode | PastMount | ConflictsFolder | LostNode
 
 
-def _past(node: NodeId, rev: Rev, space: Lookback) -> PastNode:
-    return PastNode(node, rev, space, space.life_at(rev))
+def _past(node: NodeId, rev: Rev, space: Lookback, time_ns: int = 0) -> PastNode:
+    return PastNode(node, rev, space, space.life_at(rev), time_ns)
 
 
 @dataclass(frozen=True)
@@ -101,9 +114,16 @@ class PastHandle:
 class Versions:
     """The past of a home, and of the shared spaces in it."""
 
-    def __init__(self, space_below: Callable[[NodeId], Lookback], reader: Reader, owner: Owner | None) -> None:
-        """`space_below`: the space that what is in a live folder belongs to."""
+    def __init__(
+        self,
+        space_below: Callable[[NodeId], Lookback],
+        space_mounted: Callable[[SpaceId, NodeId, int], Lookback],
+        reader: Reader,
+        owner: Owner | None,
+    ) -> None:
+        """`space_below`: the space that what is in a live folder belongs to; `space_mounted`: see Across.mounted."""
         self._space_below = space_below
+        self._space_mounted = space_mounted
         self._reader = reader
         self._owner = owner
         self.inodes: Inodes[_What, _About] = Inodes(PAST)
@@ -137,26 +157,52 @@ class Versions:
             if name == CONFLICTS_NAME:
                 return self._inode(ConflictsFolder(what.folder, what.space), None, 1.0)
             if rev_name := _REV_NAME.fullmatch(name):
-                return await self._as_of(what, Rev(int(rev_name[1])), _FOR_EVER_SECONDS)
+                return await self._as_of(what, Rev(int(rev_name[1])), 0, _FOR_EVER_SECONDS)
             try:
                 time_ns = moments.parse(os.fsdecode(name))
             except Invalid:
                 raise NoEntry("This is no time.") from None
             return await self._at(what, time_ns)
-        for child_name, child in await what.space.children_at(what.node, what.rev):
+        folder, seconds = await self._folder(what)
+        for child_name, child in await folder.space.children_at(folder.node, folder.rev):
             if child_name == name and child.state is not None:
-                return self._inode(_past(child.node, what.rev, what.space), child.state, _FOR_EVER_SECONDS)
+                return self._child(folder, child.node, child.state, seconds)
         raise NoEntry("There was no such name at that time.")
 
     async def _at(self, what: MomentsFolder, time_ns: int) -> int:
         is_settled = time_ns < time.time_ns() - _SETTLED_NS
-        return await self._as_of(what, await what.space.rev_at(time_ns), _FOR_EVER_SECONDS if is_settled else 0.0)
+        seconds = _FOR_EVER_SECONDS if is_settled else 0.0
+        return await self._as_of(what, await what.space.rev_at(time_ns), time_ns, seconds)
 
-    async def _as_of(self, what: MomentsFolder, rev: Rev, seconds: float) -> int:
+    async def _as_of(self, what: MomentsFolder, rev: Rev, time_ns: int, seconds: float) -> int:
         state = await what.space.state_at(what.folder, rev)
         if state is None:
             raise NoEntry("The folder did not exist at that time.")
-        return self._inode(_past(what.folder, rev, what.space), state, seconds)
+        return self._inode(_past(what.folder, rev, what.space, time_ns), state, seconds)
+
+    def _child(self, within: PastNode, node: NodeId, state: NodeState, seconds: float) -> int:
+        if state.mounts:
+            return self._inode(PastMount(node, state.mounts, within), state, _FOR_EVER_SECONDS)
+        return self._inode(_past(node, within.rev, within.space, within.time_ns), state, seconds)
+
+    async def _folder(self, what: PastNode | PastMount | LostNode) -> tuple[PastNode, float]:
+        """Where the names are that somebody looks for, and for how many seconds they may be believed."""
+        if isinstance(what, PastMount):
+            # A time that is not over may still lead to a later rev.
+            return await self._entered(what), 1.0
+        return what if isinstance(what, PastNode) else _past(what.node, what.rev, what.space), _FOR_EVER_SECONDS
+
+    async def _entered(self, mount: PastMount) -> PastNode:
+        """The top of a shared space at the time at which somebody looks at the folder above; raises RemoteError."""
+        within = mount.within
+        time_ns = within.time_ns or await within.space.time_of(within.rev)
+        there = self._space_mounted(mount.mounts, mount.node, within.life)
+        try:
+            rev = max(await there.rev_at(time_ns), FOUNDED)
+        except NoEntry:
+            # The home's commit may be a moment older than those of the space that it made.
+            rev = FOUNDED
+        return _past(mount.node, rev, there, time_ns)
 
     async def children(self, inode: int) -> list[tuple[bytes, int]]:
         """The names in a folder of the past, or the moments, with their inodes."""
@@ -164,9 +210,10 @@ class Versions:
         if isinstance(what, ConflictsFolder):
             return await self._lost_in(what)
         if not isinstance(what, MomentsFolder):
-            found = await what.space.children_at(what.node, what.rev)
+            folder, seconds = await self._folder(what)
+            found = await folder.space.children_at(folder.node, folder.rev)
             return [
-                (name, self._inode(_past(child.node, what.rev, what.space), child.state, _FOR_EVER_SECONDS))
+                (name, self._child(folder, child.node, child.state, seconds))
                 for name, child in found
                 # What it was may be purged.
                 if child.state is not None
@@ -180,7 +227,11 @@ class Versions:
             (
                 os.fsencode(label),
                 # Asking for the folder's attributes at each moment would be a request each; its times are known.
-                self._inode(_past(what.folder, moment.rev, what.space), replace(newest, mtime_ns=moment.time_ns), 1.0),
+                self._inode(
+                    _past(what.folder, moment.rev, what.space, moments.parse(label)),
+                    replace(newest, mtime_ns=moment.time_ns),
+                    1.0,
+                ),
             )
             for label, moment in labelled
         ]

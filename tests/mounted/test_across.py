@@ -1,15 +1,18 @@
 """The past of a folder over the moments at which it is shared, and shared no more."""
 
+import errno
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fusefs import moments
 from tests.mounted.conftest import eventually
-from tests.mounted.test_sharing import ann, bob, share
+from tests.mounted.test_sharing import MIB, ann, bob, share
 
 __all__ = ["ann", "bob"]
 pytestmark = pytest.mark.mounted
@@ -112,6 +115,44 @@ def test_versions_reach_over_sharing_and_its_end(ann: Any, bob: Any) -> None:
     assert (own / "draft").read_text() == "draft, at home"
     refused = ann.cli("restore", own / "intro.txt", "--at", "shared2:9")
     assert (refused.returncode, "has no version shared2:9" in refused.stderr) == (1, True)
+
+
+def test_what_is_copied_from_the_past_of_the_home_has_what_was_shared_in_it(ann: Any, bob: Any, tmp_path: Path) -> None:
+    thesis = share(ann, bob)
+    founded = ann.status()["rev"]
+    (thesis / "intro.txt").write_text("by bob")
+    bob.wait()
+    ann.sees("thesis/intro.txt", "by bob")
+    # The home is at the same rev: what the folder was is a matter of the time.
+    newest = versions(ann, ann.path / "thesis" / "intro.txt")[0]
+    then = moments.name(newest["time_ns"], milliseconds=True)
+    (thesis / "intro.txt").write_text("later")
+    (thesis / "tables" / "figures.bin").unlink()
+    bob.wait()
+    ann.sees("thesis/intro.txt", "later")
+    past = ann.path / ".versions" / then
+    subprocess.run(["cp", "-r", past, tmp_path / "copy"], check=True)
+    assert (tmp_path / "copy" / "thesis" / "intro.txt").read_text() == "by bob"
+    assert (tmp_path / "copy" / "thesis" / "tables" / "figures.bin").stat().st_size == MIB
+    assert sorted(os.listdir(past / "thesis")) == ["intro.txt", "tables"]
+    assert (bob.path / ".versions" / then / "thesis" / "intro.txt").read_text() == "by bob"
+    # Its commit is when it was founded.
+    assert (ann.path / ".versions" / f"rev-{founded}" / "thesis" / "intro.txt").read_text() == "Call me Ishmael."
+    # Wherever it is now, and when sharing has ended: for who owns it; others are told.
+    (ann.path / "thesis").rename(ann.path / "book")
+    ann.wait()
+    assert (past / "thesis" / "intro.txt").read_text() == "by bob"
+    bobs = bob.path / ".versions" / then / "thesis"
+    unshared(ann, ann.path / "book")
+    assert eventually(lambda: not thesis.exists())
+    for drive in (ann, bob):
+        drive.umount()
+        drive.mount()
+    assert (past / "thesis" / "intro.txt").read_text() == "by bob"
+    assert os.listdir(past / "thesis" / "tables") == ["figures.bin"]
+    with pytest.raises(OSError, match="thesis") as refused:
+        os.listdir(bobs)
+    assert refused.value.errno in (errno.EACCES, errno.EIO)
 
 
 def test_a_restore_of_what_is_above_it_leaves_a_shared_folder_alone(ann: Any, bob: Any) -> None:
