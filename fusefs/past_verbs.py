@@ -345,7 +345,16 @@ class PastVerbs:
         is_shown = await self.shown(done.rev, sight)
         told = _told_differences(done.did, prefix)
         where = os.fsdecode(self._drive.sights.prefix(sight).rstrip(b"/"))
-        return {"rev": done.rev, "of": done.of, "in": where, "kept": done.kept, "shown": is_shown, **told}
+        stays = [{"path": os.fsdecode(prefix + one.path), "rev": one.rev} for one in done.stays]
+        return {
+            "rev": done.rev,
+            "of": done.of,
+            "in": where,
+            "kept": done.kept,
+            "stays": stays,
+            "shown": is_shown,
+            **told,
+        }
 
     async def shown(self, rev: Rev, sight: Sight) -> bool:
         """Whether this device comes to show a rev of a space within a minute."""

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from fusefs.cli.asking import ask, path_in_mount
 from fusefs.cli.showing import in_option, shown, shown_lines
+from fusefs.control import Refused
 from remote.protocol.sizes import shown_size
 
 _SECONDS: Final = 300.0
@@ -78,7 +79,30 @@ def undo(
     said: dict[str, Any] = {"rev": rev or 0, "event": event or 0, "keep_new": keeps_new, "dry_run": is_dry_run}
     found = ask("undo", seconds=_SECONDS, path="" if path is None else path_in_mount(path), **said)
     what = f"Event {event}" if event else f"Rev {found['of']}"
-    _print_done(found, f"{what} is undone", is_dry_run=is_dry_run, as_json=as_json)
+    is_undone = bool(found["rev"]) or is_dry_run
+    if is_undone or as_json:
+        _print_done(found, f"{what} is undone", is_dry_run=is_dry_run, as_json=as_json)
+    if not is_undone:
+        raise Refused(f"{what} is not undone: nothing was changed. {_staying(found)}".rstrip())
+
+
+def _staying(found: dict[str, Any]) -> str:
+    """What an undo let be, and why."""
+    if not found["kept"]:
+        return "It is as it was before that already."
+    told = _stays(found)
+    more = found["kept"] - len(told)
+    if more:
+        told.append(f"{more} {'more' if told else 'that changed again, or are kept no more as they were'}")
+    how = "satchel versions PATH, then satchel restore PATH --at REV"
+    return f"As it is stays: {', '.join(told)}. To have what it was: {how}"
+
+
+def _stays(found: dict[str, Any]) -> list[str]:
+    return [
+        f"{one['path']} (" + (f"changed again in rev {one['rev']})" if one["rev"] else "what it was is kept no more)")
+        for one in found.get("stays", ())
+    ]
 
 
 def _print_done(found: dict[str, Any], sentence: str, *, is_dry_run: bool, as_json: bool) -> None:
@@ -96,6 +120,7 @@ def _print_done(found: dict[str, Any], sentence: str, *, is_dry_run: bool, as_js
     if found["kept"]:
         stays, it, was = ("stays as it is", "it", "was") if found["kept"] == 1 else ("stay as they are", "they", "were")
         lines.append(f"{found['kept']} {stays}: {it} changed again since then, or what {it} {was} is kept no more.")
+        lines += [shown(f"  {one}") for one in _stays(found)]
     if not found["shown"]:
         lines.append("The server has done it; this device shows it when it has heard of it.")
     print("\n".join(lines))

@@ -57,8 +57,7 @@ def who(path: str, *, as_json: bool) -> None:
         standing = {"invited": "invited, has not accepted yet", "declined": "declined, or left"}.get(
             member.standing, member.kind if member.kind == "group" else ""
         )
-        by = f"by {', '.join(map(shown, member.groups))}" if member.groups else ""
-        parts = (f"{shown(member.who):{width}}", f"{member.role:7}", standing, by)
+        parts = (f"{shown(member.who):{width}}", f"{member.role:7}", standing, _by_groups(member))
         print("  ".join(part for part in parts if part).rstrip())
     bound = f" of {shown_size(found.limit)}" if found.limit else ""
     print(f"{shown_size(found.used)}{bound} are in it, which count for {shown(members[0].who)}.")
@@ -221,6 +220,14 @@ def _invitation(which: str) -> Invitation:
     return chosen(which, found, lambda one: (one.space, one.name), "invitation to", "satchel shared")
 
 
+def _by_groups(member: Member) -> str:
+    """By which groups somebody has his role; a role of his own is told apart from what a group adds nothing to."""
+    names = ", ".join(map(shown, member.groups))
+    if not names:
+        return ""
+    return f"also by {names}" if member.is_own else f"by {names}"
+
+
 def _member_as_json(member: Member) -> dict[str, object]:
     return {
         "who": member.who,
@@ -228,6 +235,7 @@ def _member_as_json(member: Member) -> dict[str, object]:
         "role": member.role,
         "standing": member.standing,
         "groups": list(member.groups),
+        "is_own": member.is_own,
     }
 
 

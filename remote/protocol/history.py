@@ -13,6 +13,7 @@ CHANGED_MAX = 200_000
 """Nodes that one request about history may look at, and that one rewind may change."""
 TRASH_MAX = 1_000
 """Removed things in one answer, or brought back or purged by one request."""
+STAYS_MAX = 10
 KEEP_DAYS = 30
 """Days for which every version is kept, unless a space says otherwise."""
 
@@ -98,16 +99,25 @@ class UndoRequest(msgspec.Struct, frozen=True):
     passing: tuple[NodeId, ...] = ()
 
 
+class Stay(msgspec.Struct, frozen=True):
+    """Something that an undo let be: it changed again in `rev`; 0: what it was is kept no more."""
+
+    path: bytes
+    rev: Rev
+
+
 class Done(msgspec.Struct, frozen=True):
     """What such a request did: the `rev` that it made (0: nothing), what it did, and how many nodes it let be.
 
     `of`: the rev gone back to, or undone. Nodes are let be that somebody changed since what is undone.
+    `stays`: of an undo of one rev, the first STAYS_MAX of them.
     """
 
     rev: Rev
     of: Rev
     did: Differences
     kept: int = 0
+    stays: tuple[Stay, ...] = ()
 
 
 class TrashRequest(msgspec.Struct, frozen=True):

@@ -58,7 +58,7 @@ class SharedSpaceRequest(msgspec.Struct, frozen=True):
 class Member(msgspec.Struct, frozen=True):
     """Who the space is shared with. `kind`: user or group; `standing`: member, invited or declined.
 
-    `groups`: those by which a user has his role; empty when it was granted to him.
+    `groups`: those by which a user has the space; `is_own`: he was granted it himself, too.
     """
 
     who: str
@@ -66,6 +66,7 @@ class Member(msgspec.Struct, frozen=True):
     role: str
     standing: str = "member"
     groups: tuple[str, ...] = ()
+    is_own: bool = False
 
 
 class Members(msgspec.Struct, frozen=True):

@@ -224,10 +224,10 @@ class Acts:
                 return seen
             plan = await self._read(device, space, right, planner)
             if is_dry_run or not plan.drafts:
-                return Done(NOW, plan.of, plan.did, plan.kept)
+                return Done(NOW, plan.of, plan.did, plan.kept, plan.stays)
             rev, reason = await self._take(device, space, op_id, plan)
             if rev:
-                return Done(rev, plan.of, plan.did, plan.kept)
+                return Done(rev, plan.of, plan.did, plan.kept, plan.stays)
         raise InTheWay(f"{reason} Nothing was changed.")
 
     async def _take(self, device: Device, space: SpaceId, op_id: bytes, plan: Plan) -> tuple[Rev, str]:

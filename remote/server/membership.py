@@ -211,6 +211,7 @@ def listed_members(session: Session, space: SpaceId) -> list[Member]:
     roles = dict(space_rows.members(session, space))
     found: list[Member] = []
     by_group: dict[UserId, list[str]] = {}
+    own = {user for user, role in roles.items() if role == OWNER}
     for permit in rows.permits(session, space):
         if permit.is_group:
             group = rows.group_row(session, permit.who)
@@ -220,6 +221,7 @@ def listed_members(session: Session, space: SpaceId) -> list[Member]:
                 by_group.setdefault(user, []).append(name)
         else:
             by_group.setdefault(UserId(permit.who), [])
+            own.add(UserId(permit.who))
     users: list[Member] = []
     for user in sorted({*roles, *by_group}):
         role, standing = roles.get(user), "member"
@@ -227,5 +229,6 @@ def listed_members(session: Session, space: SpaceId) -> list[Member]:
             invited = rows.invitation(session, user, space)
             standing = "declined" if invited is not None and invited.is_declined else "invited"
             role = permitted(session, space, user) or ""
-        users.append(Member(name_of(session, user), "user", role, standing, tuple(by_group.get(user, ()))))
+        groups = tuple(by_group.get(user, ()))
+        users.append(Member(name_of(session, user), "user", role, standing, groups, user in own))
     return sorted([*users, *found], key=lambda each: (each.role != OWNER, each.kind == "group", each.who))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from remote.protocol.errors import InTheWay, NotFound
-from remote.protocol.history import CHANGED_MAX, Differences, RewindRequest, UndoRequest
+from remote.protocol.history import CHANGED_MAX, STAYS_MAX, Differences, RewindRequest, Stay, UndoRequest
 from remote.protocol.ids import NO_SPACE, NOW, ROOT, DeviceId, NodeId, Rev
 from remote.protocol.messages import Change
 from remote.protocol.nodes import Kind, Name, NodeState
@@ -37,6 +37,7 @@ class Plan:
     did: Differences
     of: Rev
     kept: int = 0
+    stays: tuple[Stay, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,19 +150,28 @@ def plan_undo(
         raise NotFound("Rev 1 made the space: it cannot be undone.")
     then, now = Past(session, row.space, key, Rev(rev - 1)), Past(session, row.space, key, NOW)
     targets: dict[NodeId, Target | None] = {}
-    kept = 0
+    staying: list[tuple[NodeId, Rev]] = []
     for node in nodes:
         present = trees.node_row(session, row.space, node)
-        if present is None or present.rev != rev:
-            kept += 1
-            continue
         was = then.node(node)
-        if node in then.forgotten:
-            kept += 1
-            continue
-        targets[node] = None if was is None else Target(was.state, was.content_id, was.size)
-    kept += leave_shared(session, row, now, targets)
-    return plan_targets(session, row, now, targets, Asked(ROOT, rev, request.limit, now_ns), kept)
+        if present is None or present.rev != rev:
+            staying.append((node, present.rev if present is not None else NOW))
+        elif node in then.forgotten:
+            staying.append((node, NOW))
+        else:
+            targets[node] = None if was is None else Target(was.state, was.content_id, was.size)
+    kept = len(staying) + leave_shared(session, row, now, targets)
+    plan = plan_targets(session, row, now, targets, Asked(ROOT, rev, request.limit, now_ns), kept)
+    pasts = (now, Past(session, row.space, key, rev), then)
+    stays = tuple(_stay(node, since, pasts) for node, since in staying[:STAYS_MAX])
+    return Plan(plan.drafts, plan.did, plan.of, kept, stays)
+
+
+def _stay(node: NodeId, since: Rev, pasts: Sequence[Past]) -> Stay:
+    """With the path that it has, or had in the first of these pasts that knows it."""
+    found = ((past, there) for past in pasts if (there := past.node(node)) is not None and there.state.names)
+    path = next((past.path(there.state.names[0]) for past, there in found), b"")
+    return Stay(path, since)
 
 
 def _last_of(

@@ -79,6 +79,22 @@ def test_what_is_not_sent_yet_is_sent_first(desk: Any) -> None:
     assert (folder / "text").read_text() == "written, not closed, not sent"
 
 
+def test_an_undo_that_changes_nothing_fails_and_names_what_stays(desk: Any) -> None:
+    text = desk.path / "folder" / "text"
+    text.write_text("second")
+    second = rev(desk)
+    text.write_text("third")
+    third = rev(desk)
+    refused = desk.cli("undo", second)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f"Rev {second} is not undone: nothing was changed." in refused.stderr
+    assert f"folder/text (changed again in rev {third})" in refused.stderr
+    told = desk.cli("undo", second, "--json")
+    assert (told.returncode, json.loads(told.stdout)["stays"]) == (1, [{"path": "folder/text", "rev": int(third)}])
+    assert (text.read_text(), rev(desk)) == ("third", third)
+    assert "folder/text" in desk.must("undo", second, "--dry-run")
+
+
 def test_what_differs_is_shown(desk: Any) -> None:
     folder = desk.path / "folder"
     first = rev(desk)

@@ -77,6 +77,22 @@ def test_a_folder_is_shared_while_not_all_in_it_is_sent(server: Any, device: Any
     of_bob.sees("thesis/late", "late")
 
 
+def test_who_has_a_folder_himself_and_by_a_group_is_told_so(server: Any, device: Any) -> None:
+    server.add_user("bob")
+    server.add_user("carol")
+    desk = device("desk")
+    thesis = desk.path / "thesis"
+    thesis.mkdir()
+    desk.must("group", "add", "reviewers")
+    for name in ("bob", "carol"):
+        desk.must("group", "member", "reviewers", name)
+    desk.must("share", thesis, "--with", "bob:editor", "--with", "reviewers:viewer")
+    lines = {line.split()[0]: line.split("  ")[-1] for line in desk.must("share", thesis).splitlines()}
+    assert (lines["bob"], lines["carol"]) == ("also by reviewers", "by reviewers")
+    members = json.loads(desk.must("share", thesis, "--json"))
+    assert [one["is_own"] for one in members if one["kind"] == "user"] == [True, True, False]
+
+
 def test_groups_and_declining(server: Any, device: Any) -> None:
     server.add_user("bob")
     desk, laptop = device("desk"), device("laptop", user="bob", mount=False)
