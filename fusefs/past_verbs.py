@@ -14,7 +14,7 @@ from fusefs import moments
 from fusefs.across import Elsewhere
 from fusefs.control import Exit, Refused
 from fusefs.drive import Drive
-from fusefs.errors import Invalid, NoEntry
+from fusefs.errors import Invalid, NoEntry, NotFolder
 from fusefs.history import Old
 from fusefs.restore import Restored, Way
 from fusefs.sending import Sending
@@ -59,8 +59,12 @@ class PastVerbs:
         }
 
     async def _versions(self, fields: Fields) -> object:
-        sight, path = self._drive.sights.of_path(os.fsencode(str(fields["path"])))
-        found = await sight.history.of_path(path)
+        asked = os.fsencode(str(fields["path"]))
+        sight, path = self._drive.sights.of_path(asked)
+        try:
+            found = await sight.history.of_path(path)
+        except NotFound as error:
+            raise await self._never_sent(asked) from error
         is_folder = any(old.version.state is not None and old.version.state.kind is Kind.FOLDER for old in found)
         shown = [told(old) for old in found]
         if is_folder or not path:
@@ -75,6 +79,22 @@ class PastVerbs:
             shown += [_told_moment(moment, one) for moment in one.moments]
             shown.sort(key=lambda one: int(one["time_ns"]), reverse=True)
         return shown
+
+    async def _never_sent(self, path: bytes) -> Refused:
+        """What to say of a path of which the server does not know anything, by what is there or above it."""
+        name, node = os.fsdecode(path), ROOT
+        while path:
+            try:
+                node = await self._lookup(path)
+                break
+            except (NoEntry, NotFolder):
+                path = path.rpartition(b"/")[0]
+        if rule := self._drive.sync.rule_for(node):
+            return Refused(
+                f"The server has no version of {name} as it is now: it is ignored (by {rule}) and stays here."
+            )
+        why = self._sending.in_the_way(node)
+        return Refused(f"The server has no version of {name} as it is now. {why}".rstrip())
 
     async def _restore(self, fields: Fields) -> object:
         """Brings a path back; first the server must have what it is now, so that nothing is lost by it."""
@@ -303,7 +323,10 @@ class PastVerbs:
         node = await self._lookup_or_refuse(path)
         await self._sending.all_of(node)
         sight, below = self._drive.sights.of_path(path)
-        there = await self._across.of_path(sight, below)
+        try:
+            there = await self._across.of_path(sight, below)
+        except NotFound as error:
+            raise await self._never_sent(path) from error
         told = await self._purged(sight, [node], NOW, fields)
         for one in there:
             nodes = list({old.node for old in one.versions if old.version.state and old.version.state.content})

@@ -147,7 +147,7 @@ def moments(session: Session, row: SpaceRow, request: MomentsRequest, now_ns: in
     check_limit(request.limit, MOMENTS_MAX)
     present = trees.node_row(session, row.space, request.folder)
     if present is None or present.kind != Kind.FOLDER:
-        raise NotFound(f"There is no folder {request.folder} in {row.name}.")
+        raise NotFound(f"There is no such folder in {row.name}.")
     check_steps(request.steps)
     authors = Authors(session)
 
@@ -189,7 +189,7 @@ def history(session: Session, row: SpaceRow, key: SpaceKey, request: HistoryRequ
     check_rev("before", request.before)
     check_limit(request.limit, VERSIONS_MAX)
     if trees.node_row(session, row.space, request.node) is None:
-        raise NotFound(f"There never was a node {request.node} in {row.name}.")
+        raise NotFound(f"There never was such a file or folder in {row.name}.")
     before = request.before if request.before != NOW else Rev(INT63)
     authors = Authors(session)
     versions: list[Version] = []

@@ -202,7 +202,7 @@ def nodes_to_purge(session: Session, row: SpaceRow, key: SpaceKey, request: Purg
     for at, node in enumerate(request.nodes):
         check_node(f"nodes[{at}]", node)
         if trees.node_row(session, row.space, node) is None:
-            raise NotFound(f"There never was a node {node} in {row.name}.")
+            raise NotFound(f"There never was such a file or folder in {row.name}.")
         gone = bin_.find(node)
         below = (one.node for one in bin_.with_all_in_it(gone)) if gone is not None else _below(session, row, node)
         found.update(dict.fromkeys(below))

@@ -5,6 +5,7 @@ thread is judged again, like any commit, when it is taken.
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -76,7 +77,7 @@ def plan_rewind(session: Session, row: SpaceRow, key: SpaceKey, request: RewindR
     to = kept_rev(session, row, request.to)
     then, now = Past(session, row.space, key, to), Past(session, row.space, key, NOW)
     if then.node(top) is None:
-        raise NotFound(f"Folder {top} did not exist at rev {request.to}.")
+        raise NotFound(f"The folder did not exist at rev {request.to}.")
     targets: dict[NodeId, Target | None] = {}
     kept = 0
     for node in changed(session, row, to, row.head):
@@ -90,7 +91,7 @@ def plan_rewind(session: Session, row: SpaceRow, key: SpaceKey, request: RewindR
             targets[node] = _as_it_was(was, there, names_then, names_now, node == top)
         elif there is not None and names_now and not _came_with_a_folder(there, then, now, top):
             others = tuple(name for name in there.state.names if name not in names_now)
-            back = _where_it_was(was, now, others, node) if was is not None else others
+            back = _where_it_was(was, now, others) if was is not None else others
             targets[node] = Target(replace(there.state, names=back), there.content_id, there.size) if back else None
     kept += leave_shared(session, row, now, targets)
     return plan_targets(session, row, now, targets, Asked(top, request.to, request.limit, now_ns), kept)
@@ -120,14 +121,14 @@ def _came_with_a_folder(there: Then, then: Past, now: Past, top: NodeId) -> bool
     )
 
 
-def _where_it_was(was: Then, now: Past, others: tuple[Name, ...], node: NodeId) -> tuple[Name, ...]:
+def _where_it_was(was: Then, now: Past, others: tuple[Name, ...]) -> tuple[Name, ...]:
     """The names of something that moved in, where it came from."""
     names = dict.fromkeys(others)
     for name in was.state.names:
         parent = now.node(name.parent)
         if parent is None or parent.state.kind is not Kind.FOLDER:
             raise InTheWay(
-                f"Node {node} was moved in from a folder that is gone ({name.name!r}): move it elsewhere first."
+                f"{os.fsdecode(name.name)} was moved in from a folder that is gone: move it elsewhere first."
             )
         names[name] = None
     return tuple(names)
@@ -261,7 +262,7 @@ def plan_targets(
             continue
         present = trees.node_row(session, row.space, node)
         if present is None:
-            raise NotFound(f"There never was a node {node} in {row.name}.")
+            raise NotFound(f"There never was such a file or folder in {row.name}.")
         drafts.append(_draft(node, present.rev, target, asked.now_ns))
         steps.append(Step(node, there, after.node(node), now.names_below(node, top), after.names_below(node, top)))
     return Plan(drafts, told(steps, now, after, top, asked.limit), asked.of, kept)

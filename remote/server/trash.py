@@ -157,7 +157,7 @@ def plan_put_back(session: Session, row: SpaceRow, key: SpaceKey, request: PutBa
         check_node(f"nodes[{at}]", node)
         top = bin_.find(node)
         if top is None:
-            raise NotFound(f"Node {node} is not removed, or nothing of it is kept.")
+            raise NotFound("It is not removed, or nothing of it is kept.")
         _refuse_shared(bin_, top)
         for one in bin_.with_all_in_it(top):
             back.setdefault(one.node, one.then)
@@ -192,7 +192,7 @@ def bring_folders(bin_: Bin, folder: NodeId, back: dict[NodeId, Then]) -> None:
     while folder not in back and bin_.now.node(folder) is None:
         gone = bin_.find(folder)
         if gone is None:
-            raise NotFound(f"The folder that it was in (node {folder}) is forgotten: it cannot be put back there.")
+            raise NotFound("The folder that it was in is forgotten: it cannot be put back there.")
         back[folder] = gone.then
         folder = gone.then.state.names[0].parent
 

@@ -1,6 +1,7 @@
 """Ignored names through a real mount: programs see no difference, people are told, nobody else ever hears of them."""
 
 import os
+import re
 import shutil
 from typing import Any
 
@@ -109,6 +110,28 @@ def test_a_folder_is_restored_around_what_is_ignored_in_it(device: Any) -> None:
     assert ((folder / "x.log").read_text(), state(folder / "x.log")) == ("here only", b"ignored")
     refused = desk.cli("restore", folder / "x.log", "--at", rev)
     assert "x.log is ignored, so the server has nothing of what it is now: move it away first." in refused.stderr
+
+
+def test_who_asks_for_versions_of_what_the_server_never_had_is_told_why(device: Any) -> None:
+    desk = device("desk")
+    (desk.path / ".satchelignore").write_text("build/\n*.o\n")
+    (desk.path / "docs" / "build").mkdir(parents=True)
+    (desk.path / "docs" / "after.o").write_text("here only")
+    (desk.path / "docs" / "build" / "large").write_text("here only")
+    desk.wait()
+    for path, rule in (("docs/after.o", "*.o"), ("docs/build/large", "build/"), ("docs/build/gone", "build/")):
+        for words in (("versions",), ("purge", "--yes")):
+            refused = desk.cli(*words, desk.path / path)
+            assert refused.returncode == 1
+            if words == ("versions",) or not path.endswith("gone"):
+                said = f"The server has no version of {path} as it is now: it is ignored (by {rule}) and stays here."
+                assert said in refused.stderr
+            assert re.search(r"\d{6}", refused.stderr) is None, "a number that means nothing to a person"
+    desk.must("pause")
+    (desk.path / "docs" / "new").write_text("not sent")
+    told = desk.cli("versions", desk.path / "docs" / "new")
+    assert (told.returncode, "no version of docs/new as it is now" in told.stderr) == (1, True)
+    desk.must("resume")
 
 
 def test_a_folder_that_goes_elsewhere_keeps_what_is_ignored_in_it(device: Any) -> None:
