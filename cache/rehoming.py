@@ -67,11 +67,12 @@ async def share(tree: Tree, show: Show, top: NodeId, space: SpaceId, went: Colle
                 elif is_gone and edit.get(node).local is None:
                     # The folder was removed here, with what was in it, and that was not sent: sharing it comes first.
                     edit.drop(node)
-                elif node in renewed:
-                    _renew(edit, node, renewed, space)
                 else:
-                    _give(edit, node, space, rev, renewed)
                     _undo_move(edit, node, lambda other: other != top and other not in inside)
+                    if node in renewed:
+                        _renew(edit, node, renewed, space)
+                    else:
+                        _give(edit, node, space, rev, renewed)
             effects = effects_of(edit, is_event=False)
         show(effects)
         await trio.lowlevel.checkpoint()

@@ -213,6 +213,27 @@ def test_a_folder_that_is_removed_here_unsent_is_there_again_when_it_was_shared(
     among_friends(scene)
 
 
+def test_what_was_removed_elsewhere_and_edited_and_linked_out_here_is_in_the_shared_folder_alone() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        intro = await make(friends.one, b"intro", b"1", thesis)
+        papers = await make_folder(friends.one, b"papers")
+        await friends.quiet()
+        friends.two.wire.set_up(False)
+        await write(friends.two, intro, b"2")
+        await friends.two.volume.link(intro, papers, b"again")
+        await friends.one.volume.unlink(thesis, b"intro")
+        await friends.quiet(friends.one, friends.guest)
+        friends.share(thesis)
+        friends.accept()
+        await friends.quiet()
+        for device in friends.all:
+            assert await device.content(await at(device, "thesis/intro")) == b"2"
+        assert not friends.two.tree.has_children(papers)
+
+    among_friends(scene)
+
+
 def test_a_viewer_changes_nothing() -> None:
     async def scene(friends: Friends) -> None:
         await shared_thesis(friends, "viewer")
