@@ -44,6 +44,7 @@ from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.lookup import node_of, rev_of
 from remote.server.past import Past
+from remote.server.reading import act_tag
 from remote.server.restoring import plan_restore
 from remote.server.retention import (
     Purging,
@@ -57,7 +58,7 @@ from remote.server.retention import (
     purge,
     retention_of,
 )
-from remote.server.rewinding import Plan, act_tag, plan_rewind, plan_undo
+from remote.server.rewinding import Plan, plan_rewind, plan_undo
 from remote.server.rights import Right, member_space
 from remote.server.trash import plan_put_back, trash
 from remote.server.undoing import plan_undo_event

@@ -38,7 +38,7 @@ from remote.server.keys import SpaceKey
 from remote.server.limits import check_name
 from remote.server.past import Past
 from remote.server.quotas import bounded
-from remote.server.rewinding import act_tag
+from remote.server.reading import act_tag
 from remote.server.rights import Right, member_space
 from remote.server.scanning.carrying import Carried
 from remote.server.states import decode_state, encode_state

@@ -102,7 +102,7 @@ class Feed:
             if is_folder
             else space_rows.versions_after(session, space, node, since, REVS_MAX)
         )
-        key, authors = self._keyring.key(row), Authors(session)
+        key, authors = self._keyring.key(row), Authors(session, row.space)
         found: list[Changed] = []
         left = limit
         for rev, time_ns, user, by in revs:
@@ -111,7 +111,7 @@ class Feed:
                 # It comes whole with the next answer.
                 return Changes(found, found[-1].rev, row.head, is_cut=False)
             if one:
-                found.append(Changed(Rev(rev), time_ns, *authors.names(user, by), one[:limit]))
+                found.append(Changed(Rev(rev), time_ns, *authors.names_at(Rev(rev), user, by), one[:limit]))
                 left -= len(one)
             if left <= 0:
                 return Changes(found, Rev(rev), row.head, is_cut=left < 0)

@@ -3,12 +3,13 @@
 All functions run in a reader's thread. Answers are bounded in number and bytes; what does not fit is asked for again.
 """
 
+import hashlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from remote.protocol.errors import CursorTooOld, NotFound, TooLarge
-from remote.protocol.ids import NOW, DeviceId, NodeId, Rev, SpaceId, UserId
+from remote.protocol.ids import NO_SPACE, NOW, DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import (
     CHILDREN_MAX,
     COMMITS_MAX,
@@ -38,6 +39,7 @@ from remote.protocol.messages import (
 from remote.protocol.nodes import NAME_MAX, Kind, NodeVersion
 from remote.server.database import accounts as account_rows
 from remote.server.database import conflicts as conflict_rows
+from remote.server.database import past as past_rows
 from remote.server.database import retention as retention_rows
 from remote.server.database import spaces as space_rows
 from remote.server.database import trees
@@ -149,7 +151,7 @@ def moments(session: Session, row: SpaceRow, request: MomentsRequest, now_ns: in
     if present is None or present.kind != Kind.FOLDER:
         raise NotFound(f"There is no such folder in {row.name}.")
     check_steps(request.steps)
-    authors = Authors(session)
+    authors = Authors(session, row.space)
 
     def newest(last: int, limit: int) -> Iterator[Row]:
         return space_rows.moments(session, row.space, request.folder, last, limit)
@@ -165,7 +167,7 @@ def moments(session: Session, row: SpaceRow, request: MomentsRequest, now_ns: in
     )
     told: list[Moment] = []
     for rev, time_ns, *who in found:
-        moment = Moment(Rev(rev), time_ns, *authors.names(*who))
+        moment = Moment(Rev(rev), time_ns, *authors.names_at(Rev(rev), *who))
         if rev < row.floor and (kept := retention_rows.kept_from(session, row.space, rev)) is not None:
             # The next kept rev is the first at which it can be read.
             moment = Moment(Rev(kept[0]), kept[1], *((moment.user_name, moment.device_name) if kept[0] == rev else ()))
@@ -191,7 +193,7 @@ def history(session: Session, row: SpaceRow, key: SpaceKey, request: HistoryRequ
     if trees.node_row(session, row.space, request.node) is None:
         raise NotFound(f"There never was such a file or folder in {row.name}.")
     before = request.before if request.before != NOW else Rev(INT63)
-    authors = Authors(session)
+    authors = Authors(session, row.space)
     versions: list[Version] = []
     room = _Room(request.limit)
     # One row more: a rev that kept a lost state beside the new one has two rows, which belong together.
@@ -207,7 +209,7 @@ def conflicts(session: Session, row: SpaceRow, key: SpaceKey, request: Conflicts
     """Conflicts that nobody has settled, of nodes that exist."""
     check_rev("after_node", Rev(request.after_node))
     check_rev("after_rev", request.after_rev)
-    authors = Authors(session)
+    authors = Authors(session, row.space)
     found: list[Conflict] = []
     room = _Room(CONFLICTS_MAX)
     for node, *lost in conflict_rows.conflicts_after(
@@ -223,14 +225,34 @@ def conflicts(session: Session, row: SpaceRow, key: SpaceKey, request: Conflicts
     return Conflicts(tuple(found))
 
 
+def act_tag(device: DeviceId) -> bytes:
+    """How op ids begin of what the server commits because this device asked for it: 8 bytes."""
+    return b"act" + hashlib.sha256(b"%d" % device).digest()[:5]
+
+
 class Authors:
     """Names of users and devices, each looked up once."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, space: SpaceId = NO_SPACE) -> None:
+        """`space`: that of the revs which `names_at` is asked of."""
         self._session = session
+        self._space = space
         self._names: dict[tuple[UserId, DeviceId], tuple[str, str]] = {}
+        self._tags: dict[UserId, dict[bytes, DeviceId]] = {}
+
+    def names_at(self, rev: Rev, user: UserId, device: DeviceId) -> tuple[str, str]:
+        """Who made a rev: of what the server did because a device asked for it (undo, say), that device."""
+        return self.names(user, device or self._asking(rev, user))
+
+    def _asking(self, rev: Rev, user: UserId) -> DeviceId:
+        if user not in self._tags:
+            known = account_rows.device_ids(self._session, user)
+            self._tags[user] = {act_tag(device): device for device in known}
+        tag = past_rows.op_id(self._session, self._space, rev)[:8]
+        return self._tags[user].get(tag, DeviceId(0))
 
     def names(self, user: UserId, device: DeviceId) -> tuple[str, str]:
+        """What they are called now."""
         if (user, device) not in self._names:
             account = account_rows.account(self._session, user)
             self._names[user, device] = (
@@ -324,6 +346,6 @@ def _whole_commits(key: SpaceKey, journal: list[JournalRow], states: Iterator[Ro
 
 def _history_version(key: SpaceKey, node: NodeId, found: Row, authors: Authors) -> Version:
     rev, edited_ns, state, manifest, mark, time_ns, user, device = found
-    user_name, device_name = authors.names(user, device)
+    user_name, device_name = authors.names_at(rev, user, device)
     opened = version(key, node, rev, edited_ns, state, manifest).state
     return Version(rev, time_ns, edited_ns, user_name, device_name, opened, mark != trees.WAS_STATE, device)

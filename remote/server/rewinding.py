@@ -4,7 +4,6 @@ No content moves: nodes get their older states, which name content that the serv
 thread is judged again, like any commit, when it is taken.
 """
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from msgspec.structs import replace
 
 from remote.protocol.errors import InTheWay, NotFound
 from remote.protocol.history import CHANGED_MAX, STAYS_MAX, Differences, RewindRequest, Stay, UndoRequest
-from remote.protocol.ids import NO_SPACE, NOW, ROOT, DeviceId, NodeId, Rev
+from remote.protocol.ids import NO_SPACE, NOW, ROOT, NodeId, Rev
 from remote.protocol.messages import Change
 from remote.protocol.nodes import Kind, Name, NodeState
 from remote.server.commits import Draft
@@ -26,7 +25,7 @@ from remote.server.differences import Step, changed, told
 from remote.server.keys import SpaceKey
 from remote.server.limits import check_limit, check_node, check_op_id, check_rev
 from remote.server.past import Past, Then
-from remote.server.reading import kept_rev
+from remote.server.reading import act_tag, kept_rev
 from remote.server.states import encode_state
 
 
@@ -58,11 +57,6 @@ class Target:
     state: NodeState
     content_id: bytes | None
     size: int
-
-
-def act_tag(device: DeviceId) -> bytes:
-    """How op ids begin of what the server commits because this device asked for it: 8 bytes."""
-    return b"act" + hashlib.sha256(b"%d" % device).digest()[:5]
 
 
 def plan_rewind(session: Session, row: SpaceRow, key: SpaceKey, request: RewindRequest, now_ns: int) -> Plan:

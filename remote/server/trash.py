@@ -126,7 +126,7 @@ def trash(session: Session, row: SpaceRow, key: SpaceKey, request: TrashRequest)
             (node, last) for node in past_rows.removed_by(session, row.space, last)
         ]
     found: list[Removed] = []
-    bin_, authors = Bin(session, row, key), Authors(session)
+    bin_, authors = Bin(session, row, key), Authors(session, row.space)
     for node, rev in nodes:
         if len(found) >= request.limit and rev < found[-1].rev:
             return Trash(tuple(found), found[-1].rev)
@@ -142,7 +142,8 @@ def _told(bin_: Bin, gone: Gone, authors: Authors) -> Removed:
     path = bin_.before(gone.rev).path(gone.then.state.names[0])
     size = sum(one.then.size for one in together)
     kind = gone.then.state.kind.name.lower()
-    return Removed(gone.node, gone.rev, time_ns, *authors.names(user, device), kind, path, len(together), size)
+    who = authors.names_at(gone.rev, user, device)
+    return Removed(gone.node, gone.rev, time_ns, *who, kind, path, len(together), size)
 
 
 def plan_put_back(session: Session, row: SpaceRow, key: SpaceKey, request: PutBackRequest, now_ns: int) -> Plan:

@@ -214,6 +214,11 @@ def devices(session: Session, user: UserId) -> list[DeviceRow]:
     return [row for row in _all_devices(session, user) if not row.scopes]
 
 
+def device_ids(session: Session, user: UserId) -> list[DeviceId]:
+    """Every device and app token that a user has or had."""
+    return [DeviceId(row[0]) for row in session.rows("SELECT device_id FROM device WHERE user_id = ?", user)]
+
+
 def app_tokens(session: Session, user: UserId) -> list[DeviceRow]:
     """The app tokens of a user that were not revoked, the newest first."""
     return [row for row in _all_devices(session, user) if row.scopes]

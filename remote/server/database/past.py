@@ -84,6 +84,12 @@ def last_commit_of(
     return (Rev(found[0]), DeviceId(found[1])) if found else None
 
 
+def op_id(session: Session, space: SpaceId, rev: Rev) -> bytes:
+    """The op id of a commit; empty for one that there is not."""
+    found = session.row("SELECT op_id FROM journal WHERE space_id = ? AND rev = ?", space, rev)
+    return bytes(found[0]) if found else b""
+
+
 def commit_row(session: Session, space: SpaceId, rev: Rev) -> Row | None:
     """(time_ns, user, device) of a commit."""
     return session.row("SELECT time_ns, user_id, device_id FROM journal WHERE space_id = ? AND rev = ?", space, rev)

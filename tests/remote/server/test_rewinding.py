@@ -8,6 +8,7 @@ import pytest
 from remote.protocol.errors import BadRequest, InTheWay, NotFound
 from remote.protocol.history import Differences, DiffRequest, Done, RewindRequest, UndoRequest
 from remote.protocol.ids import ROOT, NodeId, Rev
+from remote.protocol.messages import Moments, MomentsRequest
 from remote.protocol.nodes import Kind, Manifest, Name
 from remote.server.instance import Instance
 
@@ -155,6 +156,29 @@ async def test_what_changed_again_is_left_by_undo(ann: Any, build: Any, made: di
     done = await undo(ann, rev)
     assert (done.of, done.kept, whats(done.did)) == (rev, 1, [("changed", b"work/a.txt")])
     assert (await ann.node(made["b"])).state.content == inline(b"three")
+
+
+async def test_what_the_server_did_for_a_device_is_said_to_be_of_that(
+    ann: Any, sign_in: Any, build: Any, instance: Instance, made: dict[str, NodeId]
+) -> None:
+    laptop = await sign_in("ann")
+    sql = "UPDATE device SET device_name = 'laptop' WHERE user_id = ? AND device_id = ?"
+    instance.database.write_now(lambda session: session.run(sql, laptop.login.user, laptop.login.device))
+    base = (await ann.node(made["a"])).rev
+    rev = await ann.made(build.change(made["a"], build.file(b"a.txt", made["work"], inline(b"two")), base))
+    for asking in (laptop, ann):
+        rev = (await undo(asking, rev)).rev
+    found = (await ann.history(made["a"])).versions[:3]
+    assert [one.device_name for one in found] == ["desk1", "laptop", "desk1"]
+    assert {one.user_name for one in found} == {"ann"}
+    moments = (await ann.in_space("moments", MomentsRequest(made["work"], 3), Moments)).moments
+    assert [one.device_name for one in moments] == ["desk1", "laptop", "desk1"]
+    # The journal still says that it is no device's own.
+    assert found[0].device == 0
+    # Who made it without any device has none.
+    sql = "UPDATE journal SET op_id = ? WHERE space_id = ? AND rev = ?"
+    instance.database.write_now(lambda session: session.run(sql, secrets.token_bytes(16), ann.home, rev))
+    assert (await ann.history(made["a"])).versions[0].device_name == ""
 
 
 async def test_undo_without_a_rev_is_of_this_device_only(
