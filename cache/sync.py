@@ -15,7 +15,16 @@ from cache.errors import CacheError, OpenHere
 from cache.pull import Pull
 from cache.push import AHEAD_NODES, ENOUGH_NODES, Push
 from cache.tree import Tree
-from remote.protocol.errors import BadRequest, NotAllowed, NotFound, NotSignedIn, RemoteError, Unreachable, Wiped
+from remote.protocol.errors import (
+    BadRequest,
+    Disabled,
+    NotAllowed,
+    NotFound,
+    NotSignedIn,
+    RemoteError,
+    Unreachable,
+    Wiped,
+)
 from remote.protocol.ids import NodeId, Rev, SpaceId
 from remote.protocol.messages import Holding, PollAnswer
 
@@ -68,6 +77,8 @@ class Standing:
     """How many of them the quota has no room for."""
     blocked: int = 0
     """How many of them are not being sent now, these included."""
+    is_signed_in: bool = True
+    """Whether the server knows this device, as it said last."""
     set_back_ns: int = 0
     """When it was noticed last that the server was put back to an older state; 0: never."""
 
@@ -161,6 +172,7 @@ class Sync:
             asked=self._push.troubles.asked(),
             no_room=self._push.troubles.no_room(),
             blocked=self._push.troubles.blocked(),
+            is_signed_in=self._is_online or self._refused is None,
             set_back_ns=self._pull.set_back_ns(),
         )
 
@@ -273,6 +285,8 @@ class Sync:
             self._caught_up.set()
         was_online = self._is_online
         self._is_online = True
+        if not isinstance(self._refused, Wiped):
+            self._refused = None
         self.is_given_up = False
         self._trouble = ""
         if not was_online:
@@ -307,7 +321,8 @@ class Sync:
             attempt.failed = True
             # A poll that began before may stay open for long: until then nothing else would say so.
             self._is_online = False
-            self._trouble = f"{error} Nothing is lost; what to do: satchel doctor"
+            cure = "" if isinstance(error, Disabled) else "; what to do: satchel doctor"
+            self._trouble = f"{error} Nothing is lost{cure or '.'}"
             self._refused, self._refused_since = error, attempt.began_at
             self._tell()
         except (NotAllowed, NotFound, BadRequest) as error:

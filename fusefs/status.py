@@ -72,6 +72,7 @@ class Status:
             "device": self._account.device_name,
             "pid": os.getpid(),
             "online": standing.is_online,
+            "signed_in": standing.is_signed_in,
             "trouble": standing.trouble,
             "silent_seconds": round(silent, 1),
             **flow,

@@ -26,7 +26,7 @@ from fusefs.sending import Sending
 from fusefs.settings import Account
 from fusefs.sights import Fields
 from fusefs.status import Status
-from remote.protocol.errors import NotSignedIn, RemoteError, Unreachable, Wiped
+from remote.protocol.errors import BadRequest, Disabled, NotSignedIn, RemoteError, Unreachable, Wiped
 from remote.protocol.ids import ROOT, NodeId, Rev
 from remote.protocol.messages import Version
 from remote.protocol.nodes import Name
@@ -146,16 +146,14 @@ class Verbs:
             return _problem(str(refused), refused.code)
         except NotSent as error:
             return _problem(str(error), Exit.PENDING)
-        except Wiped as error:
+        except (Wiped, Disabled) as error:
             return _problem(str(error), Exit.SIGN_IN)
         except NotSignedIn as error:
             return _problem(f"{error} What is not sent stays on this machine; what to do: satchel doctor", Exit.SIGN_IN)
         except _AWAY as error:
-            return _problem(
-                f"The server could not be asked: {_why(error)} Nothing was changed; try again later.", Exit.UNREACHABLE
-            )
+            return _problem(f"The server could not be asked: {_why(error)} Try again later.", Exit.UNREACHABLE)
         except (RemoteError, CacheError, VolumeError, OSError) as error:
-            return _problem(str(error), Exit.FAILURE)
+            return _problem(str(error), Exit.USAGE if isinstance(error, BadRequest) else Exit.FAILURE)
         except Exception as error:
             # The outermost loop: no question of a person may take their drive away.
             log.exception("a request of a command failed")

@@ -127,7 +127,7 @@ def _server(account: Account) -> Iterator[Finding]:
     import trio  # noqa: PLC0415 - slow to import, and needed only here
 
     from remote.client.service import connect  # noqa: PLC0415
-    from remote.protocol.errors import NotSignedIn, RemoteError, Unreachable  # noqa: PLC0415
+    from remote.protocol.errors import Disabled, NotSignedIn, RemoteError, Unreachable  # noqa: PLC0415
 
     async def ask() -> tuple[float, int]:
         async with connect(
@@ -141,6 +141,11 @@ def _server(account: Account) -> Iterator[Finding]:
 
     try:
         seconds, ahead_ns = trio.run(ask)
+    except Disabled as error:
+        yield Finding(
+            "server", False, f"{account.url}: {error}", "What is not sent is kept, and sent when it is enabled"
+        )
+        return
     except NotSignedIn as error:
         yield Finding(
             "server",

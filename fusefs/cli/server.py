@@ -10,7 +10,7 @@ from fusefs.cli.showing import shown
 from fusefs.control import Exit, Refused
 from fusefs.settings import Account, load_account
 from remote.client.account import AccountService, connect_account
-from remote.protocol.errors import NotSignedIn, RemoteError, Unreachable
+from remote.protocol.errors import BadRequest, CodeNeeded, Disabled, NotSignedIn, RemoteError, Unreachable
 
 Answer = TypeVar("Answer")
 Entry = TypeVar("Entry")
@@ -27,7 +27,13 @@ def asked_server(job: Callable[[AccountService], Awaitable[Answer]]) -> Answer:
     try:
         return trio.run(ask)
     except Unreachable as error:
-        raise Refused(f"{error} Nothing was changed; try again later.", Exit.UNREACHABLE) from error
+        raise Refused(f"{error} Try again later.", Exit.UNREACHABLE) from error
+    except Disabled as error:
+        raise Refused(str(error), Exit.SIGN_IN) from error
+    except CodeNeeded as error:
+        raise Refused(str(error)) from error
+    except BadRequest as error:
+        raise Refused(str(error), Exit.USAGE) from error
     except NotSignedIn as error:
         raise Refused(f"{error} What to do: satchel doctor", Exit.SIGN_IN) from error
     except RemoteError as error:

@@ -43,6 +43,8 @@ def status(path: str | None, *, as_json: bool, is_watching: bool) -> int:
     print(json.dumps(found, indent=2) if as_json else "\n".join(told(found)))
     if found["pending"]["count"]:
         return Exit.PENDING
+    if not found["signed_in"]:
+        return Exit.SIGN_IN
     return Exit.OK if found["online"] else Exit.UNREACHABLE
 
 

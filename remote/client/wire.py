@@ -130,7 +130,9 @@ class Wire:
             raise Unreachable(f"{_host(url)} cannot be reached ({_reason(error)}).") from error
         except httpx.TransportError as error:
             self._traffic.sent_head(method, request.url.raw_path, request.headers.raw)
-            raise Unreachable(f"{_host(url)} did not answer ({_reason(error)}).") from error
+            is_cut = isinstance(error, httpx.RemoteProtocolError) and request.url.scheme == "http"
+            hint = " Does it speak https?" if is_cut else ""
+            raise Unreachable(f"{_host(url)} did not answer ({_reason(error)}).{hint}") from error
         self._traffic.sent_head(method, request.url.raw_path, request.headers.raw)
         self._traffic.received_head(response.headers.raw)
         try:

@@ -58,6 +58,12 @@ class Wiped(NotSignedIn):
     code = "wiped"
 
 
+class Disabled(NotSignedIn):
+    """Whoever runs the server keeps this account out: signing in again is useless."""
+
+    code = "disabled"
+
+
 class CodeNeeded(NotSignedIn):
     """The password is right, and the account asks for a code besides: it is missing, wrong, or was used before."""
 
@@ -134,6 +140,7 @@ BY_CODE: dict[str, type[RemoteError]] = {
         TooLarge,
         NotSignedIn,
         Wiped,
+        Disabled,
         CodeNeeded,
         NotAllowed,
         NotFound,

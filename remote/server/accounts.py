@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import argon2
 
 from remote.protocol.account import PasswordRequest
-from remote.protocol.errors import BadRequest, Busy, NotAllowed, NotSignedIn, ServerFault, TooLarge, Wiped
+from remote.protocol.errors import BadRequest, Busy, Disabled, NotAllowed, NotSignedIn, ServerFault, TooLarge, Wiped
 from remote.protocol.ids import NODE_RANGE_BITS, ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import LoginAnswer, LoginRequest, NodeRange
 from remote.protocol.nodes import ROOT_NAME, Kind, NodeState
@@ -463,7 +463,7 @@ def new_device_id() -> DeviceId:
 
 def _check_enabled(is_disabled: bool) -> None:
     if is_disabled:
-        raise NotSignedIn("This account is disabled: ask who runs the server.")
+        raise Disabled("This account is disabled: ask who runs the server.")
 
 
 def _random_id() -> int:

@@ -55,6 +55,7 @@ STANDING: dict[str, Any] = {
     "user": "ann",
     "device": "desk",
     "online": True,
+    "signed_in": True,
     "trouble": "",
     "silent_seconds": 0.0,
     "paused": {"is_paused": False, "reason": "", "until": "", "is_metered": False},
@@ -143,6 +144,7 @@ def test_without_a_mount(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     [
         ({}, Exit.OK, "All changes are on the server."),
         ({"online": False, "trouble": "no route"}, Exit.UNREACHABLE, "All changes are on the server."),
+        ({"online": False, "signed_in": False}, Exit.SIGN_IN, "All changes are on the server."),
         (
             {"pending": PENDING},
             Exit.PENDING,

@@ -46,6 +46,25 @@ def test_who_waits_hears_that_the_device_was_signed_out(device: Any) -> None:
         assert "What is not sent stays on this machine; what to do: satchel doctor" in one.stderr
 
 
+def test_who_asks_how_it_stands_hears_that_it_is_not_signed_in(device: Any, server: Any) -> None:
+    desk, laptop = device("desk"), device("laptop")
+    desk.must("devices", "sign-out", "laptop")
+    assert eventually(lambda: not laptop.status()["signed_in"])
+    assert laptop.cli("status").returncode == Exit.SIGN_IN
+    server.command("user", "disable", server.user, "--data", str(server.data))
+    assert eventually(lambda: not desk.status()["signed_in"])
+    for command in ("status", "doctor", "devices", "events"):
+        found = desk.cli(command)
+        assert found.returncode == (Exit.FAILURE if command == "doctor" else Exit.SIGN_IN)
+        assert "ask who runs the server" in found.stdout + found.stderr
+        # Neither helps.
+        assert "satchel login" not in found.stdout + found.stderr
+        assert "satchel doctor" not in found.stdout + found.stderr
+    server.command("user", "enable", server.user, "--data", str(server.data))
+    assert eventually(lambda: desk.status()["signed_in"])
+    assert desk.cli("status").returncode == Exit.OK
+
+
 def test_who_waits_hears_that_the_account_is_disabled(device: Any, server: Any) -> None:
     desk = device("desk")
     desk.must("pause")
@@ -105,7 +124,7 @@ def test_without_the_server_what_needs_it_says_so_soon(device: Any, server: Any,
         began = time.monotonic()
         refused = desk.cli(*args)
         assert (args, refused.returncode) == (args, Exit.UNREACHABLE), refused.stderr
-        assert "Nothing was changed; try again later." in refused.stderr
+        assert "Try again later." in refused.stderr
         assert time.monotonic() - began < SOON_SECONDS, args
     assert file.read_text() == ("third" if is_pending else "second")
 
@@ -206,6 +225,8 @@ def test_what_is_not_there_is_exit_code_1_and_what_is_no_command_2(device: Any, 
         ("limit", "--up", "fast"),
         ("cache", "limit", "small"),
         ("guard", "--mode", "maybe"),
+        ("search", "before:yesterday"),
+        ("search", "size:>foo"),
     )
     wrong = []
     for code, commands in ((Exit.FAILURE, is_not_there), (Exit.USAGE, is_no_command)):

@@ -86,6 +86,6 @@ def test_documents_are_found_by_what_they_say_and_only_by_who_may(server: Any, d
     finds(ann, ["my work/renamed.txt"], "renmaed")
     assert ann.must("search", "penguins") == "Nothing was found.\n"
     empty = ann.cli("search")
-    assert (empty.returncode, "Search for what?" in empty.stderr) == (1, True)
+    assert (empty.returncode, "Search for what?" in empty.stderr) == (2, True)
     refused = ann.cli("search", "size:huge")
-    assert (refused.returncode, "Write it like size:>10M" in refused.stderr) == (1, True)
+    assert (refused.returncode, "Write it like size:>10M" in refused.stderr) == (2, True)

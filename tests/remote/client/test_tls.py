@@ -71,3 +71,11 @@ async def test_a_trusted_server_is_used_and_another_is_not(
             for _ in range(2):
                 parts = await service.get_parts(answer.home, [ChunkPart(chunk.id) for chunk in chunks])
                 assert parts == [chunk.data for chunk in chunks]
+
+
+async def test_who_speaks_plain_http_to_it_is_asked_for_https(
+    run_server: RunServer, tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
+    keys = ("--tls-cert", str(certificate[0]), "--tls-key", str(certificate[1]))
+    with run_server(tmp_path / "server", *keys) as server, pytest.raises(Unreachable, match="Does it speak https"):
+        await login(server.url.replace("https://", "http://"), "ann", "password", "desk")

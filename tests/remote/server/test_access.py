@@ -225,7 +225,7 @@ def test_mail_addresses_by_both_commands(home: Home, desk: Machine) -> None:
     assert desk.login().returncode == 0
     assert "You get no mail" in desk.must("email")
     assert "goes to ann@example.org" in desk.must("email", "ann@example.org")
-    assert desk.run("email", "nonsense").returncode == 1
+    assert desk.run("email", "nonsense").returncode == 2
     assert home.run("user", "email", "ann", "ann@example.com").returncode == 0
     assert "ann@example.com" in desk.must("email")
     assert "You get no mail" in desk.must("email", "--none")
