@@ -48,6 +48,7 @@ _SECRET_SIZE = 16
 _STARTED_MAX = 10_000
 _STARTED_SECONDS = 6 * 3_600.0
 """So long who began a download may ask for more of it without its being counted again: players do, to seek."""
+_USED_UP = "This link was used as often as it may be: ask who gave it to you for a new one."
 
 
 @dataclass(frozen=True)
@@ -214,15 +215,21 @@ class LinkAnswers:
         key = self._keyring.key(there)
         return Opened(replace(row, space=space, node=node), there, key, _item(session, there, key, node))
 
+    def check_uses(self, opened: Opened, who: str) -> None:
+        """Raises Gone when the link allows no more downloads, but for a file of which `who` began one."""
+        may_go_on = opened.item.state.kind == Kind.FILE and self._started.has(_download(opened, who))
+        if _is_used_up(opened.row) and not may_go_on:
+            raise Gone(_USED_UP)
+
     async def count(self, opened: Opened, who: str, *, is_beginning: bool) -> None:
         """Counts a download, once for what `who` asks for in parts; raises Gone when the link allows no more."""
-        key = (opened.row.user, opened.row.link, opened.item.node, who)
+        key = _download(opened, who)
         if not is_beginning and self._started.has(key):
             return
         if not await self._database.write(
             lambda session: link_rows.count_download(session, opened.row.user, opened.row.link)
         ):
-            raise Gone("This link was used as often as it may be: ask who gave it to you for a new one.")
+            raise Gone(_USED_UP)
         self._started.add(key)
 
     async def children(self, opened: Opened) -> list[Item]:
@@ -291,7 +298,15 @@ class LinkAnswers:
         return bool(row.expires_ns) and row.expires_ns <= self._now_ns()
 
     def _is_over(self, row: LinkRow) -> bool:
-        return self._has_expired(row) or bool(row.downloads_max and row.downloads >= row.downloads_max)
+        return self._has_expired(row) or _is_used_up(row)
+
+
+def _is_used_up(row: LinkRow) -> bool:
+    return bool(row.downloads_max) and row.downloads >= row.downloads_max
+
+
+def _download(opened: Opened, who: str) -> tuple[int, int, int, str]:
+    return opened.row.user, opened.row.link, opened.item.node, who
 
 
 def _place(session: Session, space: SpaceId, node: NodeId) -> tuple[SpaceId, NodeId]:

@@ -86,6 +86,7 @@ class LinkRoutes:
         if opened.row.kind == UPLOAD:
             address = str(request.base_url).rstrip("/") + base
             return _html(pages.upload(address, shown_name(opened.item.name) or "Files"))
+        self._links.check_uses(opened, _who(request))
         if opened.item.state.kind == Kind.FILE:
             return await self._file(request, opened)
         if "zip" in request.query_params:

@@ -168,6 +168,10 @@ async def test_a_link_is_over_when_it_was_used_often_enough(drive: Drive, http: 
     assert (part.status_code, part.text) == (206, "me Ishmael.")
     other = await http.get(f"{link.path}/page.html", headers={"range": "bytes=5-"})
     assert other.status_code == 410
+    # And nothing else is told of what is there.
+    assert (await http.head(f"{link.path}/intro.txt")).status_code == 200
+    for told in [await http.get(link.path), await http.head(link.path), await http.head(f"{link.path}/page.html")]:
+        assert told.status_code == 410
     assert [(entry.downloads, entry.is_over) for entry in await drive.links()] == [(2, True)]
 
 
