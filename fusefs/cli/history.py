@@ -113,8 +113,8 @@ def trash_restore(paths: tuple[str, ...]) -> None:
 
 @trash.command("purge", short_help="Forget for good what was removed.")
 @click.argument("paths", nargs=-1, metavar="PATH...")
-@click.option("--all", "is_all", is_flag=True, help="All that was removed.")
-@click.option("--before", metavar="TIME|REV", help="All that was removed until then.")
+@click.option("--all", "is_all", is_flag=True, help="All that was removed, but from shared folders.")
+@click.option("--before", metavar="TIME|REV", help="All that was removed until then, but from shared folders.")
 @yes_flag
 def trash_purge(paths: tuple[str, ...], is_all: bool, before: str | None, yes: bool) -> None:
     """Forget for good what was removed under PATH, or all of it; nobody can bring it back."""
