@@ -135,7 +135,7 @@ class Rules:
                 with warnings.catch_warnings():
                     # Of sets that Python may read in another way some day.
                     warnings.simplefilter("error", FutureWarning)
-                    _spec([line])
+                    _check_matches(line, _spec([line]))
             except (ValueError, re.error, FutureWarning) as error:
                 faults.append(f"Line {number} of {name} means nothing and is passed over: {error}")
             else:
@@ -158,6 +158,13 @@ class Rules:
 def _spec(lines: list[str]) -> GitIgnoreSpec:
     # Other backends do not know what _Pattern makes.
     return GitIgnoreSpec.from_lines(lines, _Pattern, backend="simple")
+
+
+def _check_matches(line: str, spec: GitIgnoreSpec) -> None:
+    """Raises ValueError for a line that says something, but matches no path."""
+    is_said = bool(line.strip()) and not line.startswith("#")
+    if is_said and ("//" in line or all(pattern.regex is None for pattern in spec.patterns)):
+        raise ValueError(f"{line!r} can match nothing. A [ needs its ], and between slashes there is a name.")
 
 
 class Ignoring:

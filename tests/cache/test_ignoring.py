@@ -63,6 +63,10 @@ def test_names_that_a_person_may_have_given_are_not(path: bytes) -> None:
     assert not Rules.of("").rule_for(path, is_folder=False)
 
 
+def test_a_line_that_says_nothing_is_no_fault() -> None:
+    assert Rules.of("\n  \n# [bad\n\\#a\n\\[bad\n[]-a]\n/a/\n**\n").faults == ()
+
+
 def test_rules_are_those_of_gitignore_and_faults_are_said() -> None:
     rules = Rules.of("build/\n!Thumbs.db\n!\n# a comment\n/top/*.o\n\\\n")
     assert rules.rule_for(b"x/build", is_folder=True) == "build/"
@@ -74,7 +78,9 @@ def test_rules_are_those_of_gitignore_and_faults_are_said() -> None:
     assert [fault.split()[1] for fault in rules.faults] == ["3", "6"]
 
 
-@pytest.mark.parametrize("bad", ["[z-a]", "[[:alpha:]]x", "[a--z]", "x" * 501, "\\"])
+@pytest.mark.parametrize(
+    "bad", ["[z-a]", "[[:alpha:]]x", "[a--z]", "x" * 501, "\\", "[bad", "/", "foo[", "x[!", "a//b"]
+)
 def test_a_bad_line_is_said_and_those_beside_it_hold(bad: str) -> None:
     rules = Rules.of(f"*.o\n{bad}\nbuild/\n")
     assert rules.rule_for(b"a/x.o", is_folder=False) == "*.o"
