@@ -574,7 +574,7 @@ class Pull:
                 for version in self._tree.news():
                     if version.rev > common and edit.record(version.node) is None:
                         edit.forget_news(version.node)
-                self._tree.set_cursor(max(common, space.floor), edit)
+                self._tree.set_cursor(common, edit)
                 now_ns = time.time_ns()
                 edit.change.put(Table.SETTINGS, self._tree.key_of(_SET_BACK), now_ns.to_bytes(8, "big"))
             # With the cursor: who asked with the old one finds it changed.

@@ -79,6 +79,36 @@ def test_it_is_noticed_also_when_the_server_went_on_beyond_what_the_device_knows
     in_world(scene)
 
 
+def test_what_was_removed_since_is_so_here_also_when_the_journal_does_not_tell_any_more() -> None:
+    async def scene(world: World) -> None:
+        await make(world.one, b"kept", b"1")
+        await make(world.one, b"removed", b"2")
+        await world.quiet()
+        world.server.back_up()
+        await make(world.two, b"lost", b"only two has it" * 300)
+        await world.quiet()
+        await world.one.stop()
+        await world.two.stop()
+        world.server.put_back()
+        world.one = Device(world.home, world.server, 3)
+        await world.one.start(world.nursery)
+        await trio.sleep(10)
+        await world.one.volume.unlink(ROOT, b"removed")
+        for number in range(5):
+            await make(world.one, b"%d" % number, b"new")
+            await trio.sleep(1)
+        await trio.sleep(10)
+        # Two was away for longer than the server keeps.
+        world.server.floor = world.server.head
+        await world.two.start(world.nursery)
+        await world.quiet()
+        for device in (world.one, world.two):
+            names = {child.name for child in device.tree.children(ROOT)}
+            assert names == {b"kept", b"lost", b"0", b"1", b"2", b"3", b"4"}
+
+    in_world(scene)
+
+
 def test_an_unsent_edit_on_top_of_what_was_lost_stays() -> None:
     async def scene(world: World) -> None:
         file = await make(world.one, b"file", b"one")
