@@ -44,7 +44,6 @@ class PastVerbs:
         self._drive = drive
         self._sending = sending
         self._lookup = lookup
-        self._across = drive.across
         self.verbs: dict[str, Callable[[Fields], Awaitable[object]]] = {
             "versions": self._versions,
             "restore": self._restore,
@@ -73,7 +72,7 @@ class PastVerbs:
             others = await sight.history.moments(path)
             shown += [_told_moment(one) for one in others if one.rev not in own]
             shown.sort(key=lambda one: int(one["rev"]), reverse=True)
-        for one in await self._across.of_path(sight, path):
+        for one in await self._drive.across.of_path(sight, path):
             shown = [told for told in shown if told["rev"] not in one.left or told["space"]]
             shown += [told(old, one) for old in one.versions]
             shown += [_told_moment(moment, one) for moment in one.moments]
@@ -126,7 +125,7 @@ class PastVerbs:
         """What a path was in another space, and what stands before the path of it; raises Refused."""
         sight, below = self._drive.sights.of_path(path)
         name = os.fsdecode(path)
-        for one in await self._across.of_path(sight, below):
+        for one in await self._drive.across.of_path(sight, below):
             old = next((old for old in one.versions if old.version.rev <= rev), None)
             if one.word == word and old is not None:
                 folder, _, last = path.rstrip(b"/").rpartition(b"/")
@@ -324,7 +323,7 @@ class PastVerbs:
         await self._sending.all_of(node)
         sight, below = self._drive.sights.of_path(path)
         try:
-            there = await self._across.of_path(sight, below)
+            there = await self._drive.across.of_path(sight, below)
         except NotFound as error:
             raise await self._never_sent(path) from error
         told = await self._purged(sight, [node], NOW, fields)
