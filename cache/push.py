@@ -437,7 +437,7 @@ class Push:
                     # It became another space's meanwhile, which has what was agreed on.
                     continue
                 prepared = sent.prepared.get(change.node)
-                is_unchanged = prepared is None or self._is_current(change.node, prepared)
+                is_unchanged = self._is_current(change.node, prepared)
                 answered.acknowledge(
                     edit,
                     change.node,
@@ -465,8 +465,12 @@ class Push:
             self._let_go(node, prepared)
         return list(settled.values())
 
-    def _is_current(self, node: NodeId, prepared: Prepared) -> bool:
+    def _is_current(self, node: NodeId, prepared: Prepared | None) -> bool:
+        """Whether nothing was written to a node since a commit was made of it."""
         record = self._tree.record(node)
+        if prepared is None:
+            # Times do not tell: what is written within a second of the change before it may leave them as they are.
+            return record is None or not record.staged
         return (
             record is not None
             and record.staged == prepared.staging.id

@@ -31,6 +31,25 @@ from tests.model.world import World, begin, end, in_world, make, make_folder, sa
 MANY = int(os.environ.get("SATCHEL_MODEL_MANY", "4500"))
 
 
+def test_what_is_written_while_the_new_file_is_on_its_way_is_sent_after_it() -> None:
+    async def scene(world: World) -> None:
+        world.one.wire.delay_seconds = 0.2
+        file = await make(world.one, b"new")
+        is_sent = trio.Event()
+        world.one.wire.before_commit = lambda commit: is_sent.set()
+        await is_sent.wait()
+        # Within a second its times stay as they are.
+        before = world.one.volume.attributes(file)
+        await write(world.one, file, b"content")
+        after = world.one.volume.attributes(file)
+        assert (after.mtime_ns, after.ctime_ns) == (before.mtime_ns, before.ctime_ns)
+        await world.quiet()
+        for device in (world.one, world.two):
+            assert await device.content(file) == b"content"
+
+    in_world(scene)
+
+
 def test_a_saved_file_is_never_without_name_or_content_elsewhere() -> None:
     async def scene(world: World) -> None:
         await make(world.one, b"doc", b"version 0")
