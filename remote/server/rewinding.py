@@ -99,7 +99,8 @@ def _as_it_was(
         # What is rewound is what is in it: where it is, and what it is called, is for those above.
         names = there.state.names
     elif there is not None and was.state.kind is not Kind.FOLDER:
-        outside = [name for name in there.state.names if name not in names_now]
+        # Of one that was in a folder which moved out, the name is the same outside.
+        outside = [name for name in there.state.names if name not in names_now and name not in names]
         # What moved out comes back; a further name that it got outside stays.
         names += tuple(name for name in outside if names_now or name in was.state.names)
     return Target(replace(was.state, names=names), was.content_id, was.size)

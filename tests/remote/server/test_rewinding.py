@@ -135,6 +135,18 @@ async def test_a_folder_is_rewound_and_nothing_outside_of_it(ann: Any, build: An
     assert (await ann.node(elsewhere)).state is not None
 
 
+async def test_what_is_in_a_folder_that_moved_out_has_its_name_once(
+    ann: Any, build: Any, made: dict[str, NodeId]
+) -> None:
+    then, before = await head(ann), await tree(ann, made["work"])
+    await ann.made(build.change(made["deep"], build.folder(b"deep", made["other"]), (await ann.node(made["deep"])).rev))
+    edited = build.file(b"b.txt", made["deep"], inline(b"edited"))
+    await ann.made(build.change(made["b"], edited, (await ann.node(made["b"])).rev))
+    await rewind(ann, made["work"], then)
+    assert await tree(ann, made["work"]) == before
+    assert (await ann.node(made["b"])).state.names == (Name(made["deep"], b"b.txt"),)
+
+
 async def test_hard_links_lose_only_names_that_are_rewound(ann: Any, build: Any, made: dict[str, NodeId]) -> None:
     then = await head(ann)
     names = (Name(made["work"], b"a.txt"), Name(made["work"], b"late"), Name(made["other"], b"kept"))
