@@ -21,10 +21,10 @@ from cache.tree import Tree
 from remote.protocol.ids import NodeId, Rev, SpaceId
 from remote.protocol.messages import Nodes
 from remote.protocol.nodes import Name, NodeState, NodeVersion
+from remote.protocol.sharing import FOUNDED
 
-FIRST_REV: Final = Rev(2)
-"""The commit that founds a shared space with what its folder held: the same states that the home had just before."""
-_BEFORE_FIRST: Final = Rev(1)
+_BEFORE_FOUNDED: Final = Rev(1)
+"""Older than what the space began with: it is asked for."""
 _AT_ONCE: Final = 200
 _ASKED_AT_ONCE: Final = 500
 Show = Callable[[Effects], None]
@@ -56,7 +56,7 @@ async def share(tree: Tree, show: Show, top: NodeId, space: SpaceId, went: Colle
     # Edits are few, and to look at all records again takes its time.
     edited = inside.intersection(node for node, _ in (*tree.dirty(), *tree.ignored()))
     renewed = {node: tree.new_node() for node in sorted(edited) if lives_on(tree.record(node))}
-    rev = _BEFORE_FIRST if went is None else FIRST_REV
+    rev = _BEFORE_FOUNDED if went is None else FOUNDED
     for some in _in_turns(tree, nodes, renewed):
         with tree.edit() as edit:
             for node in some:
@@ -79,12 +79,12 @@ async def share(tree: Tree, show: Show, top: NodeId, space: SpaceId, went: Colle
     part = Part(tree, space, top)
     with tree.edit() as edit:
         if went is not None:
-            part.set_cursor(FIRST_REV, edit)
+            part.set_cursor(FOUNDED, edit)
         for node in went or ():
             waiting = edit.news_of(node) if edit.record(node) is None else None
             if waiting is not None:
                 # It has not come in here yet, and is what the space began with.
-                edit.keep_news(replace(waiting, rev=FIRST_REV))
+                edit.keep_news(replace(waiting, rev=FOUNDED))
         edit.change.delete(Table.SETTINGS, _SETTING)
 
 
@@ -337,9 +337,9 @@ def _give(edit: Edit, node: NodeId, space: SpaceId, rev: Rev, renewed: Mapping[N
     if waiting is not None:
         # It is part of what the space began with, and still to be merged.
         edit.forget_news(node)
-        if rev > _BEFORE_FIRST:
+        if rev > _BEFORE_FOUNDED:
             edit.keep_news(replace(waiting, rev=rev))
-        rev = _BEFORE_FIRST
+        rev = _BEFORE_FOUNDED
     local = _in_renewed(record.local, renewed)
     edit.put(node, replace(record, local=local, space=space, rev=rev if record.rev else record.rev, overrides=Rev(0)))
 

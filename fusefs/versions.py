@@ -23,14 +23,13 @@ from remote.protocol.cutting import Buffer
 from remote.protocol.ids import NodeId, Rev, SpaceId
 from remote.protocol.messages import Version
 from remote.protocol.nodes import EMPTY, NAME_MAX, Kind, NodeState
+from remote.protocol.sharing import FOUNDED
 
 CONFLICTS_NAME: Final = b"conflicts"
 """In `.versions`, not listed: the versions that lost against what is in the folder now, until that is settled."""
 _REV_NAME: Final = re.compile(rb"rev-([1-9]\d{0,17})")
 """Also a rev leads to its state."""
 _FOR_EVER_SECONDS: Final = 3_600.0
-FOUNDED: Final = Rev(2)
-"""The first rev of a shared space that has what its folder had."""
 _SETTLED_NS: Final = 5_000_000_000
 """A moment younger than this may still get commits, by clocks that differ."""
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from remote.protocol.ids import NodeId, SpaceId
+from remote.protocol.ids import NodeId, Rev, SpaceId
 
 OWNER, MANAGER, EDITOR, VIEWER = "owner", "manager", "editor", "viewer"
 ROLES = (VIEWER, EDITOR, MANAGER)
@@ -15,6 +15,8 @@ SHARED_MAX = 1_000
 """Shared spaces, and invitations, of one user."""
 SHARED_NODES_MAX = 100_000
 """Files and folders in a folder that becomes a shared one, or an ordinary one again."""
+FOUNDED = Rev(2)
+"""The first rev of a shared space that has what its folder had, in the very states that the home had just before."""
 GROUPS_MAX = 1_000
 """Groups that one user owns or is in."""
 GROUP_MEMBERS_MAX = 1_000

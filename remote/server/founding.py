@@ -14,7 +14,7 @@ from remote.protocol.errors import InTheWay, NotAllowed, TooLarge
 from remote.protocol.ids import NO_SPACE, NOWHERE, ROOT, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Change
 from remote.protocol.nodes import NAME_MAX, ROOT_NAME, Kind, Manifest, Name, NodeState
-from remote.protocol.sharing import SHARED_NODES_MAX
+from remote.protocol.sharing import FOUNDED, SHARED_NODES_MAX
 from remote.server import commits
 from remote.server.commits import Draft, Moving
 from remote.server.database import chunks as chunk_rows
@@ -237,7 +237,7 @@ class Founder:
         self._journal(space, rev, 0, self.now_ns)
 
     def _fill(self, filling: _Founding, top: NodeId, batch: list[Moved], home: SpaceId) -> None:
-        session, space, rev = self.session, filling.space, Rev(2)
+        session, space, rev = self.session, filling.space, FOUNDED
         nodes: list[NodeRow] = []
         entries: list[trees.NameRow] = []
         bodies: dict[bytes, bytes] = {}
@@ -285,9 +285,9 @@ class Founder:
             yield from known if known is not None else named_in_leaves(self.session, manifest, self.read_chunk)
 
     def _end(self, filling: _Founding) -> None:
-        """Rev 2, also of an empty folder: the cursor of who had the folder before."""
-        space_rows.add_moments(self.session, filling.space, [ROOT, *filling.folders], Rev(2))
-        self._journal(filling.space, Rev(2), filling.used, self.now_ns + 1)
+        """FOUNDED, also of an empty folder: the cursor of who had the folder before."""
+        space_rows.add_moments(self.session, filling.space, [ROOT, *filling.folders], FOUNDED)
+        self._journal(filling.space, FOUNDED, filling.used, self.now_ns + 1)
 
     def _journal(self, space: SpaceId, rev: Rev, used: int, time_ns: int) -> None:
         birth = JournalRow(rev, time_ns, self.device.user, self.device.device)
