@@ -2,8 +2,8 @@
 
 from msgspec.structs import replace
 
+from cache import merge
 from cache.edit import Edit
-from cache.merge import touched
 from cache.records import Record
 from remote.protocol.ids import NodeId, Rev
 from remote.protocol.nodes import NodeState, NodeVersion
@@ -38,7 +38,7 @@ def acknowledge(
     if waiting is not None and sent is not None:
         # Made of the folder as it is there, which is not taken in yet: what waits must not look old.
         if is_next and waiting.state is not None and waiting.rev < rev:
-            state = touched(waiting.state, sent, is_on_top=waiting.rev == touch_base)
+            state = merge.touched(waiting.state, sent, is_on_top=waiting.rev == touch_base)
             edit.keep_news(replace(waiting, rev=rev, state=state))
         return
     if sent is None:
@@ -48,16 +48,17 @@ def acknowledge(
             edit.put(node, replace(record, rev=rev, synced=None, is_dirty=True, overrides=Rev(0)))
             edit.mark_dirty(node, edit.edited_ns(node) or record.local.ctime_ns)
         return
-    agreed, new_rev = sent, rev
-    is_same = record.local is not None and is_unchanged and replace(record.local, content=sent.content) == sent
+    agreed, new_rev, local = sent, rev, record.local
+    is_same = local is not None and is_unchanged and replace(local, content=sent.content) == sent
     if is_touch:
         before = record.agreed
         if before is None:
             # Removed elsewhere: there was nothing to be touched.
             return
-        agreed = touched(before, sent, is_on_top=record.rev == touch_base) if is_next else before
+        agreed = merge.touched(before, sent, is_on_top=record.rev == touch_base) if is_next else before
         new_rev = rev if agreed != before else record.rev
-        is_same = is_same or not record.is_dirty
+        # As it was sent it may differ from what is agreed by now: with its name here, moved elsewhere meanwhile.
+        is_same = not record.is_dirty or (is_same and local is not None and merge.is_touch(local, before))
     if is_same:
         clean = replace(record, rev=new_rev, local=agreed, is_dirty=False, synced=None, overrides=Rev(0))
         edit.put(node, replace(clean, staged=0, staged_size=0))

@@ -603,6 +603,29 @@ def test_a_folder_removed_here_lives_with_what_was_put_into_it_elsewhere() -> No
     in_world(scene)
 
 
+def test_a_folder_that_went_and_came_back_elsewhere_while_its_times_were_sent_takes_no_name_of_another() -> None:
+    async def scene(world: World) -> None:
+        folder = await make_folder(world.one, b"d")
+        await world.quiet()
+        now = world.server.now[folder]
+        assert now.state is not None
+        world.two.wire.delay_seconds = 5
+        await make(world.two, b"f", b"", folder)
+        with trio.fail_after(60):
+            while not world.two.push.is_sending:  # noqa: ASYNC110 - on the test's clock
+                await trio.sleep(0.01)
+        # Its commit, which touches the folder, is on its way: this is not in it.
+        await make_folder(world.two, b"e")
+        moved = replace(now.state, names=(Name(ROOT, b"e"),))
+        removal = world.server.take(DeviceId(1), Commit(b"1" * 16, (Change(folder, now.rev, 1, None),)))
+        assert removal.rev
+        assert world.server.take(DeviceId(1), Commit(b"2" * 16, (Change(folder, removal.rev, 2, moved),))).rev
+        await world.quiet()
+        assert world.names() == {b"d", b"e", b"f"}
+
+    in_world(scene)
+
+
 def test_folders_moved_into_each_other_on_two_devices_end_without_a_cycle() -> None:
     async def scene(world: World) -> None:
         one = await make_folder(world.one, b"a")
