@@ -11,7 +11,17 @@ from dataclasses import dataclass
 import argon2
 
 from remote.protocol.account import PasswordRequest
-from remote.protocol.errors import BadRequest, Busy, Disabled, NotAllowed, NotSignedIn, ServerFault, TooLarge, Wiped
+from remote.protocol.errors import (
+    BadRequest,
+    Busy,
+    Disabled,
+    InTheWay,
+    NotAllowed,
+    NotSignedIn,
+    ServerFault,
+    TooLarge,
+    Wiped,
+)
 from remote.protocol.ids import NODE_RANGE_BITS, ROOT, DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.messages import LoginAnswer, LoginRequest, NodeRange
 from remote.protocol.nodes import ROOT_NAME, Kind, NodeState
@@ -70,10 +80,10 @@ def check_new_password(password: str) -> None:
 
 
 def add_user(session: Session, master: MasterKey, name: str, password_hash: str, now_ns: int) -> Account:
-    """A new account with its home space; raises BadRequest when the name is taken or cannot be one."""
+    """A new account with its home space; raises InTheWay when the name is taken, BadRequest when it can be none."""
     check_label("The user name", name)
     if account_rows.user_of_login(session, login_name(name)) is not None:
-        raise BadRequest(f"There is a user {name} already.")
+        raise InTheWay(f"There is a user {name} already.")
     user, home = UserId(_random_id()), SpaceId(_random_id())
     account = Account(user, name, password_hash, home)
     account_rows.add_account(session, login_name(name), account, now_ns)

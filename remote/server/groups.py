@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from remote.protocol.errors import BadRequest, NotAllowed, NotFound
+from remote.protocol.errors import InTheWay, NotAllowed, NotFound
 from remote.protocol.ids import SpaceId, UserId
 from remote.protocol.messages import Done
 from remote.protocol.sharing import (
@@ -49,7 +49,7 @@ class GroupAnswers:
         return await self._sharing.look(read)
 
     async def make(self, device: Device, request: GroupRequest) -> Group:
-        """A new group of nobody; raises BadRequest for a name that is taken, by a user too."""
+        """A new group of nobody; raises InTheWay for a name that is taken, by a user too."""
 
         def make(session: Session, _: Told) -> Group:
             row = make_group(session, request.name, device.user, self._now_ns())
@@ -90,13 +90,13 @@ class GroupAnswers:
 
 
 def make_group(session: Session, name: str, owner: UserId, now_ns: int) -> GroupRow:
-    """A new group of nobody; raises BadRequest for a name that is taken, NotAllowed for one group too many."""
+    """A new group of nobody; raises InTheWay for a name that is taken, NotAllowed for one group too many."""
     check_label("The group's name", name)
     wanted = login_name(name)
     if account_rows.user_of_login(session, wanted) is not None:
-        raise BadRequest(f"There is a user {name}: give the group another name.")
+        raise InTheWay(f"There is a user {name}: give the group another name.")
     if rows.group_of_name(session, wanted) is not None:
-        raise BadRequest(f"There is a group {name} already: give this one another name.")
+        raise InTheWay(f"There is a group {name} already: give this one another name.")
     if len(rows.groups_of(session, owner)) >= GROUPS_MAX:
         raise NotAllowed(f"{name_of(session, owner)} owns or is in {GROUPS_MAX} groups, which is all that one gets.")
     row = GroupRow(secrets.randbelow((1 << 63) - 1) + 1, name, owner)

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from remote.protocol.errors import BadRequest, NotAllowed, NotFound, ServerFault
+from remote.protocol.errors import BadRequest, InTheWay, NotAllowed, NotFound, ServerFault
 from remote.protocol.ids import UserId
 from remote.server.accounts import (
     Accounts,
@@ -252,13 +252,13 @@ def only_one(directory: Path, name: str, what: str) -> Iterator[None]:
 
 
 def add_account(data: Path, key_file: Path, name: str, password: str) -> None:
-    """A new user with a home, whether a server runs or not; raises BadRequest, InstanceTrouble or KeyTrouble."""
+    """A new user with a home, whether a server runs or not; raises InstanceTrouble or KeyTrouble."""
     try:
         with _database(data, key_file) as (_, master, database):
             check_new_password(password)
             hashed = hash_password(password)
             database.write_now(lambda session: add_user(session, master, name, hashed, time.time_ns()))
-    except BadRequest as error:
+    except (BadRequest, InTheWay) as error:
         raise InstanceTrouble(str(error)) from error
 
 

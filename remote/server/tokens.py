@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from remote.protocol.account import AppToken, AppTokenMade, AppTokenRequest, AppTokens, RevokeAppTokenRequest
-from remote.protocol.errors import BadRequest, NotAllowed, NotFound
+from remote.protocol.errors import BadRequest, InTheWay, NotAllowed, NotFound
 from remote.protocol.ids import DeviceId
 from remote.protocol.messages import Done
 from remote.server.accounts import APP_TOKEN, new_device_id, token_hash
@@ -30,7 +30,10 @@ class TokenAnswers:
         self._now_ns = now_ns
 
     async def make(self, device: Device, request: AppTokenRequest) -> AppTokenMade:
-        """A new token, which is told this once; raises BadRequest for what can be none, NotAllowed for too many."""
+        """A new token, which is told this once.
+
+        Raises BadRequest for what can be none, InTheWay for a name that another has, NotAllowed for too many.
+        """
         check_label("name", request.name)
         scopes = stored_scopes(request.scopes)
         now_ns = self._now_ns()
@@ -42,7 +45,7 @@ class TokenAnswers:
             if account_rows.token_count(session, device.user) >= TOKENS_MAX:
                 raise NotAllowed(f"You have {TOKENS_MAX} app tokens, which is all that one user gets: revoke some.")
             if any(row.device_name == request.name for row in account_rows.app_tokens(session, device.user)):
-                raise BadRequest(f"You have an app token {request.name} already: give this one another name.")
+                raise InTheWay(f"You have an app token {request.name} already: give this one another name.")
             made = Device(
                 device.user,
                 new_device_id(),

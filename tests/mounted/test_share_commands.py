@@ -98,6 +98,7 @@ def test_groups_and_declining(server: Any, device: Any) -> None:
     desk, laptop = device("desk"), device("laptop", user="bob", mount=False)
     (desk.path / "report.txt").write_text("All is well.")
     desk.must("group", "add", "team")
+    assert [desk.cli("group", "add", taken).returncode for taken in ("team", "bob")] == [1, 1]
     desk.must("group", "member", "team", "bob")
     assert "bob" in desk.must("group", "list")
     said = desk.must("share", desk.path / "report.txt", "--with", "team:manager")

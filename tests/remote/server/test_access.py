@@ -135,6 +135,7 @@ def test_app_tokens_by_the_commands_and_over_webdav(home: Home, desk: Machine) -
     reader = json.loads(desk.must("token", "add", "reader", "--scope", "webdav-read", "--expires", "1h", "--json"))
     script = desk.must("token", "add", "script", "--scope", "read").strip()
     assert desk.run("token", "add", "x", "--scope", "everything").returncode == 2
+    assert desk.run("token", "add", "script", "--scope", "read").returncode == 1, "a name that is taken is no misuse"
 
     def dav(method: str, secret: str, user: str = "ann", **more: Any) -> httpx.Response:
         return httpx.request(method, f"{desk.url}/dav/a.txt", auth=(user, secret), timeout=DEADLINE_SECONDS, **more)

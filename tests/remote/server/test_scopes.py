@@ -8,7 +8,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 
 from remote.protocol.account import AppTokenMade, AppTokenRequest, AppTokens, LinkRequest, RevokeAppTokenRequest
-from remote.protocol.errors import BadRequest, NotAllowed, NotFound, NotSignedIn
+from remote.protocol.errors import BadRequest, InTheWay, NotAllowed, NotFound, NotSignedIn
 from remote.protocol.ids import ROOT
 from remote.server import tokens
 from remote.server.asking import DEVICES_ONLY
@@ -110,7 +110,7 @@ async def test_what_can_be_no_token_is_refused(ann: Any, monkeypatch: pytest.Mon
     with pytest.raises(BadRequest, match="expired already"):
         await made(ann, "read", expires_ns=1)
     await made(ann, "read")
-    with pytest.raises(BadRequest, match="script already"):
+    with pytest.raises(InTheWay, match="script already"):
         await made(ann, "write")
     monkeypatch.setattr(tokens, "TOKENS_MAX", 1)
     with pytest.raises(NotAllowed, match="1 app tokens"):

@@ -452,7 +452,7 @@ async def test_a_group_cannot_have_the_name_of_a_user(ann: Any, bob: Any) -> Non
         if name == "team":
             await ann.ask("POST", "/v1/groups/make", GroupRequest(name), Group)
             continue
-        with pytest.raises(BadRequest):
+        with pytest.raises(InTheWay):
             await ann.ask("POST", "/v1/groups/make", GroupRequest(name), Group)
     with pytest.raises(NotFound):
         await bob.ask("POST", "/v1/groups/remove", GroupRequest("team"), Done)
