@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 BACKLOG = 2_048
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep an idle connection, so that it is they who close it."""
-STOP_SECONDS = 1
+STOP_SECONDS = 1.0
+"""So long a server that stops goes on with answers that are under way."""
+CUT_SECONDS = 0.5
+"""So long requests may take to end whose connection was cut then; what did not is cancelled."""
 FIRST_THINNING_SECONDS = 300.0
 """After which a server that was just started thins history: it has other things to do first."""
 THINNING_SECONDS = 6 * 3_600.0
@@ -72,7 +75,7 @@ def serve(
     with bound_to(listen) as bound, ExitStack() as stack:
         if metrics_at is not None:
             app = stack.enter_context(_measured(instance, app, metrics_at))
-        app = watched(app, instance.config.networks, is_logged=is_logged)
+        app = _ending_quietly(watched(app, instance.config.networks, is_logged=is_logged))
         url = listen.url(bound.getsockname()[1])
         config = uvicorn.Config(
             app,
@@ -85,7 +88,6 @@ def serve(
             server_header=False,
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=STOP_SECONDS,
             ssl_certfile=listen.tls_cert,
             ssl_keyfile=listen.tls_key,
         )
@@ -116,6 +118,16 @@ def _with_webdav(instance: Instance, app: ASGIApp) -> ASGIApp:
         if other is None:
             other = webdav(instance)
         await other(scope, receive, send)
+
+    return answer
+
+
+def _ending_quietly(app: ASGIApp) -> ASGIApp:
+    """The application, of which a request that is cancelled is no fault: only a server that stops does that."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(asyncio.CancelledError):
+            await app(scope, receive, send)
 
     return answer
 
@@ -161,7 +173,23 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._hub.close()
-        await super().shutdown(sockets)
+        # uvicorn, given a time for it, would log an error for each request that it ends.
+        loop = asyncio.get_running_loop()
+        timers = [loop.call_later(STOP_SECONDS, self._cut), loop.call_later(STOP_SECONDS + CUT_SECONDS, self._cancel)]
+        try:
+            await super().shutdown(sockets)
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+    def _cut(self) -> None:
+        """To what is under way it is as if its client had left, and the client asks the next server again."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+    def _cancel(self) -> None:
+        for task in list(self.server_state.tasks):
+            task.cancel()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
