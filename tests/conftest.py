@@ -14,17 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 SESSION = "SATCHEL_TEST_SESSION"
 """Environment variable by which a process is known as started by this run, also after it made itself a daemon."""
 
-EXIT_SECONDS = float(os.environ.get("SATCHEL_TEST_EXIT_SECONDS", "10"))
+EXIT_SECONDS = float(os.environ.get("SATCHEL_TEST_EXIT_SECONDS", "60"))
 """How long a process that was told to end may take at the end of the run."""
 
 # A random test that fails prints how to repeat it; slow machines do not make it fail.
-settings.register_profile("usual", deadline=None, max_examples=60, print_blob=True)
-settings.register_profile("thorough", deadline=None, max_examples=2_000, print_blob=True)
+_patient = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("usual", _patient, max_examples=60)
+settings.register_profile("thorough", _patient, max_examples=2_000)
 settings.load_profile("usual")
 
 

@@ -18,7 +18,7 @@ EICAR = (r"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR" + "-STANDARD-ANTIVIRUS-TEST-FILE!$
 PATTERN = b"satchel test pattern: " + b"not a virus, but found as one"
 LARGEST = 8 << 20
 """Bytes of one content that it takes."""
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
 
 
 class Scanner:

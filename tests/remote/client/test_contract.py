@@ -358,7 +358,7 @@ async def test_a_poll_hears_of_a_commit_at_once(desk: Desk) -> None:
     async def listen() -> None:
         heard.append((await desk.service.poll({desk.space: head}, 60)).heads)
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(listen)
             answer = await desk.commit(made(desk.new_node(), file_state(desk.folder, b"news")))

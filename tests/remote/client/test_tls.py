@@ -65,7 +65,7 @@ async def test_a_trusted_server_is_used_and_another_is_not(
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
         await health(server.url)
         answer = await login(server.url, "anna", server.password, "desk")
-        async with connect(server.url, answer.token, patience=Patience(10.0)) as service:
+        async with connect(server.url, answer.token, patience=Patience(60.0)) as service:
             chunks = [seal(os.urandom(length), bytes(32)) for length in (100, 900_000, 1_000_000, 1_100_000)]
             await service.send_chunks(answer.home, {chunk.id: chunk.data for chunk in chunks})
             for _ in range(2):

@@ -149,9 +149,9 @@ def test_app_tokens_by_the_commands_and_over_webdav(home: Home, desk: Machine) -
     assert dav("GET", phone + "x").status_code == 401
     # Nor is it good for more than WebDAV.
     bearer = {"authorization": f"Bearer {phone}"}
-    assert httpx.get(f"{desk.url}/api/v1/spaces", headers=bearer).status_code == 403
+    assert httpx.get(f"{desk.url}/api/v1/spaces", headers=bearer, timeout=DEADLINE_SECONDS).status_code == 403
     bearer = {"authorization": f"Bearer {script}"}
-    assert httpx.get(f"{desk.url}/api/v1/spaces", headers=bearer).status_code == 200
+    assert httpx.get(f"{desk.url}/api/v1/spaces", headers=bearer, timeout=DEADLINE_SECONDS).status_code == 200
 
     listed = {one["name"]: one for one in json.loads(desk.must("token", "list", "--json"))}
     assert {name: one["scopes"] for name, one in listed.items()} == {
@@ -170,12 +170,22 @@ def test_webdav_by_password_says_what_to_do_when_codes_are_on(home: Home, desk: 
     assert desk.login().returncode == 0
     token = json.loads(next(Path(desk.environment["SATCHEL_HOME"]).rglob("account.json")).read_text())["token"]
     headers = {"authorization": f"Bearer {token}"}
-    begun = httpx.post(f"{desk.url}/api/v1/totp/begin", headers=headers, json={"password": "password"}).json()
+    begun = httpx.post(
+        f"{desk.url}/api/v1/totp/begin", headers=headers, json={"password": "password"}, timeout=DEADLINE_SECONDS
+    ).json()
     code = code_of(begun["address"], time.time())
-    assert httpx.post(f"{desk.url}/api/v1/totp/on", headers=headers, json={"code": code}).status_code == 200
+    assert (
+        httpx.post(
+            f"{desk.url}/api/v1/totp/on", headers=headers, json={"code": code}, timeout=DEADLINE_SECONDS
+        ).status_code
+        == 200
+    )
     answer = httpx.request("PROPFIND", f"{desk.url}/dav/", auth=("ann", "password"), timeout=DEADLINE_SECONDS)
     assert (answer.status_code, "satchel token add" in answer.text) == (403, True)
-    assert httpx.request("PROPFIND", f"{desk.url}/dav/", auth=("ann", "wrong")).status_code == 401
+    assert (
+        httpx.request("PROPFIND", f"{desk.url}/dav/", auth=("ann", "wrong"), timeout=DEADLINE_SECONDS).status_code
+        == 401
+    )
 
 
 def test_who_signs_in_again_keeps_the_name_of_the_device(desk: Machine) -> None:
@@ -190,7 +200,9 @@ def test_users_are_kept_out_and_let_in_again(home: Home, desk: Machine) -> None:
     assert home.run("user", "disable", "ann").returncode == 0
     assert desk.run("devices").returncode == 4
     assert "disabled" in desk.login().stderr
-    assert httpx.request("PROPFIND", f"{desk.url}/dav/", auth=("ann", token)).status_code == 401
+    assert (
+        httpx.request("PROPFIND", f"{desk.url}/dav/", auth=("ann", token), timeout=DEADLINE_SECONDS).status_code == 401
+    )
     assert [one["is_disabled"] for one in json.loads(home.run("user", "list", "--json").stdout)] == [True, False]
     assert home.run("user", "enable", "ann").returncode == 0
     assert desk.run("devices").returncode == 0
@@ -239,10 +251,12 @@ def test_logs_as_json_say_who_asked_for_what_and_no_secrets(home: Home, tmp_path
         desk = Machine(tmp_path / "desk", url)
         assert desk.login("--device-name", "desk").returncode == 0
         token = desk.must("token", "add", "phone", "--scope", "webdav").strip()
-        httpx.request("PROPFIND", f"{url}/dav/secret-name/", auth=("ann", token), headers={"depth": "0"})
-        httpx.get(f"{url}/s/a-secret-of-a-link/name?password=hunter2")
-        httpx.get(f"{url}/nowhere/at-all")
-        httpx.get(f"{url}/v1/health", headers={"x-forwarded-for": "192.0.2.7"})
+        httpx.request(
+            "PROPFIND", f"{url}/dav/secret-name/", auth=("ann", token), headers={"depth": "0"}, timeout=DEADLINE_SECONDS
+        )
+        httpx.get(f"{url}/s/a-secret-of-a-link/name?password=hunter2", timeout=DEADLINE_SECONDS)
+        httpx.get(f"{url}/nowhere/at-all", timeout=DEADLINE_SECONDS)
+        httpx.get(f"{url}/v1/health", headers={"x-forwarded-for": "192.0.2.7"}, timeout=DEADLINE_SECONDS)
         process.terminate()
         _, said = process.communicate(timeout=DEADLINE_SECONDS)
     lines = [json.loads(line) for line in said.splitlines()]

@@ -15,7 +15,7 @@ from remote.server.jobs.tasks.trying import NOT_REFUSED, REFUSED
 
 @pytest.fixture
 def confined() -> Confined:
-    return Confined(Limits(cpu_seconds=1, seconds=5.0))
+    return Confined(Limits(cpu_seconds=20, seconds=60.0))
 
 
 @pytest.mark.parametrize("attempt", REFUSED)
@@ -56,7 +56,7 @@ def test_content_over_the_bound_is_not_taken(confined: Confined) -> None:
     with pytest.raises(TooMuch, match="64 MiB"):
         confined.run("trying", endless(), "open")
     assert taken == (CONTENT_MAX >> 20) + 1
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def test_what_a_task_cannot_read_is_said(confined: Confined) -> None:
@@ -90,7 +90,7 @@ def test_closing_ends_what_runs_and_all_that_would() -> None:
     thread.start()
     begun.wait()
     confined.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert [type(error) for error in ended] == [Stopped]
     with pytest.raises(Stopped):

@@ -40,6 +40,7 @@ from remote.protocol.messages import (
 )
 from remote.protocol.parts import Head
 from remote.server import instance as instances
+from tests.ports import port_of_its_own
 
 COMMAND = [sys.executable, "-c", "from remote.server.main import main; main()"]
 DEADLINE_SECONDS = 60.0
@@ -554,7 +555,7 @@ def test_prometheus_reads_what_was_answered_and_how_long_it_took(made: Home) -> 
         port = taken.getsockname()[1]
         refused = made.run("run", "--listen", "127.0.0.1:0", "--metrics", f"127.0.0.1:{port}")
     assert (refused.returncode, "--metrics" in refused.stderr) == (1, True)
-    with made.serving("--metrics", f"127.0.0.1:{port}") as (_, url):
+    with port_of_its_own() as port, made.serving("--metrics", f"127.0.0.1:{port}") as (_, url):
         device = made.device(url)
         assert device.http.get("/v1/spaces").status_code == 200
         assert device.http.get("/v1/nonsense/17").status_code == 404

@@ -343,7 +343,7 @@ async def test_a_poll_without_news_ends_after_its_wait(ann: Any, monkeypatch: py
     before = time.monotonic()
     answer = await ann.poll({ann.home: 1}, wait_seconds=-5)
     assert answer.heads == {}
-    assert 0.9 < time.monotonic() - before < 10
+    assert 0.9 < time.monotonic() - before < 60
 
 
 async def test_a_poll_for_somebody_elses_space_says_that_spaces_changed(ann: Any, bob: Any) -> None:

@@ -21,7 +21,7 @@ PASSWORD = "correct horse"
 EXAMPLES = int(os.environ.get("SATCHEL_TEST_EXAMPLES", "4"))
 SEED = os.environ.get("SATCHEL_TEST_SEED", "20261121")
 _COMMAND = "from schemathesis.cli import schemathesis; schemathesis()"
-RUN_SECONDS = 120.0 + 20.0 * EXAMPLES
+RUN_SECONDS = 400.0 + 20.0 * EXAMPLES
 ENDING = "^/api/v1/(login|logout|password|devices/.*)$"
 """Paths that may end the token which asks, or slow its user down: asked last, where that is no matter."""
 
@@ -58,6 +58,7 @@ class Asked:
                 # What JSON Schema cannot say (that a day is in the calendar, say) is refused with 400 as well.
                 *("--checks", "all", "--exclude-checks", "positive_data_acceptance"),
                 *("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", str(EXAMPLES), "--seed", SEED),
+                *("--request-timeout", str(DEADLINE_SECONDS), "--suppress-health-check", "too_slow"),
                 *("--continue-on-failure", "--no-color", *words),
             ],
             cwd=directory,

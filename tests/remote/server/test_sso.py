@@ -183,7 +183,7 @@ class Laptop:
         return await self.come_back(await self.at_provider(await self.open(begun)))
 
     async def at_provider(self, address: str) -> str:
-        async with httpx.AsyncClient() as other:
+        async with httpx.AsyncClient(timeout=60) as other:
             answer = await other.get(address)
         assert answer.status_code == 302
         return str(answer.headers["location"])

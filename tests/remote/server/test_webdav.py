@@ -78,7 +78,7 @@ def test_litmus_finds_nothing(url: str, client: httpx.Client, tmp_path: Path) ->
 
 def test_only_with_name_and_password(url: str) -> None:
     for auth in (None, ("ann", "wrong"), ("nobody", "password")):
-        answer = httpx.request("PROPFIND", url + "/", auth=auth)
+        answer = httpx.request("PROPFIND", url + "/", auth=auth, timeout=DEADLINE_SECONDS)
         assert (answer.status_code, answer.headers["www-authenticate"].split()[0]) == (401, "Basic")
 
 
@@ -197,8 +197,8 @@ def shared(url: str, client: httpx.Client) -> Iterator[httpx.Client]:
 
     def signed_in(name: str) -> httpx.Client:
         body = {"user": name, "password": "password", "device_name": "script"}
-        token = httpx.post(f"{json}/login", json=body).json()["token"]
-        return httpx.Client(base_url=json, headers={"authorization": f"Bearer {token}"})
+        token = httpx.post(f"{json}/login", json=body, timeout=DEADLINE_SECONDS).json()["token"]
+        return httpx.Client(base_url=json, headers={"authorization": f"Bearer {token}"}, timeout=DEADLINE_SECONDS)
 
     with signed_in("ann") as ann, signed_in("bob") as bob:
         folder = ann.get("/files", params={"path": "outer/work"}).json()["file"]
@@ -326,7 +326,7 @@ def test_moving_and_copying_over_something_is_one_commit(url: str, client: httpx
     "given", ["Basic ####", "Basic //4=", "Basic bm9jb2xvbg==", "Basic", "Digest username=ann", "x"]
 )
 def test_a_sign_in_that_is_none_is_asked_for_again(url: str, given: str) -> None:
-    answer = httpx.get(f"{url}/", headers={"authorization": given})
+    answer = httpx.get(f"{url}/", headers={"authorization": given}, timeout=DEADLINE_SECONDS)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith("Basic")
     assert "app token" in answer.text

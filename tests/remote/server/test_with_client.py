@@ -35,7 +35,7 @@ def url(tmp_path: Path, cheap_passwords: None, build: Any) -> Iterator[str]:
             yield process.stdout.readline().split()[-1]
         finally:
             process.send_signal(signal.SIGTERM)
-            _, said = process.communicate(timeout=30)
+            _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "")
 
 
