@@ -120,11 +120,12 @@ class News:
             # Noted now already: who takes its name within this commit sees that it has no claim to it.
             self._edit.keep_news(version)
             return
-        after: NodeState | None = None
-        if version.state is not None:
-            settled = settle(record, version, self._edited_ns(node), is_kept_alive=False).record
-            after = settled.local if settled is not None else None
-        lost = set(record.local.names) - set(after.names if after is not None else ())
+        settled = settle(record, version, self._edited_ns(node), is_kept_alive=self._is_folder(node)).record
+        kept = set(settled.local.names if settled is not None and settled.local is not None else ())
+        if version.state is None and record.agreed is not None:
+            # What lives on here has no claim to names that it had there; one that it got here goes with its folder.
+            kept.difference_update(record.agreed.names)
+        lost = set(record.local.names) - kept
         if lost:
             self._edit.unindex(node, lost)
 

@@ -604,6 +604,23 @@ def test_a_file_removed_elsewhere_that_is_open_for_reading_cannot_be_opened_for_
     in_world(scene)
 
 
+def test_a_folder_removed_elsewhere_goes_with_one_that_it_was_moved_into_here_into_another_of_that_name() -> None:
+    async def scene(world: World) -> None:
+        moved = await make_folder(world.one, b"moved")
+        await world.quiet()
+        world.two.wire.set_up(False)
+        await world.two.volume.rename(ROOT, b"moved", await make_folder(world.two, b"new"), b"moved", 0)
+        # By one commit.
+        await world.one.volume.rmdir(ROOT, b"moved")
+        new = await make_folder(world.one, b"new")
+        await quiet(world.one)
+        await world.quiet()
+        assert world.names() == {b"new", b"moved"}
+        assert await world.one.volume.lookup(new, b"moved") == moved
+
+    in_world(scene)
+
+
 def test_a_folder_kept_alive_in_one_that_was_never_known_here_and_is_removed_comes_to_the_top() -> None:
     async def scene(world: World) -> None:
         await world.two.stop()
