@@ -63,12 +63,12 @@ async def share(tree: Tree, show: Show, top: NodeId, space: SpaceId, went: Colle
                 if edit.record(node) is None:
                     continue
                 if node not in inside:
-                    _undo_move(edit, node, lambda other: other == top or other in inside)
+                    _undo_move(tree, edit, node, lambda other: other == top or other in inside)
                 elif is_gone and edit.get(node).local is None:
                     # The folder was removed here, with what was in it, and that was not sent: sharing it comes first.
                     edit.drop(node)
                 else:
-                    _undo_move(edit, node, lambda other: other != top and other not in inside)
+                    _undo_move(tree, edit, node, lambda other: other != top and other not in inside)
                     if node in renewed:
                         _renew(edit, node, renewed, space)
                     else:
@@ -307,7 +307,7 @@ def _mounting(state: NodeState | None, space: SpaceId) -> NodeState | None:
 
 
 def _inside(tree: Tree, top: NodeId, nodes: Iterable[NodeId], went: Collection[NodeId] | None) -> set[NodeId]:
-    """Those of these nodes that both sides agreed were below the folder, and what was made there since.
+    """Those of these nodes that are below the folder on the server, as far as is known, and what was made there since.
 
     `went`: the former, where it is known.
     """
@@ -318,7 +318,7 @@ def _inside(tree: Tree, top: NodeId, nodes: Iterable[NodeId], went: Collection[N
         while node not in known and len(way) < _DEPTH_MAX:
             way.append(node)
             record = tree.record(node)
-            state = (record.agreed or record.local) if record is not None else None
+            state = (_known_there(tree, node, record) or record.local) if record is not None else None
             is_left = record is not None and bool(record.rev) and went is not None and not lives_on(record)
             if state is None or not state.names or is_left:
                 known[node] = False
@@ -344,18 +344,37 @@ def _give(edit: Edit, node: NodeId, space: SpaceId, rev: Rev, renewed: Mapping[N
     edit.put(node, replace(record, local=local, space=space, rev=rev if record.rev else record.rev, overrides=Rev(0)))
 
 
-def _undo_move(edit: Edit, node: NodeId, is_beyond: Callable[[NodeId], bool]) -> None:
+def _known_there(tree: Tree, node: NodeId, record: Record) -> NodeState | None:
+    """What the server has of a node, or is about to get by the commit of the home that is on its way."""
+    return record.agreed or tree.sending.get(node)
+
+
+def _undo_move(tree: Tree, edit: Edit, node: NodeId, is_beyond: Callable[[NodeId], bool]) -> None:
     """Takes away names that were given to a node here, beyond the border of its space, and not sent."""
     record = edit.get(node)
-    state, agreed = record.local, record.agreed
+    state, there = record.local, _known_there(tree, node, record)
     if not record.is_dirty or state is None or not any(is_beyond(name.parent) for name in state.names):
         return
-    kept = tuple(name for name in state.names if not is_beyond(name.parent))
-    if not kept and agreed is None:
+    names = tuple(name for name in state.names if not is_beyond(name.parent))
+    if not names and there is None:
         # Made here, and not sent to anybody: it is where it was made.
         return
-    names = kept or tuple(_free(edit, node, name) for name in (agreed.names if agreed is not None else ()))
+    if not names and there is not None:
+        for name in there.names:
+            _revive(edit, name.parent)
+        names = tuple(_free(edit, node, name) for name in there.names)
     edit.put(node, replace(record, local=replace(state, names=names)))
+
+
+def _revive(edit: Edit, folder: NodeId) -> None:
+    """A folder that was removed here, which is not sent, is there again, as what had left it is in it again."""
+    record = edit.record(folder)
+    if record is None or record.local is not None or record.synced is None:
+        return
+    for name in record.synced.names:
+        _revive(edit, name.parent)
+    names = tuple(_free(edit, folder, name) for name in record.synced.names)
+    edit.put(folder, replace(record, local=replace(record.synced, names=names)))
 
 
 def _free(edit: Edit, node: NodeId, name: Name) -> Name:

@@ -196,6 +196,48 @@ def test_an_unsent_move_over_the_border_is_undone_by_sharing() -> None:
     among_friends(scene)
 
 
+def test_a_move_that_is_undone_by_sharing_brings_the_folder_back_that_was_removed_here_after_it() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        above = await make_folder(friends.one, b"above")
+        box = await make_folder(friends.one, b"box", above)
+        boxed = await make_folder(friends.one, b"boxed", box)
+        await friends.quiet()
+        friends.two.wire.set_up(False)
+        await friends.two.volume.rename(box, b"boxed", thesis, b"boxed", 0)
+        await friends.two.volume.rmdir(above, b"box")
+        await friends.two.volume.rmdir(ROOT, b"above")
+        await make(friends.two, b"above", b"in its place")
+        friends.share(thesis)
+        await friends.quiet()
+        for device in (friends.one, friends.two):
+            assert await at(device, "above (2)/box/boxed") == boxed
+            assert await device.content(await at(device, "above")) == b"in its place"
+
+    among_friends(scene)
+
+
+def test_what_is_new_and_moved_into_a_folder_that_is_shared_while_it_is_sent_is_in_one_space() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        await friends.quiet()
+        friends.two.wire.delay_seconds = 5
+        box = await make_folder(friends.two, b"box")
+        mine = await make(friends.two, b"mine", b"1", box)
+        with trio.fail_after(60):
+            while not friends.two.push.is_sending:  # noqa: ASYNC110 - on the test's clock
+                await trio.sleep(0.01)
+        # On the way to the home they are in it, whatever becomes of them here until that is answered.
+        await friends.two.volume.rename(ROOT, b"box", thesis, b"box", 0)
+        friends.share(thesis)
+        await friends.quiet()
+        for device in (friends.one, friends.two):
+            assert await at(device, "box/mine") == mine
+            assert not device.tree.has_children(thesis)
+
+    among_friends(scene)
+
+
 def test_a_folder_that_is_removed_here_unsent_is_there_again_when_it_was_shared() -> None:
     async def scene(friends: Friends) -> None:
         thesis = await make_folder(friends.one, b"thesis")
