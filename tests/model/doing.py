@@ -283,11 +283,10 @@ class Doing:
             self._note(device, node)
             device.volume.close(handle)
         if not is_orphan and len(data) >= 4:
-            self.written[data] = f"node {node} on device {device.number}, held open"
             self._named(device, node)
-            # It may have been written to again by another handle.
-            if await device.content(node) != data:
-                del self.written[data]
+            # It may have been written to again by another handle; what cannot be read now is on the server.
+            if await device.content(node) == data:
+                self.written[data] = f"node {node} on device {device.number}, held open"
 
     async def _save(self, device: Device, x: int, y: int) -> None:
         """As an editor saves: a new file renamed over the old one."""
