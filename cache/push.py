@@ -114,6 +114,22 @@ class Push:
         without_content = len(sent.commit.changes) - len(sent.prepared) if sent is not None else 0
         return self._tree.dirty_count() - len(self._preparing) - without_content
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether all that was edited are a few files that the server knows, closed, with their content there."""
+        dirty = self._tree.dirty(AHEAD_NODES + 1)
+        return len(dirty) <= AHEAD_NODES and all(self._is_there(node) for node, _ in dirty)
+
+    def _is_there(self, node: NodeId) -> bool:
+        record = self._tree.record(node)
+        return (
+            record is not None
+            and record.rev > 0
+            and self._preparing.of(node) is not None
+            and not self._preparing.is_missing(node, record)
+            and not self._mount.is_busy(node)
+        )
+
     def take_heard(self) -> bool:
         """Whether the server answered a commit since this was asked last."""
         is_heard, self._is_heard = self._is_heard, False

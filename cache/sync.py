@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 DEBOUNCE_SECONDS: Final = 0.02
 """Without an edit for so long, a program has paused."""
-AHEAD_SECONDS: Final = 0.004
+AHEAD_SECONDS: Final = 0.001
 """Without an edit for so long, content of few files is sent ahead of the end of the pause."""
 BULK_SECONDS: Final = 0.25
 """While programs go on without a pause, their edits are gathered this long: one commit of hundreds costs hardly more
@@ -385,6 +385,8 @@ class Sync:
             push.changed = trio.Event()
             self._gathering_since = trio.current_time()
         earliest = self._gathering_since + DEBOUNCE_SECONDS
+        # Who saves again and again does not make more versions than there are pauses.
+        may_be_lone = self._gathering_since >= self._begun_at + BULK_SECONDS
         is_ahead, looked_at = False, 0.0
         while True:
             now = trio.current_time()
@@ -395,8 +397,11 @@ class Sync:
                 return True
             pause = min(due - now, DEBOUNCE_SECONDS)
             if is_ahead:
-                # What was sent ahead has come there: that is no reason to commit it before the pause is over.
-                await trio.sleep(pause)
+                # What was sent ahead has come there: that is no reason to commit it before the pause is over, unless
+                # it is all that there is.
+                if await push.goes_on_within(pause) and may_be_lone and push.is_ready:
+                    self._gathering_since, self._begun_at = None, trio.current_time()
+                    return True
                 continue
             may_look = not self._held and looked_at < push.edited_at and push.new_nodes <= AHEAD_NODES
             until_ahead = push.edited_at + AHEAD_SECONDS - now

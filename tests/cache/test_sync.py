@@ -153,9 +153,11 @@ def test_content_of_a_known_file_is_sent_before_the_pause_is_over_and_committed_
         assert world.server.chunk_count() == chunks, "a new file may be gone before the pause is over"
         await world.quiet()
         assert (world.server.chunk_count(), world.server.head) == (chunks + 1, head + 1)
-        await write(world.one, node, b"now" * 4_096)
+        handle = await begin(world.one, node, b"now" * 4_096)
+        world.one.volume.flush(handle.file)
         await trio.sleep(DEBOUNCE_SECONDS * 0.9)
         assert (world.server.chunk_count(), world.server.head) == (chunks + 2, head + 1)
+        world.one.volume.close(handle)
         await world.quiet()
         assert (world.server.chunk_count(), world.server.head) == (chunks + 2, head + 2)
         world.one.sync.hold("paused")
@@ -165,6 +167,31 @@ def test_content_of_a_known_file_is_sent_before_the_pause_is_over_and_committed_
         world.one.sync.hold("")
         await world.quiet()
         assert (world.server.chunk_count(), world.server.head) == (chunks + 3, head + 3)
+
+    in_world(scene)
+
+
+def test_a_lone_edit_of_a_closed_file_does_not_wait_for_the_pause_and_what_follows_does() -> None:
+    async def scene(world: World) -> None:
+        one, other = [await make(world.one, name, b"old" * 4_096) for name in (b"one", b"other")]
+        await world.quiet()
+        head = world.server.head
+        await write(world.one, one, b"lone" * 4_096)
+        await trio.sleep(DEBOUNCE_SECONDS * 0.9)
+        assert world.server.head == head + 1
+        # Who saves again and again makes no more versions for that.
+        await write(world.one, one, b"again" * 4_096)
+        await trio.sleep(DEBOUNCE_SECONDS * 0.9)
+        assert world.server.head == head + 1
+        await world.quiet()
+        assert world.server.head == head + 2
+        # Beside what is new, which may be gone in a moment, nothing is alone.
+        await write(world.one, other, b"now" * 4_096)
+        await make(world.one, b"new")
+        await trio.sleep(DEBOUNCE_SECONDS * 0.9)
+        assert world.server.head == head + 2
+        await world.quiet()
+        assert world.server.head == head + 3
 
     in_world(scene)
 
