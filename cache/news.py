@@ -83,10 +83,12 @@ class News:
 
     def _concerns(self, state: NodeState, is_in_the_way: bool) -> bool:
         """Whether what is not known here comes into a folder that is; what waits is in the way of something here."""
-        folders = [name.parent for name in state.names]
-        if is_in_the_way and any(self._edit.record(folder) is not None for folder in folders):
+        # What is known may have a name in a folder that is not: it went there.
+        if is_in_the_way and any(
+            self._edit.record(name.parent) is not None or self._edit.holder(name) is not None for name in state.names
+        ):
             return True
-        return any(map(self._is_known_folder, folders))
+        return any(self._is_known_folder(name.parent) for name in state.names)
 
     def _is_known_folder(self, folder: NodeId) -> bool:
         record = self._edit.record(folder)

@@ -354,6 +354,29 @@ def test_what_is_in_the_way_is_taken_in_also_where_its_folder_is_not_listed_any_
     in_world(scene)
 
 
+def test_what_is_in_the_way_is_taken_in_also_where_its_folder_was_never_known() -> None:
+    async def scene(world: World) -> None:
+        await world.two.stop()
+        world.two.is_walking = False
+        await world.two.start(world.nursery)
+        inner = await make_folder(world.one, b"inner", await make_folder(world.one, b"outer"))
+        node = await make(world.one, b"a", b"at first")
+        await quiet(world.one, world.two, is_whole=False)
+        await world.one.volume.rename(ROOT, b"a", inner, b"a", 0)
+        await quiet(world.one, world.two, is_whole=False)
+        assert world.two.tree.record(inner) is None
+        world.two.wire.set_up(False)
+        await write(world.two, node, b"edited")
+        await world.one.volume.unlink(inner, b"a")
+        await make_folder(world.one, b"a", inner)
+        await quiet(world.one)
+        await quiet(world.one, world.two, is_whole=False)
+        assert world.names() == {b"outer", b"inner", b"a", b"a (2)"}
+        assert await content(world.one, b"a (2)", inner) == b"edited"
+
+    in_world(scene)
+
+
 def test_what_is_refused_again_and_again_is_tried_every_five_minutes() -> None:
     async def scene(world: World) -> None:
         troubles = world.one.push.troubles
