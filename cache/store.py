@@ -38,8 +38,8 @@ _PATIENCE: Final = 4
 """So many times that may come in while a frozen layer goes into LMDB; beyond, changes wait for the disk."""
 _PUTS_AT_ONCE: Final = 256
 """Puts into LMDB between two looks at what else is to be done."""
-_MAPPED_PAGES: Final = 10_240
-"""Pages of files, libraries too, that the process may have in its view before the store lets go of its own: 40 MiB."""
+_MAPPED_PAGES: Final = 4_096
+"""Pages of files that may come into the process's view before the store lets go of its own: 16 MiB."""
 _ABSENT_MAX: Final = 4_096
 """Keys of one table that are remembered as not being in the file."""
 _AGAIN_SECONDS: Final = 2.0
@@ -151,6 +151,7 @@ class Store:
     # The file
 
     def _open_engine(self) -> None:
+        self._pages_of_others = _mapped_pages()
         self._env = lmdb.open(
             str(self._path),
             subdir=False,
@@ -406,7 +407,12 @@ class Store:
 
         To be called now and then by who reads much; `keep` does when something was changed.
         """
-        if self._commit is None and _mapped_pages() > _MAPPED_PAGES:
+        if self._commit is not None:
+            return
+        pages = _mapped_pages()
+        # Libraries, however many there are, and what others hold stays: to open anew would free nothing of that.
+        self._pages_of_others = min(self._pages_of_others, pages)
+        if pages - self._pages_of_others > _MAPPED_PAGES:
             self._open_again()
 
     def _open_again(self) -> None:

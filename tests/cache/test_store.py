@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -280,12 +281,36 @@ def test_a_store_is_a_sorted_dict_whenever_it_is_taken_into_the_file(
         abandon(played.store)
 
 
+def test_the_view_of_the_file_is_let_go_of_for_what_came_into_it_and_not_for_what_others_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = 1 << 20
+    monkeypatch.setattr(store_module, "_mapped_pages", lambda: pages)
+    store = opened(tmp_path)
+    opens: list[object] = []
+    monkeypatch.setattr(store, "_open_again", lambda: opens.append(store))
+    for _ in range(3):
+        store.unmap()
+    assert not opens
+    pages -= store_module._MAPPED_PAGES
+    store.unmap()
+    assert not opens
+    pages += store_module._MAPPED_PAGES + 1
+    store.unmap()
+    assert len(opens) == 1
+    monkeypatch.undo()
+    store._open_again()
+    assert store._pages_of_others < pages
+    abandon(store)
+
+
 @pytest.mark.parametrize("mapped_pages", [0, 1 << 40])
 def test_changes_go_on_while_a_thread_commits_and_the_view_of_the_file_is_let_go_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped_pages: int
 ) -> None:
     monkeypatch.setattr(store_module, "CHECKPOINT_PUTS", 50)
     monkeypatch.setattr(store_module, "_MAPPED_PAGES", mapped_pages)
+    monkeypatch.setattr(store_module, "_mapped_pages", count().__next__)
     opens: list[object] = []
     open_engine = Store._open_engine
 
