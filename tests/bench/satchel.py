@@ -2,12 +2,14 @@
 
 import socket
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from tests.bench.contestant import Contestant, discard
 from tests.mounted.conftest import PASSWORD, USER, Device, Server
+from tests.ports import port_of_its_own
 
 WAIT_SECONDS = 1_800.0
 
@@ -29,7 +31,8 @@ class Satchel(Contestant):
     def __init__(self, home: Path, delay_seconds: float) -> None:
         """See Contestant."""
         super().__init__(home, delay_seconds)
-        self.server = Server(home / "server", free_port())
+        self.server = Server(home / "server", 0)
+        self._port = ExitStack()
         self.device: Device | None = None
         self._others: list[Device] = []
         self._made = 0
@@ -48,6 +51,8 @@ class Satchel(Contestant):
 
     def init(self) -> None:
         """Makes the server's data and an account."""
+        # It is stopped and started again by some.
+        self.server.port = self._port.enter_context(port_of_its_own())
         self.server.command("init", "--data", str(self.server.data))
         self.server.command(
             "user", "add", USER, "--password-stdin", "--data", str(self.server.data), text=PASSWORD + "\n"
@@ -128,7 +133,9 @@ class Satchel(Contestant):
     def stop(self) -> list[str]:
         """Unmounts and stops; what the logs complain of."""
         devices = [*([self.device] if self.device else []), *self._others]
-        return [problem for one in devices for problem in one.check()] + self.server.check()
+        wrong = [problem for one in devices for problem in one.check()] + self.server.check()
+        self._port.close()
+        return wrong
 
     def daemons(self) -> list[int]:
         """The measured device's daemon."""

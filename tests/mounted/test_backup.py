@@ -39,7 +39,7 @@ def add(device: Any, folder: Path, **fields: Any) -> Any:
 
 def now(device: Any, folder: Path, *, yes: bool = False) -> Any:
     """`satchel backup now`."""
-    return device.ask("backup-now", folder=str(folder), yes=yes, seconds=60)
+    return device.ask("backup-now", folder=str(folder), yes=yes, seconds=300)
 
 
 def told(device: Any) -> Any:
@@ -48,7 +48,7 @@ def told(device: Any) -> Any:
     return one
 
 
-def settled(device: Any, check: Callable[[Any], bool], seconds: float = 20.0) -> None:
+def settled(device: Any, check: Callable[[Any], bool], seconds: float = 60.0) -> None:
     """Returns when the one backup of a device stands so."""
     pause, rounds = threading.Event(), int(seconds / 0.02)
     for _ in range(rounds):
@@ -166,7 +166,7 @@ def test_of_a_large_file_only_what_changed_is_sent(device: Any, papers: Path) ->
     before = desk.stats()["sent_bytes"]
     os.utime(papers / "disk.img")
     now(desk, papers)
-    assert desk.stats()["sent_bytes"] - before < 8 << 10
+    assert desk.stats()["sent_bytes"] - before < 32 << 10
     assert tree(desk.path / COPY) == tree(papers)
 
 

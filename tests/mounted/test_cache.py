@@ -22,7 +22,7 @@ SMALL_BYTES = 400_000
 
 
 def test_the_cache_is_told_trimmed_and_bounded(device: Any, server: Any) -> None:
-    desk = device("desk", cache_size_bytes=64 * MIB, read_seconds=1)
+    desk = device("desk", cache_size_bytes=64 * MIB, read_seconds=30)
     for name in ("pinned", "other", "third"):
         (desk.path / name).write_bytes(os.urandom(8 * MIB))
     desk.wait()
@@ -30,7 +30,7 @@ def test_the_cache_is_told_trimmed_and_bounded(device: Any, server: Any) -> None
     found = desk.ask("cache")
     assert found["used_bytes"] >= 24 * MIB
     assert found["unsent_bytes"] == 0
-    assert until(lambda: desk.ask("cache")["pinned_bytes"] == 8 * MIB, 10.0)
+    assert until(lambda: desk.ask("cache")["pinned_bytes"] == 8 * MIB)
     assert "are used" in desk.must("cache")
 
     # Above what is used: nothing goes.
@@ -43,7 +43,7 @@ def test_the_cache_is_told_trimmed_and_bounded(device: Any, server: Any) -> None
     desk.must("cache", "limit", "20M")
     assert tomllib.loads((desk.home / "config/config.toml").read_text()) == {
         "cache_size_bytes": 20 * MIB,
-        "read_seconds": 1,
+        "read_seconds": 30,
     }
     for name in ("other", "third", "other", "third"):
         assert len((desk.path / name).read_bytes()) == 8 * MIB
@@ -129,7 +129,7 @@ def test_what_fills_the_disk_is_sent_without_anybody_making_room(tmp_path: Path,
             # Less is left than all of the answers take.
             os.posix_fallocate(others.fileno(), 0, disk.f_bavail * disk.f_frsize - LEFT_BYTES)
         server.start()
-        desk.wait(timeout=110)
+        desk.wait(timeout=300)
         for name, content in written.items():
             assert (desk.path / name).read_bytes() == content, f"{name} is not whole"
         desk.umount()

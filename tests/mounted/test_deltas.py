@@ -71,7 +71,7 @@ def test_deltas_are_read_through_a_cache_that_is_too_small(device: Any) -> None:
 def test_pinned_deltas_are_here_without_the_server(device: Any, server: Any) -> None:
     desk = device("desk")
     content = stored(desk, 5)
-    laptop = device("laptop", cache_size_bytes=64 * MIB, read_seconds=1)
+    laptop = device("laptop", cache_size_bytes=64 * MIB)
     laptop.must("pin", laptop.path / "large")
     laptop.holds("large", SIZE)
     edited(desk, content, 6)
@@ -115,6 +115,6 @@ def test_an_edit_that_was_closed_survives_kill_9(device: Any, server: Any, *, is
     assert digest((desk.path / "large").read_bytes()) == digest(content)
     # Over the same chunks once more: what the killed daemon knew of its deltas is still true.
     edit(desk.path / "large", content, 15)
-    desk.in_step(laptop, timeout=30)
+    desk.in_step(laptop)
     assert digest((laptop.path / "large").read_bytes()) == digest(content)
     assert digest((desk.path / "large").read_bytes()) == digest(content)

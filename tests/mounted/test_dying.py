@@ -7,14 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fusefs import mounts
-from tests.mounted.conftest import ended, eventually
+from tests.mounted.conftest import END_SECONDS, ended, eventually
 
 pytestmark = pytest.mark.mounted
 
@@ -43,23 +43,28 @@ def daemon_that_waits_for_itself(device: Any) -> Iterator[tuple[Any, int]]:
         programs.append(
             subprocess.Popen([sys.executable, "-c", _HOLD_FOLDER, desk.path / "d"], stderr=subprocess.DEVNULL)
         )
-        assert eventually(lambda: _waits_in(programs[1].pid, "request_wait_answer"))
+        assert eventually(lambda: _waits_in(programs[1].pid, "fsync", "request_wait_answer"))
         (laptop.path / "d" / "known").write_text("new")
         process = desk.pid
         assert eventually(lambda: _waits_in(process, "fuse_reverse_inval_entry"))
         yield desk, process
         for program in programs:
-            program.wait(10)
+            program.wait(60)
     finally:
         for program in programs:
             program.kill()
-            program.wait(10)
+            program.wait(60)
 
 
-def _waits_in(process: int, function: str) -> bool:
-    """Whether a thread of the process waits there in the kernel."""
-    threads = Path(f"/proc/{process}/task").iterdir()
-    return any(function in (thread / "stack").read_text() for thread in threads)
+def _waits_in(process: int, *functions: str) -> bool:
+    """Whether a thread of the process waits there in the kernel, in all of these."""
+    for thread in Path(f"/proc/{process}/task").iterdir():
+        # Threads come and go.
+        with suppress(OSError):
+            stack = (thread / "stack").read_text()
+            if all(function in stack for function in functions):
+                return True
+    return False
 
 
 def _hands_of(process: int) -> int:
@@ -80,7 +85,7 @@ def _may_see_where_processes_wait() -> None:
 def test_a_killed_daemon_ends_although_it_waits_for_itself(device: Any) -> None:
     with daemon_that_waits_for_itself(device) as (desk, process):
         os.kill(process, signal.SIGKILL)
-        assert ended(process, 5.0)
+        assert ended(process)
     desk.mount("-o", "sync=remote")
     desk.sees("d/known", "new")
 
@@ -93,8 +98,8 @@ def test_a_mount_whose_daemon_hangs_dead_is_taken_away(device: Any) -> None:
         assert not ended(process, 1.0), "nobody ends what it waits for"
         began = time.monotonic()
         desk.umount()
-        assert time.monotonic() - began < 10
-        assert ended(process, 5.0)
+        assert time.monotonic() - began < END_SECONDS
+        assert ended(process)
     assert not desk.is_mounted
     desk.mount()
     desk.sees("d/known", "new")
@@ -114,7 +119,7 @@ def test_a_connection_is_ended_by_the_kernel_s_own_file(
         assert (connections / str(mount.number)).is_dir()
         assert mounts.has_daemon(mount.point)
         assert mounts.abort(mount)
-        assert ended(process, 10.0)
+        assert ended(process)
     finally:
         subprocess.run(["umount", connections], check=True)
     assert mounts.pulse(str(desk.path)) is mounts.Pulse.DEAD
@@ -178,7 +183,7 @@ def test_kills_while_many_work_in_one_folder_leave_nothing_hanging(device: Any) 
         desk.kill()
         for program in programs:
             program.kill()
-            assert ended(program.pid, 10.0)
+            assert ended(program.pid)
             program.wait()
         desk.mount()
-    laptop.in_step(desk, timeout=60.0)
+    laptop.in_step(desk)

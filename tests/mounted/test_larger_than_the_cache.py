@@ -80,7 +80,7 @@ def test_a_file_larger_than_the_cache_is_written_and_read(device: Any, film: Pat
     watching = threading.Thread(target=watch)
     watching.start()
     try:
-        subprocess.run(["cp", film, desk.path / "film"], check=True, timeout=100)
+        subprocess.run(["cp", film, desk.path / "film"], check=True, timeout=600)
         assert filecmp.cmp(film, desk.path / "film", shallow=False)
     finally:
         done.set()
@@ -107,7 +107,7 @@ def test_what_was_synced_of_it_is_whole_after_a_kill(device: Any, film: Path) ->
 
 def test_a_file_that_was_not_closed_is_as_it_was_after_a_kill(device: Any, film: Path) -> None:
     desk = device("desk", cache_size_bytes=CACHE)
-    subprocess.run(["cp", film, desk.path / "film"], check=True, timeout=100)
+    subprocess.run(["cp", film, desk.path / "film"], check=True, timeout=600)
     desk.wait()
     with written_until_killed(desk) as file:
         file.writelines(bytes(MIB - 1) + b"x" for _ in range(0, SIZE * 3 // 4, MIB))
@@ -129,17 +129,17 @@ def test_offline_it_says_why_and_goes_on_when_the_server_is_back(device: Any, se
         assert "The cache is full" in desk.status()["full"]
         assert "Full    programs cannot write: The cache is full" in desk.cli("status").stdout
         server.start()
-        assert eventually(lambda: desk.status()["online"], 30)
+        assert eventually(lambda: desk.status()["online"])
         file.truncate(written)
         assert synced_from(file, written) == SIZE
-    assert not desk.status()["full"]
+    assert eventually(lambda: not desk.status()["full"])
     desk.wait()
     assert same_elsewhere(device, film)
 
 
 def test_a_stored_file_is_written_over_here_and_there(device: Any, film: Path) -> None:
     desk = device("desk", cache_size_bytes=CACHE)
-    subprocess.run(["cp", film, desk.path / "film"], check=True, timeout=100)
+    subprocess.run(["cp", film, desk.path / "film"], check=True, timeout=600)
     desk.wait()
     places = random.Random(3)
     with open(film, "r+b", buffering=0) as one, open(desk.path / "film", "r+b", buffering=0) as two:

@@ -16,16 +16,16 @@ def test_a_link_is_made_used_and_revoked(device: Any) -> None:
         )
     )
     assert (made["name"], made["has_password"], made["kind"]) == ("thesis", True, "read")
-    assert httpx.get(f"{made['url']}/intro.txt").status_code == 401
-    assert httpx.get(f"{made['url']}/intro.txt", auth=("", "sesame")).text == "Call me Ishmael."
+    assert httpx.get(f"{made['url']}/intro.txt", timeout=60).status_code == 401
+    assert httpx.get(f"{made['url']}/intro.txt", auth=("", "sesame"), timeout=60).text == "Call me Ishmael."
     (desk.path / "thesis" / "intro.txt").write_text("It was the best of times.")
     desk.wait()
-    assert httpx.get(f"{made['url']}/intro.txt", auth=("", "sesame")).text == "It was the best of times."
+    assert httpx.get(f"{made['url']}/intro.txt", auth=("", "sesame"), timeout=60).text == "It was the best of times."
     listed = desk.must("link", "list")
     assert made["url"] in listed
     assert "with a password" in listed
     desk.must("link", "revoke", made["url"])
-    assert httpx.get(made["url"]).status_code == 410
+    assert httpx.get(made["url"], timeout=60).status_code == 410
     assert "no links" in desk.must("link", "list")
 
 
@@ -34,7 +34,7 @@ def test_what_others_bring_shows_in_the_mount(device: Any) -> None:
     (desk.path / "inbox").mkdir()
     url = desk.must("link", "make", desk.path / "inbox", "--upload-only").strip()
     content = bytes(range(256)) * 20_000
-    assert httpx.put(f"{url}/photo.raw", content=content, timeout=30).status_code == 201
+    assert httpx.put(f"{url}/photo.raw", content=content, timeout=120).status_code == 201
     desk.sees("inbox/photo.raw", content)
 
 

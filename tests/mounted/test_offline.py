@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from tests.mounted.conftest import PATIENCE
 from tests.mounted.trees import Noise, differences, entries, until
 
 pytestmark = pytest.mark.mounted
 
 READ_SECONDS = 1.0
-RETURN_SECONDS = 60.0
+RETURN_SECONDS = 120.0
 
 
 def test_a_start_without_the_server_and_its_return(device: Any, server: Any) -> None:
@@ -31,7 +32,7 @@ def test_a_start_without_the_server_and_its_return(device: Any, server: Any) -> 
 
     desk = device("desk", read_seconds=READ_SECONDS)
     here = desk.path / "top"
-    assert until(lambda: desk.status()["unlisted_folders"] == 0 and here.exists(), 10.0)
+    assert until(lambda: desk.status()["unlisted_folders"] == 0 and here.exists())
     for name in ("cached", "edited", "appended"):
         (here / name).read_bytes()
     desk.umount()
@@ -47,7 +48,7 @@ def test_a_start_without_the_server_and_its_return(device: Any, server: Any) -> 
     with pytest.raises(OSError, match="Input/output error") as refused, (here / "uncached").open("rb") as file:
         file.read(1)
     assert refused.value.errno == errno.EIO
-    assert time.monotonic() - began < READ_SECONDS + 1.0
+    assert time.monotonic() - began < (READ_SECONDS + 1.0) * PATIENCE
 
     (here / "created").write_bytes(b"made offline")
     (here / "new folder").mkdir()
@@ -94,15 +95,15 @@ def test_after_a_kill_and_without_the_server_everything_but_unfetched_content_wo
     for number in range(20):
         (desk.path / f"pinned/inner/{number}").write_bytes(Noise(number).part(0, 50_000))
         (desk.path / f"other/{number}").write_bytes(Noise(number).part(50_000, 50_000))
-    assert until((laptop.path / "pinned").exists, 10.0)
+    assert until((laptop.path / "pinned").exists)
     laptop.must("pin", laptop.path / "pinned")
     # What comes later is pinned, too.
     (desk.path / "pinned/later").write_bytes(b"later" * 10_000)
     desk.in_step(laptop)
-    assert until(lambda: laptop.status()["unlisted_folders"] == 0, 10.0)
+    assert until(lambda: laptop.status()["unlisted_folders"] == 0)
     laptop.holds("pinned/later", 50_000)
     kept = {"files": 21, "size_bytes": 1_050_000, "missing_files": 0, "missing_bytes": 0}
-    assert until(lambda: laptop.status()["kept"] == kept, 10.0)
+    assert until(lambda: laptop.status()["kept"] == kept)
 
     # What was fetched in the last second before a kill may have to be fetched again.
     laptop.remount()
@@ -167,7 +168,7 @@ def test_a_whole_folder_made_offline_arrives(device: Any, server: Any, tmp_path:
 
 
 def test_a_program_that_waits_for_content_can_be_ended_at_once(device: Any, server: Any) -> None:
-    laptop, desk = device("laptop"), device("desk")
+    laptop, desk = device("laptop"), device("desk", read_seconds=600)
     (laptop.path / "file").write_bytes(Noise(1).part(0, 3_000_000))
     laptop.in_step(desk)
     assert (desk.path / "file").stat().st_size == 3_000_000
@@ -175,9 +176,9 @@ def test_a_program_that_waits_for_content_can_be_ended_at_once(device: Any, serv
     try:
         program = subprocess.Popen(["cat", desk.path / "file"], stdout=subprocess.DEVNULL)
         state = Path(f"/proc/{program.pid}/stat")
-        assert until(lambda: state.read_text().rpartition(")")[2].split()[0] == "D", 5.0), "it waits"
+        assert until(lambda: state.read_text().rpartition(")")[2].split()[0] == "D"), "it waits"
         program.terminate()
-        assert program.wait(5.0) == -signal.SIGTERM
+        assert program.wait(60.0) == -signal.SIGTERM
     finally:
         server.process.send_signal(signal.SIGCONT)
     assert (desk.path / "file").read_bytes() == Noise(1).part(0, 3_000_000)

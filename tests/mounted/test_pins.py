@@ -18,7 +18,7 @@ def test_what_is_pinned_is_here_offline_and_survives_a_full_cache(device: Any, s
         (desk.path / name).parent.mkdir(exist_ok=True)
         (desk.path / name).write_bytes(content.randbytes(12 * MIB))
     desk.wait()
-    laptop = device("laptop", cache_size_bytes=64 * MIB, read_seconds=1)
+    laptop = device("laptop", cache_size_bytes=64 * MIB)
     laptop.must("pin", laptop.path / "pinned")
     laptop.holds("pinned/a", 12 * MIB)
     laptop.holds("pinned/b", 12 * MIB)

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from fusefs.control import Exit
-from tests.mounted.conftest import eventually
+from tests.mounted.conftest import COMMAND_SECONDS, eventually
 from tests.mounted.trees import until
 
 pytestmark = pytest.mark.mounted
 
-SOON_SECONDS = 20.0
+SOON_SECONDS = 45.0
 """Well below the minute that is waited for what is being sent."""
 
 
@@ -28,7 +28,7 @@ def waiting(desk: Any) -> Iterator[list[subprocess.CompletedProcess[str]]]:
     thread = threading.Thread(target=lambda: found.append(desk.cli("wait")))
     thread.start()
     yield found
-    thread.join(60.0)
+    thread.join(COMMAND_SECONDS + 30.0)
     assert found, "satchel wait did not end"
 
 
@@ -319,6 +319,6 @@ def test_who_may_only_read_is_told_so(server: Any, device: Any) -> None:
         assert (args, refused.returncode, len(refused.stderr.splitlines())) == (args, Exit.FAILURE, 1), refused
     with pytest.raises(OSError, match="Read-only"):
         (team / "new").write_text("x")
-    assert until(lambda: bob.status()["pending"]["count"] == 0, 10.0)
+    assert until(lambda: bob.status()["pending"]["count"] == 0)
     for args in (("trash", "list"), ("events",), ("status",), ("conflicts",)):
         bob.must(*args)

@@ -39,14 +39,14 @@ def test_an_infected_file_is_listed_and_read_by_nobody(scanner: Scanner, server:
     (desk.path / "work/large").write_bytes(large)
     (desk.path / "work/clean.txt").write_text("clean")
     desk.in_step(laptop)
-    assert until(lambda: len(laptop.status()["events"]) == 2, 30.0), laptop.status()["events"]
+    assert until(lambda: len(laptop.status()["events"]) == 2), laptop.status()["events"]
     assert sorted(path.name for path in (laptop.path / "work").iterdir()) == ["clean.txt", "eicar.com", "large"]
     assert (laptop.path / "work/eicar.com").stat().st_size == len(EICAR)
     for name in ("eicar.com", "large"):
         assert is_refused(laptop.path / "work" / name), name
     assert (laptop.path / "work/clean.txt").read_text() == "clean"
     # Small content comes with the state of a file: also where it was made, it is taken back.
-    assert until(lambda: is_refused(desk.path / "work/eicar.com"), 10.0)
+    assert until(lambda: is_refused(desk.path / "work/eicar.com"))
     said = laptop.cli("status").stdout
     assert "Eicar-Test.UNOFFICIAL was found in work/eicar.com (" in said
     assert "Satchel-Test.UNOFFICIAL was found in work/large (" in said
@@ -65,7 +65,7 @@ def test_an_infected_file_is_listed_and_read_by_nobody(scanner: Scanner, server:
 
     number = next(one["event"] for one in laptop.status()["events"] if one["examples"] == ["work/eicar.com"])
     laptop.must("guard", "allow", str(number))
-    assert until(lambda: not is_refused(laptop.path / "work/renamed.com"), 10.0)
+    assert until(lambda: not is_refused(laptop.path / "work/renamed.com"))
     assert (laptop.path / "work/renamed.com").read_bytes() == EICAR
 
 
@@ -77,7 +77,7 @@ def test_what_was_cured_by_a_small_edit_can_be_read_again(scanner: Scanner, serv
     file.write_bytes(start + PATTERN + end)
     desk.in_step(laptop)
     # Who reads it before it is scanned has it.
-    assert until(lambda: len(laptop.status()["events"]) == 1, 30.0)
+    assert until(lambda: len(laptop.status()["events"]) == 1)
     assert is_refused(laptop.path / "file")
     sent = desk.stats()["sent_bytes"]
     with file.open("r+b") as opened:
@@ -86,7 +86,7 @@ def test_what_was_cured_by_a_small_edit_can_be_read_again(scanner: Scanner, serv
     desk.in_step(laptop)
     # It went as a delta of the chunk in which the pattern is, which is given to nobody.
     assert desk.stats()["sent_bytes"] - sent < 100_000
-    assert until(lambda: not is_refused(laptop.path / "file"), 30.0)
+    assert until(lambda: not is_refused(laptop.path / "file"))
     assert hashlib.sha256((laptop.path / "file").read_bytes()).digest() == _digest(start, bytes(len(PATTERN)), end)
     assert len(laptop.status()["events"]) == 1
     # The next edit of it is a delta again.
@@ -115,7 +115,7 @@ def test_what_the_scanner_learns_is_found_in_what_is_there(server: Any, device: 
         server.stop()
         scanner.learn("Learnt", pattern)
         server.start()
-        assert until(lambda: len(desk.status()["events"]) == 1, 30.0), desk.status()["events"]
+        assert until(lambda: len(desk.status()["events"]) == 1), desk.status()["events"]
         assert "Learnt.UNOFFICIAL was found in file.bin" in desk.cli("status").stdout
         desk.umount()
         desk.forget_cache()

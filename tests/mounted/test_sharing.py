@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.mounted.conftest import eventually
+from tests.mounted.conftest import PATIENCE, eventually
 
 pytestmark = pytest.mark.mounted
 
 MIB = 1 << 20
-REVOKED_SECONDS = 5.0
+REVOKED_SECONDS = 5.0 * PATIENCE
 
 
 def random_file(path: Path, size: int) -> bytes:
@@ -223,7 +223,7 @@ def test_a_start_without_the_server_has_the_shared_folder(ann: Any, bob: Any, se
     assert (thesis / "intro.txt").read_text() == "Call me Ishmael."
     (thesis / "offline.txt").write_text("made offline")
     server.start()
-    ann.sees("thesis/offline.txt", "made offline", 30.0)
+    ann.sees("thesis/offline.txt", "made offline")
 
 
 def test_killed_while_files_are_moved_over_the_border_nothing_is_lost(ann: Any, bob: Any) -> None:
@@ -245,7 +245,7 @@ def test_killed_while_files_are_moved_over_the_border_nothing_is_lost(ann: Any, 
         shutil.rmtree(source)
     bob.wait()
     there = ann.path / "thesis" / "mine"
-    assert eventually(lambda: there.is_dir() and len(list(there.iterdir())) == len(data), 30.0)
+    assert eventually(lambda: there.is_dir() and len(list(there.iterdir())) == len(data))
     assert {name: (there / name).read_bytes() for name in data} == data
 
 
@@ -308,7 +308,7 @@ def test_a_file_larger_than_the_cache_goes_into_a_shared_folder(ann: Any, server
     (thesis / "film").write_bytes(data)
     bob.wait()
     film = ann.path / "thesis" / "film"
-    assert eventually(lambda: film.exists() and film.stat().st_size == len(data), 30.0)
+    assert eventually(lambda: film.exists() and film.stat().st_size == len(data))
     assert film.read_bytes() == data
 
 

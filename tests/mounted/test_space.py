@@ -29,15 +29,15 @@ def test_blocks_are_what_lies_on_this_machine(device: Any, tmp_path: Path) -> No
     desk.path.joinpath("tiny").write_bytes(b"x")
     assert (taken(desk.path / "big"), taken(desk.path / "tiny")) == (20 * MIB, 512)
     desk.in_step(laptop)
-    assert until(lambda: taken(desk.path / "big") == 20 * MIB, 10), "sent, and still here"
+    assert until(lambda: taken(desk.path / "big") == 20 * MIB), "sent, and still here"
     there = laptop.path / "big"
     assert there.stat().st_blocks == 1, "nothing of it is there, and yet it is not empty"
     with open(there, "rb") as file:
         os.pread(file.fileno(), 4096, 10 * MIB)
-        assert until(lambda: 4096 <= taken(there) < 20 * MIB, 10), "a part of it"
+        assert until(lambda: 4096 <= taken(there) < 20 * MIB), "a part of it"
         while file.read(MIB):
             pass
-    assert until(lambda: there.stat().st_blocks * 512 == 20 * MIB, 10), "the kernel is told when it was closed"
+    assert until(lambda: there.stat().st_blocks * 512 == 20 * MIB), "the kernel is told when it was closed"
     du = subprocess.run(["du", "--bytes", "--summarize", laptop.path], capture_output=True, text=True, check=True)
     assert int(du.stdout.split()[0]) == 20 * MIB + 1
 
@@ -55,7 +55,7 @@ def test_a_listing_tells_what_lies_on_this_machine_by_now(device: Any) -> None:
 
     assert listed() == 512, "nothing of it is there"
     assert len(there.read_bytes()) == 100_000
-    assert until(lambda: listed() >= 100_000, 10)
+    assert until(lambda: listed() >= 100_000)
     desk.path.joinpath("file").write_bytes(b"short")
     desk.in_step(laptop)
     os.listdir(laptop.path)
@@ -76,7 +76,7 @@ def test_a_sparse_file_takes_what_was_written_to_it(device: Any) -> None:
         file.write(os.urandom(300_000))
     assert 300_000 <= taken(path) <= 400_000
     desk.in_step(laptop)
-    assert until(lambda: 300_000 <= taken(path) <= 2 * MIB, 10), "holes are not sent, and take nothing"
+    assert until(lambda: 300_000 <= taken(path) <= 2 * MIB), "holes are not sent, and take nothing"
     with open(laptop.path / "sparse", "rb") as file:
         file.seek(1 << 30)
         assert len(file.read(300_000)) == 300_000

@@ -52,23 +52,22 @@ def test_what_is_documented_is_what_is_printed(device: Any, tmp_path: Path) -> N
 
 def test_status_tells_how_far_uploads_are(device: Any) -> None:
     desk = device("desk")
-    desk.must("limit", "--up", "8M")
+    desk.must("limit", "--up", "400K")
     (desk.path / "large").write_bytes(Random(1).randbytes(48 * MIB))
 
     def is_moving() -> bool:
         pending = desk.status()["pending"]
         return bool(pending["sent_bytes"] and pending["seconds_left"])
 
-    assert eventually(is_moving, 30)
+    assert eventually(is_moving)
     status = json.loads(desk.cli("status", "--json").stdout)
     (file,) = [one for one in status["pending"]["files"] if one["path"] == "large"]
     assert file["bytes"] == 48 * MIB
     assert file["state"] == "sending"
     assert 0 < file["sent_bytes"] < 48 * MIB
-    assert 0 < status["rates"]["up"] < 12 * MIB
-    text = desk.cli("status").stdout
-    assert re.search(r"Up .* of it sent, .* a second, about \d+ s left", text)
-    assert re.search(r"large   48.0 MiB   \d+ % sent", text)
+    assert status["rates"]["up"] < MIB
+    shown = re.compile(r"Up .* of it sent, .* a second, about [\d a-z]+ left.*large   48.0 MiB   \d+ % sent", re.DOTALL)
+    assert eventually(lambda: bool(shown.search(desk.cli("status").stdout))), desk.cli("status").stdout
     with subprocess.Popen(
         [BIN / "satchel", "status", "--watch", "--json"], stdout=subprocess.PIPE, text=True, env=desk.environment
     ) as watcher:
@@ -109,7 +108,7 @@ def test_a_server_that_falls_silent_has_nothing_of_what_is_written_then(device: 
     try:
         (desk.path / "inline").write_text("x" * 500)
         (desk.path / "chunk").write_bytes(Random(1).randbytes(50_000))
-        assert eventually(lambda: desk.status()["silent_seconds"] > 0, 20.0)
+        assert eventually(lambda: desk.status()["silent_seconds"] > 0)
         found = desk.status()
         files = {one["path"]: one["sent_bytes"] for one in found["pending"]["files"]}
         assert (files["inline"], files["chunk"]) == (0, 0)

@@ -62,7 +62,7 @@ def test_without_the_server_close_fails_in_time_and_nothing_is_lost(device: Any,
         with pytest.raises(OSError, match="timed out") as refused:
             os.close(fd)
         assert refused.value.errno == errno.ETIMEDOUT
-    assert time.monotonic() - began < 60, "one waits for the server, the others are told at once"
+    assert time.monotonic() - began < 20 * 15, "one waits for the server, the others are told at once"
     assert (desk.path / "before").read_bytes() == b"x", "who only reads does not wait"
     assert (desk.path / "19").read_bytes() == b"kept"
     server.start()
@@ -89,10 +89,10 @@ def test_close_says_that_another_edit_came_first(device: Any) -> None:
     desk.sees("doc", "old")
     desk.must("limit", "--up", "40k")
     with subprocess.Popen([sys.executable, "-c", _CLOSES, desk.path / "doc"], stdout=subprocess.PIPE, text=True) as one:
-        assert until(lambda: desk.status()["pending"]["bytes"] >= 150_000, 10)
+        assert until(lambda: desk.status()["pending"]["bytes"] >= 150_000)
         (laptop.path / "doc").write_text("of the laptop, later")
         laptop.wait()
-        assert one.communicate(timeout=30)[0].strip() == str(errno.EBUSY)
+        assert one.communicate(timeout=120)[0].strip() == str(errno.EBUSY)
     desk.wait()
     (conflict,) = desk.ask("conflicts", path="")["conflicts"]
     assert (conflict["is_sent"], conflict["lost"]["device"]) == (True, "desk")

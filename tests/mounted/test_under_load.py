@@ -40,7 +40,7 @@ def test_a_mount_in_a_namespace_of_its_own_is_nobody_else_s_and_ends_with_it(dev
         assert other.stdout is not None
         other.stdout.readline()
         desk.umount()
-        assert until(lambda: not Path(f"/proc/{process}").exists(), 20.0)
+        assert until(lambda: not Path(f"/proc/{process}").exists())
         other.communicate()
 
 

@@ -1,4 +1,7 @@
-"""Changes made on one device show on another within a second of close(), and what did not change stays there."""
+"""Changes made on one device show on another within a second of close(), and what did not change stays there.
+
+That long on a machine that has nothing else to do: SATCHEL_TEST_PATIENCE=1 holds them to it.
+"""
 
 import os
 import stat
@@ -10,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from tests.mounted.conftest import PATIENCE
 from tests.mounted.trees import until
 
 pytestmark = pytest.mark.mounted
 
-SECONDS = 1.0
+SECONDS = 1.0 * PATIENCE
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def pair(device: Any) -> tuple[Any, Any]:
 
 
 def in_time(condition: Callable[[], bool], since: float) -> None:
-    """Fails unless the condition comes true within a second of `since`."""
+    """Fails unless the condition comes true within SECONDS of `since`."""
     assert until(condition, SECONDS - (time.monotonic() - since)), f"not seen within {SECONDS} s"
 
 
@@ -137,7 +141,7 @@ def test_who_stands_in_a_folder_of_a_new_device_stays_in_it(device: Any) -> None
             os.listdir()
             assert Path.cwd() == laptop.path / f"folder-{number}/inner"
     with inside(laptop.path / "folder-0/inner"):
-        assert until(lambda: laptop.status()["unlisted_folders"] == 0, 10.0)
+        assert until(lambda: laptop.status()["unlisted_folders"] == 0)
         assert Path.cwd() == laptop.path / "folder-0/inner"
 
 

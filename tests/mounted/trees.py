@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 PIECE_BYTES = 4 << 20
 
 
-def until(condition: Callable[[], bool], seconds: float) -> bool:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     """Whether the condition comes true in time; looks every 10 ms, and at least once."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()

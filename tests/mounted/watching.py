@@ -77,7 +77,7 @@ class Watch:
         """The events until now, as `MODIFY a`."""
         return [f"{event.what} {event.name}".strip() for event in self.read()]
 
-    def hears(self, *wanted: str, seconds: float = 10.0) -> list[Event]:
+    def hears(self, *wanted: str, seconds: float = 60.0) -> list[Event]:
         """Returns when these came in this order, others between them or not; fails after so long."""
         deadline = time.monotonic() + seconds
 

@@ -17,7 +17,7 @@ def has_ended(process: int) -> bool:
     except ProcessLookupError:
         return True
     try:
-        return bool(select.select([descriptor], [], [], 5)[0])
+        return bool(select.select([descriptor], [], [], 60)[0])
     finally:
         os.close(descriptor)
 
@@ -38,7 +38,9 @@ def run_pytest(folder: Path, test: str) -> subprocess.CompletedProcess[str]:
         "test_it.py",
     ]
     environment = os.environ | {"SATCHEL_TEST_EXIT_SECONDS": "0.1"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 COMPLAINTS = {

@@ -56,7 +56,7 @@ class Machine:
         for descriptor in descriptors:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         for descriptor in descriptors:
-            assert select.select([descriptor], [], [], 10)[0]
+            assert select.select([descriptor], [], [], 60)[0]
             os.close(descriptor)
 
 

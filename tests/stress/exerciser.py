@@ -20,7 +20,7 @@ SIZE_MAX: Final = 3 << 20
 LENGTH_MAX: Final = 200_000
 _BLOCK: Final = 4_096
 _KEPT: Final = 40
-_HEARD_SECONDS: Final = 20.0
+_HEARD_SECONDS: Final = 60.0
 _ZEROS = bytes(LENGTH_MAX)
 
 
