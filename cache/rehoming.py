@@ -63,12 +63,12 @@ async def share(tree: Tree, show: Show, top: NodeId, space: SpaceId, went: Colle
                 if edit.record(node) is None:
                     continue
                 if node not in inside:
-                    _undo_move(tree, edit, node, lambda other: other == top or other in inside)
+                    _stay(tree, edit, node, lambda other: other == top or other in inside)
                 elif is_gone and edit.get(node).local is None:
                     # The folder was removed here, with what was in it, and that was not sent: sharing it comes first.
                     edit.drop(node)
                 else:
-                    _undo_move(tree, edit, node, lambda other: other != top and other not in inside)
+                    _stay(tree, edit, node, lambda other: other != top and other not in inside)
                     if node in renewed:
                         _renew(edit, node, renewed, space)
                     else:
@@ -347,6 +347,26 @@ def _give(edit: Edit, node: NodeId, space: SpaceId, rev: Rev, renewed: Mapping[N
 def _known_there(tree: Tree, node: NodeId, record: Record) -> NodeState | None:
     """What the server has of a node, or is about to get by the commit of the home that is on its way."""
     return record.agreed or tree.sending.get(node)
+
+
+def _stay(tree: Tree, edit: Edit, node: NodeId, is_beyond: Callable[[NodeId], bool]) -> None:
+    """Sees to it that no name of a node lies beyond the border of its space."""
+    _follow(edit, node, is_beyond)
+    _undo_move(tree, edit, node, is_beyond)
+
+
+def _follow(edit: Edit, node: NodeId, is_beyond: Callable[[NodeId], bool]) -> None:
+    """A move over the border that is told by news which waits is done now; the rest of that is still to be merged."""
+    record, waiting = edit.get(node), edit.news_of(node)
+    local, agreed = record.local, record.agreed
+    if waiting is None or waiting.state is None or agreed is None:
+        return
+    if not any(is_beyond(name.parent) for name in agreed.names):
+        return
+    moved = replace(agreed, names=waiting.state.names)
+    if local is not None and local.names == agreed.names:
+        local = replace(local, names=tuple(_free(edit, node, name) for name in moved.names))
+    edit.put(node, replace(record, local=local, synced=moved if record.is_dirty else None))
 
 
 def _undo_move(tree: Tree, edit: Edit, node: NodeId, is_beyond: Callable[[NodeId], bool]) -> None:

@@ -238,6 +238,29 @@ def test_what_is_new_and_moved_into_a_folder_that_is_shared_while_it_is_sent_is_
     among_friends(scene)
 
 
+def test_a_file_whose_move_into_a_folder_waits_while_that_is_shared_is_in_it_when_it_is_removed_and_edited() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await make_folder(friends.one, b"thesis")
+        mine = await make(friends.one, b"mine", b"1")
+        await friends.quiet()
+        handle = await begin(friends.two, mine, b"edited")
+        await write(friends.one, mine, b"2")
+        await friends.one.volume.rename(ROOT, b"mine", thesis, b"ours", 0)
+        await friends.quiet(friends.one)
+        friends.share(thesis)
+        await friends.quiet(friends.one)
+        await friends.one.volume.unlink(thesis, b"ours")
+        await friends.quiet(friends.one)
+        await trio.sleep(5)
+        end(friends.two, handle)
+        await friends.quiet()
+        for device in (friends.one, friends.two):
+            assert await at(device, "thesis/ours") == mine
+            assert await device.content(mine) == b"edited"
+
+    among_friends(scene)
+
+
 def test_a_folder_that_is_removed_here_unsent_is_there_again_when_it_was_shared() -> None:
     async def scene(friends: Friends) -> None:
         thesis = await make_folder(friends.one, b"thesis")
