@@ -143,9 +143,9 @@ class Grafted:
         """See Service."""
         return await self._service.poll(cursors, wait_seconds, holding, serial)
 
-    async def room(self, space: SpaceId, holding: Holding | None, wanted: int) -> Room:
+    async def room(self, space: SpaceId, holding: Holding | None, wanted: int, needed: int = 0) -> Room:
         """See Service."""
-        return await self._service.room(space, holding, wanted)
+        return await self._service.room(space, holding, wanted, needed)
 
     async def commit(self, space: SpaceId, commit: Commit) -> CommitAnswer:
         """See Service."""

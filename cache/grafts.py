@@ -339,8 +339,7 @@ class Grafts:
         pull = Pull(service, home, part, common.clock, common.mount, lease)
         upload = Upload(service, known.space, home.secret, common.reader, common.chunks)
         push = Push(pull, part, common.stagings, common.chunks, upload, common.ignoring)
-        polls = common.polls
-        sync = Sync(part, pull, push, is_walking=common.is_walking, poll=polls.poll, on_moved=self._tell)
+        sync = Sync(part, pull, push, common.polls, is_walking=common.is_walking, on_moved=self._tell)
         graft = self.all[known.space] = Graft(known, part, service, pull, push, sync, lease, upload)
         self._hold(graft)
         self._on_made(graft)

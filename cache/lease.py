@@ -49,11 +49,17 @@ class Lease:
 
     def growth(self) -> int:
         """By how much content is larger here than on the server; less than nothing when it is smaller."""
-        now = time.monotonic()
-        if self._tree.dirty_count() <= _MANY or now - self._looked_at > _LOOK_SECONDS:
-            self._growth = sum(_growth(self._tree.record(node)) for node, _ in self._tree.dirty())
-            self._looked_at = now
+        self._look()
         return self._growth + self.unflushed_bytes()
+
+    def _look(self) -> bool:
+        """Adds up; False when it was too much to be done so soon again."""
+        now = time.monotonic()
+        if self._tree.dirty_count() > _MANY and now - self._looked_at <= _LOOK_SECONDS:
+            return False
+        self._growth = sum(_growth(self._tree.record(node)) for node, _ in self._tree.dirty())
+        self._looked_at = now
+        return True
 
     def growth_of(self, node: NodeId) -> int:
         """By how much one node is larger here than on the server, of what was flushed."""
@@ -65,21 +71,29 @@ class Lease:
 
     def lower(self) -> None:
         """Lets go of what is beyond what is needed and a share, for others; raises DiskFull."""
-        kept = max(0, self.growth()) + self.room.share
-        if self.has_quota and kept < self.room.lease:
+        # What programs wrote since it was added up must not be let go of.
+        if not self.has_quota or not self._look():
+            return
+        kept = max(0, self._growth + self.unflushed_bytes()) + self.room.share
+        if kept < self.room.lease:
             serial = max(self._serial + 1, time.time_ns())
             lowered = replace(self.room, lease=kept, serial=serial)
             # Kept before anybody else can get it: after a restart it must not count again.
             self._tree.set_setting(_SETTING, msgspec.msgpack.encode(lowered))
             self.room, self._serial = lowered, serial
 
-    def take(self, room: Room, *, is_first: bool = False) -> None:
-        """Takes what the server says in an answer, unless a later one came before; `is_first`: none is on its way."""
+    def take(self, room: Room, *, is_first: bool = False) -> bool:
+        """Takes what the server says in an answer, unless a later one came before; `is_first`: none is on its way.
+
+        False when it was passed over.
+        """
         if room.has_lost:
             self.on_lost()
         is_late = room.rev < self.room.rev or (room.quota and room.serial < self._serial)
-        if (is_late and not is_first) or room == self.room:
-            return
+        if is_late and not is_first:
+            return False
+        if room == self.room:
+            return True
         self._serial = room.serial
         is_more = not room.quota or room.lease > self.room.lease
         self.room = room
@@ -87,6 +101,7 @@ class Lease:
             self._tree.set_setting(_SETTING, msgspec.msgpack.encode(room))
         if is_more:
             self.on_more()
+        return True
 
 
 def _growth(record: Record | None) -> int:

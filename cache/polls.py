@@ -3,16 +3,19 @@
 Whoever waits first asks for all; when its own news comes, the next one asks. A drive without shares asks as it did.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 import trio
 
+from cache.errors import DiskFull
+from cache.lease import Lease
 from remote.protocol.errors import NotFound
 from remote.protocol.ids import Rev, SpaceId
 from remote.protocol.messages import Holding, PollAnswer
-from remote.protocol.service import NOTHING_HELD, Service
+from remote.protocol.service import Service
 
 SPACES_MAX: Final = 200
 """Spaces in one poll; those beyond are asked about each by itself, every now and then (see Sync)."""
@@ -25,7 +28,6 @@ _AGAIN_SECONDS_MAX: Final = 15.0
 class _Waiter:
     space: SpaceId
     cursor: Rev
-    holding: Mapping[SpaceId, Holding]
     answer: PollAnswer | None = None
     error: Exception | None = None
     woken: trio.Event = field(default_factory=trio.Event)
@@ -47,6 +49,9 @@ class Polls:
         self._waiting: dict[SpaceId, _Waiter] = {}
         # What was told last of spaces that do not wait just now: they are busy with it.
         self._told: dict[SpaceId, Rev] = {}
+        # Of all spaces that are asked about, and what was said last of what is held.
+        self._leases: dict[SpaceId, Lease] = {}
+        self._said: dict[SpaceId, Holding] = {}
         self._leader: _Waiter | None = None
         self._asking: trio.CancelScope | None = None
         # Answers in a row that told no more than that the list of spaces is old.
@@ -54,13 +59,16 @@ class Polls:
 
     def forget(self, space: SpaceId) -> None:
         """Nobody asks about this space any more."""
-        self._told.pop(space, None)
+        for table in (self._told, self._leases, self._said):
+            table.pop(space, None)
 
-    async def poll(
-        self, cursors: Mapping[SpaceId, Rev], wait_seconds: int, holding: Mapping[SpaceId, Holding] = NOTHING_HELD
-    ) -> PollAnswer:
-        """As Service.poll, for one space; several of these become one request."""
-        ((space, cursor),) = cursors.items()
+    async def poll(self, space: SpaceId, cursor: Rev, lease: Lease, wait_seconds: int) -> PollAnswer:
+        """As Service.poll, for one space; several of these become one request.
+
+        While it waits the lease is lowered as far as others need it. The room that comes with news is the caller's to
+        take: he knows what of it is by a commit that is on its way.
+        """
+        self._leases[space] = lease
         told = self._told.get(space)
         is_new = told is None
         self._told[space] = max(told or cursor, cursor)
@@ -68,9 +76,10 @@ class Polls:
             # It moved on while its news was taken in.
             self._told[space] = cursor
             return PollAnswer({space: told}, 0)
-        waiter = self._waiting[space] = _Waiter(space, cursor, holding)
+        waiter = self._waiting[space] = _Waiter(space, cursor)
         try:
-            if is_new and self._asking is not None:
+            is_lowered = self._held(space) != self._said.get(space)
+            if (is_new or is_lowered) and self._asking is not None:
                 # Who asks does not know of it yet.
                 self._asking.cancel()
             while not waiter.is_done:
@@ -106,7 +115,8 @@ class Polls:
         cursors = dict(list(self._told.items())[:SPACES_MAX])
         # Who has its answer goes on from there, though it had no turn yet.
         cursors |= {one.space: one.cursor for one in self._waiting.values() if not one.is_done}
-        holding = {space: held for one in self._waiting.values() for space, held in one.holding.items()}
+        self._said = {space: held for space in cursors if (held := self._held(space)) is not None}
+        holding = self._said
         try:
             answer = await self._service.poll(cursors, wait_seconds, holding, self.serial)
         except NotFound as error:
@@ -131,6 +141,19 @@ class Polls:
             if one is not None and head != one.cursor:
                 one.answer = answer
                 one.woken.set()
+        for space, room in answer.rooms.items():
+            one = self._waiting.get(space)
+            if space in self._leases and not (one is not None and one.is_done):
+                self._leases[space].take(room)
+
+    def _held(self, space: SpaceId) -> Holding | None:
+        """What is held of a space's quota: no more than is needed, and a share."""
+        lease = self._leases.get(space)
+        if lease is None:
+            return None
+        with suppress(DiskFull):  # then it is as it was
+            lease.lower()
+        return lease.held()
 
     def _end_all(self, answer: PollAnswer | None, error: Exception | None) -> None:
         for one in self._waiting.values():

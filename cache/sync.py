@@ -3,7 +3,7 @@
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -12,6 +12,7 @@ import trio
 
 from cache.edit import Edit
 from cache.errors import CacheError, OpenHere
+from cache.polls import Polls
 from cache.pull import Pull
 from cache.push import AHEAD_NODES, ENOUGH_NODES, Push
 from cache.tree import Tree
@@ -25,8 +26,7 @@ from remote.protocol.errors import (
     Unreachable,
     Wiped,
 )
-from remote.protocol.ids import NodeId, Rev, SpaceId
-from remote.protocol.messages import Holding, PollAnswer
+from remote.protocol.ids import NodeId
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,6 @@ POLL_SECONDS: Final = 30
 _RETRY_SECONDS: Final = (0.25, 8.0)
 """The first pause and the longest: all is in step again within seconds of the server's return."""
 _FOLDERS_AT_ONCE: Final = 200
-Poll = Callable[[Mapping[SpaceId, Rev], int, Mapping[SpaceId, Holding]], Awaitable[PollAnswer]]
 _WALK_PAUSE_SECONDS: Final = 0.05
 
 
@@ -91,16 +90,15 @@ class Sync:
         tree: Tree,
         pull: Pull,
         push: Push,
+        polls: Polls,
         *,
         is_walking: bool = True,
-        poll: Poll | None = None,
         on_moved: Callable[[], None] = lambda: None,
     ) -> None:
-        """`is_walking`: list all folders in the background, so that names work offline. `poll`: how news is waited for,
-        as Service.poll does, which is asked when it is None. `on_moved`: called whenever something was sent or heard,
-        or is not any more.
+        """`polls`: by which news is waited for. `is_walking`: list all folders in the background, so that names work
+        offline. `on_moved`: called whenever something was sent or heard, or is not any more.
         """
-        self._poll = poll or pull.service.poll
+        self._polls = polls
         self._tree = tree
         self._pull = pull
         self._push = push
@@ -222,12 +220,17 @@ class Sync:
         """Something may be to be sent."""
         self._push.wake()
 
-    async def ask_for_room(self, wanted: int) -> None:
-        """Returns when the server was asked for a lease of so many bytes; raises RemoteError."""
-        # What is on its way counts on both sides until its answer is taken in.
-        await self._push.answered()
-        lease = self._pull.lease
-        lease.take(await self._pull.service.room(self._pull.home.space, lease.held(), wanted))
+    async def ask_for_room(self, wanted: int, needed: int) -> None:
+        """Returns when the server was asked for a lease of so many bytes, or of what is needed; raises RemoteError."""
+        space, lease = self._pull.home.space, self._pull.lease
+        while True:
+            # What is on its way counts on both sides until its answer is taken in.
+            await self._push.answered()
+            known = lease.room
+            is_taken = lease.take(await self._pull.service.room(space, lease.held(), wanted, needed))
+            if is_taken or lease.room is known:
+                return
+            # It was passed over, as the lease was lowered or a commit answered meanwhile: what there is now?
 
     def hold_back(self, node: NodeId, sentence: str, edit: Edit) -> None:
         """Does not send this node as the edit leaves it, until it is edited again: what is in it was not to be all."""
@@ -262,10 +265,7 @@ class Sync:
         """Returns when there may be commits that are not our own, or after POLL_SECONDS."""
         space = self._pull.home.space
         while True:
-            self._pull.lease.lower()
-            held = self._pull.lease.held()
-            holding = {} if held is None else {space: held}
-            answer = await self._poll({space: self._tree.cursor}, POLL_SECONDS, holding)
+            answer = await self._polls.poll(space, self._tree.cursor, self._pull.lease, POLL_SECONDS)
             if answer.now_ns:
                 self._pull.clock.heard(answer.now_ns)
             # Mostly it is our own commit, whose answer is as near.

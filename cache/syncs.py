@@ -33,8 +33,8 @@ class Syncs:
         self.upload = Upload(common.service, common.home.space, common.home.secret, common.reader, common.chunks)
         self.push = Push(self.pull, part, common.stagings, common.chunks, self.upload, common.ignoring)
         self._moved = trio.Event()
-        poll = common.polls.poll
-        self.home = Sync(part, self.pull, self.push, is_walking=common.is_walking, poll=poll, on_moved=self._tell)
+        polls = common.polls
+        self.home = Sync(part, self.pull, self.push, polls, is_walking=common.is_walking, on_moved=self._tell)
         self.grafts = self.pull.mounts = Grafts(common, on_made)
         self.grafts.on_moved = self._tell
         self.grafts.list_home = self.pull.list_folder
@@ -231,9 +231,9 @@ class Syncs:
         self._moved.set()
         self._moved = trio.Event()
 
-    async def ask_for_room(self, wanted: int) -> None:
+    async def ask_for_room(self, wanted: int, needed: int) -> None:
         """See Sync; for the home."""
-        await self.home.ask_for_room(wanted)
+        await self.home.ask_for_room(wanted, needed)
 
     def hold_back(self, node: NodeId, sentence: str, edit: Edit) -> None:
         """See Sync."""

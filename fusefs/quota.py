@@ -20,11 +20,12 @@ NEAR_BYTES: Final = 64 << 20
 _AHEAD_BYTES: Final = 16 << 20
 """So much more than is needed is asked for, so that not each write asks."""
 _ASK_SECONDS: Final = 5.0
+"""For so long a write waits for an answer; the server asks other devices meanwhile for what they do not need."""
 _AGAIN_SECONDS: Final = 0.5
 """After the server had no more to give it is not asked again for so long."""
 
 
-async def _nobody(_: int) -> None:
+async def _nobody(_wanted: int, _needed: int) -> None:
     """Nobody can be asked."""
 
 
@@ -35,8 +36,8 @@ class Quota:
         self.lease = lease
         self.is_online: Callable[[], bool] = lambda: False
         """Whether there is somebody to ask for more."""
-        self.ask: Callable[[int], Awaitable[None]] = _nobody
-        """Asks the server for a lease of so many bytes; may raise RemoteError."""
+        self.ask: Callable[[int, int], Awaitable[None]] = _nobody
+        """Asks the server for a lease of so many bytes, and for what is needed of it; may raise RemoteError."""
         # At most so much larger is what is here than what is there; when that is too much, it is looked up.
         self._known_bound: int | None = None
         self._asked_at = float("-inf")
@@ -94,15 +95,14 @@ class Quota:
             raise OverQuota(f"The quota of this drive is used up: {left} bytes are left.")
 
     async def _ask(self, wanted: int) -> None:
-        now = trio.current_time()
-        if not self.is_online() or now < self._asked_at + _AGAIN_SECONDS:
+        if not self.is_online() or trio.current_time() < self._asked_at + _AGAIN_SECONDS:
             return
         try:
             with trio.move_on_after(_ASK_SECONDS):
-                await self.ask(wanted + _AHEAD_BYTES)
+                await self.ask(wanted + _AHEAD_BYTES, wanted)
         except RemoteError:
             # Away after all: the lease is what counts.
             return
         self._bound = self.lease.growth()
         if wanted > self.lease.room.lease:
-            self._asked_at = now
+            self._asked_at = trio.current_time()

@@ -94,9 +94,9 @@ class HttpService:
         """Commits after `since`; raises CursorTooOld below the floor."""
         return await self._session.ask(Changes, "GET", f"v1/spaces/{space}/changes?since={since}&life={life}")
 
-    async def room(self, space: SpaceId, holding: Holding | None, wanted: int) -> Room:
-        """What the space has room for, with a lease of what is wanted, as far as that goes."""
-        return await self._session.ask(Room, "POST", f"v1/spaces/{space}/room", RoomRequest(holding, wanted))
+    async def room(self, space: SpaceId, holding: Holding | None, wanted: int, needed: int = 0) -> Room:
+        """What the space has room for, with a lease of what is wanted, as far as that goes: see RoomRequest."""
+        return await self._session.ask(Room, "POST", f"v1/spaces/{space}/room", RoomRequest(holding, wanted, needed))
 
     async def poll(
         self,

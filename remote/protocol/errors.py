@@ -116,6 +116,8 @@ class QuotaExceeded(RemoteError):
     """The space is full; nothing of the commit was taken."""
 
     code = "quota-exceeded"
+    is_kept = False
+    """Whether there is room, but kept for other devices; the server knows, and tells nobody."""
 
 
 class ChunkMissing(RemoteError):

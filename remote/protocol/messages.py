@@ -149,10 +149,15 @@ class Holding(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RoomRequest(msgspec.Struct, frozen=True):
-    """What is there room for? `wanted`: the lease that the device needs now, in all."""
+    """What is there room for? `wanted`: the lease that the device would have, in all.
+
+    `needed`: when it gets less than that, others that hold some are asked, and the answer comes when there is as much,
+    when they were all heard, or after two seconds. 0: nobody is asked.
+    """
 
     holding: Holding | None = None
     wanted: int = 0
+    needed: int = 0
 
 
 class Spaces(msgspec.Struct, frozen=True):

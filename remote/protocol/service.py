@@ -74,8 +74,11 @@ class Service(Protocol):
         """
         ...
 
-    async def room(self, space: SpaceId, holding: Holding | None, wanted: int) -> Room:
-        """What the space has room for, with a lease of what is wanted, as far as that goes."""
+    async def room(self, space: SpaceId, holding: Holding | None, wanted: int, needed: int = 0) -> Room:
+        """What the space has room for, with a lease of what is wanted, as far as that goes.
+
+        With less than what is `needed` it takes some seconds more: other devices are asked for what they hold.
+        """
         ...
 
     async def commit(self, space: SpaceId, commit: Commit) -> CommitAnswer:

@@ -108,7 +108,11 @@ def set_home_quota(
     if account is None:
         return False
     space_rows.set_quota(session, account.home, quota)
-    for space in (account.home, *space_rows.paid_by(session, account.home)) if counts_past is not None else ():
+    paid = (account.home, *space_rows.paid_by(session, account.home))
+    # Their devices look at once.
+    for member in {member for space in paid for member, _ in space_rows.members(session, space)}:
+        account_rows.spaces_changed(session, member)
+    for space in paid if counts_past is not None else ():
         row = space_rows.space_row(session, space)
         if row is not None:
             count_past(session, row, SpaceKey(master.unwrap(row.wrapped_key)), counts_past=bool(counts_past))

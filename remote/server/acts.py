@@ -43,6 +43,7 @@ from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.lookup import node_of, rev_of
+from remote.server.needs import Needs
 from remote.server.past import Past
 from remote.server.reading import act_tag
 from remote.server.restoring import plan_restore
@@ -76,10 +77,11 @@ Planner = Callable[[Session, SpaceRow, SpaceKey], Plan]
 class Acts:
     """What an instance does with the past, for its users."""
 
-    def __init__(self, database: Database, keyring: Keyring, hub: Hub) -> None:
+    def __init__(self, database: Database, keyring: Keyring, hub: Hub, needs: Needs) -> None:
         self._database = database
         self._keyring = keyring
         self._hub = hub
+        self._needs = needs
 
     async def find(self, device: Device, space: SpaceId, path: bytes) -> NodeId:
         """The node that has this path, or had it last; raises NotFound."""
@@ -239,7 +241,7 @@ class Acts:
             answer = commits.take(session, row, by, op_id, plan.drafts, key=key, now_ns=time.time_ns())
             return answer.rev, answer.reason
 
-        rev, reason = await self._database.write(take)
+        rev, reason = await self._needs.met(device, space, lambda: self._database.write(take))
         if rev:
             self._hub.moved(space)
         return rev, reason

@@ -75,6 +75,7 @@ from remote.server.keys import SpaceKey
 from remote.server.leaves import Leaves
 from remote.server.limits import ID_SIZE, check_count, check_node, check_rev, check_size, check_space
 from remote.server.mail import Mail
+from remote.server.needs import Needs
 from remote.server.objects.store import Objects
 from remote.server.quotas import NEARLY_PERCENT, bounded, nearly_full
 from remote.server.rights import RIGHTS, Right, member_space, owner_of
@@ -103,12 +104,15 @@ class Answers:
         domain_secret: bytes,
         hub: Hub,
         mail: Mail | None = None,
+        *,
+        needs: Needs,
     ) -> None:
         self._database = database
         self._objects = objects
         self._keyring = keyring
         self._domain_secret = domain_secret
         self._hub = hub
+        self._needs = needs
         self._mail = mail
         self.chunks = Chunks(database, objects)
         self._leaves = Leaves(self.chunks.read_whole)
@@ -183,7 +187,7 @@ class Answers:
     async def commit(self, device: Device, space: SpaceId, commit: Commit) -> CommitAnswer:
         """Takes the commit or refuses it whole, and tells those who wait for the space."""
         try:
-            answer = await self._commit(device, space, commit)
+            answer = await self._needs.met(device, space, lambda: self._commit(device, space, commit))
         except (QuotaExceeded, ChunkMissing):
             # Its device gives it up: delivered once more, when there is room, it must not be taken.
             await self._database.write(partial(space_rows.refuse_op, space=space, op_id=commit.op_id))
@@ -230,21 +234,38 @@ class Answers:
         raise Busy("The server is putting its chunks in order: try again in a moment.", 1.0)
 
     async def room(self, device: Device, space: SpaceId, request: RoomRequest) -> Room:
-        """What there is room for, with a lease of what is wanted, as far as that goes."""
+        """What there is room for, with a lease of what is wanted, as far as that goes; others are asked for the rest
+        of what is needed, and waited for.
+        """
         check_size("wanted", request.wanted)
+        check_size("needed", request.needed)
         holding = {} if request.holding is None else {space: request.holding}
         _check_holding(holding)
-        self._check(device, space, Right.READ)
+        self._check(device, space, Right.WRITE if request.needed else Right.READ)
         await self.hear(device, holding)
-        return (await self.rooms(device, [space], request.wanted))[space]
+        wanted = max(request.wanted, request.needed)
+        room = (await self.rooms(device, [space], wanted))[space]
+        if not room.quota or room.lease >= request.needed:
+            return room
+
+        async with self._needs.need(device, space, request.needed) as need:
+            while True:
+                # Also at first: somebody may have let go before he was asked.
+                room = (await self.rooms(device, [space], wanted))[space]
+                if room.lease >= request.needed or not await need.hears():
+                    return room
 
     async def poll(self, device: Device, request: PollRequest) -> PollAnswer:
-        """The heads of spaces that are beyond their cursors, as soon as there is one; and what there is room for."""
+        """The heads of spaces that are beyond their cursors, as soon as there is one, or another device needs what this
+        one holds; and what there is room for.
+        """
         check_count("cursors", len(request.cursors), CURSORS_MAX)
         check_count("holding", len(request.holding), CURSORS_MAX)
         _check_holding(request.holding)
         await self.hear(device, request.holding)
+        self._needs.heard(device.device, {space: held.lease for space, held in request.holding.items()})
         answer = await self._poll(device, request)
+        self._needs.tell(device.device, request.cursors)
         return replace(answer, rooms=await self.rooms(device, request.cursors))
 
     async def _poll(self, device: Device, request: PollRequest) -> PollAnswer:
@@ -265,6 +286,9 @@ class Answers:
                 answer = await self._database.read(look)
                 if answer.heads or answer.spaces_changed or self._hub.is_closed:
                     return answer
+                if asked := self._needs.untold(device.device, request.cursors):
+                    # Nothing moved: the heads are as the device knows them.
+                    return replace(answer, heads={space: request.cursors[space] for space in asked})
                 try:
                     async with asyncio.timeout_at(deadline):
                         await waiter.event.wait()
@@ -316,7 +340,8 @@ class Answers:
     def _room(self, session: Session, row: SpaceRow, device: Device, wanted: int) -> Room:
         if not row.quota:
             return Room(row.head, 0, row.used, self._free_bytes())
-        return leases.room(session, row, device.device, wanted, self._free_bytes(), time.time_ns())
+        is_scarce = self._needs.is_scarce(row.payer or row.space)
+        return leases.room(session, row, device.device, wanted, self._free_bytes(), time.time_ns(), is_scarce=is_scarce)
 
     def _free_bytes(self) -> int:
         """What the disk takes, as of a few seconds ago."""

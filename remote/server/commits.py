@@ -161,10 +161,12 @@ def _check_quota(session: Session, row: SpaceRow, device: Device, growth: int, n
         is_over = growth > 0 and bound.used + growth + reserved > bound.quota
     if is_over:
         kept = f", and {shown_size(reserved)} are kept for what other devices write" if reserved else ""
-        raise QuotaExceeded(
+        exceeded = QuotaExceeded(
             f"{row.name} holds {shown_size(bound.used)} of {shown_size(bound.quota)}{kept}; this needs "
             f"{shown_size(growth)} more. Remove something, or ask whoever runs the server for a larger quota."
         )
+        exceeded.is_kept = growth <= leases.most(bound)
+        raise exceeded
     return bool(bound.quota)
 
 

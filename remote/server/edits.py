@@ -36,6 +36,7 @@ from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.limits import check_name
+from remote.server.needs import Needs
 from remote.server.past import Past
 from remote.server.quotas import bounded
 from remote.server.reading import act_tag
@@ -129,12 +130,14 @@ class Edits:
         files: Files,
         chunks: Chunks,
         *,
+        needs: Needs,
         commit: CommitOf,
         announce: Announce,
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._hub = hub
+        self._needs = needs
         self._files = files
         self._chunks = chunks
         self._commit = commit
@@ -317,7 +320,8 @@ class Edits:
 
     async def _take(self, by: By, space: SpaceId, op_id: bytes, drafts: list[Draft]) -> CommitAnswer:
         watch = _watch(by)
-        answer = await self._database.write(partial(self._taken, by, space, op_id, drafts, watch))
+        take = partial(self._taken, by, space, op_id, drafts, watch)
+        answer = await self._needs.met(_device(by), space, lambda: self._database.write(take))
         await self._tell(space, watch, answer)
         return answer
 
@@ -338,6 +342,7 @@ class Edits:
         carried: list[Carried] = []
 
         def take(session: Session) -> CommitAnswer:
+            carried.clear()
             if not are_there(session, brought):
                 return CommitAnswer(Rev(0), 0, (), "What was to be copied was changed meanwhile.")
             if planned.going:
@@ -359,7 +364,7 @@ class Edits:
             return answer
 
         try:
-            answer = await self._database.write(take)
+            answer = await self._needs.met(_device(by), planned.target, lambda: self._database.write(take))
         except _NotTaken as refused:
             if not refused.answer.held:
                 return refused.answer

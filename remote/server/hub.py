@@ -73,6 +73,12 @@ class Hub:
         for waiter in self._by_space.get(space, ()):
             waiter.event.set()
 
+    def look(self, spaces: Iterable[SpaceId]) -> None:
+        """Wakes all who wait for these spaces, though none of them moved: there is something else for some."""
+        for space in spaces:
+            for waiter in self._by_space.get(space, ()):
+                waiter.event.set()
+
     def moved_elsewhere(self, space: SpaceId) -> None:
         """The same from the thread of a job."""
         if self._loop is not None:

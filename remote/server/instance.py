@@ -58,6 +58,7 @@ from remote.server.keys import MasterKey, fresh_key, make_master_key, read_maste
 from remote.server.links import LinkAnswers
 from remote.server.located import Locator
 from remote.server.mail import Mail
+from remote.server.needs import Needs
 from remote.server.objects.local import LocalObjects
 from remote.server.objects.signing import Signer
 from remote.server.previews.asking import PreviewAnswers
@@ -161,8 +162,9 @@ def opened(
         if config.oidc is not None:
             sso = Sso(config.oidc, config.url, database=database, accounts=accounts, mail=mail, master=master)
         keyring = Keyring(master)
-        answers = Answers(database, objects, keyring, domain_secret, hub, mail)
-        acts = Acts(database, keyring, hub)
+        needs = Needs(database, hub)
+        answers = Answers(database, objects, keyring, domain_secret, hub, mail, needs=needs)
+        acts = Acts(database, keyring, hub, needs)
         contents = Contents(answers.chunks, domain_secret)
         locator = Locator(database, keyring)
         events = EventAnswers(database, answers.chunks, mail)
@@ -175,7 +177,14 @@ def opened(
             sharing = SharingAnswers(database, keyring, master, answers.chunks, files, hub=hub, mail=mail)
             groups = GroupAnswers(sharing)
             edits = Edits(
-                database, keyring, hub, files, answers.chunks, commit=answers.commit, announce=events.announce
+                database,
+                keyring,
+                hub,
+                files,
+                answers.chunks,
+                needs=needs,
+                commit=answers.commit,
+                announce=events.announce,
             )
             uploads = Uploads(database, keyring, files, contents, signer=signer, commit=answers.commit)
             yield Instance(

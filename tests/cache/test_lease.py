@@ -63,6 +63,17 @@ def test_what_is_let_go_does_not_come_back_with_an_answer_from_before_or_a_resta
     assert lease.held() == Holding(400, held.serial)
 
 
+def test_without_a_share_no_more_is_kept_than_is_needed_and_an_answer_from_before_is_passed_over(tree: Tree) -> None:
+    lease = Lease(tree)
+    assert lease.take(room(5, 500, share=0))
+    lease.unflushed_bytes = lambda: 50
+    lease.lower()
+    assert lease.room.lease == 50
+    assert not lease.take(room(5, 500))
+    assert lease.take(room(5, 80, serial=lease.room.serial))
+    assert lease.room.lease == 80
+
+
 def test_the_first_answer_of_a_connection_counts_whatever_it_says(tree: Tree) -> None:
     lease = Lease(tree)
     lease.take(room(5, 500, serial=7))

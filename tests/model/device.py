@@ -199,8 +199,8 @@ class Remote:
     ) -> PollAnswer:
         return await self.wire.carry(lambda: self.desk.poll(cursors, wait_seconds, holding, serial))
 
-    async def room(self, space: SpaceId, holding: Holding | None, wanted: int) -> Room:
-        return await self.wire.carry(lambda: self.desk.room(space, holding, wanted))
+    async def room(self, space: SpaceId, holding: Holding | None, wanted: int, needed: int = 0) -> Room:
+        return await self.wire.carry(lambda: self.desk.room(space, holding, wanted, needed))
 
     async def commit(self, space: SpaceId, commit: Commit) -> CommitAnswer:
         self.wire.before_commit(commit)

@@ -89,6 +89,7 @@ from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import MasterKey
 from remote.server.mail import Mail
+from remote.server.needs import Needs
 from remote.server.objects.local import LocalObjects
 from remote.server.objects.signing import Signer
 from remote.server.objects.store import object_name
@@ -186,7 +187,8 @@ class Server:
         self._database = _Database(folder / _DATABASE)
         self.objects = LocalObjects(folder, Signer(_MASTER.derive(b"signed urls"), time.time))
         hub, keyring = Hub(), Keyring(_MASTER)
-        self._answers = _Answers(self._database, self.objects, keyring, SECRET, hub)
+        needs = Needs(self._database, hub)
+        self._answers = _Answers(self._database, self.objects, keyring, SECRET, hub, needs=needs)
         slowing = Slowing(time.time_ns)
         codes = Codes(self._database, _MASTER, slowing, time.time_ns)
         self._accounts = Accounts(self._database, "model", slowing, codes, time.time_ns)
@@ -196,7 +198,7 @@ class Server:
             self._database, keyring, _MASTER, self._answers.chunks, files, hub=hub, mail=mail
         )
         self.groups = GroupAnswers(self._sharing, time.time_ns)
-        self._acts = Acts(self._database, keyring, hub)
+        self._acts = Acts(self._database, keyring, hub, needs)
         self._end = weakref.finalize(self, _close, self._database, self._answers, self._accounts, self._home)
 
     def crash(self) -> None:
@@ -521,8 +523,8 @@ class Desk:
     async def lost(self, space: SpaceId, after: ChunkId) -> LostAnswer:
         return self.server.ask(lambda answers: answers.lost(self._asker, space, LostRequest(after)), LostAnswer)
 
-    async def room(self, space: SpaceId, holding: Holding | None, wanted: int) -> Room:
-        request = RoomRequest(holding, wanted)
+    async def room(self, space: SpaceId, holding: Holding | None, wanted: int, needed: int = 0) -> Room:
+        request = RoomRequest(holding, wanted, needed)
         return self.server.ask(lambda answers: answers.room(self._asker, space, request), Room)
 
     async def poll(
