@@ -62,7 +62,7 @@ from remote.server.needs import Needs
 from remote.server.objects.local import LocalObjects
 from remote.server.objects.signing import Signer
 from remote.server.previews.asking import PreviewAnswers
-from remote.server.removing import remove_user
+from remote.server.removing import forget, let_others_write, remove_user
 from remote.server.search.answers import SearchAnswers
 from remote.server.search.index import Index
 from remote.server.sharing import SharingAnswers
@@ -318,10 +318,11 @@ def remove(data: Path, key_file: Path, name: str) -> None:
             spaces = database.write_now(lambda session: remove_user(session, Keyring(master), name, time.time_ns()))
         except (NotFound, NotAllowed) as error:
             raise InstanceTrouble(str(error)) from error
-    index = Index(data)
-    for space in spaces:
-        # Names of files stand in it in the clear.
-        index.clear(space)
+        index = Index(data)
+        for space in spaces:
+            # Names of files stand in it in the clear.
+            index.clear(space)
+            forget(database, space, let_others_write)
 
 
 def set_user_email(data: Path, key_file: Path, name: str, email: str) -> None:

@@ -1,7 +1,13 @@
 """Removing: takes a user away for good, with all that is his; what others share with him stays theirs.
 
-His files are forgotten here, and their content goes when garbage is collected.
+His files are forgotten bit by bit, so that others can write meanwhile: what a crash leaves of them, and their content,
+goes when garbage is collected.
 """
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final
 
 from remote.protocol.errors import NotAllowed, NotFound
 from remote.protocol.ids import SpaceId
@@ -14,15 +20,32 @@ from remote.server.database import sharing as sharing_rows
 from remote.server.database import spaces as space_rows
 from remote.server.database import uploads as upload_rows
 from remote.server.database.accounts import Account
-from remote.server.database.connection import Session
+from remote.server.database.connection import Database, Session
 from remote.server.database.retention import every_space
 from remote.server.groups import take_from_group
 from remote.server.keyring import Keyring
 from remote.server.membership import Members, Told
 
+ROWS_AT_ONCE: Final = 5_000
+"""Rows that are forgotten in one transaction: others wait for it, some 50 ms."""
+
+
+def forget(database: Database, space: SpaceId, pause: Callable[[], None]) -> None:
+    """Forgets what was in a space that is removed; does nothing to any other. `pause`: called between transactions."""
+    while database.write_now(partial(space_rows.empty_some, space=space, count=ROWS_AT_ONCE)):
+        pause()
+
+
+def let_others_write() -> None:
+    """The pause of another process than the server: who waits for the database looks every 0.1 s."""
+    time.sleep(0.1)
+
 
 def remove_user(session: Session, keyring: Keyring, name: str, now_ns: int) -> list[SpaceId]:
-    """Removes a user; the spaces that were his. Raises NotFound, and NotAllowed for who owns what others use."""
+    """Removes a user; the spaces that were his, to be forgotten (`forget`).
+
+    Raises NotFound, and NotAllowed for who owns what others use.
+    """
     user = account_rows.user_of_login(session, login_name(name))
     account = account_rows.account(session, user) if user is not None else None
     if account is None:
@@ -40,8 +63,7 @@ def remove_user(session: Session, keyring: Keyring, name: str, now_ns: int) -> l
     account_rows.end_account(session, account.user, login_name(name))
     spaces = [account.home, *_kept_by(session, account)]
     for space in spaces:
-        space_rows.end_member(session, space, account.user)
-        space_rows.empty_space(session, space)
+        space_rows.remove_space(session, space)
     note(session, account.user, "user removed", account.user_name)
     return spaces
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from remote.protocol.ids import NO_SPACE, DeviceId, NodeId, Rev, SpaceId, UserId
 from remote.protocol.nodes import FILE_SIZE_MAX
@@ -289,17 +290,57 @@ def moments(session: Session, space: SpaceId, folder: NodeId, last: int, limit: 
     )
 
 
-def empty_space(session: Session, space: SpaceId) -> None:
-    """Forgets all files of a space and their past; what they need of chunks and manifests, a collection removes.
-
-    The journal stays, which says when there was a commit, and by whom; nothing says of what.
-    """
+_REMOVED: Final = "(removed)"
+_EMPTIED: Final = (
     # Each from the first on: a statement on a large table says which part of it is meant, and all of it is.
-    session.run("DELETE FROM version WHERE space_id = ? AND rev >= ?", space, 0)
-    session.run("DELETE FROM node WHERE space_id = ? AND node_id >= ?", space, 0)
-    session.run("DELETE FROM name WHERE space_id = ? AND parent >= ?", space, 0)
-    session.run("DELETE FROM moment WHERE space_id = ? AND folder >= ?", space, 0)
-    session.run("DELETE FROM op_seen WHERE space_id = ? AND op_id >= ?", space, b"")
+    (
+        "SELECT space_id, rev, ordinal FROM version WHERE space_id = ? AND rev >= ? ORDER BY rev, ordinal LIMIT ?",
+        "DELETE FROM version WHERE space_id = ? AND rev = ? AND ordinal = ?",
+        0,
+    ),
+    (
+        "SELECT space_id, parent, until_rev, name FROM name WHERE space_id = ? AND parent >= ? ORDER BY parent LIMIT ?",
+        "DELETE FROM name WHERE space_id = ? AND parent = ? AND until_rev = ? AND name = ?",
+        0,
+    ),
+    (
+        "SELECT space_id, node_id FROM node WHERE space_id = ? AND node_id >= ? ORDER BY node_id LIMIT ?",
+        "DELETE FROM node WHERE space_id = ? AND node_id = ?",
+        0,
+    ),
+    (
+        "SELECT space_id, folder, rev FROM moment WHERE space_id = ? AND folder >= ? ORDER BY folder, rev LIMIT ?",
+        "DELETE FROM moment WHERE space_id = ? AND folder = ? AND rev = ?",
+        0,
+    ),
+    (
+        "SELECT space_id, op_id FROM op_seen WHERE space_id = ? AND op_id >= ? ORDER BY op_id LIMIT ?",
+        "DELETE FROM op_seen WHERE space_id = ? AND op_id = ?",
+        b"",
+    ),
+)
+
+
+def empty_some(session: Session, space: SpaceId, count: int) -> bool:
+    """Forgets so many rows of a space that nobody has any more (`remove_space`); False when there are none left.
+
+    What its files need of chunks and manifests, a collection removes. The journal stays, which says when there was a
+    commit, and by whom; nothing says of what.
+    """
+    found = session.row("SELECT name FROM space WHERE space_id = ?", space)
+    if found is None or found[0] != _REMOVED or members(session, space):
+        return False
+    for look, forget, first in _EMPTIED:
+        rows = list(session.rows(look, space, first, count))
+        if rows:
+            session.run_many(forget, rows)
+            return True
+    return False
+
+
+def remove_space(session: Session, space: SpaceId) -> None:
+    """Nobody has the space any more; all that was in it is to be forgotten, by `empty_some`."""
+    session.run("DELETE FROM member WHERE space_id = ?", space)
     session.run("DELETE FROM conflict WHERE space_id = ?", space)
     session.run("DELETE FROM removed WHERE space_id = ?", space)
     session.run("DELETE FROM kept WHERE space_id = ?", space)
@@ -308,4 +349,4 @@ def empty_space(session: Session, space: SpaceId) -> None:
     session.run("DELETE FROM burst WHERE space_id = ?", space)
     session.run("DELETE FROM refused WHERE space_id = ?", space)
     session.run("DELETE FROM job_trouble WHERE space_id = ?", space)
-    session.run("UPDATE space SET name = '(removed)', used = 0, quota = 0 WHERE space_id = ?", space)
+    session.run("UPDATE space SET name = ?, used = 0, quota = 0 WHERE space_id = ?", _REMOVED, space)

@@ -24,6 +24,7 @@ from remote.server.database.scratch import Scratch, scratch
 from remote.server.keyring import Keyring
 from remote.server.objects.packs import read_footer
 from remote.server.objects.store import ObjectMissing, Removable, id_of, name_of
+from remote.server.removing import forget
 from remote.server.upkeep.marking import AT_ONCE, Incomplete, Marker
 
 GRACE_SECONDS = 7 * 24 * 3_600.0
@@ -99,6 +100,9 @@ class Collector:
     def _collect_space(
         self, sets: Scratch, space: SpaceId, before_ns: int, collected: Collected, *, is_dry: bool
     ) -> None:
+        if not is_dry:
+            # Of a user who was removed, if that was cut off.
+            forget(self._database, space, self._pause)
         marker = Marker(self._database, self._objects, self._keyring, sets, self._pause)
         try:
             head, unnamed = marker.mark(space)

@@ -17,6 +17,8 @@ from remote.protocol.messages import Done, LoginRequest
 from remote.protocol.nodes import Entry, Manifest
 from remote.protocol.sharing import GroupMemberRequest, GroupRequest, Members, SharedSpaceRequest, ShareRequest, Wish
 from remote.server import instance as instances
+from remote.server import removing
+from remote.server.database import spaces as space_rows
 from remote.server.instance import DATABASE, Instance, InstanceTrouble
 from remote.server.jobs.chosen import Choice, chosen
 from remote.server.jobs.following import Follower
@@ -110,6 +112,39 @@ def told_in(tmp_path: Path, word: bytes) -> set[tuple[int, str]]:
                     found.add((int(path.stem) if is_index else dict(row).get("space_id", 0), table))
         connection.close()
     return found
+
+
+async def test_a_removal_lets_others_write_and_one_that_is_cut_off_is_ended_by_the_next_collection(
+    ann: Any, bob: Any, build: Any, instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (b"secretly a", b"secretly b", b"secretly c"):
+        await brought(ann, build, name)
+    heads: list[int] = []
+
+    def write_meanwhile() -> None:
+        # It would wait for a transaction that is open.
+        heads.append(instance.database.write_now(lambda session: space_rows.members(session, bob.home))[0][0])
+        if len(heads) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(removing, "ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(instances, "let_others_write", write_meanwhile)
+    with pytest.raises(KeyboardInterrupt):
+        remove(tmp_path, "ann")
+    # It is begun, so he is gone; more of it nobody has to do.
+    with pytest.raises(NotSignedIn):
+        await ann.spaces()
+    with pytest.raises(InstanceTrouble, match="no user ann"):
+        remove(tmp_path, "ann")
+    assert {table for _, table in told_in(tmp_path, b"secretly")} >= {"node", "name"}
+    with instances.beside(tmp_path / "data", tmp_path / "key") as beside:
+        Collector(beside.database, beside.objects, beside.keyring).run()
+    assert told_in(tmp_path, b"secretly") == set()
+    assert await bob.names() == []
+    await bob.new_file(b"hers")
+    with instances.beside(tmp_path / "data", tmp_path / "key") as beside:
+        removing.forget(beside.database, bob.home, lambda: None)
+    assert await bob.names() == [b"hers"]
 
 
 async def test_what_others_share_stays_theirs(ann: Any, bob: Any, build: Any, tmp_path: Path) -> None:
