@@ -77,6 +77,8 @@ class Moving:
     """
 
     to: SpaceId
+    rows: Sequence[trees.NodeRow] = ()
+    """Nodes of it that are known already, as they are in this transaction."""
 
 
 class Overtaken(Exception):
@@ -122,7 +124,7 @@ def take(
         raise Overtaken
     if any(_is_gone(session, row.space, draft) for draft in drafts):
         return CommitAnswer(Rev(0), now_ns, (), "Content of an older version was removed for good meanwhile.")
-    tree = _StoredTree(session, row.space, device)
+    tree = _StoredTree(session, row.space, device, moving.rows if moving is not None else ())
     refusal = judge(tree, [draft.change for draft in drafts], may_mount=moving is not None)
     if refusal is not None:
         return CommitAnswer(Rev(0), now_ns, _winners(session, row.space, refusal, key), refusal.reason)
@@ -179,11 +181,11 @@ def _is_gone(session: Session, space: SpaceId, draft: Draft) -> bool:
 class _StoredTree:
     """invariants.Tree from the database; each node is looked up once."""
 
-    def __init__(self, session: Session, space: SpaceId, device: Device) -> None:
+    def __init__(self, session: Session, space: SpaceId, device: Device, known: Iterable[trees.NodeRow] = ()) -> None:
         self._session = session
         self._space = space
         self._device = device
-        self._rows: dict[NodeId, trees.NodeRow | None] = {}
+        self._rows: dict[NodeId, trees.NodeRow | None] = {row.node: row for row in known}
         self._presents: dict[NodeId, Present | None] = {}
         self._names: dict[NodeId, tuple[Name, ...]] = {}
         self._ranges: dict[int, bool] = {}

@@ -116,6 +116,7 @@ class _Founding:
     used: int = 0
     folders: list[NodeId] = field(default_factory=list)
     removals: list[Draft] = field(default_factory=list)
+    rows: list[NodeRow] = field(default_factory=list)
     contents: set[bytes] = field(default_factory=set)
 
 
@@ -151,7 +152,7 @@ class Founder:
         self._end(filling)
         shared = msgspec.structs.replace(state, mounts=space.space, ctime_ns=self.now_ns)
         filling.removals.append(_draft(top, row.rev, self.now_ns, shared))
-        return self._take(home, home_key, filling.removals, Moving(space.space))
+        return self._take(home, home_key, filling.removals, Moving(space.space, filling.rows))
 
     def dissolve_space(
         self, space: SpaceRow, space_key: SpaceKey, home: SpaceRow, home_key: SpaceKey, top: NodeId
@@ -166,15 +167,17 @@ class Founder:
             raise InTheWay("The folder that stands for it is gone from the drive of its owner: nothing was changed.")
         state = msgspec.structs.replace(decode_state(row.state), mounts=NO_SPACE, ctime_ns=self.now_ns)
         coming, removals = [_draft(top, row.rev, self.now_ns, state)], []
+        rows: list[NodeRow] = []
         chunks: set[ChunkId] = set()
         for batch in moved_below(session, space.space, space_key, ROOT):
             for moved in batch:
+                rows.append(moved.row)
                 removals.append(_draft(moved.row.node, moved.row.rev, self.now_ns, None))
                 coming.append(self._back(moved, home.space, home_key, top))
                 if moved.manifest is not None:
                     chunks.update(self._chunks(moved))
         if removals:
-            self._take(space, space_key, removals, Moving(home.space))
+            self._take(space, space_key, removals, Moving(home.space, rows))
         chunk_rows.add_references(session, home.space, chunks)
         self.carried.extend(carry(session, space.space, home.space, chunks))
         # What the space held counts as the home's own from here on: its row is another one now.
@@ -264,6 +267,7 @@ class Founder:
             )
             entries += [(name.parent, name.name, row.node) for name in state.names]
             filling.used += row.size
+            filling.rows.append(row)
             filling.removals.append(_draft(row.node, row.rev, self.now_ns, None))
         trees.put_nodes(session, space, nodes)
         trees.add_names(session, space, entries, rev)

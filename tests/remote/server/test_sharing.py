@@ -47,6 +47,7 @@ from remote.protocol.sharing import (
 from remote.server import instance as instances
 from remote.server import membership
 from remote.server.database import chunks as chunk_rows
+from remote.server.database.connection import Session
 from remote.server.instance import Instance
 from remote.server.upkeep import standing
 from remote.server.upkeep.collecting import Collector
@@ -112,6 +113,30 @@ async def test_a_folder_becomes_a_space_with_the_same_nodes(ann: Any, thesis: No
     assert {one.node for one in changes.commits[0].changes if one.state is None} == {
         one.node for one in (*old.children, *(await ann.listing(old.children[1].node, as_of=head)).folders[0].children)
     }
+
+
+async def test_to_share_a_folder_asks_the_database_no_more_often_for_more_files(
+    ann: Any, build: Any, instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    execute = Session._execute
+
+    def counted(session: Session, sql: str, values: tuple[object, ...]) -> Any:
+        asked.append(sql)
+        return execute(session, sql, values)
+
+    monkeypatch.setattr(Session, "_execute", counted)
+    counts = []
+    for files in (1, 31):
+        folder = await ann.new_folder(b"folder of %d" % files)
+        new = [build.change(await ann.new_id(), build.file(b"%d" % number, folder)) for number in range(files)]
+        await ann.commit(*new)
+        asked.clear()
+        shared = await share(ann, folder)
+        counts.append(len(asked))
+        await about(ann, "end", shared.space)
+    # All who write wait meanwhile.
+    assert counts[1] - counts[0] < 10, counts
 
 
 async def test_members_see_and_change_one_folder(ann: Any, bob: Any, thesis: NodeId, instance: Instance) -> None:
