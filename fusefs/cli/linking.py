@@ -41,7 +41,7 @@ def listing(*, as_json: bool) -> None:
         print(json.dumps([_as_json(account.url, entry) for entry in found], indent=2))
         return
     for entry in found:
-        print(f"{account.url}{entry.path}  {shown(entry.name) or '(removed)'}")
+        print(f"{account.url}{entry.path}  {_where(entry)}")
         print(f"    {_told(entry)}")
     if not found:
         print("There are no links.")
@@ -55,7 +55,12 @@ def revoke(which: str) -> None:
     if not matching:
         raise Refused(f"You have no link {shown(which)}: satchel link list lists what there is.")
     asked_server(lambda service: service.revoke_link(matching[0].link))
-    print(f"The link to {shown(matching[0].name) or 'what was removed'} is over.")
+    print(f"The link to {_where(matching[0])} is over.")
+
+
+def _where(entry: LinkEntry) -> str:
+    removed = "" if entry.name else "(removed)"
+    return " ".join(part for part in (shown(entry.leads_to or entry.name), removed) if part)
 
 
 def _told(entry: LinkEntry) -> str:
@@ -78,6 +83,7 @@ def _as_json(url: str, entry: LinkEntry) -> dict[str, object]:
         "link": entry.link,
         "url": f"{url}{entry.path}",
         "name": entry.name,
+        "leads_to": entry.leads_to,
         "kind": entry.kind,
         "created_ns": entry.created_ns,
         "expires_ns": entry.expires_ns,

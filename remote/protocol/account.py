@@ -65,7 +65,8 @@ class LinkRequest(msgspec.Struct, frozen=True):
 class LinkEntry(msgspec.Struct, frozen=True):
     """A link: `path` is to be put behind the server's address; `is_over`: it leads nowhere any more.
 
-    `name`: of the file or folder, `/` for all of the drive; empty when it was removed.
+    `name`: of the file or folder, `/` for all of the drive; empty when it was removed. `leads_to`: its path in the
+    drive of who made the link, where it was last when it was removed; empty when he may not see it any more.
     """
 
     link: int
@@ -78,6 +79,7 @@ class LinkEntry(msgspec.Struct, frozen=True):
     downloads: int = 0
     downloads_max: int = 0
     is_over: bool = False
+    leads_to: str = ""
 
 
 class Links(msgspec.Struct, frozen=True):

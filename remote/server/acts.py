@@ -39,10 +39,11 @@ from remote.server.database.connection import Database, Session
 from remote.server.database.spaces import SpaceRow
 from remote.server.differences import Step, diff, told
 from remote.server.events import close, event_of
+from remote.server.files import shown_name
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
-from remote.server.lookup import node_of, rev_of
+from remote.server.lookup import node_of, path_of, rev_of
 from remote.server.needs import Needs
 from remote.server.past import Past
 from remote.server.reading import act_tag
@@ -69,6 +70,8 @@ SERVER: Final = DeviceId(0)
 _TRIES: Final = 5
 PURGED_AT_ONCE: Final = 200
 """Files whose past is forgotten by one transaction."""
+_NAMED: Final = 3
+"""Paths in the note of a purge."""
 
 Result = TypeVar("Result")
 Planner = Callable[[Session, SpaceRow, SpaceKey], Plan]
@@ -154,7 +157,19 @@ class Acts:
 
         def begin(session: Session) -> None:
             row = member_space(session, space, device.user, Right.FORGET)
-            note(session, device.user, "history purged", f"{len(planned)} files and folders in {row.name}")
+            note(
+                session,
+                device.user,
+                "history purged",
+                f"{len(planned)} files and folders in {row.name}: {named(session)}",
+            )
+
+        def named(session: Session) -> str:
+            if not request.nodes:
+                return "all that was removed"
+            some = [shown_name(path_of(session, space, node)) or "/" for node in request.nodes[:_NAMED]]
+            more = len(request.nodes) - len(some)
+            return ", ".join([*some, f"and {more} more"] if more else some)
 
         planned = await self._database.read(plan)
         if request.is_dry_run:

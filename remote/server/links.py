@@ -13,7 +13,7 @@ from itertools import islice
 
 from remote.protocol.account import LinkEntry, LinkRequest, Links, RevokeLinkRequest
 from remote.protocol.errors import BadRequest, Gone, NotAllowed, NotFound, NotSignedIn
-from remote.protocol.ids import ROOT, NodeId, SpaceId
+from remote.protocol.ids import NOWHERE, ROOT, NodeId, SpaceId, UserId
 from remote.protocol.messages import Done
 from remote.protocol.nodes import NAME_MAX, Kind, Manifest
 from remote.server.accounts import PROVEN_MAX, PROVEN_SECONDS, Accounts
@@ -29,6 +29,7 @@ from remote.server.files import TREE_MAX, Files, Item, below, children_of, file_
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.limits import check_node, check_space
+from remote.server.lookup import path_of
 from remote.server.rights import Right, member_space
 from remote.server.slowing import Lately
 from remote.server.states import decode_state
@@ -121,8 +122,9 @@ class LinkAnswers:
                 is_revoked=False,
             )
             link_rows.add_link(session, row, _hash(secret))
-            note(session, device.user, "link made", f"{row.kind} {shown_name(item.name) or '/'} (link {row.link})")
-            return _entry(row, secret, item, is_over=False)
+            entry = _entry(row, secret, item, _leads_to(session, device.user, space, item.node), is_over=False)
+            note(session, device.user, "link made", _noted(row, entry.leads_to))
+            return entry
 
         return await self._database.write(make)
 
@@ -135,13 +137,10 @@ class LinkAnswers:
                 space = space_row(session, row.space)
                 if space is None:
                     continue
-                try:
-                    # Whose links may not be used any more is told nothing more of what they led to.
-                    item = self._followed(session, row).item
-                except (NotFound, NotAllowed):
-                    item = None
+                item, leads_to = self._told(session, row)
                 secret = self._keyring.key(space).open(row.secret).decode()
-                found.append(_entry(row, secret, item, is_over=item is None or self._is_over(row)))
+                is_over = item is None or self._is_over(row)
+                found.append(_entry(row, secret, item, leads_to, is_over=is_over))
             return Links(tuple(found))
 
         return await self._database.read(read)
@@ -154,7 +153,7 @@ class LinkAnswers:
             if row is None or row.is_revoked:
                 raise NotFound(f"You have no link {request.link}.")
             link_rows.revoke_link(session, device.user, request.link)
-            note(session, device.user, "link revoked", f"link {request.link}")
+            note(session, device.user, "link revoked", _noted(row, self._told(session, row)[1]))
             return Done()
 
         return await self._database.write(revoke)
@@ -214,6 +213,19 @@ class LinkAnswers:
         there = member_space(session, space, row.user, Right.WRITE)
         key = self._keyring.key(there)
         return Opened(replace(row, space=space, node=node), there, key, _item(session, there, key, node))
+
+    def _told(self, session: Session, row: LinkRow) -> tuple[Item | None, str]:
+        """What a link leads to, None when it is gone, and its path; both for its maker, as far as he may know it."""
+        space, node = _place(session, row.space, row.node)
+        try:
+            there = member_space(session, space, row.user, Right.WRITE)
+        except (NotFound, NotAllowed):
+            return None, ""
+        try:
+            item = _item(session, there, self._keyring.key(there), node)
+        except NotFound:
+            item = None
+        return item, _leads_to(session, row.user, there, node)
 
     def check_uses(self, opened: Opened, who: str) -> None:
         """Raises Gone when the link allows no more downloads, but for a file of which `who` began one."""
@@ -355,7 +367,21 @@ def _item(session: Session, space: SpaceRow, key: SpaceKey, node: NodeId) -> Ite
     return replace(item, name=space.name.encode()) if node == ROOT and space.payer else item
 
 
-def _entry(row: LinkRow, secret: str, item: Item | None, *, is_over: bool) -> LinkEntry:
+def _leads_to(session: Session, user: UserId, space: SpaceRow, node: NodeId) -> str:
+    """The path of a node in the user's drive, where it was last when it is removed; `/` for all of the drive."""
+    account = account_rows.account(session, user)
+    mount = account_rows.mount_node(session, user, space.space)
+    parts = [path_of(session, account.home, mount)] if account is not None and mount != NOWHERE else []
+    parts.append(path_of(session, space.space, node))
+    return shown_name(b"/".join(part for part in parts if part)) or "/"
+
+
+def _noted(row: LinkRow, leads_to: str) -> str:
+    # The path last, for a long one is cut.
+    return f"link {row.link}, {row.kind}{': ' if leads_to else ''}{leads_to}"
+
+
+def _entry(row: LinkRow, secret: str, item: Item | None, leads_to: str, *, is_over: bool) -> LinkEntry:
     name = "" if item is None else shown_name(item.name) or "/"
     return LinkEntry(
         link=row.link,
@@ -368,6 +394,7 @@ def _entry(row: LinkRow, secret: str, item: Item | None, *, is_over: bool) -> Li
         downloads=row.downloads,
         downloads_max=row.downloads_max,
         is_over=is_over,
+        leads_to=leads_to,
     )
 
 

@@ -1,4 +1,4 @@
-"""Lookup: what a person means by a path and by a time or rev, in one space."""
+"""Lookup: what a person means by a path and by a time or rev, in one space; and the path of what is, or was, there."""
 
 from remote.protocol.errors import BadRequest, NotFound
 from remote.protocol.ids import NOW, ROOT, NodeId, Rev, SpaceId
@@ -9,7 +9,9 @@ from remote.server.database import spaces as space_rows
 from remote.server.database import trees
 from remote.server.database.connection import Session
 from remote.server.database.spaces import SpaceRow
+from remote.server.states import decode_state
 
+_DEPTH_MAX = 4_096
 _DATE_LENGTH = len("20261121")
 
 
@@ -22,6 +24,20 @@ def node_of(session: Session, space: SpaceId, path: bytes) -> NodeId:
             raise NotFound(f"There is no {path.decode(errors='backslashreplace')}, and none is known that was.")
         node = found
     return node
+
+
+def path_of(session: Session, space: SpaceId, node: NodeId) -> bytes:
+    """Where a node is from the top of its space, or was when it was last there; `?` for what is not known any more."""
+    parts: list[bytes] = []
+    while node != ROOT and len(parts) < _DEPTH_MAX:
+        found = trees.last_state(session, space, node)
+        state = decode_state(found) if found is not None else None
+        if state is None or not state.names:
+            parts.append(b"?")
+            break
+        parts.append(state.names[0].name)
+        node = state.names[0].parent
+    return b"/".join(reversed(parts))
 
 
 def rev_of(session: Session, row: SpaceRow, text: str) -> Rev:

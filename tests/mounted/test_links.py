@@ -22,9 +22,14 @@ def test_a_link_is_made_used_and_revoked(device: Any) -> None:
     desk.wait()
     assert httpx.get(f"{made['url']}/intro.txt", auth=("", "sesame"), timeout=60).text == "It was the best of times."
     listed = desk.must("link", "list")
-    assert made["url"] in listed
+    assert f"{made['url']}  thesis\n" in listed
     assert "with a password" in listed
+    (desk.path / "work").mkdir()
+    (desk.path / "thesis").rename(desk.path / "work" / "book")
+    desk.wait()
+    assert f"{made['url']}  work/book\n" in desk.must("link", "list")
     desk.must("link", "revoke", made["url"])
+    assert f"link revoked: link {made['link']}, read: work/book" in desk.must("audit")
     assert httpx.get(made["url"], timeout=60).status_code == 410
     assert "no links" in desk.must("link", "list")
 

@@ -72,7 +72,10 @@ class NewLink(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Link(msgspec.Struct):
-    """A link of yours: `url` is for whoever gets it. `is_over`: it leads nowhere any more."""
+    """A link of yours: `url` is for whoever gets it. `is_over`: it leads nowhere any more.
+
+    `leads_to`: a path in your drive, the last one when that was removed; empty: you may not see it any more.
+    """
 
     link: str
     url: str
@@ -84,6 +87,7 @@ class Link(msgspec.Struct):
     downloads: int
     downloads_max: int
     is_over: bool
+    leads_to: str
 
 
 class Ended(msgspec.Struct):
@@ -180,6 +184,7 @@ def _link(request: AnyRequest, one: LinkEntry) -> Link:
         downloads=one.downloads,
         downloads_max=one.downloads_max,
         is_over=one.is_over,
+        leads_to=one.leads_to,
     )
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from remote.protocol import manifests, sealing
 from remote.protocol.errors import RemoteError
-from remote.protocol.ids import ROOT, ChunkId, NodeId, SpaceId
+from remote.protocol.ids import ChunkId, NodeId, SpaceId
 from remote.protocol.nodes import Entry
 from remote.server.database import chunks as chunk_rows
 from remote.server.database import trees
@@ -14,11 +14,10 @@ from remote.server.database import upkeep as rows
 from remote.server.database.connection import Database, Session
 from remote.server.database.spaces import space_row
 from remote.server.keyring import Keyring
+from remote.server.lookup import path_of
 from remote.server.objects.store import ObjectMissing, Objects, name_of
-from remote.server.states import decode_state, open_manifest
+from remote.server.states import open_manifest
 from remote.server.upkeep.marking import AT_ONCE
-
-_DEPTH_MAX = 4_096
 
 
 @dataclass(frozen=True)
@@ -109,17 +108,3 @@ def _hit(session: Session, space: SpaceId, name: str, node: NodeId, count: int, 
     row = trees.node_row(session, space, node)
     is_present = row is not None and row.content_id in contents
     return Hit(name, path_of(session, space, node), is_present, count - is_present)
-
-
-def path_of(session: Session, space: SpaceId, node: NodeId) -> bytes:
-    """Where a node is, or was when it was last there."""
-    parts: list[bytes] = []
-    while node != ROOT and len(parts) < _DEPTH_MAX:
-        found = trees.last_state(session, space, node)
-        state = decode_state(found) if found is not None else None
-        if state is None or not state.names:
-            parts.append(b"?")
-            break
-        parts.append(state.names[0].name)
-        node = state.names[0].parent
-    return b"/".join(reversed(parts))

@@ -51,11 +51,11 @@ async def test_what_is_done_is_noted_with_device_and_address(sign_in: Any, build
         ("signed in", "desk1"),
         ("device renamed", "desk1 to phone"),
         ("device wiped", "phone"),
-        ("link made", f"read / (link {link['link']})"),
-        ("link revoked", f"link {link['link']}"),
+        ("link made", f"link {link['link']}, read: /"),
+        ("link revoked", f"link {link['link']}, read: /"),
         ("password changed", "0 devices and tokens signed out"),
         ("retention set", "ann: all 7 days, hourly 7, daily 7, then nothing"),
-        ("history purged", "0 files and folders in ann"),
+        ("history purged", "0 files and folders in ann: all that was removed"),
     ]
     assert {(entry.by, entry.device_name, entry.address) for entry in found[:7]} == {("ann", "desk1", "127.0.0.1")}
     # The command is no user, and asks from nowhere.

@@ -192,7 +192,10 @@ async def test_a_link_shows_the_file_as_it_is_now_and_ends_with_it(
     base = (await drive.ann.node(drive.file)).rev
     await drive.ann.made(build.change(drive.file, None, base))
     assert (await http.get(link.path)).status_code == 410
-    assert [entry.is_over for entry in await drive.links()] == [True]
+    assert link.leads_to == "thesis/tables/für <b>.bin"
+    # It is told where it was, though it has no name any more.
+    told = [(entry.is_over, entry.name, entry.leads_to) for entry in await drive.links()]
+    assert told == [(True, "", link.leads_to)]
     assert (await http.get("/s/AAAAAAAAAAAAAAAAAAAAAA")).status_code == 404
 
 

@@ -552,12 +552,12 @@ async def test_links_into_a_shared_folder_need_an_editor(ann: Any, bob: Any, the
     link = await bob.ask("POST", "/v1/links/make", request, LinkEntry)
     own = await ann.ask("POST", "/v1/links/make", LinkRequest(ann.home, thesis), LinkEntry)
     for each in (link, own):
-        assert each.name == "thesis"
+        assert (each.name, each.leads_to) == ("thesis", "thesis")
         assert "intro.txt" in (await http.get(each.path)).text
     await share(ann, thesis, "bob", role="viewer")
     assert (await http.get(link.path)).status_code == 410
     (told,) = (await bob.ask("GET", "/v1/links", None, Links)).links
-    assert (told.is_over, told.name) == (True, "")
+    assert (told.is_over, told.name, told.leads_to) == (True, "", "")
     assert (await http.get(own.path)).status_code == 200
 
 
