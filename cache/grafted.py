@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec.structs import replace
 
 from remote.protocol.events import Events, Guard
-from remote.protocol.history import Difference, Differences, Done, Purged, Retention, Trash
+from remote.protocol.history import Difference, Differences, Done, Purged, Retention, RetentionTold, Trash
 from remote.protocol.ids import NOW, NOWHERE, ROOT, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import (
     Changes,
@@ -269,7 +269,7 @@ class GraftedActs:
         """See Acts."""
         return await self._acts.purge(space, list(map(self._border.out, nodes)), before, is_dry_run=is_dry_run)
 
-    async def retention(self, space: SpaceId, retention: Retention | None = None) -> Retention:
+    async def retention(self, space: SpaceId, retention: Retention | None = None) -> RetentionTold:
         """See Acts."""
         return await self._acts.retention(space, retention)
 

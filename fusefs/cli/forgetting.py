@@ -7,6 +7,7 @@ from fusefs.cli.asking import ask, confirm, path_in_mount
 from fusefs.cli.showing import shown
 from fusefs.cli.trashing import relative
 from remote.protocol.sizes import counted, shown_size
+from remote.protocol.times import iso
 
 _SECONDS: Final = 300.0
 
@@ -52,4 +53,9 @@ def retention(said: dict[str, int | bool | None], *, path: str | None, as_json: 
             least = found[name]
             lines.append(f"Then the last of each {what}, until it is {least} days old.")
     lines.append("Then the last of each week, for ever." if found["for_ever"] else "Nothing older is kept.")
+    if found["not_before_ns"]:
+        lines.append(
+            f"Nothing goes before {iso(found['not_before_ns'])}: "
+            "the clock of the server has to go seven days without a leap first."
+        )
     print(shown(" ".join(lines)))

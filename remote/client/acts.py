@@ -14,6 +14,7 @@ from remote.protocol.history import (
     PutBackRequest,
     Retention,
     RetentionRequest,
+    RetentionTold,
     RewindRequest,
     Trash,
     TrashRequest,
@@ -87,7 +88,7 @@ class Acts:
         request = PurgeRequest(tuple(nodes), before, is_dry_run)
         return await self._session.ask(Purged, "POST", f"v1/spaces/{space}/purge", request)
 
-    async def retention(self, space: SpaceId, retention: Retention | None = None) -> Retention:
+    async def retention(self, space: SpaceId, retention: Retention | None = None) -> RetentionTold:
         """What the space keeps of its past; given one, that is set. Raises NotAllowed."""
         request = RetentionRequest(retention)
-        return await self._session.ask(Retention, "POST", f"v1/spaces/{space}/retention", request)
+        return await self._session.ask(RetentionTold, "POST", f"v1/spaces/{space}/retention", request)

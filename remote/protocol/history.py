@@ -189,6 +189,16 @@ class Retention(msgspec.Struct, frozen=True):
     for_ever: bool = True
 
 
+class RetentionTold(Retention, frozen=True):
+    """What a space keeps, as the server answers.
+
+    `not_before_ns`: until then nothing is let go, as the server's clock has not gone long enough without a leap.
+    0: what is old enough goes.
+    """
+
+    not_before_ns: int = 0
+
+
 class RetentionRequest(msgspec.Struct, frozen=True):
     """Ask for the retention of a space, or (given) set it."""
 

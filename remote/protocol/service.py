@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from remote.protocol.events import Events, Guard
-from remote.protocol.history import Differences, Done, Purged, Retention, Trash
+from remote.protocol.history import Differences, Done, Purged, Retention, RetentionTold, Trash
 from remote.protocol.ids import NOW, NOWHERE, ChunkId, NodeId, Rev, SpaceId
 from remote.protocol.messages import (
     Changes,
@@ -190,6 +190,6 @@ class Acts(Protocol):
         """Forgets for good what nodes were, or (none given) what was removed before a rev; raises NotAllowed."""
         ...
 
-    async def retention(self, space: SpaceId, retention: Retention | None = None) -> Retention:
+    async def retention(self, space: SpaceId, retention: Retention | None = None) -> RetentionTold:
         """What the space keeps of its past; given one, that is set. Raises NotAllowed."""
         ...

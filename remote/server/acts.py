@@ -21,8 +21,8 @@ from remote.protocol.history import (
     PurgeRequest,
     PutBackRequest,
     RestoreRequest,
-    Retention,
     RetentionRequest,
+    RetentionTold,
     RewindRequest,
     Trash,
     TrashRequest,
@@ -58,7 +58,7 @@ from remote.server.retention import (
     nodes_to_purge,
     plan_thinning,
     purge,
-    retention_of,
+    told_retention,
 )
 from remote.server.rewinding import Plan, plan_rewind, plan_undo
 from remote.server.rights import Right, member_space
@@ -182,20 +182,22 @@ class Acts:
             done = Purged(done.versions + one.versions, done.nodes + one.nodes, done.size + one.size)
         return done
 
-    async def retention(self, device: Device, space: SpaceId, request: RetentionRequest) -> Retention:
+    async def retention(self, device: Device, space: SpaceId, request: RetentionRequest) -> RetentionTold:
         """What the space keeps of its past; set first, when that is asked."""
         wanted = request.retention
         if wanted is None:
-            return await self._read(device, space, Right.READ, lambda session, row, _: retention_of(session, row.space))
+            return await self._read(
+                device, space, Right.READ, lambda session, row, _: told_retention(session, row.space, time.time_ns())
+            )
         check_retention(wanted)
 
-        def put(session: Session) -> Retention:
+        def put(session: Session) -> RetentionTold:
             row = member_space(session, space, device.user, Right.FORGET)
             days = (wanted.all_days, wanted.hourly_days, wanted.daily_days)
             retention_rows.set_retention(session, space, days, for_ever=wanted.for_ever)
             kept = f"{row.name}: all {days[0]} days, hourly {days[1]}, daily {days[2]}, "
             note(session, device.user, "retention set", kept + ("then weekly" if wanted.for_ever else "then nothing"))
-            return wanted
+            return told_retention(session, space, time.time_ns())
 
         return await self._database.write(put)
 

@@ -159,6 +159,7 @@ def gc(data: Path | None, key_file: Path | None, is_json: bool, is_dry: bool, gr
         collector = Collector(instance.database, instance.objects, instance.keyring)
         collected = collector.run(grace, is_dry=is_dry)
         packed = Packer(instance.database, instance.objects, collector).run(is_dry=is_dry)
+        waits = standing.waits_told(instance)
     if is_json:
         click.echo(json.dumps({**asdict(collected), "packing": asdict(packed)}))
     else:
@@ -175,6 +176,8 @@ def gc(data: Path | None, key_file: Path | None, is_json: bool, is_dry: bool, gr
             click.echo(f"would be packed anew: {packed.packs} packs")
         else:
             click.echo(f"packed anew: {packed.packs} packs became {packed.became} ({_told(packed.freed_bytes)} freed)")
+        if waits:
+            click.echo(waits)
     for sentence in collected.left_alone:
         click.echo(f"satchel-server: left as it is: {sentence}", err=True)
     for name in packed.unreadable:

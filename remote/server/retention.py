@@ -13,8 +13,10 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Final
 
+import msgspec
+
 from remote.protocol.errors import BadRequest, NotFound
-from remote.protocol.history import TRASH_MAX, Purged, PurgeRequest, Retention
+from remote.protocol.history import TRASH_MAX, Purged, PurgeRequest, Retention, RetentionTold
 from remote.protocol.ids import NodeId, Rev, SpaceId
 from remote.protocol.nodes import Kind
 from remote.server.database import accounts as account_rows
@@ -41,6 +43,7 @@ CLOCK_GAP_DAYS: Final = 2
 """A clock that moved on further than this between two looks was not watched, or was set."""
 CLOCK_STEADY_DAYS: Final = 7
 """So long the clock must have gone as clocks do before anything of the past is let go."""
+_STEADY_NS: Final = CLOCK_STEADY_DAYS * DAY * SECOND_NS
 _CLOCK: Final = "clock"
 
 
@@ -50,16 +53,26 @@ def is_clock_steady(session: Session, now_ns: int) -> bool:
     A server whose clock is set years ahead would let go of all its history at once. So after any leap (also after
     days in which no server ran, which looks the same) nothing is thinned for CLOCK_STEADY_DAYS.
     """
-    stored = account_rows.setting(session, _CLOCK)
-    since_ns, last_ns = map(int, stored.split()) if stored is not None else (now_ns, now_ns)
-    if not 0 <= now_ns - last_ns <= CLOCK_GAP_DAYS * DAY * SECOND_NS:
-        since_ns = now_ns
+    since_ns = _clock_since(session, now_ns)
     said = b"%d %d" % (since_ns, now_ns)
-    if stored is None:
+    if account_rows.setting(session, _CLOCK) is None:
         account_rows.put_setting(session, _CLOCK, said)
     else:
         account_rows.replace_setting(session, _CLOCK, said)
-    return now_ns - since_ns >= CLOCK_STEADY_DAYS * DAY * SECOND_NS
+    return now_ns >= since_ns + _STEADY_NS
+
+
+def waits_until(session: Session, now_ns: int) -> int:
+    """Until when nothing of the past is let go, as the clock cannot be relied on; 0 when it can."""
+    until_ns = _clock_since(session, now_ns) + _STEADY_NS
+    return until_ns if now_ns < until_ns else 0
+
+
+def _clock_since(session: Session, now_ns: int) -> int:
+    """Since when the clock has gone on without a leap."""
+    stored = account_rows.setting(session, _CLOCK)
+    since_ns, last_ns = map(int, stored.split()) if stored is not None else (now_ns, now_ns)
+    return since_ns if 0 <= now_ns - last_ns <= CLOCK_GAP_DAYS * DAY * SECOND_NS else now_ns
 
 
 def check_retention(retention: Retention) -> None:
@@ -73,6 +86,13 @@ def retention_of(session: Session, space: SpaceId) -> Retention:
     """What the space keeps."""
     found = rows.retention(session, space)
     return Retention(*found) if found is not None else Retention()
+
+
+def told_retention(session: Session, space: SpaceId, now_ns: int) -> RetentionTold:
+    """What the space keeps, and from when on that is acted on."""
+    return RetentionTold(
+        **msgspec.structs.asdict(retention_of(session, space)), not_before_ns=waits_until(session, now_ns)
+    )
 
 
 def steps_of(retention: Retention) -> tuple[tuple[int, int], ...]:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from typing import Any
 
 import pytest
@@ -103,6 +104,8 @@ def test_what_is_purged_is_gone_and_what_is_kept_can_be_said(device: Any) -> Non
     assert desk.cli("trash", "purge").returncode == 2
 
     assert desk.must("retention").startswith("Every version is kept for 30 days.")
+    assert "Nothing goes before 20" in desk.must("retention"), "a new server does not rely on its clock yet"
     desk.must("retention", "--all-days", "7", "--hourly-days", "14", "--no-weekly")
     told = json.loads(desk.must("retention", "--json"))
+    assert told.pop("not_before_ns") > time.time_ns()
     assert told == {"all_days": 7, "hourly_days": 14, "daily_days": 365, "for_ever": False}

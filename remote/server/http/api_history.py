@@ -18,6 +18,7 @@ from remote.protocol.history import (
     RestoreRequest,
     Retention,
     RetentionRequest,
+    RetentionTold,
     RewindRequest,
     TrashRequest,
     UndoRequest,
@@ -283,7 +284,7 @@ def _reading(instance: Instance) -> list[Any]:  # Any: handlers of several kinds
         return Trash([_removed(one) for one in found.removed], found.next)
 
     @get("/spaces/{space:int}/retention", summary="How much of the past is kept")
-    async def retention(request: AnyRequest, space: SpaceNumber) -> Retention:
+    async def retention(request: AnyRequest, space: SpaceNumber) -> RetentionTold:
         return await acts.retention(await device_of(instance, request), SpaceId(space), RetentionRequest())
 
     return [login, spaces, versions, moments, diff, trash, retention]
@@ -325,7 +326,7 @@ def _forgetting(instance: Instance) -> list[Any]:  # Any: handlers of several ki
     acts = instance.acts
 
     @put("/spaces/{space:int}/retention", summary="Set how much of the past is kept")
-    async def set_retention(request: AnyRequest, space: SpaceNumber, data: JSONBody[Retention]) -> Retention:
+    async def set_retention(request: AnyRequest, space: SpaceNumber, data: JSONBody[Retention]) -> RetentionTold:
         return await acts.retention(await device_of(instance, request), SpaceId(space), RetentionRequest(data))
 
     @post("/spaces/{space:int}/trash/purge", status_code=200, summary="Forget removed things for good")

@@ -1,12 +1,14 @@
 """Standing: how much an instance holds, and whether all of it is in order as far as can be seen without reading it."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from remote.protocol.ids import SpaceId
 from remote.protocol.sizes import shown_size
+from remote.protocol.times import iso
 from remote.server.database import chunks as chunk_rows
 from remote.server.database import spaces as space_rows
 from remote.server.database import upkeep as rows
@@ -16,6 +18,7 @@ from remote.server.instance import DATABASE, Beside
 from remote.server.jobs.confined import Confined, NotConfined
 from remote.server.objects.local import RESERVE
 from remote.server.objects.store import id_of, name_of
+from remote.server.retention import waits_until
 from remote.server.upkeep.marking import AT_ONCE
 
 _NAMED_MAX = 5
@@ -80,12 +83,20 @@ def look(instance: Beside) -> Iterator[Finding]:
         f"{count} chunks are lost: satchel-server scrub names the files." if count else "No chunk is known to be lost."
     )
     yield Finding(not count, told)
+    yield Finding(True, waits_told(instance) or "What retention does not keep goes.")
     yield _look_at_confinement()
     free = shutil.disk_usage(instance.data).free
     is_enough = free > 4 * RESERVE
     yield Finding(
         is_enough, f"The disk has {shown_size(free)} left{'' if is_enough else ': soon nothing can be sent'}."
     )
+
+
+def waits_told(instance: Beside) -> str:
+    """A sentence that says until when retention waits; empty when it does not, which is no fault either."""
+    until_ns = instance.database.read_now(partial(waits_until, now_ns=time.time_ns()))
+    why = "the clock has to go seven days without a leap first."
+    return f"Nothing that retention does not keep goes before {iso(until_ns)}: {why}" if until_ns else ""
 
 
 def _look_at_confinement() -> Finding:

@@ -31,7 +31,7 @@ from remote.protocol.nodes import Kind, Manifest
 from remote.server import acts, serving
 from remote.server.database import spaces as space_rows
 from remote.server.instance import Instance
-from remote.server.retention import is_clock_steady, nodes_to_purge
+from remote.server.retention import is_clock_steady, nodes_to_purge, waits_until
 from remote.server.retention import purge as forgetting
 
 pytestmark = pytest.mark.anyio
@@ -336,9 +336,14 @@ async def test_nothing_is_thinned_by_a_clock_that_leapt(ann: Any, instance: Inst
             is_steady = instance.database.write_now(lambda session, now=now: is_clock_steady(session, now))
         assert is_steady
         now += leap
-        for _ in range(27):
+        for past in range(27):
             now += quarter
             assert not await instance.acts.thin_by_clock(now)
+            until = instance.database.read_now(lambda session, now=now: waits_until(session, now))
+            assert until == now + 7 * DAY - past * quarter
         assert (await ann.space()).floor == 0
     now += 2 * quarter
     assert await instance.acts.thin_by_clock(now)
+    assert instance.database.read_now(lambda session: waits_until(session, now)) == 0
+    # Nobody looked for so long: that may have been a leap.
+    assert instance.database.read_now(lambda session: waits_until(session, now + 3 * DAY)) == now + 10 * DAY

@@ -411,6 +411,7 @@ async def test_usage_and_doctor_tell_what_there_is(ann: Any, beside: Beside, tmp
     assert (used.objects, used.packs, used.chunks, used.lost) == (1, 1, 2, 0)
     assert [(row.name, row.used) for row in used.spaces] == [("ann", 2_000)]
     assert all(finding.is_good for finding in standing.look(beside))
+    assert any("Nothing that retention does not keep goes before" in one.sentence for one in standing.look(beside))
     stored_files(tmp_path, "objects")[0].unlink()
     wrong = [finding.sentence for finding in standing.look(beside) if not finding.is_good]
     assert len(wrong) == 1
