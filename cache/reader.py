@@ -137,9 +137,8 @@ class Reader:
                 self._silent_until, self._silent_as_of = trio.current_time() + patience_seconds, fetched_before
             while len(self._late) > _LATE_KEPT:
                 self._late.popitem(last=False)
-        raise ContentUnavailable(
-            f"A part of this file is only on the server, which did not answer within {self._read_seconds:g} s."
-        )
+        waited = "a moment ago" if is_again else f"within {patience_seconds:.3g} s"
+        raise ContentUnavailable(f"A part of this file is only on the server, which did not answer {waited}.")
 
     def _is_silent(self) -> bool:
         """Whether a read waited in vain lately, and nothing has come from the server since."""

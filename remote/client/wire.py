@@ -84,6 +84,8 @@ class Wire:
         may_use_proxy: bool,
     ) -> None:
         self._traffic = traffic
+        # Hosts that speak what they are spoken to in.
+        self._answered: set[str] = set()
         limits = httpx.Limits(
             max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=_IDLE_SECONDS
         )
@@ -131,8 +133,9 @@ class Wire:
         except httpx.TransportError as error:
             self._traffic.sent_head(method, request.url.raw_path, request.headers.raw)
             is_cut = isinstance(error, httpx.RemoteProtocolError) and request.url.scheme == "http"
-            hint = " Does it speak https?" if is_cut else ""
+            hint = " Does it speak https?" if is_cut and _host(url) not in self._answered else ""
             raise Unreachable(f"{_host(url)} did not answer ({_reason(error)}).{hint}") from error
+        self._answered.add(_host(url))
         self._traffic.sent_head(method, request.url.raw_path, request.headers.raw)
         self._traffic.received_head(response.headers.raw)
         try:

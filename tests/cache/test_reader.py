@@ -390,11 +390,11 @@ def test_a_silent_server_is_waited_for_no_longer_than_said(tmp_path: Path, serve
                     await reader.read(manifest, 0, 1_000)
                 # The kernel's second request for the same read of a program.
                 failed = trio.current_time()
-                with pytest.raises(ContentUnavailable):
+                with pytest.raises(ContentUnavailable, match="a moment ago"):
                     await reader.read(manifest, 0, 500)
                 assert trio.current_time() == failed
                 # The next reads wait for a moment only: of many programs, each would wait for all before it.
-                with pytest.raises(ContentUnavailable):
+                with pytest.raises(ContentUnavailable, match="within 2 s"):
                     await reader.read(manifest, 0, 1_000)
                 assert trio.current_time() - failed == pytest.approx(SILENT_SECONDS, abs=0.2)
                 clock.jump(15.0 - SILENT_SECONDS)

@@ -77,6 +77,19 @@ async def test_nobody_listening_is_unreachable() -> None:
             await health(url)
 
 
+async def test_who_answered_in_plain_http_once_is_not_asked_for_https(open_peer: OpenPeer) -> None:
+    async with open_peer() as peer:
+        async with connect(peer.url, "token", patience=SHORT) as service:
+            peer.answer(peer.message(EMPTY), None)
+            assert await service.spaces() == EMPTY
+            with pytest.raises(Unreachable) as cut:
+                await service.spaces()
+            assert "https" not in str(cut.value)
+        async with connect(peer.url, "token", patience=SHORT) as service:
+            with pytest.raises(Unreachable, match="Does it speak https"):
+                await service.spaces()
+
+
 async def test_silence_is_unreachable_at_the_deadline(open_peer: OpenPeer) -> None:
     async def silent(_request: Any) -> bytes | None:
         await trio.sleep_forever()
