@@ -39,7 +39,7 @@ from remote.server.limits import check_name
 from remote.server.needs import Needs
 from remote.server.past import Past
 from remote.server.quotas import bounded
-from remote.server.reading import act_tag
+from remote.server.reading import act_tag, asked_op_id
 from remote.server.rights import Right, member_space
 from remote.server.scanning.carrying import Carried
 from remote.server.states import decode_state, encode_state
@@ -62,7 +62,7 @@ class By:
 
     def op_id(self) -> bytes:
         """A new op id."""
-        return act_tag(self.device) + secrets.token_bytes(8) if self.device else secrets.token_bytes(16)
+        return act_tag(self.device) + secrets.token_bytes(8) if self.device else asked_op_id()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ bottom), made as the user by no device; one that another commit came before is m
 """
 
 import asyncio
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from remote.server.database.connection import Database, Session
 from remote.server.keyring import Keyring
 from remote.server.keys import SpaceKey
 from remote.server.quotas import bounded
+from remote.server.reading import asked_op_id
 from remote.server.rights import Right, member_space
 from remote.server.states import decode_state, open_manifest
 
@@ -191,7 +191,7 @@ class Files:
         return await self._database.read(read)
 
     async def _committed(self, user: UserId, space: SpaceId, changes: list[Change]) -> CommitAnswer:
-        return await self._commit(_nobody(user), space, Commit(secrets.token_bytes(16), tuple(changes)))
+        return await self._commit(_nobody(user), space, Commit(asked_op_id(), tuple(changes)))
 
 
 def file_state(manifest: Manifest, mode: int = 0o644, mtime_ns: int = 0) -> NodeState:

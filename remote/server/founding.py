@@ -4,7 +4,6 @@ All of it is one transaction. Nodes keep their ids and states; rev 2 of the new 
 folder itself replaced by the root. What the folder was before stays in the history of the home.
 """
 
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -26,6 +25,7 @@ from remote.server.database.spaces import JournalRow, SpaceRow
 from remote.server.database.trees import NodeRow
 from remote.server.keys import SpaceKey
 from remote.server.leaves import CHUNKS_MAX, ReadChunk, named, named_in_leaves
+from remote.server.reading import asked_op_id
 from remote.server.scanning.carrying import Carried, carry
 from remote.server.states import decode_state, encode_state
 
@@ -219,7 +219,7 @@ class Founder:
             self.session,
             row,
             self.device,
-            secrets.token_bytes(16),
+            asked_op_id(),
             drafts,
             key=key,
             now_ns=self.now_ns,
@@ -295,7 +295,7 @@ class Founder:
 
     def _journal(self, space: SpaceId, rev: Rev, used: int, time_ns: int) -> None:
         birth = JournalRow(rev, time_ns, self.device.user, self.device.device)
-        space_rows.add_commit(self.session, space, birth, secrets.token_bytes(16), used)
+        space_rows.add_commit(self.session, space, birth, asked_op_id(), used)
 
 
 def free_name(session: Session, space: SpaceId, wanted: Name, label: bytes = b"") -> bytes:

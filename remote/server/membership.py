@@ -3,7 +3,6 @@
 All of these run within one transaction that writes. `Told` gathers whom to wake when it is through.
 """
 
-import secrets
 from dataclasses import dataclass, field
 
 from remote.protocol.errors import InTheWay, NotAllowed, NotFound
@@ -26,6 +25,7 @@ from remote.server.database.spaces import SpaceRow
 from remote.server.founding import free_name
 from remote.server.keyring import Keyring
 from remote.server.limits import LABEL_MAX
+from remote.server.reading import asked_op_id
 from remote.server.scanning.carrying import Carried
 from remote.server.states import encode_state
 
@@ -125,7 +125,7 @@ class Members:
             self.session,
             home,
             by,
-            secrets.token_bytes(16),
+            asked_op_id(),
             [draft],
             key=self.keyring.key(home),
             now_ns=self.now_ns,

@@ -4,6 +4,7 @@ All functions run in a reader's thread. Answers are bounded in number and bytes;
 """
 
 import hashlib
+import secrets
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from remote.protocol.messages import (
     Version,
 )
 from remote.protocol.nodes import NAME_MAX, Kind, NodeVersion
+from remote.server.asking import asking
 from remote.server.database import accounts as account_rows
 from remote.server.database import conflicts as conflict_rows
 from remote.server.database import past as past_rows
@@ -230,6 +232,18 @@ def act_tag(device: DeviceId) -> bytes:
     return b"act" + hashlib.sha256(b"%d" % device).digest()[:5]
 
 
+def asked_op_id() -> bytes:
+    """An op id for what the server commits while a device asks for something else, such as to share a folder.
+
+    Versions name that device, and its next undo passes this by.
+    """
+    return _asked_tag(asking().device) + secrets.token_bytes(8)
+
+
+def _asked_tag(device: DeviceId) -> bytes:
+    return b"ask" + hashlib.sha256(b"%d" % device).digest()[:5]
+
+
 class Authors:
     """Names of users and devices, each looked up once."""
 
@@ -241,13 +255,13 @@ class Authors:
         self._tags: dict[UserId, dict[bytes, DeviceId]] = {}
 
     def names_at(self, rev: Rev, user: UserId, device: DeviceId) -> tuple[str, str]:
-        """Who made a rev: of what the server did because a device asked for it (undo, say), that device."""
+        """Who made a rev: of what the server did because a device asked (to undo, or to share), that device."""
         return self.names(user, device or self._asking(rev, user))
 
     def _asking(self, rev: Rev, user: UserId) -> DeviceId:
         if user not in self._tags:
             known = account_rows.device_ids(self._session, user)
-            self._tags[user] = {act_tag(device): device for device in known}
+            self._tags[user] = {tag(device): device for device in known for tag in (act_tag, _asked_tag)}
         tag = past_rows.op_id(self._session, self._space, rev)[:8]
         return self._tags[user].get(tag, DeviceId(0))
 

@@ -151,7 +151,13 @@ def test_app_tokens_by_the_commands_and_over_webdav(home: Home, desk: Machine) -
     bearer = {"authorization": f"Bearer {phone}"}
     assert httpx.get(f"{desk.url}/api/v1/spaces", headers=bearer, timeout=DEADLINE_SECONDS).status_code == 403
     bearer = {"authorization": f"Bearer {script}"}
-    assert httpx.get(f"{desk.url}/api/v1/spaces", headers=bearer, timeout=DEADLINE_SECONDS).status_code == 200
+    spaces = httpx.get(f"{desk.url}/api/v1/spaces", headers=bearer, timeout=DEADLINE_SECONDS)
+    assert spaces.status_code == 200
+    # Versions name the token.
+    assert dav("MOVE", phone, headers={"Destination": f"{desk.url}/dav/b.txt"}).status_code == 201
+    asked = f"{desk.url}/api/v1/spaces/{spaces.json()[0]['space']}/versions"
+    versions = httpx.get(asked, params={"path": "b.txt"}, headers=bearer, timeout=DEADLINE_SECONDS).json()
+    assert [version["device"] for version in versions] == ["phone", "phone"]
 
     listed = {one["name"]: one for one in json.loads(desk.must("token", "list", "--json"))}
     assert {name: one["scopes"] for name, one in listed.items()} == {

@@ -20,6 +20,8 @@ from remote.protocol.messages import (
     ChunkPart,
     Done,
     FolderQuery,
+    History,
+    HistoryRequest,
     Listing,
     ListRequest,
     PollAnswer,
@@ -91,6 +93,26 @@ async def thesis(ann: Any, instance: Instance) -> NodeId:
     await ann.new_file(b"intro.txt", thesis, content(instance, ann.home, b"Call me Ishmael."))
     await ann.new_file(b"figures.bin", tables, content(instance, ann.home, LONG))
     return thesis
+
+
+async def test_versions_name_the_device_that_shared_and_its_undo_passes_that_by(
+    ann: Any, bob: Any, thesis: NodeId
+) -> None:
+    last = await ann.new_file(b"last")
+    shared = await share(ann, thesis, "bob")
+    mount = (await about(bob, "accept", shared.space, Shared)).mount
+    (accepted,) = (await bob.history(mount)).versions
+    began = (await ann.history(thesis)).versions[0]
+    inside = (await ann.in_space("history", HistoryRequest(ROOT, Rev(0), 9), History, shared.space)).versions
+    undone = await ann.in_space("undo", UndoRequest(bytes(16), is_dry_run=True), history.Done)
+    assert undone.of == (await ann.node(last)).rev
+    await about(ann, "end", shared.space)
+    assert (began.user_name, began.device_name) == ("ann", "desk1")
+    assert {version.device_name for version in inside} == {"desk1"}
+    assert (accepted.user_name, accepted.device_name) == ("bob", "desk2")
+    assert (await ann.history(thesis)).versions[0].device_name == "desk1"
+    # Nobody's device asked for what others did to him.
+    assert [version.device_name for version in (await bob.history(mount)).versions] == ["", "desk2"]
 
 
 async def test_a_folder_becomes_a_space_with_the_same_nodes(ann: Any, thesis: NodeId) -> None:
