@@ -12,6 +12,7 @@ import trio
 
 from fusefs import moments
 from fusefs.across import Elsewhere
+from fusefs.conflicts import is_below
 from fusefs.control import Exit, Refused
 from fusefs.drive import Drive
 from fusefs.errors import Invalid, NoEntry, NotFolder
@@ -33,6 +34,11 @@ _TRASH_NOTE: Final = re.compile(rb"\.Trash(-\d+|/\d+)/info/")
 _ELSEWHERE: Final = re.compile(r"(home|shared\d{1,5}):([1-9]\d{0,17})")
 """A rev of another space, as `versions` shows it."""
 _REMOVED_MAX: Final = 10_000
+_SHARED_SHOWN: Final = 10
+_FOLDER_LEFT: Final = (
+    "What was in this folder before it was shared, or while it was, stays: satchel purge FILE forgets that, too, "
+    "of each file."
+)
 """Removed things that one command looks at."""
 
 
@@ -294,7 +300,12 @@ class PastVerbs:
         before = NOW
         if not nodes and fields.get("before") is not None:
             before = Rev(await self.rev(str(fields["before"]), sight) + 1)
-        return await self._purged(sight, nodes, before, fields)
+        told = await self._purged(sight, nodes, before, fields)
+        if not nodes and (shared := self._shared_below(b"")):
+            told["left"] = [
+                f"What was removed from shared folders stays ({shared}): satchel trash purge PATH forgets that."
+            ]
+        return told
 
     async def _removed_together(self, fields: Fields) -> tuple[Sight, list[Removed]]:
         """The newest that were removed under these paths, all of one space; raises Refused."""
@@ -327,7 +338,15 @@ class PastVerbs:
         except NotFound as error:
             raise await self._never_sent(path) from error
         told = await self._purged(sight, [node], NOW, fields)
+        if shared := self._shared_below(path):
+            told["left"].append(
+                f"What was in shared folders below it stays ({shared}): satchel purge PATH forgets that."
+            )
         for one in there:
+            states = [old.version.state for old in one.versions]
+            if any(state is not None and state.kind is Kind.FOLDER for state in states):
+                told["left"].append(_FOLDER_LEFT)
+                break
             nodes = list({old.node for old in one.versions if old.version.state and old.version.state.content})
             if nodes:
                 is_dry_run = bool(fields.get("dry_run"))
@@ -336,12 +355,20 @@ class PastVerbs:
                 told["size_bytes"] += found.size
         return told
 
+    def _shared_below(self, path: bytes) -> str:
+        """The paths of shared folders below a folder; the first _SHARED_SHOWN of them by name."""
+        sights = self._drive.sights
+        paths = [sights.prefix(sight).rstrip(b"/") for sight in sights.all()[1:]]
+        found = [os.fsdecode(one) for one in paths if is_below(one, path) and one != path]
+        more = f" and {len(found) - _SHARED_SHOWN} more" if len(found) > _SHARED_SHOWN else ""
+        return ", ".join(found[:_SHARED_SHOWN]) + more
+
     async def _purged(self, sight: Sight, nodes: list[NodeId], before: Rev, fields: Fields) -> Fields:
         is_dry_run = bool(fields.get("dry_run"))
         found = await sight.acts.purge(sight.space, nodes, before, is_dry_run=is_dry_run)
         if not is_dry_run:
             await self._drive.past.clear()
-        return {"versions": found.versions, "nodes": found.nodes, "size_bytes": found.size}
+        return {"versions": found.versions, "nodes": found.nodes, "size_bytes": found.size, "left": []}
 
     async def _lookup_or_refuse(self, path: bytes) -> NodeId:
         try:

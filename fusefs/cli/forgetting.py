@@ -28,11 +28,11 @@ def _purge(verb: str, *, is_sure: bool, **fields: Any) -> None:  # Any: as the d
         told = _told(found)
         confirm(
             f"That would forget {told}, for good.",
-            f"This forgets {told}, for good; nobody can bring it back.",
+            " ".join([f"This forgets {told}, for good; nobody can bring it back.", *map(shown, found["left"])]),
             "Nothing was forgotten.",
         )
     found = ask(verb, seconds=_SECONDS, **fields)
-    print(f"Forgotten: {_told(found)}.")
+    print("\n".join([f"Forgotten: {_told(found)}.", *map(shown, found["left"])]))
 
 
 def _told(found: dict[str, Any]) -> str:  # Any: JSON

@@ -115,6 +115,8 @@ def test_versions_reach_over_sharing_and_its_end(ann: Any, bob: Any) -> None:
     assert (own / "draft").read_text() == "draft, at home"
     refused = ann.cli("restore", own / "intro.txt", "--at", "shared2:9")
     assert (refused.returncode, "has no version shared2:9" in refused.stderr) == (1, True)
+    # Of a folder what lies elsewhere is not forgotten, and that is said.
+    assert "while it was, stays: satchel purge FILE" in ann.must("purge", own, "--yes")
 
 
 def test_what_is_copied_from_the_past_of_the_home_has_what_was_shared_in_it(ann: Any, bob: Any, tmp_path: Path) -> None:

@@ -95,6 +95,10 @@ def test_conflicts_purge_and_retention_are_of_the_shared_folder(ann: Any, bob: A
     ann.must("purge", path, "--yes")
     assert len(told(ann, "versions", path)) == 1
     assert path.read_text() == other.read_text() == "of ann"
+    # What these do not reach is named.
+    assert "shared folders below it stays (thesis)" in ann.must("purge", ann.path, "--yes")
+    assert "shared folders stays (thesis)" in ann.must("trash", "purge", "--all", "--yes")
+    assert "stays" not in ann.must("purge", path, "--yes")
 
     ann.must("retention", "--in", ann.path / "thesis", "--all-days", "7")
     assert told(bob, "retention", "--in", thesis)["all_days"] == 7
