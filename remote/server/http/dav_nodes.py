@@ -51,6 +51,8 @@ CREATED = "satchel.created"
 """Set for an answer that tells of something new."""
 _PROPERTY = b"user.dav."
 ANSWER_SECONDS = 300.0
+PROPERTIES_MAX = 50
+"""Properties that a question may name: well above what file managers ask for."""
 _STATUSES: tuple[tuple[type[RemoteError], int], ...] = (
     (Infected, HTTP_FORBIDDEN),
     (NotFound, HTTP_NOT_FOUND),
@@ -146,6 +148,15 @@ class _Node:
         self.item = item
         self._user: UserId = self.environ[USER]
         self._space = space
+
+    def get_properties(self, mode: str, *, name_list: list[str] | None = None) -> list[tuple[str, object]]:
+        """What wsgidav tells of one file; raises DAVError when more is asked for than any program does."""
+        if name_list is not None and len(name_list) > PROPERTIES_MAX:
+            # Each is answered for each file of a folder, also what there is not: a thread would take minutes.
+            raise DAVError(
+                HTTP_FORBIDDEN, f"{len(name_list)} properties are asked for; at most {PROPERTIES_MAX} are told."
+            )
+        return super().get_properties(mode, name_list=name_list)  # type: ignore[misc,no-any-return]
 
     @property
     def state(self) -> NodeState:

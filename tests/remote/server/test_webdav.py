@@ -390,4 +390,9 @@ def test_a_question_has_bounds(client: httpx.Client) -> None:
         endless = client.request("PROPFIND", "/", headers=headers)
         assert endless.status_code == 403
         assert "propfind-finite-depth" in endless.text
+    for count, status in ((50, 207), (51, 403)):
+        named = b"".join(b'<p%d xmlns="x:"/>' % number for number in range(count))
+        body = b'<propfind xmlns="DAV:"><prop>%s</prop></propfind>' % named
+        many = client.request("PROPFIND", "/", headers={"depth": "1"}, content=body)
+        assert (many.status_code, "at most 50" in many.text) == (status, status == 403)
     assert client.request("PROPFIND", "/", headers={"depth": "1"}).status_code == 207
