@@ -86,6 +86,20 @@ def mark(session: Session, key: SpaceKey, infection: Infection) -> Marked | None
     return Marked(chunks, event, is_committed, is_told=told is not None)
 
 
+def was_found(session: Session, key: SpaceKey, space: SpaceId, found: Changed) -> bool:
+    """Whether this content is, under whatever name, what a virus was found in and nobody said is fine."""
+    assert found.state is not None
+    assert found.state.content is not None
+    own = {entry.id for entry in found.state.content.entries if not entry.is_hole}
+    refused = (refused_rows.refused(session, space, chunk) for chunk in own)
+    for number in {event for event, _ in filter(None, refused)}:
+        event = event_rows.event(session, space, number)
+        then = past_rows.then(session, space, event.node, event.from_rev) if event is not None else None
+        if then is not None and own == _entries_of(session, key, space, then.content_id):
+            return True
+    return False
+
+
 def free(session: Session, key: SpaceKey, space: SpaceId, found: Changed, freed: Manifest) -> Marked | None:
     """Has clean content consist of chunks that are not refused; None when its space is gone. One transaction."""
     if space_rows.space_row(session, space) is None:

@@ -6,7 +6,7 @@ from remote.server.content import Contents
 from remote.server.database.connection import Database
 from remote.server.jobs.following import Batch, Changed
 from remote.server.scanning.clamd import Clamd
-from remote.server.scanning.marking import Infection, Tell, free, mark
+from remote.server.scanning.marking import Infection, Tell, free, mark, was_found
 
 
 class Showing:
@@ -22,7 +22,8 @@ class Showing:
     def show(self, batch: Batch, one: Changed, *, is_new: bool) -> bool:
         """Whether nothing was found; raises ScannerAway, TooLarge, and RemoteError for what cannot be read.
 
-        `is_new`: it may be the cure of what is refused, and is given out again when nothing is found in it.
+        `is_new`: it may be the cure of what is refused, and is given out again when nothing is found in it. What was
+        found itself is none, whatever the scanner knows by now: a manager may say that it is fine.
         """
         state = one.state
         assert state is not None
@@ -33,7 +34,7 @@ class Showing:
             virus = self._clamd.scan(batch.content(state))
         except Infected:
             is_refused, holds_refused = True, self._contents.holds_refused(batch.space, content)
-            if holds_refused and not is_new:
+            if holds_refused and (not is_new or self._was_found(batch, one)):
                 return False
             virus = self._clamd.scan(batch.unguarded().content(state))
         if not virus:
@@ -50,6 +51,9 @@ class Showing:
         if marked is not None:
             self._tell(batch.space, marked)
         return False
+
+    def _was_found(self, batch: Batch, one: Changed) -> bool:
+        return self._database.read_now(lambda session: was_found(session, batch.key, batch.space, one))
 
     def _free(self, batch: Batch, one: Changed, freed: Manifest) -> None:
         """Stores content in which nothing was found without the refused chunks that it was told by."""

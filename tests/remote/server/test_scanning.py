@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -162,8 +162,8 @@ async def test_links_give_what_is_clean(ann: Any, scan: Callable[[Any], None], h
         assert [name for name in opened.namelist() if not name.endswith("/")] == ["clean.txt"]
 
 
-def _renamed(found: Any) -> Any:
-    state = msgspec.structs.replace(found.state, names=(Name(ROOT, b"renamed"),))
+def _renamed(found: Any, name: bytes = b"renamed") -> Any:
+    state = msgspec.structs.replace(found.state, names=(Name(ROOT, name),))
     return Change(found.node, found.rev, found.edited_ns, state)
 
 
@@ -187,6 +187,28 @@ async def test_of_a_large_file_the_version_before_can_be_read(ann: Any, scan: Ca
 
 def _json(ann: Any) -> dict[str, str]:
     return {"authorization": ann.headers["authorization"]}
+
+
+async def test_what_the_scanner_forgot_is_not_given_out_by_a_rename_or_a_copy(
+    ann: Any, instance: Instance, scan: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = await ann.new_file(b"eicar.com", content=inline(EICAR))
+    node = await bring(ann, "large", large(PATTERN))
+    scan(ann)
+
+    def knows_nothing(_self: Clamd, content: Iterable[Any]) -> str:
+        # It is read, as a scanner does.
+        return "" if list(content) else "empty"
+
+    monkeypatch.setattr(Clamd, "scan", knows_nothing)
+    copy = await ann.new_file(b"copy", content=await content_of(ann, node))
+    for one, name in ((small, b"small"), (node, b"renamed")):
+        await ann.made(_renamed(await ann.node(one), name))
+    scan(ann)
+    assert [await download(ann, one) for one in (small, node, copy)] == [(403, "infected")] * 3
+    for event in await events(ann):
+        await ann.in_space("events/answer", EventAnswer(event.event, ALLOWED), Said)
+    assert await download(ann, small) == (200, EICAR)
 
 
 async def test_a_manager_may_say_that_it_is_none(
