@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ import httpx
 import msgspec
 import pytest
 
+from remote.protocol.errors import ChunkMissing
 from remote.protocol.ids import ROOT, NodeId
 from remote.protocol.messages import (
     SMALL_CHUNK_MAX,
@@ -28,11 +30,15 @@ from remote.protocol.messages import (
     GetRequest,
     LoginAnswer,
     NodeRange,
+    Problem,
     PutRequest,
 )
 from remote.protocol.nodes import Entry, Manifest
 from remote.protocol.parts import Head
 from tests.remote.server.test_process import COMMAND, DEADLINE_SECONDS, Device, Home, instance_of_ann
+
+GRACE_SECONDS = 2
+"""For so long at the least, what was sent and is named by nothing yet is kept."""
 
 
 @pytest.fixture
@@ -74,15 +80,22 @@ class Worker(threading.Thread):
         content = Manifest(5, entries=(Entry(hashlib.sha256(data).digest(), b"k" * 32, 5),))  # type: ignore[arg-type]
         change = self.build.change(NodeId(self.next), self.build.file(name, ROOT, content))
         self.next += 1
-        commit = Commit(secrets.token_bytes(16), (change,))
-        if is_large:
-            path = f"/v1/spaces/{self.login.home}/chunks/send"
-            body = Head.of(content.entries[0].id, data).pack() + data
-            assert device.http.post(path, content=body).status_code == 200
-        else:
-            device.in_space("chunks/put", PutRequest((data,)), object)
-        self.open = name, commit
-        answer = device.in_space("commits", commit, CommitAnswer)
+        while True:
+            commit, sent_at = Commit(secrets.token_bytes(16), (change,)), time.monotonic()
+            if is_large:
+                path = f"/v1/spaces/{self.login.home}/chunks/send"
+                body = Head.of(content.entries[0].id, data).pack() + data
+                assert device.http.post(path, content=body).status_code == 200
+            else:
+                device.in_space("chunks/put", PutRequest((data,)), object)
+            self.open = name, commit
+            answered = device.http.post(f"/v1/spaces/{self.login.home}/commits", content=msgspec.msgpack.encode(commit))
+            if answered.status_code == 200:
+                break
+            # As devices do: what had to wait until it was taken for garbage is sent again.
+            assert msgspec.msgpack.decode(answered.content, type=Problem).code == ChunkMissing.code, answered.content
+            assert time.monotonic() - sent_at > GRACE_SECONDS
+        answer = msgspec.msgpack.decode(answered.content, type=CommitAnswer)
         assert answer.rev, answer.reason
         self.done[name] = data, answer.rev
         self.open = None
@@ -182,12 +195,12 @@ def test_collecting_that_is_killed_at_any_moment_takes_nothing_that_is_needed(
         litter = made.device(url, login)
         for _ in range(4):
             litter.in_space("chunks/put", PutRequest(tuple(os.urandom(2_000) for _ in range(300))), object)
-            collecting = subprocess.Popen([*COMMAND, "gc", "--grace", "2s"], env=made.environment)
+            collecting = subprocess.Popen([*COMMAND, "gc", "--grace", f"{GRACE_SECONDS}s"], env=made.environment)
             for _ in range(chance.randrange(5, 60)):
                 assert done.acquire(timeout=DEADLINE_SECONDS)
             collecting.kill()
             collecting.wait(DEADLINE_SECONDS)
-        collected = made.run("gc", "--grace", "2s")
+        collected = made.run("gc", "--grace", f"{GRACE_SECONDS}s")
         assert (collected.returncode, collected.stderr) == (0, "")
         process.kill()
         for worker in workers:
