@@ -305,18 +305,13 @@ class Push:
             except ChunkMissing as error:
                 await self._send_again(sent, nodes, error)
                 return
-            except NotAllowed as error:
-                # Some change in it that this user may not make, or not here: it does not hold up the others.
-                self._take_fault(sent, nodes, error)
-                return
-            except NOT_ITS_FAULT as error:
-                # It may have been taken: only the same commit again, with its op id, or the journal can tell.
-                self._faults += isinstance(error, ServerFault)
-                if self._faults < _FAULTS_MAX:
-                    raise
-                self._take_fault(sent, nodes, error)
-                return
             except RemoteError as error:
+                if isinstance(error, NOT_ITS_FAULT) and not isinstance(error, NotAllowed):
+                    # It may have been taken: only the same commit again, with its op id, or the journal can tell.
+                    self._faults += isinstance(error, ServerFault)
+                    if self._faults < _FAULTS_MAX:
+                        raise
+                # Some change in it, that is wrong or that this user may not make: it does not hold up the others.
                 self._take_fault(sent, nodes, error)
                 return
             self._clock.heard(answer.now_ns)
