@@ -22,7 +22,7 @@ class News:
     `correction_ns`: what to add to this machine's clock to get the server's. `is_behind`: more news of these nodes may
     be about to come. A name that one of them had for a while is no reason to make it one with what has it here: what
     would touch unsent edits of others waits. `is_ignored`: a node stays on this machine, so it does not become one with
-    another, but has another name from then on.
+    another, but has another name from then on. `is_own`: a node is of the space of which this is news, all below `top`.
     """
 
     def __init__(
@@ -33,12 +33,16 @@ class News:
         *,
         is_behind: bool = False,
         is_ignored: Callable[[NodeId, Record | None], bool] = lambda node, record: False,
+        is_own: Callable[[NodeId], bool] = lambda node: True,
+        top: NodeId = ROOT,
     ) -> None:
         self._edit = edit
         self._is_busy = is_busy
         self._correction_ns = correction_ns
         self._is_behind = is_behind
         self._is_ignored = is_ignored
+        self._is_own = is_own
+        self._top = top
         self.is_deferred = False
         """Whether some of it waits because more may be about to come."""
         self.unlisted: set[NodeId] = set()
@@ -190,11 +194,11 @@ class News:
         """What lives on here in a folder that is removed, and was never known here, goes to the top."""
         for child in self._edit.children(folder):
             local = self._edit.get(child.node).local
-            own, name = Name(folder, child.name), Name(ROOT, child.name)
-            if local is None or not self._edit.get(child.node).is_dirty:
+            own, name = Name(folder, child.name), Name(self._top, child.name)
+            if local is None or not self._edit.get(child.node).is_dirty or not self._is_own(child.node):
                 continue
             free = self._free_name(name) if self._edit.holder(name) is not None else name.name
-            kept = _without(local, own) if len(local.names) > 1 else _renamed(local, own, free, ROOT)
+            kept = _without(local, own) if len(local.names) > 1 else _renamed(local, own, free, self._top)
             self._edit.set_local(child.node, kept, self._edit.edited_ns(child.node))
 
     def _index_again(self, node: NodeId, record: Record | None) -> None:

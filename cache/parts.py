@@ -110,7 +110,7 @@ class Part(Tree):
         self._store: Store = whole.store
         self._records = whole._records
         self.space = space
-        self.top: Final = top
+        self.top = top
         if space != HOME:
             self._sending: Mapping[NodeId, NodeState | None] = sending_of(self.setting("sending"))
 

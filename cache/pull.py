@@ -286,7 +286,13 @@ class Pull:
             self.mounts.noticed(versions)
         is_behind = (self._tree.cursor if as_of is None else as_of) < self._head
         told = news.News(
-            edit, self.mount.is_busy, self.clock.correction_ns, is_behind=is_behind, is_ignored=self.is_ignored
+            edit,
+            self.mount.is_busy,
+            self.clock.correction_ns,
+            is_behind=is_behind,
+            is_ignored=self.is_ignored,
+            is_own=self._tree.is_own,
+            top=self._tree.top,
         )
         told.take([one for one in versions if self._tree.is_own(one.node)], are_in_the_way=are_in_the_way)
         self._unlisted |= told.unlisted

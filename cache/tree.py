@@ -54,6 +54,8 @@ class Tree:
 
     space: SpaceId = HOME
     """The space that this is the tree of (see cache.parts)."""
+    top: NodeId = ROOT
+    """The folder in which all of that is."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -14,12 +14,14 @@ from cache.edit import Edit
 from cache.errors import DiskFull, NoSuchNode
 from cache.grafts import VIEWER
 from cache.leaving import Gone, Leaving
+from cache.news import News
 from cache.parts import Part
 from cache.pull import Effects
 from fusefs.errors import Mounted, OtherSpace, ReadOnly
 from remote.protocol.errors import Unreachable
-from remote.protocol.ids import ROOT, DeviceId, NodeId, SpaceId
+from remote.protocol.ids import ROOT, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Spaces
+from remote.protocol.nodes import Name, NodeVersion
 from remote.protocol.sharing import PermitRequest, RevokeRequest, Shared, SharedSpaceRequest, ShareRequest, Wish
 from tests.cache.test_full_disk import full
 from tests.model.device import Device, Remote, Time, check_tree
@@ -257,6 +259,54 @@ def test_a_file_whose_move_into_a_folder_waits_while_that_is_shared_is_in_it_whe
         for device in (friends.one, friends.two):
             assert await at(device, "thesis/ours") == mine
             assert await device.content(mine) == b"edited"
+
+    among_friends(scene)
+
+
+def test_what_is_not_sent_of_a_folder_that_is_taken_away_is_kept_when_the_homes_news_tells_of_it_again() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await shared_thesis(friends)
+        friends.two.wire.set_up(False)
+        mine = await make(friends.two, b"mine", b"1", thesis)
+        home = Part(friends.two.tree)
+        # As it is from when the folder is gone in the home until all that was in it is, too; this edit is not kept.
+        edit = home.edit()
+        rev = edit.get(thesis).rev
+        edit.drop(thesis)
+        told = News(edit, lambda _: False, 0, is_own=home.is_own, top=home.top)
+        told.take([NodeVersion(thesis, Rev(rev + 1), 1, None)])
+        local = edit.get(mine).local
+        assert local is not None
+        assert local.names == (Name(thesis, b"mine"),)
+        await friends.quiet()
+
+    among_friends(scene)
+
+
+def test_what_is_kept_of_a_folder_removed_in_one_that_was_never_known_here_stays_in_the_shared_folder() -> None:
+    async def scene(friends: Friends) -> None:
+        thesis = await shared_thesis(friends)
+        await friends.guest.stop()
+        friends.guest.is_walking = False
+        await friends.guest.start(friends.nursery)
+        outer = await make_folder(friends.one, b"outer", thesis)
+        inner = await make_folder(friends.one, b"inner", outer)
+        folder = await make_folder(friends.one, b"folder", thesis)
+        await friends.quiet(friends.one)
+        await quiet(friends.guest, is_whole=False)
+        await friends.guest.syncs.list_folder(folder)
+        friends.guest.wire.set_up(False)
+        unsent = await make(friends.guest, b"unsent", b"unsent", folder)
+        await friends.one.volume.rename(thesis, b"folder", inner, b"folder", 0)
+        await friends.quiet(friends.one)
+        await friends.one.volume.rmdir(inner, b"folder")
+        await friends.quiet(friends.one)
+        await friends.one.volume.rmdir(outer, b"inner")
+        await friends.quiet(friends.one)
+        friends.guest.wire.set_up(True)
+        await quiet(friends.one, friends.guest, is_whole=False)
+        for device in (friends.one, friends.guest):
+            assert await at(device, "thesis/folder/unsent") == unsent
 
     among_friends(scene)
 
