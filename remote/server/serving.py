@@ -42,6 +42,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """What mallopt(3) sets."""
 _KEPT_BYTES = 32 << 20
 _HEAPS = 2
+GIVE_BACK_SECONDS = 60.0
+"""So often memory that is free, but below some that is used, goes back to the system."""
 
 
 def keep_memory() -> None:
@@ -51,6 +53,13 @@ def keep_memory() -> None:
         mallopt(_M_ARENA_MAX, _HEAPS)
         mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def give_back() -> None:
+    """Gives free memory to the system, also what lies below some that is used: of its own the C library keeps that."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # other libraries than glibc have none
+        trim(ctypes.c_size_t(_KEPT_BYTES))
 
 
 def serve(
@@ -96,6 +105,7 @@ def serve(
             beside = [
                 _thin_regularly(instance),
                 _hear_of_commands(instance),
+                _give_back_regularly(),
                 Jobs(jobs, instance.database, instance.keyring, instance.contents, instance.hub).run(),
             ]
             if has_upkeep:
@@ -220,6 +230,13 @@ async def _hear_of_commands(instance: Instance) -> None:
         with suppress(RemoteError):  # a command that writes for long: it is looked again
             if instance.hub.waiting and await instance.database.was_written_elsewhere():
                 instance.hub.wake()
+
+
+async def _give_back_regularly() -> None:
+    """Gives back what many bodies at a time took, for as long as the server runs."""
+    while True:
+        await asyncio.sleep(GIVE_BACK_SECONDS)
+        await asyncio.to_thread(give_back)
 
 
 async def _thin_regularly(instance: Instance) -> None:
