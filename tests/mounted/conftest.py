@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -291,6 +292,15 @@ class Device:
         """Returns when the server has everything, or all at and below a path (relative to the mount)."""
         args = [self.path / path] if path else []
         self.must("wait", *args, "--timeout", str(timeout), timeout=timeout + COMMAND_SECONDS)
+
+    @contextmanager
+    def in_one_go(self) -> Iterator[None]:
+        """What is done in the block is sent together, however slow this machine is."""
+        self.ask("pause")
+        try:
+            yield
+        finally:
+            self.ask("resume")
 
     def in_step(self, other: "Device", timeout: float = SOON_SECONDS) -> None:
         """Sends everything, and returns when the other device has heard of all of it."""

@@ -41,9 +41,10 @@ def test_what_was_removed_before_its_folder_was_shared_comes_back_into_it(ann: A
     (own / "gone").write_text("gone")
     (own / "tables" / "lost").write_text("lost")
     ann.wait()
-    (own / "gone").unlink()
-    (own / "tables" / "lost").unlink()
-    shutil.rmtree(own / "old")
+    with ann.in_one_go():
+        (own / "gone").unlink()
+        (own / "tables" / "lost").unlink()
+        shutil.rmtree(own / "old")
     ann.wait()
     thesis = share(ann, bob)
     own.rename(ann.path / "book")

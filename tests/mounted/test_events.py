@@ -136,11 +136,10 @@ def test_a_file_saved_by_rename_is_heard_of_as_changed(watched: Any) -> None:
     with open(there / "changed", "rb") as reader:
         reader.read(10)
         watch.forget()
-        # In one go: what is sent under its first name moves over the other.
-        desk.ask("pause")
-        (here / "temporary").write_bytes(b"saved")
-        (here / "temporary").rename(here / "changed")
-        desk.ask("resume")
+        # What is sent under its first name would move over the other.
+        with desk.in_one_go():
+            (here / "temporary").write_bytes(b"saved")
+            (here / "temporary").rename(here / "changed")
         watch.hears("CLOSE_WRITE changed")
         assert (there / "changed").read_bytes() == b"saved"
 

@@ -116,7 +116,9 @@ def test_a_copy_is_put_beside_and_a_removed_thing_needs_no_time(desk: Any) -> No
     folder = desk.path / "folder"
     first = rev(desk)
     wanted = entries(folder / "inner")
-    spoil(folder)
+    # The folder is brought back as it was just before it went, which is with all that went together with it.
+    with desk.in_one_go():
+        spoil(folder)
     desk.wait()
     desk.must("restore", folder / "text", "--at", first, "--copy")
     assert (folder / f"text (rev {first})").read_text() == "first\nsecond\n"
