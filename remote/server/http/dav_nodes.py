@@ -52,7 +52,7 @@ CREATED = "satchel.created"
 _PROPERTY = b"user.dav."
 ANSWER_SECONDS = 300.0
 PROPERTIES_MAX = 50
-"""Properties that a question may name: well above what file managers ask for."""
+"""Properties that a question may name; there are a dozen that are not of a client's own making."""
 _STATUSES: tuple[tuple[type[RemoteError], int], ...] = (
     (Infected, HTTP_FORBIDDEN),
     (NotFound, HTTP_NOT_FOUND),
