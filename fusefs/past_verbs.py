@@ -107,17 +107,16 @@ class PastVerbs:
         at, is_copy = fields.get("at"), bool(fields.get("copy"))
         if at is None and is_copy:
             raise Refused("Say which version the copy is to be of: --at TIME or --at REV.", Exit.USAGE)
+        if at is None:
+            return await self._restore_removed(path)
         sight, below = self._drive.sights.of_path(path)
         elsewhere = _ELSEWHERE.fullmatch(str(at))
-        rev = await self.rev(str(at), sight) if at is not None and elsewhere is None else None
+        rev = Rev(int(elsewhere[2])) if elsewhere is not None else await self.rev(str(at), sight)
         with suppress(NoEntry):
             await self._sending.all_of(await self._lookup(path))
         if elsewhere is not None:
-            rev = Rev(int(elsewhere[2]))
             restored, prefix = await self._restore_from(path, elsewhere[1], rev, is_copy=is_copy)
         else:
-            if rev is None:
-                rev = await self._before_removal(path)
             prefix = self._drive.sights.prefix(sight)
             restored = await sight.restore.path(below, rev, is_copy=is_copy)
         return {
@@ -139,16 +138,20 @@ class PastVerbs:
                 return await one.restore.node(old.node, rev, at, is_copy=is_copy), folder + b"/" if folder else b""
         raise Refused(f"{name} has no version {word}:{rev}. Nothing was done: satchel versions lists those it has.")
 
-    async def _before_removal(self, path: bytes) -> Rev:
-        """The last rev at which something that is removed was there."""
+    async def _restore_removed(self, path: bytes) -> Fields:
+        """Brings back what is removed, with all that went with it; raises Refused for what is not."""
         with suppress(NoEntry):
             await self._lookup(path)
             raise Refused(f"{os.fsdecode(path)} is there: say what to make it again, by --at TIME or --at REV.")
+        await self._sending.what_goes()
         sight, below = self._drive.sights.of_path(path)
         found = await sight.history.of_path(below)
         if not found or found[0].version.state is not None:
             raise Refused(f"It is not known when {os.fsdecode(path)} was removed: say --at TIME.")
-        return Rev(found[0].version.rev - 1)
+        # By what it was a moment before, what a program removed first would be missing: that is in an older commit.
+        done = await sight.acts.put_back(sight.space, [found[0].node], limit=_LISTED_MAX)
+        told = await self._told_done(done, sight)
+        return {"rev": found[0].version.rev - 1, "nodes": told["added"], "path": os.fsdecode(path), "left": []}
 
     async def _diff(self, fields: Fields) -> object:
         path = os.fsencode(str(fields["path"]))

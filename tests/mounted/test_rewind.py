@@ -112,11 +112,22 @@ def test_what_differs_is_shown(desk: Any) -> None:
     assert not (folder / ".versions" / "rev-0").exists()
 
 
+def test_a_folder_that_was_emptied_before_it_was_removed_comes_back_with_what_was_in_it(desk: Any) -> None:
+    inner = desk.path / "folder" / "inner"
+    wanted = entries(inner)["file"]
+    (inner / "file").unlink()
+    desk.wait()
+    inner.rmdir()
+    desk.wait()
+    said = desk.must("restore", inner)
+    assert "what is below it (2 in all)" in said
+    assert entries(inner)["file"] == wanted
+
+
 def test_a_copy_is_put_beside_and_a_removed_thing_needs_no_time(desk: Any) -> None:
     folder = desk.path / "folder"
     first = rev(desk)
     wanted = entries(folder / "inner")
-    # The folder is brought back as it was just before it went, which is with all that went together with it.
     with desk.in_one_go():
         spoil(folder)
     desk.wait()
