@@ -34,6 +34,7 @@ _SCARCE_SECONDS: Final = 30.0
 class Need:
     """One that waits until others let go."""
 
+    clock: Callable[[], float]
     ends_at: float
     waiting_for: set[Holder]
     moved: asyncio.Event = field(default_factory=asyncio.Event)
@@ -42,7 +43,7 @@ class Need:
         """Returns when one of them was heard since this was asked last; False when there is nobody to wait for."""
         if self.waiting_for or self.moved.is_set():
             try:
-                async with asyncio.timeout(max(0.0, self.ends_at - time.monotonic())):
+                async with asyncio.timeout(max(0.0, self.ends_at - self.clock())):
                     await self.moved.wait()
             except TimeoutError:
                 return False
@@ -64,16 +65,17 @@ class _Asked:
 class Needs:
     """Who is asked to let go of what he does not need."""
 
-    def __init__(self, database: Database, hub: Hub) -> None:
+    def __init__(self, database: Database, hub: Hub, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._hub = hub
+        self._clock = clock
         self._asked: dict[Holder, _Asked] = {}
         self._open: set[Need] = set()
         self._scarce_until: dict[SpaceId, float] = {}
 
     def is_scarce(self, home: SpaceId) -> bool:
         """Whether somebody needs what this home pays for, or did just now; may be asked from any thread."""
-        return time.monotonic() < self._scarce_until.get(home, 0.0)
+        return self._clock() < self._scarce_until.get(home, 0.0)
 
     async def met(self, device: Device, space: SpaceId, attempt: Callable[[], Awaitable[T]]) -> T:
         """What the attempt to write something gives; made again when the quota was only kept for others, who let go."""
@@ -109,7 +111,7 @@ class Needs:
             self._open.discard(need)
 
     def _ask(self, home: SpaceId, holders: Mapping[Holder, int]) -> Need:
-        now = time.monotonic()
+        now = self._clock()
         if holders:
             self._scarce_until[home] = now + _SCARCE_SECONDS
         self._asked = {one: asked for one, asked in self._asked.items() if now < asked.asked_at + _AGAIN_SECONDS}
@@ -119,7 +121,7 @@ class Needs:
             if one not in self._asked or lease > self._asked[one].lease
         }
         self._asked |= fresh
-        need = Need(now + NEED_SECONDS, {one for one in holders if self._may_be_heard(one, now)})
+        need = Need(self._clock, now + NEED_SECONDS, {one for one in holders if self._may_be_heard(one, now)})
         self._open.add(need)
         self._hub.look({space for space, _ in fresh})
         return need

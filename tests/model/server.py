@@ -88,6 +88,7 @@ from remote.server.groups import GroupAnswers
 from remote.server.hub import Hub
 from remote.server.keyring import Keyring
 from remote.server.keys import MasterKey
+from remote.server.leases import Holder
 from remote.server.mail import Mail
 from remote.server.needs import Needs
 from remote.server.objects.local import LocalObjects
@@ -136,6 +137,13 @@ class _Answers(Answers):
 
     async def in_file_thread(self, job: Callable[[], T]) -> T:
         return job()
+
+
+class _Needs(Needs):
+    """The real ones, but nobody waits for who is asked: who needs more gets it when he asks again."""
+
+    def _may_be_heard(self, holder: Holder, now: float) -> bool:
+        return False
 
 
 @cache
@@ -187,7 +195,7 @@ class Server:
         self._database = _Database(folder / _DATABASE)
         self.objects = LocalObjects(folder, Signer(_MASTER.derive(b"signed urls"), time.time))
         hub, keyring = Hub(), Keyring(_MASTER)
-        needs = Needs(self._database, hub)
+        self._needs = needs = _Needs(self._database, hub, trio.current_time)
         self._answers = _Answers(self._database, self.objects, keyring, SECRET, hub, needs=needs)
         slowing = Slowing(time.time_ns)
         codes = Codes(self._database, _MASTER, slowing, time.time_ns)
@@ -271,13 +279,18 @@ class Server:
         """As the real one, but on trio's clock."""
         answer = PollAnswer({}, 0)
         done(self._answers.hear(device_row(device), request.holding))
+        self._needs.heard(device, {space: held.lease for space, held in request.holding.items()})
         with trio.move_on_after(request.wait_seconds):
             while True:
                 moved = self.moved
                 answer = self.ask(lambda answers: answers.moved(device_row(device), request), PollAnswer)
                 if answer.heads or answer.spaces_changed:
                     break
+                if asked := self._needs.untold(device, request.cursors):
+                    answer = replace(answer, heads={space: request.cursors[space] for space in asked})
+                    break
                 await moved.wait()
+        self._needs.tell(device, request.cursors)
         return replace(answer, rooms=done(self._answers.rooms(device_row(device), request.cursors)))
 
     @staticmethod
