@@ -20,9 +20,10 @@ class News:
 
     `is_busy(node)`: a program has the file open for writing; what concerns its content waits until it is closed.
     `correction_ns`: what to add to this machine's clock to get the server's. `is_behind`: more news of these nodes may
-    be about to come. A name that one of them had for a while is no reason to make it one with what has it here: what
-    would touch unsent edits of others waits. `is_ignored`: a node stays on this machine, so it does not become one with
-    another, but has another name from then on. `is_own`: a node is of the space of which this is news, all below `top`.
+    be about to come. A name that one of them had for a while is no reason to make it one with what has it here, nor to
+    bring a folder back that was removed here: what would touch unsent edits of others waits. `is_ignored`: a node
+    stays on this machine, so it does not become one with another, but has another name from then on. `is_own`: a node
+    is of the space of which this is news, all below `top`.
     """
 
     def __init__(
@@ -265,7 +266,10 @@ class News:
         if state is None:
             return self._is_folder(version.node) and self._is_folder_waited_for(version.node)
         clashes = self._clashes(version.node, state)
-        if self._is_behind and any(self._is_unsettled(holder) for holder, _ in clashes):
+        if self._is_behind and (
+            any(self._is_unsettled(holder) for holder, _ in clashes)
+            or any(self._is_removed_here(name.parent) for name in state.names)
+        ):
             self.is_deferred = True
             return True
         unlisted = [
@@ -278,6 +282,10 @@ class News:
         return bool(unlisted) or any(
             self._is_busy(holder) and not self._stays_here(holder, state.kind) for holder, _ in clashes
         )
+
+    def _is_removed_here(self, folder: NodeId) -> bool:
+        record = self._edit.record(folder)
+        return record is not None and record.local is None and record.synced is not None
 
     def _is_folder_waited_for(self, folder: NodeId) -> bool:
         """Whether something waits to leave a folder that was removed, which would come back with it otherwise.

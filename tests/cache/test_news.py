@@ -432,6 +432,32 @@ def test_a_folder_whose_last_file_waits_to_leave_it_does_not_come_back() -> None
     in_world(scene)
 
 
+@pytest.mark.parametrize("is_new", [False, True])
+def test_a_folder_removed_here_does_not_come_back_for_what_came_and_went_elsewhere(is_new: bool) -> None:
+    async def scene(world: World) -> None:
+        above = await make_folder(world.one, b"e")
+        folder = await make_folder(world.one, b"d", above)
+        file = await make(world.one, b"f", b"first", folder)
+        await world.quiet()
+        world.two.wire.set_up(False)
+        await trio.sleep(1)
+        if is_new:
+            await make(world.one, b"g", b"theirs", folder)
+        else:
+            await write(world.one, file, b"theirs")
+        await quiet(world.one)
+        await world.one.volume.unlink(folder, b"g" if is_new else b"f")
+        await quiet(world.one)
+        await world.two.volume.unlink(folder, b"f")
+        await world.two.volume.rmdir(above, b"d")
+        await world.two.volume.rmdir(ROOT, b"e")
+        await world.quiet()
+        assert world.names() == set()
+        assert not world.two.tree.news()
+
+    in_world(scene)
+
+
 @pytest.mark.parametrize("is_newer", [False, True])
 @pytest.mark.parametrize("was_read", [False, True])
 def test_who_reads_a_file_that_became_one_with_another_reads_on_in_what_it_was(is_newer: bool, was_read: bool) -> None:
