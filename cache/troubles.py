@@ -86,8 +86,9 @@ class Troubles:
         return sum(isinstance(trouble.error, QuotaExceeded) for trouble in self.nodes.values())
 
     def blocked(self) -> int:
-        """How many nodes, and edits that lost, are not being sent now."""
-        return len(self.nodes) + len(self._lost)
+        """How many nodes, and edits that lost, are not to be tried yet."""
+        now = trio.current_time()
+        return sum(each.again_at > now for each in (*self.nodes.values(), *self._lost.values()))
 
     def note_lost(self, key: bytes, error: Exception) -> None:
         """An edit that lost cannot be sent."""

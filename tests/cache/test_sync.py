@@ -19,7 +19,7 @@ from cache.records import LostEdit
 from cache.resending import ContentLost
 from cache.sync import BULK_SECONDS, DEBOUNCE_SECONDS
 from fusefs.volume import RENAME_EXCHANGE
-from remote.protocol.errors import ServerFault
+from remote.protocol.errors import NotAllowed, ServerFault
 from remote.protocol.ids import NOW, ROOT, ChunkId, DeviceId, NodeId, Rev, SpaceId
 from remote.protocol.messages import Change, Changes, Commit, CommitAnswer, FolderQuery, JournalCommit, Listing
 from remote.protocol.nodes import Kind, Name
@@ -192,6 +192,25 @@ def test_a_lone_edit_of_a_closed_file_does_not_wait_for_the_pause_and_what_follo
         assert world.server.head == head + 2
         await world.quiet()
         assert world.server.head == head + 3
+
+    in_world(scene)
+
+
+def test_what_is_tried_again_now_is_not_blocked() -> None:
+    async def scene(world: World) -> None:
+        node = await make(world.one, b"file", b"old")
+        await world.quiet()
+        world.one.sync.hold("paused")
+        await write(world.one, node, b"edited")
+        troubles = world.one.push.troubles
+        troubles.note(node, NotAllowed("a test"))
+        assert (troubles.blocked(), len(troubles.stuck(10))) == (1, 1)
+        # Who says yes to what waits for that is not to be told that it waits, only because its turn is to come.
+        troubles.retry_all()
+        assert (troubles.blocked(), len(troubles.stuck(10))) == (0, 1)
+        world.one.sync.hold("")
+        await world.quiet()
+        assert not troubles.stuck(10)
 
     in_world(scene)
 
